@@ -1,0 +1,66 @@
+# Each target sets up what it needs; a second run installs nothing and needs no network.
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+PINS := --constraint constraints.txt --build-constraint constraints.txt
+# From one line of constraints.txt: the pip of Python 3.11 knows no --group.
+PIP_PIN := $(shell grep '^pip==' constraints.txt)
+
+EXPERIMENTS := $(filter-out experiments/_%,$(wildcard experiments/*.py))
+BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+
+# Real networks and data, where they lie beside the checkout.
+ifneq ($(wildcard ../shared/data),)
+export LOWRANK_DATA ?= $(abspath ../shared/data)
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help verify test figures bench lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+verify: $(VENV)/.library ## check every theorem against random instances; report in out/verify
+	$(BIN)/lowrank-theory verify --preset quick --out out/verify
+
+test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+test: $(VENV)/.tools ## lint, check types, run the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+
+figures: $(VENV)/.library ## run every experiment; writes figures/
+	@set -e; for script in $(EXPERIMENTS); do echo $$script; $(BIN)/python $$script; done
+
+bench: $(VENV)/.library ## run every benchmark
+	@set -e; for script in $(BENCHMARKS); do echo $$script; $(BIN)/python $$script; done
+
+lock: ## resolve constraints.txt anew, from pyproject.toml alone
+	$(PYTHON) -m venv --clear out/lock
+	out/lock/bin/python -m pip install --quiet --upgrade pip
+	out/lock/bin/python -m pip install --quiet hatchling editables
+	out/lock/bin/python -m pip install --quiet --group dev --editable .
+	out/lock/bin/python -m pip freeze --all --exclude-editable --exclude setuptools > constraints.txt
+	rm -r out/lock
+
+clean: ## remove the environment, the caches and out/
+	rm -rf $(VENV) out dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -r {} +
+
+$(VENV)/.created: constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --quiet $(PIP_PIN)
+	@touch $@
+
+$(VENV)/.library: pyproject.toml $(VENV)/.created
+	$(PIP) install --quiet $(PINS) --editable .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.library
+	$(PIP) install --quiet $(PINS) --group dev
+	@touch $@

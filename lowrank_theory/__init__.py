@@ -1,0 +1,27 @@
+"""The theory of low-rank compression of neural networks, executable.
+
+Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound the error (`theorems`), and `verify` the bounds.
+"""
+
+from lowrank_theory import generators as generators
+from lowrank_theory import theorems as theorems
+from lowrank_theory.calibration import Calibration as Calibration
+from lowrank_theory.error_measures import fitting_error as fitting_error
+from lowrank_theory.error_measures import output_error as output_error
+from lowrank_theory.error_measures import relative_fitting_error as relative_fitting_error
+from lowrank_theory.error_measures import weight_error as weight_error
+from lowrank_theory.generators.noise import Gaussian as Gaussian
+from lowrank_theory.problems import Layer as Layer
+from lowrank_theory.problems import Observed as Observed
+from lowrank_theory.problems import Problem as Problem
+from lowrank_theory.problems import Setting as Setting
+from lowrank_theory.problems import Truth as Truth
+from lowrank_theory.recovery import ActivationWeighted as ActivationWeighted
+from lowrank_theory.recovery import LowRank as LowRank
+from lowrank_theory.recovery import Recovery as Recovery
+from lowrank_theory.recovery import SingularValueThreshold as SingularValueThreshold
+from lowrank_theory.recovery import TruncatedSVD as TruncatedSVD
+from lowrank_theory.recovery import recover as recover
+from lowrank_theory.verification import Report as Report
+from lowrank_theory.verification import Verdict as Verdict
+from lowrank_theory.verification import verify as verify

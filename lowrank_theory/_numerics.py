@@ -1,0 +1,209 @@
+"""One float64 border, one rank cut-off, one rounding allowance, one set of checks at the door."""
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+Tree = TypeVar("Tree")
+
+
+def _is_float(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    """Cast the floating leaves of a tree; call it inside `jax.enable_x64`."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if _is_float(leaf) else leaf, tree)
+
+
+def _promote(tree: Tree) -> Tree:
+    """Floating leaves in float64; infinities become NaN, which LAPACK passes on (on an infinity its SVD never returns)."""
+
+    def promoted(leaf: Any) -> Any:
+        if not _is_float(leaf):
+            return leaf
+        leaf = jnp.asarray(leaf, jnp.float64)
+        return jnp.where(jnp.isinf(leaf), jnp.nan, leaf)
+
+    return jax.tree.map(promoted, tree)
+
+
+def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a pure function of arrays compute in float64 wherever it is called from.
+
+    Positional arguments are trees of arrays; keyword-only arguments are static. Floating inputs are promoted to
+    float64 on entry, and floating results leave in the common float dtype of the inputs (float64 NumPy arrays
+    therefore stay float64 even where JAX's x64 flag is off). The function is compiled once per
+    shape and per value of its static arguments. It works under `jit` and `vmap`, and under reverse-mode `grad`: both passes
+    enter float64 by themselves. Forward-mode and second derivatives need the x64 flag switched on by the
+    caller.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    static_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    compiled = jax.jit(function, static_argnames=static_names)
+
+    @functools.wraps(function)
+    def at_the_border(*arrays: Any, **static: Any) -> Any:
+        inner = functools.partial(compiled, **static)
+        dtype = float_dtype(*arrays)
+        if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+            return _cast(inner(*_promote(arrays)), dtype)
+
+        def forward(*arrays: Any) -> Any:
+            with jax.enable_x64(True):
+                return _cast(inner(*_promote(arrays)), dtype)
+
+        def forward_pass(*arrays: Any) -> Any:
+            with jax.enable_x64(True):
+                results, pullback = jax.vjp(inner, *_promote(arrays))
+                return _cast(results, dtype), (pullback, _like(arrays))
+
+        def backward_pass(residuals: Any, cotangents: Any) -> Any:
+            pullback, like = residuals
+            with jax.enable_x64(True):
+                gradients = pullback(_cast(cotangents, jnp.float64))
+                return jax.tree.map(
+                    lambda g, x: g.astype(x.dtype) if _is_float(g) else g, gradients, like
+                )
+
+        differentiable = jax.custom_vjp(forward)
+        differentiable.defvjp(forward_pass, backward_pass)
+        with jax.enable_x64(True):  # so that NumPy's float64 is not truncated at the call
+            return differentiable(*jax.tree.map(jnp.asarray, arrays))
+
+    return at_the_border
+
+
+def _like(arrays: Any) -> Any:
+    """Empty arrays that remember the dtypes of the inputs through the backward pass."""
+    return jax.tree.map(lambda leaf: jnp.zeros((0,), leaf.dtype), arrays)
+
+
+def float_dtype(*trees: Any) -> np.dtype:
+    """The common float dtype of the floating leaves of the trees."""
+    with jax.enable_x64(True):
+        leaves = [leaf.dtype for leaf in jax.tree.leaves(trees) if _is_float(leaf)]
+        return functools.reduce(jnp.promote_types, leaves)
+
+
+def resolution(*arrays: Any) -> float:
+    """Machine epsilon of the coarsest float dtype among the arrays: what their stored values can tell apart."""
+    return max(float(jnp.finfo(a.dtype).eps) for a in arrays if a is not None)
+
+
+def relative_rank_cutoff(
+    shape: tuple[int, ...], resolution: float = float(np.finfo(np.float64).eps)
+) -> float:
+    r"""The ratio $s_i/s_1$ below which a stored matrix has no rank: $8\,\epsilon\sqrt{\min(m, n)}$.
+
+    Storing $A$ with machine epsilon $\epsilon$ moves it by at most
+    $\tfrac{\epsilon}{2}\lVert A\rVert_F \le \tfrac{\epsilon}{2}\sqrt{\min(m,n)}\,s_1$, hence each singular value by no more
+    (Mirsky); the rest of the factor is room for the backward error of the decomposition.
+    """
+    return 8 * resolution * math.sqrt(min(shape))
+
+
+def rounding_allowance(scale: Any, *sizes: int) -> Any:
+    r"""How far rounding alone may move a quantity of magnitude `scale` computed in float64.
+
+    $32\,\epsilon\,\sqrt{\max_i n_i}\,\cdot$ `scale`, for a chain of products and one orthogonal decomposition of matrices with
+    sides $n_i$. The factor 32 is an empirical margin (the property tests meet it at 1 to 10), the growth is that of
+    random rounding errors.
+    """
+    return 32 * float(np.finfo(np.float64).eps) * math.sqrt(max(sizes)) * scale
+
+
+def matmul(*matrices: Array) -> Array:
+    """The product of the matrices from left to right, at the highest precision the device has."""
+    return functools.reduce(
+        lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST), matrices
+    )
+
+
+def safe_divide(numerator: Array, denominator: Array) -> Array:
+    """`numerator / denominator`, zero where the denominator is zero, with zero derivative there."""
+    zero = denominator == 0
+    return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
+
+
+# --- checks at the door: the messages are the product, so they live in one place ---------------------------
+
+
+def check_array(name: str, value: ArrayLike, *axes: str) -> Array | np.ndarray:
+    """A floating, non-empty, finite array with the named axes, or one clear `ValueError`.
+
+    Finiteness is checked where the values are at hand; of a traced array it cannot be, and there the results carry
+    it (see `Certificate.finite`).
+    """
+    array: Any = value if hasattr(value, "dtype") else np.asarray(value)
+    wanted = f"({', '.join(axes)})"
+    if array.ndim != len(axes):
+        raise ValueError(f"`{name}` must have shape {wanted}; got shape {tuple(array.shape)}.")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` must be floating point; got dtype {array.dtype}. Convert it, for example with "
+            f"`{name}.astype('float32')`."
+        )
+    if 0 in array.shape:
+        raise ValueError(
+            f"`{name}` is empty: got shape {tuple(array.shape)} for {wanted}. Give at least one of each."
+        )
+    if not isinstance(array, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(array))):
+        bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array))))
+        raise ValueError(
+            f"`{name}` has {bad} non-finite entries (NaN or infinity) of {np.size(array)}. "
+            "Remove or repair them first."
+        )
+    return array
+
+
+def check_same(name: str, got: int, other: str, wanted: int, axis: str) -> None:
+    """Two arrays must agree along an axis."""
+    if got != wanted:
+        raise ValueError(
+            f"`{name}` has {got} {axis}, but `{other}` has {wanted}. They must be the same."
+        )
+
+
+def check_count(name: str, value: Any, low: int, high: int | None = None, why: str = "") -> int:
+    """An integer of the closed range, or a `ValueError` that says which range and why."""
+    allowed = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"`{name}` must be {allowed}{why}; got {value!r}.") from None
+    if isinstance(value, bool) or count < low or (high is not None and count > high):
+        raise ValueError(f"`{name}` must be {allowed}{why}; got {value!r}.")
+    return count
+
+
+def check_rank(rank: Any, inputs: int, outputs: int) -> int:
+    """A rank that an (inputs, outputs) matrix can have."""
+    why = f" (the smaller side of the {inputs} x {outputs} weights)"
+    return check_count("rank", rank, 1, min(inputs, outputs), why)
+
+
+def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """A positive (or, with `zero`, non-negative) finite number."""
+    number = float(value)
+    if not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
+        kind = "non-negative" if zero else "positive"
+        raise ValueError(f"`{name}` must be a {kind} finite number; got {value!r}.")
+    return number
+
+
+def check_fraction(name: str, value: Any) -> float:
+    """A number strictly between zero and one."""
+    number = float(value)
+    if not 0 < number < 1:
+        raise ValueError(f"`{name}` must lie strictly between 0 and 1; got {value!r}.")
+    return number

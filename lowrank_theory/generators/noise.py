@@ -1,0 +1,345 @@
+r"""Laws of noise $E$: what the observed outputs are beyond the low-rank layer.
+
+`scale` is the standard deviation of an entry (the largest one where entries differ), in the units of the
+outputs. `sub_gaussian_scale` is the smallest $\sigma$ known with $\mathbb E\,e^{\lambda E_{ij}} \le e^{\lambda^2\sigma^2/2}$ for independent entries, and infinite
+where there is none.
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lowrank_theory._numerics import check_count, check_positive, matmul
+from lowrank_theory.generators._random import laplace, normal, student_t, uniform
+
+
+class AbstractNoise(eqx.Module):
+    """A law of noise; `scale` is its largest entrywise standard deviation."""
+
+    @property
+    @abc.abstractmethod
+    def sub_gaussian_scale(self) -> float:
+        """The sub-Gaussian constant of independent entries; infinite if there is none."""
+
+    @abc.abstractmethod
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Noise for the outputs of this layer."""
+
+
+def _shape(activations: Array, target_weights: Array) -> tuple[int, int]:
+    return activations.shape[0], target_weights.shape[1]
+
+
+class Gaussian(AbstractNoise):
+    """Independent $N(0, \\text{scale}^2)$ entries; `scale` zero is no noise."""
+
+    scale: float
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale, zero=True)
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """`scale`."""
+        return self.scale
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Gaussian entries."""
+        return self.scale * normal(key, _shape(activations, target_weights))
+
+
+class Rademacher(AbstractNoise):
+    """Independent entries $\\pm$`scale`."""
+
+    scale: float
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """`scale`, since $\\cosh\\lambda \\le e^{\\lambda^2/2}$."""
+        return self.scale
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Random signs."""
+        half = uniform(key, _shape(activations, target_weights)) < 0.5
+        return self.scale * jnp.where(half, -1.0, 1.0)
+
+
+class Uniform(AbstractNoise):
+    """Independent entries uniform on $[-\\sqrt3, \\sqrt3]\\cdot$`scale`."""
+
+    scale: float
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        r"""`scale`: with half-width $h$, $\sinh(\lambda h)/(\lambda h) \le e^{\lambda^2h^2/6}$ term by term, and $h^2/3$ is the variance."""
+        return self.scale
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Uniform entries."""
+        half_width = math.sqrt(3) * self.scale
+        shape = _shape(activations, target_weights)
+        return half_width * (2 * uniform(key, shape) - 1)
+
+
+class Laplace(AbstractNoise):
+    """Independent double-exponential entries: heavier than Gaussian, all moments finite, not sub-Gaussian."""
+
+    scale: float
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """Infinite."""
+        return math.inf
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Laplace entries."""
+        shape = _shape(activations, target_weights)
+        return self.scale * laplace(key, shape)
+
+
+class StudentT(AbstractNoise):
+    """Independent Student-t entries of standard deviation `scale`; `degrees` of freedom, above two."""
+
+    scale: float
+    degrees: float = 3.0
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+        if not self.degrees > 2:
+            raise ValueError(
+                f"`degrees` must exceed 2, else the variance is infinite; got {self.degrees!r}."
+            )
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """Infinite."""
+        return math.inf
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Student-t entries."""
+        unit_variance = math.sqrt((self.degrees - 2) / self.degrees)
+        shape = _shape(activations, target_weights)
+        return self.scale * unit_variance * student_t(key, self.degrees, shape)
+
+
+class Heteroskedastic(AbstractNoise):
+    """Independent Gaussian entries whose standard deviation varies by row, or by column.
+
+    It runs geometrically from `scale` down to `scale / spread`, in random order.
+    """
+
+    scale: float
+    spread: float = 10.0
+    by_column: bool = False
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+        check_positive("spread", self.spread)
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """The largest standard deviation."""
+        return self.scale * max(1.0, 1 / self.spread)
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Gaussian entries with varying scale."""
+        order_key, noise_key = jax.random.split(key)
+        shape = _shape(activations, target_weights)
+        count = shape[1] if self.by_column else shape[0]
+        scales = self.scale * jnp.geomspace(1.0, 1 / self.spread, count)
+        scales = jax.random.permutation(order_key, scales)
+        scales = scales[None, :] if self.by_column else scales[:, None]
+        return scales * normal(noise_key, shape)
+
+
+class Correlated(AbstractNoise):
+    """Gaussian entries with covariance `scale**2 * correlation**|i - j|` along each row: neighbouring outputs err alike."""
+
+    scale: float
+    correlation: float = 0.9
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+        if not -1 < self.correlation < 1:
+            raise ValueError(
+                f"`correlation` must lie strictly between -1 and 1; got {self.correlation!r}."
+            )
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """Infinite: the entries are dependent."""
+        return math.inf
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Correlated Gaussian entries."""
+        shape = _shape(activations, target_weights)
+        lag = jnp.arange(shape[1])[:, None] - jnp.arange(shape[1])[None, :]
+        innovation = jnp.where(jnp.arange(shape[1]) == 0, 1.0, math.sqrt(1 - self.correlation**2))
+        # The Cholesky factor of an AR(1) covariance, in closed form.
+        root = jnp.where(lag >= 0, self.correlation ** jnp.maximum(lag, 0), 0.0) * innovation
+        return self.scale * matmul(normal(key, shape), root.T)
+
+
+class SparseOutliers(AbstractNoise):
+    """Gaussian entries, a random `fraction` of which is `magnitude` times larger."""
+
+    scale: float
+    fraction: float = 0.01
+    magnitude: float = 30.0
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+        check_positive("magnitude", self.magnitude)
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(f"`fraction` must lie between 0 and 1; got {self.fraction!r}.")
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """The scale of the outliers: a mixture of centred Gaussians is no worse than its widest part."""
+        return self.scale * max(1.0, self.magnitude)
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Gaussian entries with outliers."""
+        where_key, noise_key = jax.random.split(key)
+        shape = _shape(activations, target_weights)
+        outlier = uniform(where_key, shape) < self.fraction
+        sizes = jnp.where(outlier, self.magnitude, 1.0)
+        return self.scale * sizes * normal(noise_key, shape)
+
+
+class QuantiserResidual(AbstractNoise):
+    r"""The layer was stored on a grid: $E = \tilde X(Q(M) - M)$, rounding each weight to the nearest of $2^{\text{bits}}-1$ levels.
+
+    The levels are symmetric about zero with the largest weight of each output on the last one. Not random: a
+    function of activations and weights, as in a real network.
+    """
+
+    bits: int = 4
+
+    def __check_init__(self) -> None:
+        check_count("bits", self.bits, 2, 16)
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """Infinite: the noise is not random."""
+        return math.inf
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """What rounding the weights does to the outputs."""
+        check_count("bits", self.bits, 2, 16)
+        levels = 2 ** (self.bits - 1) - 1
+        largest = jnp.max(jnp.abs(target_weights), axis=0, keepdims=True)
+        step = jnp.where(largest > 0, largest, 1.0) / levels
+        return matmul(activations, jnp.round(target_weights / step) * step - target_weights)
+
+
+class Opposing(AbstractNoise):
+    r"""The worst noise of its operator norm for a target whose outputs have `rank` equal singular values $2\cdot$`scale`.
+
+    $E = -\text{scale}\cdot U_rV_r^\top + (1+\text{excess})\,\text{scale}\cdot U'V'^\top$: it halves the target's singular directions and puts slightly larger
+    false ones, `rank` of them, beside them in the column space of $\tilde X$. Needs activations and outputs of at least
+    `2 * rank` dimensions.
+    """
+
+    scale: float
+    rank: int
+    excess: float = 1e-3
+
+    def __check_init__(self) -> None:
+        check_positive("scale", self.scale)
+        check_count("rank", self.rank, 1)
+        check_positive("excess", self.excess)
+
+    @property
+    def sub_gaussian_scale(self) -> float:
+        """Infinite: the noise is not random."""
+        return math.inf
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        target_weights: Float[Array, "inputs outputs"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "samples outputs"]:
+        """Noise against this target."""
+        check_count("rank", self.rank, 1, min(*activations.shape, target_weights.shape[1]) // 2)
+        basis, _, _ = jnp.linalg.svd(activations, full_matrices=False)
+        coordinates = matmul(basis.T, activations, target_weights)
+        left, _, right = jnp.linalg.svd(coordinates, full_matrices=False)
+        signs = jnp.where(jnp.arange(2 * self.rank) < self.rank, -1.0, 1 + self.excess)
+        noise = matmul(left[:, : 2 * self.rank] * signs, right[: 2 * self.rank])
+        return self.scale * matmul(basis, noise)

@@ -1,0 +1,85 @@
+"""Profiles of singular values: decreasing, the largest equal to one."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lowrank_theory._numerics import check_count, check_positive
+
+
+class AbstractSpectrum(eqx.Module):
+    """A decreasing profile of singular values."""
+
+    @abc.abstractmethod
+    def values(self, count: int) -> Float[Array, " count"]:
+        """The `count` leading values; the first is one."""
+
+
+class Flat(AbstractSpectrum):
+    """All values equal: $s_j = 1$. Every singular subspace is a tie."""
+
+    def values(self, count: int) -> Float[Array, " count"]:
+        """$1, 1, 1, \\dots$"""
+        return jnp.ones(count)
+
+
+class PowerLaw(AbstractSpectrum):
+    """$s_j = j^{-\\text{decay}}$."""
+
+    decay: float = 1.0
+
+    def __check_init__(self) -> None:
+        check_positive("decay", self.decay, zero=True)
+
+    def values(self, count: int) -> Float[Array, " count"]:
+        """$1, 2^{-d}, 3^{-d}, \\dots$"""
+        return jnp.arange(1, count + 1, dtype=float) ** -self.decay
+
+
+class Exponential(AbstractSpectrum):
+    """$s_j = e^{-\\text{rate}\\,(j-1)}$."""
+
+    rate: float = 0.1
+
+    def __check_init__(self) -> None:
+        check_positive("rate", self.rate, zero=True)
+
+    def values(self, count: int) -> Float[Array, " count"]:
+        """$1, e^{-\\rho}, e^{-2\\rho}, \\dots$"""
+        return jnp.exp(-self.rate * jnp.arange(count, dtype=float))
+
+
+class Spiked(AbstractSpectrum):
+    """`spikes` values equal to one above a flat bulk at `1 / ratio`."""
+
+    spikes: int = 1
+    ratio: float = 10.0
+
+    def __check_init__(self) -> None:
+        check_count("spikes", self.spikes, 0)
+        check_positive("ratio", self.ratio)
+
+    def values(self, count: int) -> Float[Array, " count"]:
+        """$1, \\dots, 1, 1/\\rho, \\dots, 1/\\rho$."""
+        return jnp.where(jnp.arange(count) < self.spikes, 1.0, 1 / self.ratio)
+
+
+class Given(AbstractSpectrum):
+    """The values themselves, in any scale and order; those not given are zero."""
+
+    given: tuple[float, ...]
+
+    def __check_init__(self) -> None:
+        if not self.given:
+            raise ValueError("`given` is empty. Give at least one singular value.")
+        for value in self.given:
+            check_positive("given", value, zero=True)
+        check_positive("given", max(self.given))
+
+    def values(self, count: int) -> Float[Array, " count"]:
+        """The given values, largest first, divided by the largest and padded with zeros."""
+        largest = max(self.given)
+        ordered = [value / largest for value in sorted(self.given, reverse=True)][:count]
+        return jnp.array(ordered + [0.0] * (count - len(ordered)))

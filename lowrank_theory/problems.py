@@ -1,0 +1,295 @@
+"""Layers under study: what is observed, what is true, and settings that draw both.
+
+`Setting(...).draw(key=...)` gives a `Problem`: `Observed`, the only thing that an estimator may see, and `Truth`. A real layer,
+of which no truth is known, is a `Layer`.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from numpy.typing import ArrayLike
+
+from lowrank_theory._numerics import check_array, check_count, check_rank, check_same, in_float64, matmul
+from lowrank_theory.calibration import Calibration
+from lowrank_theory.generators.activations import (
+    AbstractActivations,
+    AbstractMismatch,
+    Identical,
+    Isotropic,
+)
+from lowrank_theory.generators.noise import AbstractNoise, Gaussian
+from lowrank_theory.generators.targets import AbstractTarget, ExactRank
+
+
+class Observed(eqx.Module):
+    r"""What may be known of a layer: the sole input of estimators and certificates.
+
+    - `weights` $W$ (inputs, outputs): the trained layer.
+    - `activations` $X$ (samples, inputs): what it sees, or `calibration`: their streamed second moments.
+    - `compressed_activations` $\tilde X$ (samples, inputs): what its replacement will see, if that differs.
+    - `outputs` $Y$ (samples, outputs): what to reproduce, if not $XW$ (plus bias).
+    - `bias` (outputs,): present for an affine layer, whose replacement then gets a new exact bias.
+
+    Give `weights`, or `activations` with `outputs`. Raises `ValueError` for wrong or mismatched shapes, integer dtypes, empty or
+    non-finite arrays.
+    """
+
+    weights: Float[Array, "inputs outputs"] | None
+    activations: Float[Array, "samples inputs"] | None
+    compressed_activations: Float[Array, "samples inputs"] | None
+    outputs: Float[Array, "samples outputs"] | None
+    bias: Float[Array, " outputs"] | None
+    calibration: Calibration | None
+
+    def __init__(
+        self,
+        *,
+        weights: ArrayLike | None = None,
+        activations: ArrayLike | None = None,
+        compressed_activations: ArrayLike | None = None,
+        outputs: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        def checked(name: str, value: ArrayLike | None, *axes: str):
+            return None if value is None else check_array(name, value, *axes)
+
+        self.weights = checked("weights", weights, "inputs", "outputs")
+        self.activations = checked("activations", activations, "samples", "inputs")
+        self.compressed_activations = checked(
+            "compressed_activations", compressed_activations, "samples", "inputs"
+        )
+        self.outputs = checked("outputs", outputs, "samples", "outputs")
+        self.bias = checked("bias", bias, "outputs")
+        self.calibration = calibration
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        if self.weights is None and (self.activations is None or self.outputs is None):
+            raise ValueError("Give `weights`, or `activations` together with `outputs`.")
+        if self.calibration is not None and self.activations is not None:
+            raise ValueError("Give `activations` or `calibration`, not both.")
+        if self.activations is None and not (self.compressed_activations is self.outputs is None):
+            raise ValueError(
+                "`compressed_activations` and `outputs` need `activations` of the same samples."
+            )
+        inputs, outputs = self.shape
+        for name in ("activations", "compressed_activations", "calibration"):
+            value = getattr(self, name)
+            if value is not None:
+                got = value.inputs if isinstance(value, Calibration) else value.shape[1]
+                check_same(name, got, "weights", inputs, "inputs")
+        if self.activations is not None:
+            for name in ("compressed_activations", "outputs"):
+                value = getattr(self, name)
+                if value is not None:
+                    samples = self.activations.shape[0]
+                    check_same(name, value.shape[0], "activations", samples, "samples")
+        for name in ("outputs", "bias"):
+            value = getattr(self, name)
+            if value is not None:
+                check_same(name, value.shape[-1], "weights", outputs, "outputs")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(inputs, outputs) of the layer."""
+        if self.weights is not None:
+            return self.weights.shape[0], self.weights.shape[1]
+        assert self.activations is not None and self.outputs is not None
+        return self.activations.shape[1], self.outputs.shape[1]
+
+    @property
+    def layer_inputs(self) -> Float[Array, "samples inputs"]:
+        r"""$\tilde X$: what the compressed layer sees. Raises `ValueError` where no rows are at hand."""
+        if self.activations is None:
+            raise ValueError("This needs `activations`; only weights or a calibration are at hand.")
+        if self.compressed_activations is None:
+            return self.activations
+        return self.compressed_activations
+
+    @property
+    def target_outputs(self) -> Float[Array, "samples outputs"]:
+        """$Y$: the outputs to reproduce, $XW$ plus bias unless `outputs` were given."""
+        if self.outputs is not None:
+            return self.outputs
+        if self.activations is None:
+            raise ValueError("This needs `activations`; only weights or a calibration are at hand.")
+        return _affine(self.activations, self.weights, self.bias)
+
+
+@in_float64
+def _affine(activations: Array, weights: Array, bias: Array | None) -> Array:
+    outputs = matmul(activations, weights)
+    return outputs if bias is None else outputs + bias
+
+
+class Truth(eqx.Module):
+    r"""What only the maker of a synthetic layer knows. No estimator takes it.
+
+    - `target_weights` $M$, `noise` $E = Y - \tilde XM$ (for ReLU links: after or before the ReLU, see `AbstractLink`),
+    - `layer_inputs` $\tilde X$, the inputs on which $M$ acts,
+    - `noise_scale`, the sub-Gaussian constant of independent noise entries (infinite where there is none known),
+    - `gaussian_noise`, `gaussian_rows`: whether noise entries, and rows of $X$, are i.i.d. Gaussian by construction,
+    - `second_moment` $C = \mathbb E[xx^\top]$ of the rows of $X$, where they have a law.
+    """
+
+    target_weights: Float[Array, "inputs outputs"]
+    noise: Float[Array, "samples outputs"]
+    layer_inputs: Float[Array, "samples inputs"]
+    noise_scale: Float[Array, ""]
+    gaussian_noise: Bool[Array, ""]
+    gaussian_rows: Bool[Array, ""]
+    second_moment: Float[Array, "inputs inputs"] | None = None
+
+    @property
+    def clean_outputs(self) -> Float[Array, "samples outputs"]:
+        r"""$\tilde XM$."""
+        return _affine(self.layer_inputs, self.target_weights, None)
+
+
+class Layer(eqx.Module):
+    """A layer as a question: the observed layer and the rank asked for."""
+
+    observed: Observed
+    rank: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        check_rank(self.rank, *self.observed.shape)
+
+
+class Problem(eqx.Module):
+    """A layer whose truth is known: `Observed`, `Truth` and the rank asked for."""
+
+    observed: Observed
+    truth: Truth
+    rank: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        check_rank(self.rank, *self.observed.shape)
+
+    @staticmethod
+    def stated(observed: Observed, target_weights: ArrayLike, rank: int) -> "Problem":
+        r"""A real layer, with `target_weights` stated to be its truth: the noise is what they leave, $E = Y - \tilde XM$.
+
+        The statement is the user's; theorems for any noise then say what follows from it.
+        """
+        target = check_array("target_weights", target_weights, "inputs", "outputs")
+        noise = _residual(observed.target_outputs, observed.layer_inputs, target)
+        unknown = np.asarray(False)
+        truth = Truth(
+            target, noise, observed.layer_inputs, np.asarray(np.inf), unknown, unknown
+        )
+        return Problem(observed, truth, rank)
+
+
+@in_float64
+def _residual(outputs: Array, inputs: Array, weights: Array) -> Array:
+    return outputs - matmul(inputs, weights)
+
+
+class AbstractLink(eqx.Module):
+    """What happens between the clean pre-activations and the observed outputs."""
+
+    @abc.abstractmethod
+    def observe(
+        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
+    ) -> Float[Array, "samples outputs"]:
+        """The observed outputs."""
+
+
+class Linear(AbstractLink):
+    r"""Pre-activations are observed: $Y = \tilde XM + E$."""
+
+    def observe(
+        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
+    ) -> Float[Array, "samples outputs"]:
+        """Clean pre-activations plus noise."""
+        return clean + noise
+
+
+class ReluThenNoise(AbstractLink):
+    r"""Activations are observed with noise: $Y = \mathrm{relu}(\tilde XM) + E$."""
+
+    def observe(
+        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
+    ) -> Float[Array, "samples outputs"]:
+        """Rectified, then noisy."""
+        return jax.nn.relu(clean) + noise
+
+
+class NoiseThenRelu(AbstractLink):
+    r"""Noisy pre-activations are rectified: $Y = \mathrm{relu}(\tilde XM + E)$."""
+
+    def observe(
+        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
+    ) -> Float[Array, "samples outputs"]:
+        """Noisy, then rectified."""
+        return jax.nn.relu(clean + noise)
+
+
+class Setting(eqx.Module):
+    r"""A frozen description of a random layer: sizes and the laws of its parts.
+
+    `draw` makes activations $X$, compressed activations $\tilde X$, target weights $M$ of rank (about) `rank`, noise $E$, and observes
+    $Y$ through the link. For the linear link the trained layer is $W = X^+Y$, the weights whose outputs are all of
+    $Y$ that a layer can express; ReLU links show no trained layer.
+    """
+
+    samples: int
+    inputs: int
+    outputs: int
+    rank: int
+    activations: AbstractActivations = Isotropic()
+    target: AbstractTarget = ExactRank()
+    noise: AbstractNoise = Gaussian(0.1)
+    mismatch: AbstractMismatch = Identical()
+    link: AbstractLink = Linear()
+
+    def __check_init__(self) -> None:
+        for name in ("samples", "inputs", "outputs"):
+            check_count(name, getattr(self, name), 1)
+        check_rank(self.rank, self.inputs, self.outputs)
+
+    def draw(self, *, key: PRNGKeyArray) -> Problem:
+        """A random instance, in float64; works under `jit` and `vmap`."""
+        with jax.enable_x64(True):
+            return _draw(self, key)
+
+
+@eqx.filter_jit
+def _draw(setting: Setting, key: PRNGKeyArray) -> Problem:
+    activations_key, mismatch_key, target_key, noise_key = jax.random.split(key, 4)
+    activations, second_moment = setting.activations.draw(
+        setting.samples, setting.inputs, key=activations_key
+    )
+    layer_inputs = setting.mismatch.draw(activations, key=mismatch_key)
+    layer_inputs, target_key = jax.lax.optimization_barrier((layer_inputs, target_key))
+    target = setting.target.draw(layer_inputs, setting.outputs, setting.rank, key=target_key)
+    noise = setting.noise.draw(layer_inputs, target, key=noise_key)
+    outputs = setting.link.observe(matmul(layer_inputs, target), noise)
+    weights = None
+    if isinstance(setting.link, Linear):
+        ordered, outputs = jax.lax.optimization_barrier((activations, outputs))
+        weights = matmul(jnp.linalg.pinv(ordered), outputs)
+    observed = Observed(
+        weights=weights,
+        activations=activations,
+        compressed_activations=None
+        if isinstance(setting.mismatch, Identical)
+        else layer_inputs,
+        outputs=outputs,
+    )
+    truth = Truth(
+        target,
+        noise,
+        layer_inputs,
+        noise_scale=jnp.asarray(setting.noise.sub_gaussian_scale, float),
+        gaussian_noise=jnp.asarray(isinstance(setting.noise, Gaussian)),
+        gaussian_rows=jnp.asarray(setting.activations.gaussian_rows),
+        second_moment=second_moment,
+    )
+    return Problem(observed, truth, setting.rank)

@@ -1,0 +1,189 @@
+r"""Data-driven recovery: the best rank-r layer for the activations that it really sees.
+
+$$\min_{\operatorname{rank} Z\le r} \lVert Y - \tilde XZ\rVert_F^2 \;=\; \lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2, \qquad Z = \tilde X^+[PY]_r = BV_rV_r^\top,$$
+
+with $P$ the projector on the columns of $\tilde X$, $B = \tilde X^+Y$ the least-squares layer and $V_r$ the leading right singular vectors of
+$PY$ (reduced-rank regression: Anderson 1951; Izenman 1975; proved in paper_notes/best_possible.md). Where the layer sees what it
+always saw, $\tilde X = X$ and $Y = XW$, then $B = W$ solves the least-squares problem and no inverse is
+needed at all: it works for rank-deficient activations and for fewer samples than inputs.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lowrank_theory._numerics import (
+    check_positive,
+    in_float64,
+    matmul,
+    relative_rank_cutoff,
+    resolution,
+    rounding_allowance,
+)
+from lowrank_theory.calibration import Calibration
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
+from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
+
+
+class ActivationWeighted(AbstractMethod):
+    r"""The minimiser of $\lVert Y - \tilde XZ\rVert_F^2 + \mu\lVert W - Z\rVert_F^2$ over matrices $Z$ of rank r.
+
+    $\mu$ is `ridge` times the mean squared activation, $\lVert\tilde X\rVert_F^2/N$; zero, the default, is the best fit itself. With a
+    `bias`, activations and outputs are centred and the new bias is exact: the best rank-r *affine* map.
+
+    Where the rows are at hand they are used (orthogonal decompositions of the outputs; accurate to rounding). A
+    `Calibration` is used through its float64 Gram, whose certificate says whether the squared condition number did harm.
+    """
+
+    ridge: float = 0.0
+
+    def __check_init__(self) -> None:
+        check_positive("ridge", self.ridge, zero=True)
+
+    def fit(self, observed: Observed, rank: int) -> Recovery:
+        """Fit the layer to what it sees. Raises `ValueError` without activations or a calibration."""
+        if self.ridge and observed.weights is None:
+            raise ValueError("`ridge` pulls towards the trained weights: give `Observed(weights=...)`.")
+        if observed.activations is not None:
+            fitted = activation_weighted(
+                observed.weights,
+                observed.activations,
+                observed.compressed_activations,
+                observed.outputs,
+                observed.bias,
+                rank=rank,
+                ridge=self.ridge,
+                resolution=resolution(observed.activations, observed.compressed_activations),
+            )
+        elif observed.calibration is not None:
+            seen = observed.calibration
+            if not isinstance(seen.count, jax.core.Tracer) and float(seen.count) == 0:
+                raise ValueError("`calibration` has seen no samples yet: call `update` first.")
+            fitted = activation_weighted_from_moments(
+                observed.weights, seen, observed.bias, rank=rank, ridge=self.ridge
+            )
+        else:
+            raise ValueError(
+                "`ActivationWeighted` needs what the layer sees: give `Observed(activations=...)` or "
+                "`Observed(calibration=...)`."
+            )
+        return Recovery(*fitted, self)
+
+
+@in_float64
+def activation_weighted(
+    weights: Float[Array, "inputs outputs"] | None,
+    activations: Float[Array, "samples inputs"],
+    compressed_activations: Float[Array, "samples inputs"] | None = None,
+    outputs: Float[Array, "samples outputs"] | None = None,
+    bias: Float[Array, " outputs"] | None = None,
+    *,
+    rank: int,
+    ridge: float = 0.0,
+    resolution: float = float(np.finfo(np.float64).eps),
+) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    r"""The pure function beneath `ActivationWeighted`, from rows: factors, new bias, certificate.
+
+    Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where
+    $s_r(PY) > s_{r+1}(PY)$ and, if $\tilde X \ne X$, where the rank of $\tilde X$ is locally constant. `resolution` is the machine
+    epsilon with which the activations were stored; it sets the one rank cut-off of the pseudo-inverse.
+    """
+    needs_inverse = compressed_activations is not None or outputs is not None
+    layer_inputs = activations if compressed_activations is None else compressed_activations
+    if outputs is None:
+        outputs = matmul(activations, weights)
+        outputs = outputs if bias is None else outputs + bias
+    input_mean, output_mean = jnp.mean(layer_inputs, axis=0), jnp.mean(outputs, axis=0)
+    if bias is not None:
+        layer_inputs, outputs = layer_inputs - input_mean, outputs - output_mean
+    if ridge:
+        root = jnp.sqrt(ridge * jnp.mean(jnp.sum(layer_inputs**2, axis=0)))
+        layer_inputs = jnp.concatenate([layer_inputs, root * jnp.eye(layer_inputs.shape[1])])
+        outputs = jnp.concatenate([outputs, root * weights])
+
+    if needs_inverse:
+        cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
+        inverse = jnp.linalg.pinv(layer_inputs, rtol=cutoff)
+        solution = matmul(inverse, outputs)
+        attainable = matmul(layer_inputs, solution)
+        magnitude = jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
+    else:
+        solution, attainable = weights, outputs
+        magnitude = jnp.linalg.norm(weights)
+    vectors, energies = leading_right_vectors(attainable, rank)
+    factors = LowRank(matmul(solution, vectors), vectors.T)
+
+    unattainable = jnp.sum((outputs - attainable) ** 2)
+    certificate = Certificate(
+        optimal_error=jnp.sqrt(unattainable + jnp.sum(energies[rank:])),
+        excess_bound=2
+        * rounding_allowance(
+            jnp.linalg.norm(layer_inputs) * magnitude, *layer_inputs.shape, outputs.shape[1]
+        ),
+        target_norm=jnp.linalg.norm(outputs),
+        finite=is_finite(factors.left, factors.right),
+    )
+    if bias is None:
+        return factors, None, certificate
+    return factors, output_mean - matmul(matmul(input_mean, factors.left), factors.right), certificate
+
+
+@in_float64
+def activation_weighted_from_moments(
+    weights: Float[Array, "inputs outputs"],
+    calibration: Calibration,
+    bias: Float[Array, " outputs"] | None = None,
+    *,
+    rank: int,
+    ridge: float = 0.0,
+) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    r"""The pure function beneath `ActivationWeighted`, from second moments: factors, new bias, certificate.
+
+    Eigenvectors of $B^\top\tilde X^\top\tilde XB$ on the smaller side of $B$. A symmetric perturbation $\Delta$ of that matrix costs at most
+    $2r\lVert\Delta\rVert$ in squared error, and rounding perturbs it on the scale of $\lVert W\rVert^2\lVert X\rVert^2$, not of its own
+    norm: the certificate compares the two with the computed optimum (paper_notes/best_possible.md).
+    """
+    centred = bias is not None
+    gram = calibration.gram(centred=centred)
+    compressed_gram = calibration.compressed_gram(centred=centred)
+    cross_gram = calibration.cross_gram(centred=centred)
+    penalty = ridge * jnp.mean(jnp.diagonal(compressed_gram)) * jnp.eye(gram.shape[0])
+    gram, compressed_gram, cross_gram = gram + penalty, compressed_gram + penalty, cross_gram + penalty
+
+    total = jnp.sum(weights * matmul(gram, weights))
+    magnitude = jnp.sum(weights**2) * jnp.trace(gram)
+    solution = weights
+    if calibration.compressed_scatter is not None:
+        cutoff = relative_rank_cutoff(gram.shape) * gram.shape[0]
+        inverse = jnp.linalg.pinv(compressed_gram, rtol=cutoff, hermitian=True)
+        solution = matmul(inverse, cross_gram, weights)
+        magnitude = magnitude * jnp.linalg.norm(inverse) * jnp.trace(compressed_gram)
+
+    inputs, outputs = weights.shape
+    if outputs > inputs:  # W = core @ frame.T, so the eigenvectors are frame @ (those of the inputs x inputs problem)
+        frame, triangle = jnp.linalg.qr(solution.T)
+        core = triangle.T
+    else:
+        frame, core = jnp.eye(outputs), solution
+    vectors, energies = leading_eigenvectors(matmul(core.T, compressed_gram, core), rank)
+    vectors = matmul(frame, vectors)
+    factors = LowRank(matmul(solution, vectors), vectors.T)
+
+    optimum = jnp.maximum(total - jnp.sum(energies[:rank]), 0)
+    excess = 2 * rank * rounding_allowance(magnitude, *weights.shape)
+    certificate = Certificate(
+        optimal_error=jnp.sqrt(optimum),
+        excess_bound=jnp.sqrt(optimum + excess) - jnp.sqrt(optimum),
+        target_norm=jnp.sqrt(jnp.maximum(total, 0)),
+        finite=is_finite(factors.left, factors.right),
+    )
+    if bias is None:
+        return factors, None, certificate
+    compressed_mean = (
+        calibration.mean if calibration.compressed_mean is None else calibration.compressed_mean
+    )
+    output_mean = matmul(calibration.mean, weights) + bias
+    return factors, output_mean - matmul(matmul(compressed_mean, factors.left), factors.right), certificate

@@ -1,0 +1,84 @@
+"""The quantities in which the theorems speak, each computed once and independently of the estimators."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
+from lowrank_theory.problems import Problem
+from lowrank_theory.theorems._theorem import Hypothesis, Standing
+
+
+class ColumnSpace(eqx.Module):
+    r"""The column space of $\tilde X$: orthonormal `basis` (padded with zero columns), and its dimension q."""
+
+    basis: Float[Array, "samples width"]
+    dimension: Float[Array, ""]
+
+    def coordinates(self, matrix: Float[Array, "samples outputs"]) -> Float[Array, "width outputs"]:
+        """$U^TA$, which has the singular values of $PA$ (and zeros)."""
+        return matmul(self.basis.T, matrix)
+
+
+def column_space(layer_inputs: Float[Array, "samples inputs"]) -> ColumnSpace:
+    """The column space, by one rank cut-off."""
+    left, values, _ = jnp.linalg.svd(layer_inputs, full_matrices=False)
+    kept = values > relative_rank_cutoff(layer_inputs.shape) * values[0]
+    return ColumnSpace(left * kept, jnp.sum(kept).astype(float))
+
+
+def singular_values(matrix: Float[Array, "rows columns"]) -> Float[Array, " count"]:
+    """Singular values in decreasing order."""
+    return jnp.linalg.svd(matrix, compute_uv=False)
+
+
+def tail_norm(values: Float[Array, " count"], rank: int) -> Float[Array, ""]:
+    """The Frobenius norm of all but the `rank` largest singular values."""
+    return jnp.linalg.norm(values[rank:])
+
+
+def attainable_noise(problem: Problem) -> tuple[Float[Array, " count"], Float[Array, ""]]:
+    """The singular values of $PE$, and q."""
+    space = column_space(problem.truth.layer_inputs)
+    return singular_values(space.coordinates(problem.truth.noise)), space.dimension
+
+
+def target_rank_hypothesis(problem: Problem) -> Hypothesis:
+    r"""rank$(\tilde XM) \le r$, up to rounding: the relative size of the (r+1)-th singular value against the cut-off."""
+    truth = problem.truth
+    values = singular_values(truth.clean_outputs)
+    rest = values[problem.rank] if values.size > problem.rank else jnp.zeros(())
+    scale = jnp.linalg.norm(truth.layer_inputs) * jnp.linalg.norm(truth.target_weights)
+    allowed = rounding_allowance(scale, *truth.layer_inputs.shape)
+    return Hypothesis("the target outputs have rank at most r", safe_divide(allowed - rest, scale))
+
+
+def model_hypothesis(name: str, problem: Problem, signal: Float[Array, "samples outputs"]) -> Hypothesis:
+    """Outputs = signal + noise, up to rounding."""
+    truth, outputs = problem.truth, problem.observed.target_outputs
+    scale = jnp.linalg.norm(outputs) + jnp.linalg.norm(truth.noise)
+    allowed = rounding_allowance(scale, *truth.layer_inputs.shape)
+    mismatch = jnp.linalg.norm(outputs - signal - truth.noise)
+    return Hypothesis(name, safe_divide(allowed - mismatch, scale))
+
+
+def planted_hypothesis(problem: Problem) -> Hypothesis:
+    r"""$Y = \tilde XM + E$: not so behind a ReLU."""
+    name = "the outputs are clean outputs plus noise"
+    return model_hypothesis(name, problem, problem.truth.clean_outputs)
+
+
+def law_hypothesis(name: str, known: Bool[Array, ""]) -> Hypothesis:
+    """A hypothesis on a law: known of synthetic layers by construction, a matter of trust on real ones."""
+    return Hypothesis(name, jnp.where(known, 1.0, -1.0), Standing.TRUSTED)
+
+
+def deviation(failure_probability: float, sides: int = 1) -> Float[Array, ""]:
+    r"""The $t$ with `sides` $\cdot e^{-t^2/2}$ = `failure_probability`."""
+    return jnp.sqrt(2 * jnp.log(sides / jnp.asarray(failure_probability)))
+
+
+def ordered(first: Array, second: Array) -> Array:
+    """`second`, available only after `first`: keeps independent decompositions apart."""
+    return jax.lax.optimization_barrier((first, second))[1]

@@ -1,0 +1,211 @@
+r"""What a theorem is: statements with hypotheses, a bound, and the quantity that it bounds.
+
+To add one, write `theorems/<name>.py`:
+
+1. a docstring that states it: model, claim with explicit constants, where each is attained, reference (paper and theorem number, or
+   `paper_notes/<name>.md`);
+2. a final subclass of `AbstractStatement` for each row of it;
+3. a final subclass of `AbstractTheorem` whose fields are those statements, and one object of it with the file's name;
+4. its line in `CONTENTS`, and its note, experiment and figure of the same name.
+
+Everything else (verification, controls, tables, figures) follows from the statement's own parts.
+"""
+
+import abc
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from lowrank_theory._numerics import check_fraction
+from lowrank_theory.problems import Layer, Problem, Truth
+
+
+class Direction(enum.Enum):
+    """On which side of its bound the realised quantity lies."""
+
+    EQUALITY = "equality"
+    UPPER = "upper bound"
+    LOWER = "lower bound"
+
+
+class Certainty(enum.Enum):
+    """In what sense a statement holds."""
+
+    SURE = "sure"
+    PROBABILITY = "with probability 1-δ"
+    EXPECTATION = "in expectation"
+    ASYMPTOTIC = "asymptotic"
+
+
+class Kind(eqx.Module):
+    """Direction and certainty of a claim."""
+
+    direction: Direction
+    certainty: Certainty
+
+    def __str__(self) -> str:
+        """For example `sure upper bound`, or `upper bound with probability 1-δ`."""
+        first = self.certainty in (Certainty.SURE, Certainty.ASYMPTOTIC)
+        parts = (self.certainty.value, self.direction.value)
+        return " ".join(parts if first else reversed(parts))
+
+
+class Standing(enum.Enum):
+    """How a hypothesis can be known on a real layer."""
+
+    CHECKED = "checked"
+    REFUTABLE = "refutable"
+    TRUSTED = "trusted"
+
+
+class Hypothesis(eqx.Module):
+    """A condition of a statement, with a signed margin: it holds where the margin is not negative.
+
+    `standing`: the margin is *checked* (computed from data), *refutable* (data can contradict it, not confirm it), or *trusted* (an
+    assumption such as independence, known for synthetic layers only).
+    """
+
+    name: str = eqx.field(static=True)
+    margin: Float[Array, ""] | float
+    standing: Standing = eqx.field(static=True, default=Standing.CHECKED)
+
+    @property
+    def holds(self) -> Bool[Array, ""]:
+        """Whether the margin is not negative."""
+        with jax.enable_x64(True):
+            return jnp.asarray(self.margin) >= 0
+
+
+class Bound(eqx.Module):
+    """The value of a bound, and the hypotheses on which it rests.
+
+    Outside its hypotheses an upper bound is `+inf` and a lower bound `-inf`: a true statement, and never a plausible
+    number.
+    """
+
+    value: Float[Array, ""]
+    hypotheses: tuple[Hypothesis, ...]
+
+    @property
+    def holds(self) -> Bool[Array, ""]:
+        """Whether every hypothesis holds."""
+        return jnp.all(jnp.stack([hypothesis.holds for hypothesis in self.hypotheses]))
+
+    def require(self) -> Float[Array, ""]:
+        """The value, or a runtime error (under `jit` too) that names the first hypothesis that fails."""
+        value = self.value
+        with jax.enable_x64(True):
+            for hypothesis in self.hypotheses:
+                message = f"The hypothesis '{hypothesis.name}' does not hold, so there is no bound."
+                value = eqx.error_if(value, ~hypothesis.holds, message)
+        return value
+
+
+class AbstractStatement(eqx.Module):
+    """One row of a theorem. See the module docstring for how to write one.
+
+    - `kind`: the direction and certainty of the claim; `needs`: `Truth`, or `Observed` where it can be asked of a real layer;
+    - `regimes`: named settings, on which it is verified;
+    - `control`: a setting on which the bound must be broken by `broken_estimate`.
+    """
+
+    kind: eqx.AbstractVar[Kind]
+    needs: eqx.AbstractVar[type]
+    regimes: eqx.AbstractVar[Mapping[str, Any]]
+    control: eqx.AbstractVar[Any]
+
+    @abc.abstractmethod
+    def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
+        """The conditions of the statement, each with its margin on this instance."""
+
+    @abc.abstractmethod
+    def estimate(self, instance: Any, failure_probability: float) -> Any:
+        """The estimator that the statement is about."""
+
+    @abc.abstractmethod
+    def broken_estimate(self, instance: Any, failure_probability: float) -> Any:
+        """A deliberately wrong estimator: on the `control` setting it must break the bound."""
+
+    @abc.abstractmethod
+    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Float[Array, ""]:
+        """The bound as written, whether or not its hypotheses hold."""
+
+    @abc.abstractmethod
+    def loss(self, instance: Any, estimate: Any) -> Float[Array, ""]:
+        """The quantity that is bounded."""
+
+    @abc.abstractmethod
+    def magnitude(self, instance: Any) -> Float[Array, ""]:
+        """The magnitude, in the units of the loss, of what it is computed from: rounding scales with it."""
+
+    def instance(self, setting: Any, *, key: PRNGKeyArray) -> Any:
+        """A random instance of the setting."""
+        return setting.draw(key=key)
+
+    def bound(self, instance: Any, *, failure_probability: float = 0.05) -> Bound:
+        """The bound on this instance, infinite outside the hypotheses.
+
+        `failure_probability` is the δ of statements with probability 1-δ; sure ones do not depend on it. Raises `ValueError` if
+        the instance lacks what the statement needs, or if δ is not between 0 and 1.
+        """
+        with jax.enable_x64(True):
+            return assess(self, self._checked(instance), check_fraction("failure_probability", failure_probability))[0]
+
+    def realised(self, instance: Any, *, failure_probability: float = 0.05) -> Float[Array, ""]:
+        """The bounded quantity on this instance, for the estimator that the statement is about."""
+        with jax.enable_x64(True):
+            return assess(self, self._checked(instance), check_fraction("failure_probability", failure_probability))[1]
+
+    def _checked(self, instance: Any) -> Any:
+        if not isinstance(instance, Problem | Layer):
+            raise ValueError(f"`instance` must be a `Problem` or a `Layer`; got {type(instance).__name__}.")
+        if self.needs is Truth and not isinstance(instance, Problem):
+            raise ValueError(
+                "This statement needs the truth, which a `Layer` does not have. State one with "
+                "`Problem.stated(observed, target_weights, rank)`, or use a statement that needs `Observed` only."
+            )
+        return instance
+
+
+@eqx.filter_jit
+def assess(
+    statement: AbstractStatement, instance: Any, failure_probability: float
+) -> tuple[Bound, Float[Array, ""]]:
+    """The bound and the realised quantity, from one run of the estimator; call it inside `jax.enable_x64`."""
+    hypotheses = statement.hypotheses(instance)
+    outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
+    estimate = statement.estimate(instance, failure_probability)
+    bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
+    bound = Bound(jnp.where(bound.holds, bound.value, outside), hypotheses)
+    return bound, statement.loss(instance, estimate)
+
+
+class AbstractTheorem(eqx.Module):
+    """A theorem: its fields are its statements. `name` is the name of its file."""
+
+    @property
+    def name(self) -> str:
+        """The name of the theorem's file, note, experiment and figure."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    @property
+    def statements(self) -> dict[str, AbstractStatement]:
+        """The statements by full name, such as `planted_rank.gaussian`, in the order of the file."""
+        return {
+            f"{self.name}.{field.name}": getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
+
+
+UPPER = Kind(Direction.UPPER, Certainty.SURE)
+LOWER = Kind(Direction.LOWER, Certainty.SURE)
+EQUALITY = Kind(Direction.EQUALITY, Certainty.SURE)
+UPPER_WITH_PROBABILITY = Kind(Direction.UPPER, Certainty.PROBABILITY)
+UPPER_IN_EXPECTATION = Kind(Direction.UPPER, Certainty.EXPECTATION)
+ASYMPTOTIC_EQUALITY = Kind(Direction.EQUALITY, Certainty.ASYMPTOTIC)

@@ -1,0 +1,201 @@
+r"""The best that any rank-r layer can do, with and without the data.
+
+**Claims** (all sure; norms Frobenius; proved in paper_notes/best_possible.md):
+
+- `truncated_svd`: $\min_{\operatorname{rank}Z\le r}\lVert W - Z\rVert_F^2 = \sum_{i>r}s_i(W)^2$, attained by $[W]_r$ (Eckart and Young 1936; Mirsky 1960).
+- `activation_weighted`: $\min_{\operatorname{rank}Z\le r}\lVert Y - \tilde XZ\rVert_F^2 = \lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2$, attained by
+  $Z = \tilde X^+[PY]_r$; for $\tilde X = X$ and $Y = XW$, by $Z = WV_rV_r^\top$ (reduced-rank regression: Anderson 1951, Izenman 1975).
+- `optimality`: no other matrix of rank r does better: the error of a competitor, here alternating least squares started at the
+  target, is at least the value above.
+
+Equalities: they hold to rounding on every layer, real ones included.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lowrank_theory._numerics import matmul
+from lowrank_theory.error_measures import fitting_error
+from lowrank_theory.generators import activations, noise, spectra, targets
+from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
+from lowrank_theory.recovery import ActivationWeighted, LowRank, Recovery, TruncatedSVD, recover
+from lowrank_theory.theorems._quantities import column_space, ordered, singular_values, tail_norm
+from lowrank_theory.theorems._regimes import (
+    BASE,
+    FULL_RANK,
+    MISMATCHED,
+    SINGULAR,
+    UNUSUAL_ACTIVATIONS,
+    WELL_POSED,
+)
+from lowrank_theory.theorems._theorem import (
+    EQUALITY,
+    LOWER,
+    AbstractStatement,
+    AbstractTheorem,
+    Hypothesis,
+)
+
+_REGIMES = {
+    **WELL_POSED,
+    **SINGULAR,
+    **FULL_RANK,
+    "ties": Setting(
+        **BASE,
+        activations=activations.FixedSpectrum(spectra.Flat()),
+        target=targets.ApproximateRank(spectra.Flat()),
+        noise=noise.Gaussian(0.0),
+    ),
+    "exactly low rank": Setting(**BASE, noise=noise.Gaussian(0.0)),
+}
+_WITH_DATA = {
+    **_REGIMES,
+    **MISMATCHED,
+    **UNUSUAL_ACTIVATIONS,
+    "serially correlated samples": Setting(**BASE, activations=activations.SerialCorrelation()),
+}
+
+
+def best_error(observed: Observed, rank: int) -> Float[Array, ""]:
+    r"""$\bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$: the least $\lVert Y - \tilde XZ\rVert_F$ of any rank-r layer without bias."""
+    with jax.enable_x64(True):
+        space = column_space(jnp.asarray(observed.layer_inputs, float))
+        outputs = jnp.asarray(observed.target_outputs, float)
+        coordinates = space.coordinates(outputs)
+        unattainable = jnp.linalg.norm(outputs - matmul(space.basis, coordinates))
+        return jnp.hypot(unattainable, tail_norm(singular_values(coordinates), rank))
+
+
+class TruncatedSVDIsBest(AbstractStatement):
+    r"""$\lVert W - [W]_r\rVert_F = (\sum_{i>r}s_i(W)^2)^{1/2}$."""
+
+    kind = EQUALITY
+    needs = Observed
+    regimes = _REGIMES
+    control = _REGIMES["square"]
+
+    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
+        """None beyond weights at hand."""
+        return (Hypothesis("weights are at hand", 0.0 if instance.observed.weights is not None else -1.0),)
+
+    def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+        """Truncated singular value decomposition of the weights."""
+        return recover(instance.observed, instance.rank, TruncatedSVD())
+
+    def broken_estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+        """The best approximation for the wrong norm, the data-driven one."""
+        return recover(instance.observed, instance.rank, ActivationWeighted())
+
+    def formula(
+        self, instance: Problem | Layer, estimate: Recovery, failure_probability: float
+    ) -> Float[Array, ""]:
+        """The tail of the singular values of the weights."""
+        return tail_norm(singular_values(jnp.asarray(instance.observed.weights, float)), instance.rank)
+
+    def loss(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
+        r"""$\lVert W - Z\rVert_F$."""
+        return jnp.linalg.norm(instance.observed.weights - estimate.factors.materialise())
+
+    def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
+        r"""$\lVert W\rVert_F$."""
+        return jnp.linalg.norm(jnp.asarray(instance.observed.weights, float))
+
+
+class ActivationWeightedIsBest(AbstractStatement):
+    r"""$\lVert Y - \tilde XZ\rVert_F = \bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$ for the data-driven $Z$."""
+
+    kind = EQUALITY
+    needs = Observed
+    regimes = _WITH_DATA
+    control = UNUSUAL_ACTIVATIONS["massive directions"]
+
+    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
+        """No bias: the affine problem is the same one, centred."""
+        return (Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0),)
+
+    def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+        """The data-driven recovery."""
+        return recover(instance.observed, instance.rank, ActivationWeighted())
+
+    def broken_estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+        """The data-agnostic one."""
+        return recover(instance.observed, instance.rank, TruncatedSVD())
+
+    def formula(
+        self, instance: Problem | Layer, estimate: Recovery, failure_probability: float
+    ) -> Float[Array, ""]:
+        """`best_error`."""
+        return best_error(instance.observed, instance.rank)
+
+    def loss(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
+        r"""$\lVert Y - \tilde XZ\rVert_F$."""
+        return fitting_error(estimate, instance.observed)
+
+    def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
+        r"""$\lVert Y\rVert_F$, and what $Y = XW$ is computed from."""
+        return _product_scale(instance.observed)
+
+
+class Optimality(AbstractStatement):
+    r"""$\lVert Y - \tilde XZ\rVert_F \ge \bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$ for every $Z$ of rank r."""
+
+    kind = LOWER
+    needs = Truth
+    regimes = _WITH_DATA
+    control = _REGIMES["square"]
+
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
+        """The competitor has rank at most r by construction."""
+        return (Hypothesis("the competitor has rank at most r", 0.0),)
+
+    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        """A competitor: five sweeps of alternating least squares, started at the target's own row space."""
+        inputs, outputs = instance.truth.layer_inputs, instance.observed.target_outputs
+        _, _, rows = jnp.linalg.svd(instance.truth.target_weights, full_matrices=False)
+        right = rows[: instance.rank]
+        inverse = jnp.linalg.pinv(ordered(right, inputs))
+
+        def sweep(right: Array, _: None) -> tuple[Array, Array]:
+            left = matmul(inverse, outputs, jnp.linalg.pinv(right))
+            return matmul(jnp.linalg.pinv(matmul(inputs, left)), outputs), left
+
+        right, lefts = jax.lax.scan(sweep, right, None, length=5)
+        return LowRank(lefts[-1], right)
+
+    def broken_estimate(self, instance: Problem, failure_probability: float) -> Recovery:
+        """A competitor that cheats by one rank."""
+        return recover(instance.observed, instance.rank + 1, ActivationWeighted())
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        """`best_error`."""
+        return best_error(instance.observed, instance.rank)
+
+    def loss(self, instance: Problem, estimate: LowRank | Recovery) -> Float[Array, ""]:
+        r"""$\lVert Y - \tilde XZ\rVert_F$."""
+        return fitting_error(estimate, instance.observed)
+
+    def magnitude(self, instance: Problem) -> Float[Array, ""]:
+        r"""$\lVert Y\rVert_F$, and what $Y = XW$ is computed from."""
+        return _product_scale(instance.observed)
+
+
+def _product_scale(observed: Observed) -> Float[Array, ""]:
+    outputs = jnp.linalg.norm(jnp.asarray(observed.target_outputs, float))
+    if observed.weights is None:
+        return outputs
+    inputs = jnp.linalg.norm(jnp.asarray(observed.layer_inputs, float))
+    return outputs + inputs * jnp.linalg.norm(jnp.asarray(observed.weights, float))
+
+
+class BestPossible(AbstractTheorem):
+    """The best rank-r layer, without and with the data, and that nothing beats it."""
+
+    truncated_svd: TruncatedSVDIsBest = TruncatedSVDIsBest()
+    activation_weighted: ActivationWeightedIsBest = ActivationWeightedIsBest()
+    optimality: Optimality = Optimality()
+
+
+best_possible = BestPossible()

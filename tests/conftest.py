@@ -1,0 +1,35 @@
+"""Settings of the test suite: threads, data folder, hypothesis profiles."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before SciPy is first imported, whose OpenBLAS also serves JAX: one thread for each test process.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+_data = Path(__file__).parents[2] / "shared" / "data"
+if _data.is_dir():
+    os.environ.setdefault("LOWRANK_DATA", str(_data))
+
+# JAX compiles within the first example, so no profile has a deadline.
+hypothesis.settings.register_profile(
+    "ci", max_examples=25, deadline=None, derandomize=True, print_blob=True
+)
+hypothesis.settings.register_profile("dev", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=500, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real networks and data; a test that asks for it is skipped without one."""
+    folder = os.environ.get("LOWRANK_DATA")
+    if folder is None:
+        pytest.skip("LOWRANK_DATA is not set: point it at the folder of real networks and data")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.skip(f"LOWRANK_DATA is {folder!r}, which is not a folder")
+    return path
