@@ -1,6 +1,7 @@
 """The theory of low-rank compression of neural networks, executable.
 
-Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound the error (`theorems`), and `verify` the bounds.
+Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound the error
+(`theorems`), and `verify` the bounds.
 """
 
 from lowrank_theory import generators as generators

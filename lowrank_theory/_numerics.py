@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 Tree = TypeVar("Tree")
@@ -26,7 +26,9 @@ def _cast(tree: Tree, dtype: Any) -> Tree:
 
 
 def _promote(tree: Tree) -> Tree:
-    """Floating leaves in float64; infinities become NaN, which LAPACK passes on (on an infinity its SVD never returns)."""
+    """Floating leaves in float64; infinities become NaN, which LAPACK passes on (on an infinity its
+    SVD never returns).
+    """
 
     def promoted(leaf: Any) -> Any:
         if not _is_float(leaf):
@@ -40,12 +42,12 @@ def _promote(tree: Tree) -> Tree:
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a pure function of arrays compute in float64 wherever it is called from.
 
-    Positional arguments are trees of arrays; keyword-only arguments are static. Floating inputs are promoted to
-    float64 on entry, and floating results leave in the common float dtype of the inputs (float64 NumPy arrays
-    therefore stay float64 even where JAX's x64 flag is off). The function is compiled once per
-    shape and per value of its static arguments. It works under `jit` and `vmap`, and under reverse-mode `grad`: both passes
-    enter float64 by themselves. Forward-mode and second derivatives need the x64 flag switched on by the
-    caller.
+    Positional arguments are trees of arrays; keyword-only arguments are static. Floating inputs are
+    promoted to float64 on entry, and floating results leave in the common float dtype of the inputs
+    (float64 NumPy arrays therefore stay float64 even where JAX's x64 flag is off). The function is
+    compiled once per shape and per value of its static arguments. It works under `jit` and `vmap`,
+    and under reverse-mode `grad`: both passes enter float64 by themselves. Forward-mode and second
+    derivatives need the x64 flag switched on by the caller.
     """
     parameters = inspect.signature(function).parameters.values()
     static_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -96,7 +98,9 @@ def float_dtype(*trees: Any) -> np.dtype:
 
 
 def resolution(*arrays: Any) -> float:
-    """Machine epsilon of the coarsest float dtype among the arrays: what their stored values can tell apart."""
+    """Machine epsilon of the coarsest float dtype among the arrays: what their stored values can
+    tell apart.
+    """
     return max(float(jnp.finfo(a.dtype).eps) for a in arrays if a is not None)
 
 
@@ -105,8 +109,8 @@ def relative_rank_cutoff(
 ) -> float:
     r"""The ratio $s_i/s_1$ below which a stored matrix has no rank: $8\,\epsilon\sqrt{\min(m, n)}$.
 
-    Storing $A$ with machine epsilon $\epsilon$ moves it by at most
-    $\tfrac{\epsilon}{2}\lVert A\rVert_F \le \tfrac{\epsilon}{2}\sqrt{\min(m,n)}\,s_1$, hence each singular value by no more
+    Storing $A$ with machine epsilon $\epsilon$ moves it by at most $\tfrac{\epsilon}{2}\lVert
+    A\rVert_F \le \tfrac{\epsilon}{2}\sqrt{\min(m,n)}\,s_1$, hence each singular value by no more
     (Mirsky); the rest of the factor is room for the backward error of the decomposition.
     """
     return 8 * resolution * math.sqrt(min(shape))
@@ -115,9 +119,9 @@ def relative_rank_cutoff(
 def rounding_allowance(scale: Any, *sizes: int) -> Any:
     r"""How far rounding alone may move a quantity of magnitude `scale` computed in float64.
 
-    $32\,\epsilon\,\sqrt{\max_i n_i}\,\cdot$ `scale`, for a chain of products and one orthogonal decomposition of matrices with
-    sides $n_i$. The factor 32 is an empirical margin (the property tests meet it at 1 to 10), the growth is that of
-    random rounding errors.
+    $32\,\epsilon\,\sqrt{\max_i n_i}\,\cdot$ `scale`, for a chain of products and one orthogonal
+    decomposition of matrices with sides $n_i$. The factor 32 is an empirical margin (the property
+    tests meet it at 1 to 10), the growth is that of random rounding errors.
     """
     return 32 * float(np.finfo(np.float64).eps) * math.sqrt(max(sizes)) * scale
 
@@ -141,8 +145,8 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
 def check_array(name: str, value: ArrayLike, *axes: str) -> Array | np.ndarray:
     """A floating, non-empty, finite array with the named axes, or one clear `ValueError`.
 
-    Finiteness is checked where the values are at hand; of a traced array it cannot be, and there the results carry
-    it (see `Certificate.finite`).
+    Finiteness is checked where the values are at hand; of a traced array it cannot be, and there
+    the results carry it (see `Certificate.finite`).
     """
     array: Any = value if hasattr(value, "dtype") else np.asarray(value)
     wanted = f"({', '.join(axes)})"

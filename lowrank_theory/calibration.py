@@ -10,16 +10,17 @@ from lowrank_theory._numerics import check_array, check_count, check_same, in_fl
 
 
 class Calibration(eqx.Module):
-    r"""Streamed float64 second moments of activations $X$ and, optionally, compressed activations $\tilde X$.
+    r"""Streamed float64 second moments of activations $X$ and, optionally, compressed activations
+    $\tilde X$.
 
-    The state is the count, the means and the *centred* scatter matrices
-    $S = \sum_t (x_t - \bar x)(x_t - \bar x)^\top$, merged batch by batch (Chan, Golub and LeVeque 1983). Both the
-    plain Gram $X^\top X = S + m\,\bar x\bar x^\top$ (layers without a bias) and the centred one (affine layers) follow without
-    cancellation, even where a large mean dominates.
+    The state is the count, the means and the *centred* scatter matrices $S = \sum_t (x_t - \bar
+    x)(x_t - \bar x)^\top$, merged batch by batch (Chan, Golub and LeVeque 1983). Both the plain
+    Gram $X^\top X = S + m\,\bar x\bar x^\top$ (layers without a bias) and the centred one (affine
+    layers) follow without cancellation, even where a large mean dominates.
 
-    Start with `Calibration.empty(inputs)`, then `calibration = calibration.update(batch)` for each batch. Memory does
-    not grow with the number of samples, and `merge` combines what several machines saw, in any order up to
-    rounding.
+    Start with `Calibration.empty(inputs)`, then `calibration = calibration.update(batch)` for each
+    batch. Memory does not grow with the number of samples, and `merge` combines what several
+    machines saw, in any order up to rounding.
     """
 
     count: Float[Array, ""]
@@ -31,7 +32,9 @@ class Calibration(eqx.Module):
 
     @staticmethod
     def empty(inputs: int, *, compressed: bool = False) -> "Calibration":
-        """Nothing seen yet; `compressed` says whether batches will come with compressed activations."""
+        """Nothing seen yet; `compressed` says whether batches will come with compressed
+        activations.
+        """
         inputs = check_count("inputs", inputs, 1)
         return _empty(inputs=inputs, compressed=compressed)
 
@@ -40,8 +43,8 @@ class Calibration(eqx.Module):
     ) -> "Calibration":
         """The statistics after one more batch of shape (samples, inputs).
 
-        Raises `ValueError` for a wrong shape, non-finite entries or an integer dtype; the statistics so far are
-        untouched.
+        Raises `ValueError` for a wrong shape, non-finite entries or an integer dtype; the
+        statistics so far are untouched.
         """
         batch = check_array("activations", activations, "samples", "inputs")
         check_same("activations", batch.shape[1], "calibration", self.inputs, "inputs")
@@ -55,15 +58,21 @@ class Calibration(eqx.Module):
         compressed = check_array(
             "compressed_activations", compressed_activations, "samples", "inputs"
         )
-        check_same("compressed_activations", compressed.shape[1], "activations", batch.shape[1], "inputs")
-        check_same("compressed_activations", compressed.shape[0], "activations", batch.shape[0], "samples")
+        check_same(
+            "compressed_activations", compressed.shape[1], "activations", batch.shape[1], "inputs"
+        )
+        check_same(
+            "compressed_activations", compressed.shape[0], "activations", batch.shape[0], "samples"
+        )
         return _updated(self, batch, compressed)
 
     def merge(self, other: "Calibration") -> "Calibration":
         """The statistics of both sets of samples together."""
         check_same("other", other.inputs, "self", self.inputs, "inputs")
         if (self.compressed_scatter is None) != (other.compressed_scatter is None):
-            raise ValueError("`other` must hold compressed activations exactly if this calibration does.")
+            raise ValueError(
+                "`other` must hold compressed activations exactly if this calibration does."
+            )
         return _merge(self, other)
 
     @property
@@ -80,7 +89,11 @@ class Calibration(eqx.Module):
         if self.compressed_scatter is None or self.compressed_mean is None:
             return self.gram(centred=centred)
         mean = self.compressed_mean
-        return self.compressed_scatter if centred else _gram(self.compressed_scatter, self.count, mean, mean)
+        return (
+            self.compressed_scatter
+            if centred
+            else _gram(self.compressed_scatter, self.count, mean, mean)
+        )
 
     def cross_gram(self, *, centred: bool = False) -> Float[Array, "inputs inputs"]:
         r"""$\tilde X^\top X$, or its centred version."""
@@ -125,7 +138,11 @@ def _combine(one: Calibration, other: Calibration) -> Calibration:
     share = other.count / jnp.maximum(count, 1)
     shift = other.mean - one.mean
     weight = one.count * share
-    merged = (count, one.mean + share * shift, one.scatter + other.scatter + weight * jnp.outer(shift, shift))
+    merged = (
+        count,
+        one.mean + share * shift,
+        one.scatter + other.scatter + weight * jnp.outer(shift, shift),
+    )
     if one.compressed_mean is None or other.compressed_mean is None:
         return Calibration(*merged)
     compressed_shift = other.compressed_mean - one.compressed_mean

@@ -1,4 +1,6 @@
-"""Each measure of error, once. Norms are Frobenius; whether a measure is squared or relative is in its name."""
+"""Each measure of error, once. Norms are Frobenius; whether a measure is squared or relative is in
+its name.
+"""
 
 from typing import Any
 
@@ -22,7 +24,9 @@ def weight_error(recovered: Recovery | LowRank | Array, truth: Truth) -> Float[A
 
 
 def fitting_error(recovered: Recovery | LowRank | Array, observed: Observed) -> Float[Array, ""]:
-    r"""$\lVert Y - \tilde XZ\rVert_F$: how far the recovered outputs are from the observed ones (a new bias included)."""
+    r"""$\lVert Y - \tilde XZ\rVert_F$: how far the recovered outputs are from the observed ones (a
+    new bias included).
+    """
     bias = recovered.bias if isinstance(recovered, Recovery) else None
     return _distance(_weights(recovered), observed.layer_inputs, observed.target_outputs, bias)
 

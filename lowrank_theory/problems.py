@@ -1,7 +1,7 @@
 """Layers under study: what is observed, what is true, and settings that draw both.
 
-`Setting(...).draw(key=...)` gives a `Problem`: `Observed`, the only thing that an estimator may see, and `Truth`. A real layer,
-of which no truth is known, is a `Layer`.
+`Setting(...).draw(key=...)` gives a `Problem`: `Observed`, the only thing that an estimator may
+see, and `Truth`. A real layer, of which no truth is known, is a `Layer`.
 """
 
 import abc
@@ -13,7 +13,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import check_array, check_count, check_rank, check_same, in_float64, matmul
+from lowrank_theory._numerics import (
+    check_array,
+    check_count,
+    check_rank,
+    check_same,
+    in_float64,
+    matmul,
+)
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators.activations import (
     AbstractActivations,
@@ -29,13 +36,15 @@ class Observed(eqx.Module):
     r"""What may be known of a layer: the sole input of estimators and certificates.
 
     - `weights` $W$ (inputs, outputs): the trained layer.
-    - `activations` $X$ (samples, inputs): what it sees, or `calibration`: their streamed second moments.
-    - `compressed_activations` $\tilde X$ (samples, inputs): what its replacement will see, if that differs.
+    - `activations` $X$ (samples, inputs): what it sees, or `calibration`: their streamed second
+      moments.
+    - `compressed_activations` $\tilde X$ (samples, inputs): what its replacement will see, if that
+      differs.
     - `outputs` $Y$ (samples, outputs): what to reproduce, if not $XW$ (plus bias).
     - `bias` (outputs,): present for an affine layer, whose replacement then gets a new exact bias.
 
-    Give `weights`, or `activations` with `outputs`. Raises `ValueError` for wrong or mismatched shapes, integer dtypes, empty or
-    non-finite arrays.
+    Give `weights`, or `activations` with `outputs`. Raises `ValueError` for wrong or mismatched
+    shapes, integer dtypes, empty or non-finite arrays.
     """
 
     weights: Float[Array, "inputs outputs"] | None
@@ -99,12 +108,15 @@ class Observed(eqx.Module):
         """(inputs, outputs) of the layer."""
         if self.weights is not None:
             return self.weights.shape[0], self.weights.shape[1]
-        assert self.activations is not None and self.outputs is not None
+        assert self.activations is not None
+        assert self.outputs is not None
         return self.activations.shape[1], self.outputs.shape[1]
 
     @property
     def layer_inputs(self) -> Float[Array, "samples inputs"]:
-        r"""$\tilde X$: what the compressed layer sees. Raises `ValueError` where no rows are at hand."""
+        r"""$\tilde X$: what the compressed layer sees. Raises `ValueError` where no rows are at
+        hand.
+        """
         if self.activations is None:
             raise ValueError("This needs `activations`; only weights or a calibration are at hand.")
         if self.compressed_activations is None:
@@ -130,10 +142,13 @@ def _affine(activations: Array, weights: Array, bias: Array | None) -> Array:
 class Truth(eqx.Module):
     r"""What only the maker of a synthetic layer knows. No estimator takes it.
 
-    - `target_weights` $M$, `noise` $E = Y - \tilde XM$ (for ReLU links: after or before the ReLU, see `AbstractLink`),
+    - `target_weights` $M$, `noise` $E = Y - \tilde XM$ (for ReLU links: after or before the ReLU,
+      see `AbstractLink`),
     - `layer_inputs` $\tilde X$, the inputs on which $M$ acts,
-    - `noise_scale`, the sub-Gaussian constant of independent noise entries (infinite where there is none known),
-    - `gaussian_noise`, `gaussian_rows`: whether noise entries, and rows of $X$, are i.i.d. Gaussian by construction,
+    - `noise_scale`, the sub-Gaussian constant of independent noise entries (infinite where there is
+      none known),
+    - `gaussian_noise`, `gaussian_rows`: whether noise entries, and rows of $X$, are i.i.d. Gaussian
+      by construction,
     - `second_moment` $C = \mathbb E[xx^\top]$ of the rows of $X$, where they have a law.
     """
 
@@ -173,16 +188,15 @@ class Problem(eqx.Module):
 
     @staticmethod
     def stated(observed: Observed, target_weights: ArrayLike, rank: int) -> "Problem":
-        r"""A real layer, with `target_weights` stated to be its truth: the noise is what they leave, $E = Y - \tilde XM$.
+        r"""A real layer, with `target_weights` stated to be its truth: the noise is what they
+        leave, $E = Y - \tilde XM$.
 
         The statement is the user's; theorems for any noise then say what follows from it.
         """
         target = check_array("target_weights", target_weights, "inputs", "outputs")
         noise = _residual(observed.target_outputs, observed.layer_inputs, target)
         unknown = np.asarray(False)
-        truth = Truth(
-            target, noise, observed.layer_inputs, np.asarray(np.inf), unknown, unknown
-        )
+        truth = Truth(target, noise, observed.layer_inputs, np.asarray(np.inf), unknown, unknown)
         return Problem(observed, truth, rank)
 
 
@@ -234,9 +248,10 @@ class NoiseThenRelu(AbstractLink):
 class Setting(eqx.Module):
     r"""A frozen description of a random layer: sizes and the laws of its parts.
 
-    `draw` makes activations $X$, compressed activations $\tilde X$, target weights $M$ of rank (about) `rank`, noise $E$, and observes
-    $Y$ through the link. For the linear link the trained layer is $W = X^+Y$, the weights whose outputs are all of
-    $Y$ that a layer can express; ReLU links show no trained layer.
+    `draw` makes activations $X$, compressed activations $\tilde X$, target weights $M$ of rank
+    (about) `rank`, noise $E$, and observes $Y$ through the link. For the linear link the trained
+    layer is $W = X^+Y$, the weights whose outputs are all of $Y$ that a layer can express; ReLU
+    links show no trained layer.
     """
 
     samples: int
@@ -278,9 +293,7 @@ def _draw(setting: Setting, key: PRNGKeyArray) -> Problem:
     observed = Observed(
         weights=weights,
         activations=activations,
-        compressed_activations=None
-        if isinstance(setting.mismatch, Identical)
-        else layer_inputs,
+        compressed_activations=None if isinstance(setting.mismatch, Identical) else layer_inputs,
         outputs=outputs,
     )
     truth = Truth(

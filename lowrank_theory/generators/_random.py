@@ -1,7 +1,8 @@
 """Random numbers in float64 from 32-bit words.
 
-JAX draws float64 numbers from 64-bit words, which a program compiled with the x64 flag off cannot lower. These few functions
-need 32-bit words only, so that a setting can be drawn inside any user's `jit`.
+JAX draws float64 numbers from 64-bit words, which a program compiled with the x64 flag off cannot
+lower. These few functions need 32-bit words only, so that a setting can be drawn inside any user's
+`jit`.
 """
 
 import math
@@ -14,7 +15,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Uniform on the open unit interval, with 53 random bits; call it inside `jax.enable_x64`."""
     words = jax.random.bits(key, (2, *shape), "uint32").astype(jnp.float64)
-    leading, trailing = words[0], jnp.floor(words[1] / 2**12)  # 32 + 20 bits, and half a unit to stay inside
+    leading, trailing = (
+        words[0],
+        jnp.floor(words[1] / 2**12),
+    )  # 32 + 20 bits, and half a unit to stay inside
     return (leading + (trailing + 0.5) / 2**20) / 2**32
 
 

@@ -1,7 +1,8 @@
 r"""Laws of activations: the rows that a layer sees.
 
-Every law has unit mean power, $\mathbb E\lVert x\rVert^2 = N$ for $N$ inputs, so that noise scales mean the same everywhere, and
-returns with its draw the *true* second moment $C = \mathbb E[x x^\top]$.
+Every law has unit mean power, $\mathbb E\lVert x\rVert^2 = N$ for $N$ inputs, so that noise scales
+mean the same everywhere, and returns with its draw the *true* second moment $C = \mathbb E[x
+x^\top]$.
 """
 
 import abc
@@ -26,14 +27,16 @@ def haar(rows: int, columns: int, *, key: PRNGKeyArray) -> Float[Array, "rows co
 def after(finished: Array, key: PRNGKeyArray) -> PRNGKeyArray:
     """The same key, to be used only once `finished` is computed.
 
-    Two independent batched decompositions in one program can wait for each other's threads for ever; a data
-    dependency between them prevents it.
+    Two independent batched decompositions in one program can wait for each other's threads for
+    ever; a data dependency between them prevents it.
     """
     return jax.lax.optimization_barrier((finished, key))[1]
 
 
 class AbstractActivations(eqx.Module):
-    """A law of the rows of an activation matrix; `gaussian_rows` says whether they are i.i.d. $N(0, C)$."""
+    """A law of the rows of an activation matrix; `gaussian_rows` says whether they are i.i.d. $N(0,
+    C)$.
+    """
 
     gaussian_rows: eqx.AbstractClassVar[bool]
 
@@ -71,7 +74,9 @@ class Isotropic(AbstractActivations):
 
 
 class GaussianRows(AbstractActivations):
-    """Independent rows $N(0, C)$; the eigenvalues of $C$ follow the squared spectrum, its eigenvectors are uniform."""
+    """Independent rows $N(0, C)$; the eigenvalues of $C$ follow the squared spectrum, its
+    eigenvectors are uniform.
+    """
 
     gaussian_rows = True
 
@@ -87,7 +92,8 @@ class GaussianRows(AbstractActivations):
 
 
 class FixedSpectrum(AbstractActivations):
-    r"""The *sample* has exactly the prescribed singular values: $X = U\,\mathrm{diag}(s)\,V^\top$, uniform $U, V$.
+    r"""The *sample* has exactly the prescribed singular values: $X = U\,\mathrm{diag}(s)\,V^\top$,
+    uniform $U, V$.
 
     A fixed design: its "true" second moment is the sample's own, $X^\top X/m$.
     """
@@ -99,7 +105,9 @@ class FixedSpectrum(AbstractActivations):
     def draw(
         self, samples: int, inputs: int, *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
-        """Activations with exactly these singular values, up to the common factor of unit mean power."""
+        """Activations with exactly these singular values, up to the common factor of unit mean
+        power.
+        """
         left_key, right_key = jax.random.split(key)
         count = min(samples, inputs)
         values = self.spectrum.values(count)
@@ -113,8 +121,8 @@ class FixedSpectrum(AbstractActivations):
 class LowRankPlusNoise(AbstractActivations):
     r"""A low-dimensional signal in white noise, the situation that this project is about.
 
-    $x = B z + \epsilon$, with `signal_rank` orthonormal directions $B$ and $\mathbb E\lVert Bz\rVert^2 / \mathbb E\lVert\epsilon\rVert^2 =$
-    `signal_to_noise` (a ratio of powers).
+    $x = B z + \epsilon$, with `signal_rank` orthonormal directions $B$ and $\mathbb E\lVert
+    Bz\rVert^2 / \mathbb E\lVert\epsilon\rVert^2 =$ `signal_to_noise` (a ratio of powers).
     """
 
     gaussian_rows = True
@@ -144,10 +152,11 @@ class LowRankPlusNoise(AbstractActivations):
 
 
 class MassiveDirections(AbstractActivations):
-    """A few directions `ratio` times larger than the rest, spread over all inputs or aligned with single ones.
+    """A few directions `ratio` times larger than the rest, spread over all inputs or aligned with
+    single ones.
 
-    Spread directions are the hard case of numerical calibration; aligned ones are what residual streams of
-    transformers show.
+    Spread directions are the hard case of numerical calibration; aligned ones are what residual
+    streams of transformers show.
     """
 
     gaussian_rows = True
@@ -175,11 +184,12 @@ class MassiveDirections(AbstractActivations):
 
 
 class ReluOutputs(AbstractActivations):
-    r"""Outputs of a random ReLU layer of `width` Gaussian inputs: non-negative, sparse, with a mean.
+    r"""Outputs of a random ReLU layer of `width` Gaussian inputs: non-negative, sparse, with a
+    mean.
 
-    $x = \sqrt2\,\mathrm{relu}(A^\top z)$, $z \sim N(0, I)$, with the columns $a_i$ of $A$ uniform of unit length. With
-    $\cos\theta_{ij} = a_i^\top a_j$, $C_{ij} = \tfrac1\pi(\sin\theta_{ij} + (\pi - \theta_{ij})\cos\theta_{ij})$
-    (Cho and Saul 2009, arc-cosine kernel of order one).
+    $x = \sqrt2\,\mathrm{relu}(A^\top z)$, $z \sim N(0, I)$, with the columns $a_i$ of $A$ uniform
+    of unit length. With $\cos\theta_{ij} = a_i^\top a_j$, $C_{ij} = \tfrac1\pi(\sin\theta_{ij} +
+    (\pi - \theta_{ij})\cos\theta_{ij})$ (Cho and Saul 2009, arc-cosine kernel of order one).
     """
 
     gaussian_rows = False
@@ -207,8 +217,8 @@ class ReluOutputs(AbstractActivations):
 class SerialCorrelation(AbstractActivations):
     r"""Rows that depend on their predecessors, like tokens of a text: a stationary AR(1) sequence.
 
-    $x_t = \rho\,x_{t-1} + \sqrt{1-\rho^2}\,z_t$ with $z_t \sim N(0, C)$; each row alone is $N(0, C)$, with eigenvalues along the
-    squared spectrum.
+    $x_t = \rho\,x_{t-1} + \sqrt{1-\rho^2}\,z_t$ with $z_t \sim N(0, C)$; each row alone is $N(0,
+    C)$, with eigenvalues along the squared spectrum.
     """
 
     gaussian_rows = False
@@ -268,7 +278,7 @@ class AbstractMismatch(eqx.Module):
 
 
 class Identical(AbstractMismatch):
-    """The layers before this one are not compressed: $\\tilde X = X$."""
+    r"""The layers before this one are not compressed: $\tilde X = X$."""
 
     def draw(
         self, activations: Float[Array, "samples inputs"], *, key: PRNGKeyArray
@@ -278,7 +288,9 @@ class Identical(AbstractMismatch):
 
 
 class Perturbed(AbstractMismatch):
-    r"""$\lVert\tilde X - X\rVert_F =$ `relative` $\cdot\lVert X\rVert_F$ exactly, in a uniformly random direction."""
+    r"""$\lVert\tilde X - X\rVert_F =$ `relative` $\cdot\lVert X\rVert_F$ exactly, in a uniformly
+    random direction.
+    """
 
     relative: float = 0.1
 

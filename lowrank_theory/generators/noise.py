@@ -1,8 +1,8 @@
 r"""Laws of noise $E$: what the observed outputs are beyond the low-rank layer.
 
-`scale` is the standard deviation of an entry (the largest one where entries differ), in the units of the
-outputs. `sub_gaussian_scale` is the smallest $\sigma$ known with $\mathbb E\,e^{\lambda E_{ij}} \le e^{\lambda^2\sigma^2/2}$ for independent entries, and infinite
-where there is none.
+`scale` is the standard deviation of an entry (the largest one where entries differ), in the units
+of the outputs. `sub_gaussian_scale` is the smallest $\sigma$ known with $\mathbb E\,e^{\lambda
+E_{ij}} \le e^{\lambda^2\sigma^2/2}$ for independent entries, and infinite where there is none.
 """
 
 import abc
@@ -41,7 +41,7 @@ def _shape(activations: Array, target_weights: Array) -> tuple[int, int]:
 
 
 class Gaussian(AbstractNoise):
-    """Independent $N(0, \\text{scale}^2)$ entries; `scale` zero is no noise."""
+    r"""Independent $N(0, \text{scale}^2)$ entries; `scale` zero is no noise."""
 
     scale: float
 
@@ -65,7 +65,7 @@ class Gaussian(AbstractNoise):
 
 
 class Rademacher(AbstractNoise):
-    """Independent entries $\\pm$`scale`."""
+    r"""Independent entries $\pm$`scale`."""
 
     scale: float
 
@@ -74,7 +74,7 @@ class Rademacher(AbstractNoise):
 
     @property
     def sub_gaussian_scale(self) -> float:
-        """`scale`, since $\\cosh\\lambda \\le e^{\\lambda^2/2}$."""
+        r"""`scale`, since $\cosh\lambda \le e^{\lambda^2/2}$."""
         return self.scale
 
     def draw(
@@ -90,7 +90,7 @@ class Rademacher(AbstractNoise):
 
 
 class Uniform(AbstractNoise):
-    """Independent entries uniform on $[-\\sqrt3, \\sqrt3]\\cdot$`scale`."""
+    r"""Independent entries uniform on $[-\sqrt3, \sqrt3]\cdot$`scale`."""
 
     scale: float
 
@@ -99,7 +99,9 @@ class Uniform(AbstractNoise):
 
     @property
     def sub_gaussian_scale(self) -> float:
-        r"""`scale`: with half-width $h$, $\sinh(\lambda h)/(\lambda h) \le e^{\lambda^2h^2/6}$ term by term, and $h^2/3$ is the variance."""
+        r"""`scale`: with half-width $h$, $\sinh(\lambda h)/(\lambda h) \le e^{\lambda^2h^2/6}$ term
+        by term, and $h^2/3$ is the variance.
+        """
         return self.scale
 
     def draw(
@@ -116,7 +118,9 @@ class Uniform(AbstractNoise):
 
 
 class Laplace(AbstractNoise):
-    """Independent double-exponential entries: heavier than Gaussian, all moments finite, not sub-Gaussian."""
+    """Independent double-exponential entries: heavier than Gaussian, all moments finite, not
+    sub-Gaussian.
+    """
 
     scale: float
 
@@ -208,7 +212,9 @@ class Heteroskedastic(AbstractNoise):
 
 
 class Correlated(AbstractNoise):
-    """Gaussian entries with covariance `scale**2 * correlation**|i - j|` along each row: neighbouring outputs err alike."""
+    """Gaussian entries with covariance `scale**2 * correlation**|i - j|` along each row:
+    neighbouring outputs err alike.
+    """
 
     scale: float
     correlation: float = 0.9
@@ -256,7 +262,9 @@ class SparseOutliers(AbstractNoise):
 
     @property
     def sub_gaussian_scale(self) -> float:
-        """The scale of the outliers: a mixture of centred Gaussians is no worse than its widest part."""
+        """The scale of the outliers: a mixture of centred Gaussians is no worse than its widest
+        part.
+        """
         return self.scale * max(1.0, self.magnitude)
 
     def draw(
@@ -275,10 +283,11 @@ class SparseOutliers(AbstractNoise):
 
 
 class QuantiserResidual(AbstractNoise):
-    r"""The layer was stored on a grid: $E = \tilde X(Q(M) - M)$, rounding each weight to the nearest of $2^{\text{bits}}-1$ levels.
+    r"""The layer was stored on a grid: $E = \tilde X(Q(M) - M)$, rounding each weight to the
+    nearest of $2^{\text{bits}}-1$ levels.
 
-    The levels are symmetric about zero with the largest weight of each output on the last one. Not random: a
-    function of activations and weights, as in a real network.
+    The levels are symmetric about zero with the largest weight of each output on the last one. Not
+    random: a function of activations and weights, as in a real network.
     """
 
     bits: int = 4
@@ -307,11 +316,13 @@ class QuantiserResidual(AbstractNoise):
 
 
 class Opposing(AbstractNoise):
-    r"""The worst noise of its operator norm for a target whose outputs have `rank` equal singular values $2\cdot$`scale`.
+    r"""The worst noise of its operator norm for a target whose outputs have `rank` equal singular
+    values $2\cdot$`scale`.
 
-    $E = -\text{scale}\cdot U_rV_r^\top + (1+\text{excess})\,\text{scale}\cdot U'V'^\top$: it halves the target's singular directions and puts slightly larger
-    false ones, `rank` of them, beside them in the column space of $\tilde X$. Needs activations and outputs of at least
-    `2 * rank` dimensions.
+    $E = -\text{scale}\cdot U_rV_r^\top + (1+\text{excess})\,\text{scale}\cdot U'V'^\top$: it halves
+    the target's singular directions and puts slightly larger false ones, `rank` of them, beside
+    them in the column space of $\tilde X$. Needs activations and outputs of at least `2 * rank`
+    dimensions.
     """
 
     scale: float

@@ -21,12 +21,12 @@ class Flat(AbstractSpectrum):
     """All values equal: $s_j = 1$. Every singular subspace is a tie."""
 
     def values(self, count: int) -> Float[Array, " count"]:
-        """$1, 1, 1, \\dots$"""
+        """All one."""
         return jnp.ones(count)
 
 
 class PowerLaw(AbstractSpectrum):
-    """$s_j = j^{-\\text{decay}}$."""
+    r"""$s_j = j^{-\text{decay}}$."""
 
     decay: float = 1.0
 
@@ -34,12 +34,12 @@ class PowerLaw(AbstractSpectrum):
         check_positive("decay", self.decay, zero=True)
 
     def values(self, count: int) -> Float[Array, " count"]:
-        """$1, 2^{-d}, 3^{-d}, \\dots$"""
+        """Powers of the index."""
         return jnp.arange(1, count + 1, dtype=float) ** -self.decay
 
 
 class Exponential(AbstractSpectrum):
-    """$s_j = e^{-\\text{rate}\\,(j-1)}$."""
+    r"""$s_j = e^{-\text{rate}\,(j-1)}$."""
 
     rate: float = 0.1
 
@@ -47,7 +47,7 @@ class Exponential(AbstractSpectrum):
         check_positive("rate", self.rate, zero=True)
 
     def values(self, count: int) -> Float[Array, " count"]:
-        """$1, e^{-\\rho}, e^{-2\\rho}, \\dots$"""
+        """A geometric sequence."""
         return jnp.exp(-self.rate * jnp.arange(count, dtype=float))
 
 
@@ -62,7 +62,7 @@ class Spiked(AbstractSpectrum):
         check_positive("ratio", self.ratio)
 
     def values(self, count: int) -> Float[Array, " count"]:
-        """$1, \\dots, 1, 1/\\rho, \\dots, 1/\\rho$."""
+        r"""$1, \dots, 1, 1/\rho, \dots, 1/\rho$."""
         return jnp.where(jnp.arange(count) < self.spikes, 1.0, 1 / self.ratio)
 
 

@@ -49,7 +49,9 @@ def _with_output_spectrum(
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, "inputs outputs"]:
-    """M with singular values of `activations @ M` exactly `values`; needs rank(activations) >= count."""
+    """M with singular values of `activations @ M` exactly `values`; needs rank(activations) >=
+    count.
+    """
     left_key, right_key = jax.random.split(key)
     count = values.size
     directions = normal(left_key, (activations.shape[1], count))
@@ -114,7 +116,8 @@ class ApproximateRank(AbstractTarget):
 
 
 class ExactOutputRank(AbstractTarget):
-    r"""Rank exactly `rank`; the singular values of the *outputs* $\tilde X M$ are `scale` times the spectrum, exactly.
+    r"""Rank exactly `rank`; the singular values of the *outputs* $\tilde X M$ are `scale` times the
+    spectrum, exactly.
 
     The form in which signal strength enters the theory. Needs activations of rank at least `rank`.
     """
@@ -141,8 +144,8 @@ class ExactOutputRank(AbstractTarget):
 class SchattenBall(AbstractTarget):
     r"""On the boundary of a Schatten ball of the outputs: $\sum_i s_i(\tilde X M)^a = R$ exactly.
 
-    $a$ = `exponent` in (0, 2), $R$ = `radius`; the singular values follow the spectrum over the full length
-    $\min(m, N, K)$. Needs activations of full rank.
+    $a$ = `exponent` in (0, 2), $R$ = `radius`; the singular values follow the spectrum over the
+    full length $\min(m, N, K)$. Needs activations of full rank.
     """
 
     exponent: float = 1.0
@@ -173,9 +176,10 @@ class SchattenBall(AbstractTarget):
 class OpposedToTheData(AbstractTarget):
     r"""The weights for which ignoring the data costs most: strong where the activations are weak.
 
-    Left singular vectors are the right singular vectors of $\tilde X$ in reversed order; the singular values are nearly flat,
-    $1 + \text{tilt}$ for the first `rank` and $1$ for the others, so that truncating the weights discards exactly the directions that
-    the data use most. Full rank $\min(N, K)$.
+    Left singular vectors are the right singular vectors of $\tilde X$ in reversed order; the
+    singular values are nearly flat, $1 + \text{tilt}$ for the first `rank` and $1$ for the others,
+    so that truncating the weights discards exactly the directions that the data use most. Full rank
+    $\min(N, K)$.
     """
 
     tilt: float = 1e-3

@@ -50,7 +50,8 @@ def _read(folder: str, name: str) -> tuple[Path, bytes]:
 
 def _read_idx(name: str, *shape: int) -> np.ndarray:
     """The bytes of a gzipped IDX file: two zeros, the type (8), the number of axes, the axes as
-    big-endian 32-bit integers, and the data."""
+    big-endian 32-bit integers, and the data.
+    """
     path, compressed = _read("mnist", name)
     try:
         content = gzip.decompress(compressed)

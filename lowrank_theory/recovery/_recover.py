@@ -14,9 +14,7 @@ from lowrank_theory.recovery._low_rank import LowRank
 NEAR_OPTIMAL = 1e-3
 NEGLIGIBLE = 1e-10
 
-_NOT_FINITE = (
-    "The recovered factors are not finite: the input had NaN or infinite entries, or a decomposition failed."
-)
+_NOT_FINITE = "The recovered factors are not finite: the input had NaN or infinite entries, or a decomposition failed."
 _NOT_CERTIFIED = (
     "Rounding may have cost more than 0.1 % of the optimal error (see `certificate`). A calibration that kept only second "
     "moments cannot resolve this layer: recover from the activations themselves."
@@ -26,10 +24,10 @@ _NOT_CERTIFIED = (
 class Certificate(eqx.Module):
     r"""What rounding may have cost, from computed quantities only.
 
-    - `optimal_error`: the computed best rank-r error of the method's own objective, a Frobenius norm in the units of the
-      outputs (of the weights, for data-agnostic methods);
-    - `excess_bound`: the error of the returned factors exceeds the true optimum by at most this much, by the
-      rounding analysis of the route taken;
+    - `optimal_error`: the computed best rank-r error of the method's own objective, a Frobenius
+      norm in the units of the outputs (of the weights, for data-agnostic methods);
+    - `excess_bound`: the error of the returned factors exceeds the true optimum by at most this
+      much, by the rounding analysis of the route taken;
     - `target_norm`: the Frobenius norm of what is approximated;
     - `finite`: every returned number is finite.
     """
@@ -41,7 +39,9 @@ class Certificate(eqx.Module):
 
     @property
     def certified(self) -> Bool[Array, ""]:
-        r"""Whether the error is surely within 0.1 % of the optimum, or within $10^{-10}$ of the target's norm of it."""
+        r"""Whether the error is surely within 0.1 % of the optimum, or within $10^{-10}$ of the
+        target's norm of it.
+        """
         with jax.enable_x64(True):
             negligible = NEGLIGIBLE * self.target_norm
             allowed = jnp.maximum(NEAR_OPTIMAL * self.optimal_error, negligible)
@@ -49,7 +49,9 @@ class Certificate(eqx.Module):
 
 
 class Recovery(eqx.Module):
-    """What a method recovered: low-rank `factors`, the new `bias` of an affine layer, the method, and a certificate."""
+    """What a method recovered: low-rank `factors`, the new `bias` of an affine layer, the method,
+    and a certificate.
+    """
 
     factors: LowRank
     bias: Float[Array, " outputs"] | None
@@ -57,7 +59,9 @@ class Recovery(eqx.Module):
     method: "AbstractMethod" = eqx.field(static=True)
 
     def require(self) -> "Recovery":
-        """This recovery, or a runtime error (under `jit` too) where its certificate does not hold. Use what it returns."""
+        """This recovery, or a runtime error (under `jit` too) where its certificate does not hold.
+        Use what it returns.
+        """
         with jax.enable_x64(True):
             checked = eqx.error_if(self.factors, ~self.certificate.finite, _NOT_FINITE)
             checked = eqx.error_if(checked, ~self.certificate.certified, _NOT_CERTIFIED)
@@ -80,8 +84,9 @@ def recover(observed: Observed, rank: int, method: AbstractMethod) -> Recovery:
     outputs = X @ recovery.factors
     ```
 
-    Raises `ValueError` if the rank is not an integer from 1 to min(inputs, outputs), or if the method needs something that was not
-    observed. Numerical trouble is no exception but data, in `recovery.certificate`; `recovery.require()` raises on it.
+    Raises `ValueError` if the rank is not an integer from 1 to min(inputs, outputs), or if the
+    method needs something that was not observed. Numerical trouble is no exception but data, in
+    `recovery.certificate`; `recovery.require()` raises on it.
     """
     if not isinstance(observed, Observed):
         raise ValueError(f"`observed` must be an `Observed`; got {type(observed).__name__}.")

@@ -2,10 +2,11 @@ r"""Data-driven recovery: the best rank-r layer for the activations that it real
 
 $$\min_{\operatorname{rank} Z\le r} \lVert Y - \tilde XZ\rVert_F^2 \;=\; \lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2, \qquad Z = \tilde X^+[PY]_r = BV_rV_r^\top,$$
 
-with $P$ the projector on the columns of $\tilde X$, $B = \tilde X^+Y$ the least-squares layer and $V_r$ the leading right singular vectors of
-$PY$ (reduced-rank regression: Anderson 1951; Izenman 1975; proved in paper_notes/best_possible.md). Where the layer sees what it
-always saw, $\tilde X = X$ and $Y = XW$, then $B = W$ solves the least-squares problem and no inverse is
-needed at all: it works for rank-deficient activations and for fewer samples than inputs.
+with $P$ the projector on the columns of $\tilde X$, $B = \tilde X^+Y$ the least-squares layer and
+$V_r$ the leading right singular vectors of $PY$ (reduced-rank regression: Anderson 1951; Izenman
+1975; proved in paper_notes/best_possible.md). Where the layer sees what it always saw, $\tilde X =
+X$ and $Y = XW$, then $B = W$ solves the least-squares problem and no inverse is needed at all: it
+works for rank-deficient activations and for fewer samples than inputs.
 """
 
 import jax
@@ -29,13 +30,16 @@ from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_rig
 
 
 class ActivationWeighted(AbstractMethod):
-    r"""The minimiser of $\lVert Y - \tilde XZ\rVert_F^2 + \mu\lVert W - Z\rVert_F^2$ over matrices $Z$ of rank r.
+    r"""The minimiser of $\lVert Y - \tilde XZ\rVert_F^2 + \mu\lVert W - Z\rVert_F^2$ over matrices
+    $Z$ of rank r.
 
-    $\mu$ is `ridge` times the mean squared activation, $\lVert\tilde X\rVert_F^2/N$; zero, the default, is the best fit itself. With a
-    `bias`, activations and outputs are centred and the new bias is exact: the best rank-r *affine* map.
+    $\mu$ is `ridge` times the mean squared activation, $\lVert\tilde X\rVert_F^2/N$; zero, the
+    default, is the best fit itself. With a `bias`, activations and outputs are centred and the new
+    bias is exact: the best rank-r *affine* map.
 
-    Where the rows are at hand they are used (orthogonal decompositions of the outputs; accurate to rounding). A
-    `Calibration` is used through its float64 Gram, whose certificate says whether the squared condition number did harm.
+    Where the rows are at hand they are used (orthogonal decompositions of the outputs; accurate to
+    rounding). A `Calibration` is used through its float64 Gram, whose certificate says whether the
+    squared condition number did harm.
     """
 
     ridge: float = 0.0
@@ -46,7 +50,9 @@ class ActivationWeighted(AbstractMethod):
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the layer to what it sees. Raises `ValueError` without activations or a calibration."""
         if self.ridge and observed.weights is None:
-            raise ValueError("`ridge` pulls towards the trained weights: give `Observed(weights=...)`.")
+            raise ValueError(
+                "`ridge` pulls towards the trained weights: give `Observed(weights=...)`."
+            )
         if observed.activations is not None:
             fitted = activation_weighted(
                 observed.weights,
@@ -88,8 +94,9 @@ def activation_weighted(
     r"""The pure function beneath `ActivationWeighted`, from rows: factors, new bias, certificate.
 
     Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where
-    $s_r(PY) > s_{r+1}(PY)$ and, if $\tilde X \ne X$, where the rank of $\tilde X$ is locally constant. `resolution` is the machine
-    epsilon with which the activations were stored; it sets the one rank cut-off of the pseudo-inverse.
+    $s_r(PY) > s_{r+1}(PY)$ and, if $\tilde X \ne X$, where the rank of $\tilde X$ is locally
+    constant. `resolution` is the machine epsilon with which the activations were stored; it sets
+    the one rank cut-off of the pseudo-inverse.
     """
     needs_inverse = compressed_activations is not None or outputs is not None
     layer_inputs = activations if compressed_activations is None else compressed_activations
@@ -128,7 +135,11 @@ def activation_weighted(
     )
     if bias is None:
         return factors, None, certificate
-    return factors, output_mean - matmul(matmul(input_mean, factors.left), factors.right), certificate
+    return (
+        factors,
+        output_mean - matmul(matmul(input_mean, factors.left), factors.right),
+        certificate,
+    )
 
 
 @in_float64
@@ -140,18 +151,24 @@ def activation_weighted_from_moments(
     rank: int,
     ridge: float = 0.0,
 ) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
-    r"""The pure function beneath `ActivationWeighted`, from second moments: factors, new bias, certificate.
+    r"""The pure function beneath `ActivationWeighted`, from second moments: factors, new bias,
+    certificate.
 
-    Eigenvectors of $B^\top\tilde X^\top\tilde XB$ on the smaller side of $B$. A symmetric perturbation $\Delta$ of that matrix costs at most
-    $2r\lVert\Delta\rVert$ in squared error, and rounding perturbs it on the scale of $\lVert W\rVert^2\lVert X\rVert^2$, not of its own
-    norm: the certificate compares the two with the computed optimum (paper_notes/best_possible.md).
+    Eigenvectors of $B^\top\tilde X^\top\tilde XB$ on the smaller side of $B$. A symmetric
+    perturbation $\Delta$ of that matrix costs at most $2r\lVert\Delta\rVert$ in squared error, and
+    rounding perturbs it on the scale of $\lVert W\rVert^2\lVert X\rVert^2$, not of its own norm:
+    the certificate compares the two with the computed optimum (paper_notes/best_possible.md).
     """
     centred = bias is not None
     gram = calibration.gram(centred=centred)
     compressed_gram = calibration.compressed_gram(centred=centred)
     cross_gram = calibration.cross_gram(centred=centred)
     penalty = ridge * jnp.mean(jnp.diagonal(compressed_gram)) * jnp.eye(gram.shape[0])
-    gram, compressed_gram, cross_gram = gram + penalty, compressed_gram + penalty, cross_gram + penalty
+    gram, compressed_gram, cross_gram = (
+        gram + penalty,
+        compressed_gram + penalty,
+        cross_gram + penalty,
+    )
 
     total = jnp.sum(weights * matmul(gram, weights))
     magnitude = jnp.sum(weights**2) * jnp.trace(gram)
@@ -163,7 +180,9 @@ def activation_weighted_from_moments(
         magnitude = magnitude * jnp.linalg.norm(inverse) * jnp.trace(compressed_gram)
 
     inputs, outputs = weights.shape
-    if outputs > inputs:  # W = core @ frame.T, so the eigenvectors are frame @ (those of the inputs x inputs problem)
+    if (
+        outputs > inputs
+    ):  # W = core @ frame.T, so the eigenvectors are frame @ (those of the inputs x inputs problem)
         frame, triangle = jnp.linalg.qr(solution.T)
         core = triangle.T
     else:
@@ -186,4 +205,8 @@ def activation_weighted_from_moments(
         calibration.mean if calibration.compressed_mean is None else calibration.compressed_mean
     )
     output_mean = matmul(calibration.mean, weights) + bias
-    return factors, output_mean - matmul(matmul(compressed_mean, factors.left), factors.right), certificate
+    return (
+        factors,
+        output_mean - matmul(matmul(compressed_mean, factors.left), factors.right),
+        certificate,
+    )

@@ -23,11 +23,13 @@ from lowrank_theory.recovery._subspaces import leading_right_vectors
 
 
 class SingularValueThreshold(AbstractMethod):
-    r"""Least squares penalised by the nuclear norm of the outputs, $\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert\tilde XZ\rVert_*$.
+    r"""Least squares penalised by the nuclear norm of the outputs, $\tfrac12\lVert Y-\tilde
+    XZ\rVert_F^2 + \tau\lVert\tilde XZ\rVert_*$.
 
-    `threshold` $\tau$ is in the units of the outputs' singular values. The convex problem has no rank constraint: `rank` only sets how
-    many components the factors can hold, and `min(inputs, outputs)` is the estimator of the theory (paper_notes/approximate_rank.md). Components below
-    the threshold are zero.
+    `threshold` $\tau$ is in the units of the outputs' singular values. The convex problem has no
+    rank constraint: `rank` only sets how many components the factors can hold, and `min(inputs,
+    outputs)` is the estimator of the theory (paper_notes/approximate_rank.md). Components below the
+    threshold are zero.
     """
 
     threshold: float
@@ -36,7 +38,9 @@ class SingularValueThreshold(AbstractMethod):
         check_positive("threshold", self.threshold, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
-        """Threshold what the layer can express. Raises `ValueError` without activations, or with a bias."""
+        """Threshold what the layer can express. Raises `ValueError` without activations, or with a
+        bias.
+        """
         if observed.bias is not None:
             raise ValueError("`SingularValueThreshold` has no affine version: leave `bias` out.")
         factors, certificate = singular_value_threshold(
@@ -60,10 +64,12 @@ def singular_value_threshold(
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `SingularValueThreshold`.
 
-    Works under `jit`, `vmap` and `grad`; differentiable where the kept singular values are distinct from the
-    threshold and from each other.
+    Works under `jit`, `vmap` and `grad`; differentiable where the kept singular values are distinct
+    from the threshold and from each other.
     """
-    inverse = jnp.linalg.pinv(layer_inputs, rtol=relative_rank_cutoff(layer_inputs.shape, resolution))
+    inverse = jnp.linalg.pinv(
+        layer_inputs, rtol=relative_rank_cutoff(layer_inputs.shape, resolution)
+    )
     solution = matmul(inverse, outputs)
     attainable = matmul(layer_inputs, solution)
     vectors, energies = leading_right_vectors(attainable, rank)

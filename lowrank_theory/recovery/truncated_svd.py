@@ -13,8 +13,9 @@ from lowrank_theory.recovery._subspaces import leading_right_vectors
 class TruncatedSVD(AbstractMethod):
     r"""The best rank-r approximation of the weights themselves, whatever the layer sees.
 
-    $Z = [W]_r = W V_rV_r^\top$, with $V_r$ the leading right singular vectors of $W$: the minimiser of $\lVert W - Z\rVert$ over matrices of
-    rank r in every unitarily invariant norm (Eckart and Young 1936; Mirsky 1960). A bias is kept as it is.
+    $Z = [W]_r = W V_rV_r^\top$, with $V_r$ the leading right singular vectors of $W$: the minimiser
+    of $\lVert W - Z\rVert$ over matrices of rank r in every unitarily invariant norm (Eckart and
+    Young 1936; Mirsky 1960). A bias is kept as it is.
     """
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
@@ -31,8 +32,8 @@ def truncated_svd(
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `TruncatedSVD`: $W \mapsto (WV_r, V_r^\top)$ and its certificate.
 
-    Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where $s_r(W) > s_{r+1}(W)$; at a tie the
-    derivative is infinite or NaN.
+    Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where $s_r(W)
+    > s_{r+1}(W)$; at a tie the derivative is infinite or NaN.
     """
     vectors, energies = leading_right_vectors(weights, rank)
     factors = LowRank(matmul(weights, vectors), vectors.T)

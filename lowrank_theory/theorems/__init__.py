@@ -1,6 +1,7 @@
 """The theorems, in the order of a paper. Each file states one; each object here is one.
 
-`CONTENTS` is the tuple of all. A theorem's fields are its statements: `planted_rank.gaussian.bound(problem)`.
+`CONTENTS` is the tuple of all. A theorem's fields are its statements:
+`planted_rank.gaussian.bound(problem)`.
 """
 
 from lowrank_theory.theorems._theorem import AbstractStatement as AbstractStatement

@@ -1,4 +1,6 @@
-"""The quantities in which the theorems speak, each computed once and independently of the estimators."""
+"""The quantities in which the theorems speak, each computed once and independently of the
+estimators.
+"""
 
 import equinox as eqx
 import jax
@@ -11,7 +13,9 @@ from lowrank_theory.theorems._theorem import Hypothesis, Standing
 
 
 class ColumnSpace(eqx.Module):
-    r"""The column space of $\tilde X$: orthonormal `basis` (padded with zero columns), and its dimension q."""
+    r"""The column space of $\tilde X$: orthonormal `basis` (padded with zero columns), and its
+    dimension q.
+    """
 
     basis: Float[Array, "samples width"]
     dimension: Float[Array, ""]
@@ -45,7 +49,9 @@ def attainable_noise(problem: Problem) -> tuple[Float[Array, " count"], Float[Ar
 
 
 def target_rank_hypothesis(problem: Problem) -> Hypothesis:
-    r"""rank$(\tilde XM) \le r$, up to rounding: the relative size of the (r+1)-th singular value against the cut-off."""
+    r"""rank$(\tilde XM) \le r$, up to rounding: the relative size of the (r+1)-th singular value
+    against the cut-off.
+    """
     truth = problem.truth
     values = singular_values(truth.clean_outputs)
     rest = values[problem.rank] if values.size > problem.rank else jnp.zeros(())
@@ -54,7 +60,9 @@ def target_rank_hypothesis(problem: Problem) -> Hypothesis:
     return Hypothesis("the target outputs have rank at most r", safe_divide(allowed - rest, scale))
 
 
-def model_hypothesis(name: str, problem: Problem, signal: Float[Array, "samples outputs"]) -> Hypothesis:
+def model_hypothesis(
+    name: str, problem: Problem, signal: Float[Array, "samples outputs"]
+) -> Hypothesis:
     """Outputs = signal + noise, up to rounding."""
     truth, outputs = problem.truth, problem.observed.target_outputs
     scale = jnp.linalg.norm(outputs) + jnp.linalg.norm(truth.noise)
@@ -70,7 +78,9 @@ def planted_hypothesis(problem: Problem) -> Hypothesis:
 
 
 def law_hypothesis(name: str, known: Bool[Array, ""]) -> Hypothesis:
-    """A hypothesis on a law: known of synthetic layers by construction, a matter of trust on real ones."""
+    """A hypothesis on a law: known of synthetic layers by construction, a matter of trust on real
+    ones.
+    """
     return Hypothesis(name, jnp.where(known, 1.0, -1.0), Standing.TRUSTED)
 
 

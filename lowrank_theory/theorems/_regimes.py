@@ -1,4 +1,6 @@
-"""Settings that several theorems share: the shapes and situations in which linear algebra likes to go wrong."""
+"""Settings that several theorems share: the shapes and situations in which linear algebra likes to
+go wrong.
+"""
 
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Setting

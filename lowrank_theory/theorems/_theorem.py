@@ -2,10 +2,11 @@ r"""What a theorem is: statements with hypotheses, a bound, and the quantity tha
 
 To add one, write `theorems/<name>.py`:
 
-1. a docstring that states it: model, claim with explicit constants, where each is attained, reference (paper and theorem number, or
-   `paper_notes/<name>.md`);
+1. a docstring that states it: model, claim with explicit constants, where each is attained,
+reference (paper and theorem number, or `paper_notes/<name>.md`);
 2. a final subclass of `AbstractStatement` for each row of it;
-3. a final subclass of `AbstractTheorem` whose fields are those statements, and one object of it with the file's name;
+3. a final subclass of `AbstractTheorem` whose fields are those statements, and one object of it
+with the file's name;
 4. its line in `CONTENTS`, and its note, experiment and figure of the same name.
 
 Everything else (verification, controls, tables, figures) follows from the statement's own parts.
@@ -67,8 +68,9 @@ class Standing(enum.Enum):
 class Hypothesis(eqx.Module):
     """A condition of a statement, with a signed margin: it holds where the margin is not negative.
 
-    `standing`: the margin is *checked* (computed from data), *refutable* (data can contradict it, not confirm it), or *trusted* (an
-    assumption such as independence, known for synthetic layers only).
+    `standing`: the margin is *checked* (computed from data), *refutable* (data can contradict it,
+    not confirm it), or *trusted* (an assumption such as independence, known for synthetic layers
+    only).
     """
 
     name: str = eqx.field(static=True)
@@ -85,8 +87,8 @@ class Hypothesis(eqx.Module):
 class Bound(eqx.Module):
     """The value of a bound, and the hypotheses on which it rests.
 
-    Outside its hypotheses an upper bound is `+inf` and a lower bound `-inf`: a true statement, and never a plausible
-    number.
+    Outside its hypotheses an upper bound is `+inf` and a lower bound `-inf`: a true statement, and
+    never a plausible number.
     """
 
     value: Float[Array, ""]
@@ -98,7 +100,9 @@ class Bound(eqx.Module):
         return jnp.all(jnp.stack([hypothesis.holds for hypothesis in self.hypotheses]))
 
     def require(self) -> Float[Array, ""]:
-        """The value, or a runtime error (under `jit` too) that names the first hypothesis that fails."""
+        """The value, or a runtime error (under `jit` too) that names the first hypothesis that
+        fails.
+        """
         value = self.value
         with jax.enable_x64(True):
             for hypothesis in self.hypotheses:
@@ -110,7 +114,8 @@ class Bound(eqx.Module):
 class AbstractStatement(eqx.Module):
     """One row of a theorem. See the module docstring for how to write one.
 
-    - `kind`: the direction and certainty of the claim; `needs`: `Truth`, or `Observed` where it can be asked of a real layer;
+    - `kind`: the direction and certainty of the claim; `needs`: `Truth`, or `Observed` where it can
+      be asked of a real layer;
     - `regimes`: named settings, on which it is verified;
     - `control`: a setting on which the bound must be broken by `broken_estimate`.
     """
@@ -142,7 +147,9 @@ class AbstractStatement(eqx.Module):
 
     @abc.abstractmethod
     def magnitude(self, instance: Any) -> Float[Array, ""]:
-        """The magnitude, in the units of the loss, of what it is computed from: rounding scales with it."""
+        """The magnitude, in the units of the loss, of what it is computed from: rounding scales
+        with it.
+        """
 
     def instance(self, setting: Any, *, key: PRNGKeyArray) -> Any:
         """A random instance of the setting."""
@@ -151,20 +158,31 @@ class AbstractStatement(eqx.Module):
     def bound(self, instance: Any, *, failure_probability: float = 0.05) -> Bound:
         """The bound on this instance, infinite outside the hypotheses.
 
-        `failure_probability` is the δ of statements with probability 1-δ; sure ones do not depend on it. Raises `ValueError` if
-        the instance lacks what the statement needs, or if δ is not between 0 and 1.
+        `failure_probability` is the δ of statements with probability 1-δ; sure ones do not depend
+        on it. Raises `ValueError` if the instance lacks what the statement needs, or if δ is not
+        between 0 and 1.
         """
         with jax.enable_x64(True):
-            return assess(self, self._checked(instance), check_fraction("failure_probability", failure_probability))[0]
+            return assess(
+                self,
+                self._checked(instance),
+                check_fraction("failure_probability", failure_probability),
+            )[0]
 
     def realised(self, instance: Any, *, failure_probability: float = 0.05) -> Float[Array, ""]:
         """The bounded quantity on this instance, for the estimator that the statement is about."""
         with jax.enable_x64(True):
-            return assess(self, self._checked(instance), check_fraction("failure_probability", failure_probability))[1]
+            return assess(
+                self,
+                self._checked(instance),
+                check_fraction("failure_probability", failure_probability),
+            )[1]
 
     def _checked(self, instance: Any) -> Any:
         if not isinstance(instance, Problem | Layer):
-            raise ValueError(f"`instance` must be a `Problem` or a `Layer`; got {type(instance).__name__}.")
+            raise ValueError(
+                f"`instance` must be a `Problem` or a `Layer`; got {type(instance).__name__}."
+            )
         if self.needs is Truth and not isinstance(instance, Problem):
             raise ValueError(
                 "This statement needs the truth, which a `Layer` does not have. State one with "
@@ -177,7 +195,9 @@ class AbstractStatement(eqx.Module):
 def assess(
     statement: AbstractStatement, instance: Any, failure_probability: float
 ) -> tuple[Bound, Float[Array, ""]]:
-    """The bound and the realised quantity, from one run of the estimator; call it inside `jax.enable_x64`."""
+    """The bound and the realised quantity, from one run of the estimator; call it inside
+    `jax.enable_x64`.
+    """
     hypotheses = statement.hypotheses(instance)
     outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     estimate = statement.estimate(instance, failure_probability)

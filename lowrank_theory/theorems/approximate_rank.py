@@ -1,16 +1,22 @@
 r"""Recovery of an approximately low-rank layer by the convex estimator.
 
-**Model.** $Y = \tilde XM + E$ with any target; $F^* = \tilde XM$ has singular values $s_i$, $\nu = \lVert PE\rVert$. The estimator soft-thresholds the singular
-values of $PY$ at $\tau$: $\hat F = \arg\min\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert\tilde XZ\rVert_*$.
+**Model.** $Y = \tilde XM + E$ with any target; $F^* = \tilde XM$ has singular values $s_i$, $\nu =
+\lVert PE\rVert$. The estimator soft-thresholds the singular values of $PY$ at $\tau$: $\hat F =
+\arg\min\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert\tilde XZ\rVert_*$.
 
-**Claims** (squared errors; proved in paper_notes/approximate_rank.md by the subgradient argument of Koltchinskii, Lounici and Tsybakov
-2011, with the constant 4 in place of their $(1+\sqrt2)^2 = 5.83$):
+**Claims** (squared errors; proved in paper_notes/approximate_rank.md by the subgradient argument of
+Koltchinskii, Lounici and Tsybakov 2011, with the constant 4 in place of their $(1+\sqrt2)^2 =
+5.83$):
 
-- `oracle` (sure), $\tau \ge \nu$: $\lVert\hat F - F^*\rVert_F^2 \le \inf_F\{\lVert F-F^*\rVert_F^2 + (\tau+\nu)^2\operatorname{rank}F\} = \sum_i\min(s_i^2, (\tau+\nu)^2)$.
-- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$ and $\tau = \sigma(\sqrt q+\sqrt K+t)$, $t = \sqrt{2\ln(1/\delta)}$: $\le \sum_i\min(s_i^2, 4\tau^2)$.
-- `schatten_ball` (sure), $\tau \ge \nu$, $0 < a < 2$: $\le 2^{2-a}R_a\tau^{2-a}$ with $R_a = \sum_is_i^a$.
+- `oracle` (sure), $\tau \ge \nu$: $\lVert\hat F - F^*\rVert_F^2 \le \inf_F\{\lVert F-F^*\rVert_F^2
+  + (\tau+\nu)^2\operatorname{rank}F\} = \sum_i\min(s_i^2, (\tau+\nu)^2)$.
+- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$ and $\tau = \sigma(\sqrt
+  q+\sqrt K+t)$, $t = \sqrt{2\ln(1/\delta)}$: $\le \sum_i\min(s_i^2, 4\tau^2)$.
+- `schatten_ball` (sure), $\tau \ge \nu$, $0 < a < 2$: $\le 2^{2-a}R_a\tau^{2-a}$ with $R_a =
+  \sum_is_i^a$.
 
-All are attained: with $\tau = \nu$, every $s_i = 2\tau$ on the diagonal and noise $-\nu$ there, $\hat F = 0$.
+All are attained: with $\tau = \nu$, every $s_i = 2\tau$ on the diagonal and noise $-\nu$ there,
+$\hat F = 0$.
 """
 
 import math
@@ -98,13 +104,17 @@ def _squared_scale(problem: Problem) -> Float[Array, ""]:
 
 
 def _capped_energy(problem: Problem, cap: Float[Array, ""]) -> Float[Array, ""]:
-    r"""$\sum_i\min(s_i(F^*)^2, \text{cap}^2)$, the infimum over all $F$ of $\lVert F-F^*\rVert_F^2 + \text{cap}^2\operatorname{rank}F$."""
+    r"""$\sum_i\min(s_i(F^*)^2, \text{cap}^2)$, the infimum over all $F$ of $\lVert F-F^*\rVert_F^2
+    + \text{cap}^2\operatorname{rank}F$.
+    """
     values = singular_values(problem.truth.clean_outputs)
     return jnp.sum(jnp.minimum(values, cap) ** 2)
 
 
 class Oracle(AbstractStatement):
-    r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, (\tau+\nu)^2)$ for $\tau = $ `inflation` $\cdot\,\nu$. Squared."""
+    r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, (\tau+\nu)^2)$ for $\tau = $ `inflation`
+    $\cdot\,\nu$. Squared.
+    """
 
     inflation: float = 1.0
     kind = UPPER
@@ -143,7 +153,9 @@ class Oracle(AbstractStatement):
 
 
 class Gaussian(AbstractStatement):
-    r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, 4\tau^2)$ with $\tau = \sigma(\sqrt q + \sqrt K + t)$. Squared."""
+    r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, 4\tau^2)$ with $\tau = \sigma(\sqrt q +
+    \sqrt K + t)$. Squared.
+    """
 
     kind = UPPER_WITH_PROBABILITY
     needs = Truth
@@ -181,7 +193,9 @@ class Gaussian(AbstractStatement):
 
 
 class SchattenBall(AbstractStatement):
-    r"""$\lVert\hat F - F^*\rVert_F^2 \le 2^{2-a}R_a\tau^{2-a}$ with $R_a = \sum_is_i(F^*)^a$, $a$ = `exponent`, $\tau = \nu$. Squared."""
+    r"""$\lVert\hat F - F^*\rVert_F^2 \le 2^{2-a}R_a\tau^{2-a}$ with $R_a = \sum_is_i(F^*)^a$, $a$ =
+    `exponent`, $\tau = \nu$. Squared.
+    """
 
     exponent: float = 1.0
     kind = UPPER

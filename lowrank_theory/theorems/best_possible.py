@@ -2,11 +2,13 @@ r"""The best that any rank-r layer can do, with and without the data.
 
 **Claims** (all sure; norms Frobenius; proved in paper_notes/best_possible.md):
 
-- `truncated_svd`: $\min_{\operatorname{rank}Z\le r}\lVert W - Z\rVert_F^2 = \sum_{i>r}s_i(W)^2$, attained by $[W]_r$ (Eckart and Young 1936; Mirsky 1960).
-- `activation_weighted`: $\min_{\operatorname{rank}Z\le r}\lVert Y - \tilde XZ\rVert_F^2 = \lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2$, attained by
-  $Z = \tilde X^+[PY]_r$; for $\tilde X = X$ and $Y = XW$, by $Z = WV_rV_r^\top$ (reduced-rank regression: Anderson 1951, Izenman 1975).
-- `optimality`: no other matrix of rank r does better: the error of a competitor, here alternating least squares started at the
-  target, is at least the value above.
+- `truncated_svd`: $\min_{\operatorname{rank}Z\le r}\lVert W - Z\rVert_F^2 = \sum_{i>r}s_i(W)^2$,
+  attained by $[W]_r$ (Eckart and Young 1936; Mirsky 1960).
+- `activation_weighted`: $\min_{\operatorname{rank}Z\le r}\lVert Y - \tilde XZ\rVert_F^2 =
+  \lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2$, attained by $Z = \tilde X^+[PY]_r$; for $\tilde X =
+  X$ and $Y = XW$, by $Z = WV_rV_r^\top$ (reduced-rank regression: Anderson 1951, Izenman 1975).
+- `optimality`: no other matrix of rank r does better: the error of a competitor, here alternating
+  least squares started at the target, is at least the value above.
 
 Equalities: they hold to rounding on every layer, real ones included.
 """
@@ -58,7 +60,9 @@ _WITH_DATA = {
 
 
 def best_error(observed: Observed, rank: int) -> Float[Array, ""]:
-    r"""$\bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$: the least $\lVert Y - \tilde XZ\rVert_F$ of any rank-r layer without bias."""
+    r"""$\bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$: the least $\lVert Y -
+    \tilde XZ\rVert_F$ of any rank-r layer without bias.
+    """
     with jax.enable_x64(True):
         space = column_space(jnp.asarray(observed.layer_inputs, float))
         outputs = jnp.asarray(observed.target_outputs, float)
@@ -77,7 +81,11 @@ class TruncatedSVDIsBest(AbstractStatement):
 
     def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """None beyond weights at hand."""
-        return (Hypothesis("weights are at hand", 0.0 if instance.observed.weights is not None else -1.0),)
+        return (
+            Hypothesis(
+                "weights are at hand", 0.0 if instance.observed.weights is not None else -1.0
+            ),
+        )
 
     def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
         """Truncated singular value decomposition of the weights."""
@@ -91,7 +99,9 @@ class TruncatedSVDIsBest(AbstractStatement):
         self, instance: Problem | Layer, estimate: Recovery, failure_probability: float
     ) -> Float[Array, ""]:
         """The tail of the singular values of the weights."""
-        return tail_norm(singular_values(jnp.asarray(instance.observed.weights, float)), instance.rank)
+        return tail_norm(
+            singular_values(jnp.asarray(instance.observed.weights, float)), instance.rank
+        )
 
     def loss(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
         r"""$\lVert W - Z\rVert_F$."""
@@ -103,7 +113,9 @@ class TruncatedSVDIsBest(AbstractStatement):
 
 
 class ActivationWeightedIsBest(AbstractStatement):
-    r"""$\lVert Y - \tilde XZ\rVert_F = \bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$ for the data-driven $Z$."""
+    r"""$\lVert Y - \tilde XZ\rVert_F = \bigl(\lVert(I-P)Y\rVert_F^2 +
+    \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$ for the data-driven $Z$.
+    """
 
     kind = EQUALITY
     needs = Observed
@@ -112,7 +124,9 @@ class ActivationWeightedIsBest(AbstractStatement):
 
     def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """No bias: the affine problem is the same one, centred."""
-        return (Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0),)
+        return (
+            Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0),
+        )
 
     def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
         """The data-driven recovery."""
@@ -138,7 +152,9 @@ class ActivationWeightedIsBest(AbstractStatement):
 
 
 class Optimality(AbstractStatement):
-    r"""$\lVert Y - \tilde XZ\rVert_F \ge \bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$ for every $Z$ of rank r."""
+    r"""$\lVert Y - \tilde XZ\rVert_F \ge \bigl(\lVert(I-P)Y\rVert_F^2 +
+    \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$ for every $Z$ of rank r.
+    """
 
     kind = LOWER
     needs = Truth
@@ -150,7 +166,9 @@ class Optimality(AbstractStatement):
         return (Hypothesis("the competitor has rank at most r", 0.0),)
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        """A competitor: five sweeps of alternating least squares, started at the target's own row space."""
+        """A competitor: five sweeps of alternating least squares, started at the target's own row
+        space.
+        """
         inputs, outputs = instance.truth.layer_inputs, instance.observed.target_outputs
         _, _, rows = jnp.linalg.svd(instance.truth.target_weights, full_matrices=False)
         right = rows[: instance.rank]

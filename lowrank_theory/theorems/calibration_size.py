@@ -1,14 +1,17 @@
 r"""How many calibration rows a layer needs.
 
-**Model.** Rows $x_i \sim N(0, C)$, i.i.d., $i = 1..m$; weights $W$; no planted rank. The data-driven estimator is judged on new rows: with
-$\Sigma = W^\top CW$, $k = \operatorname{rank}\Sigma$ and eigenvalues $l_1 \ge l_2 \ge \dots$, its population loss $L(\hat M) = \mathbb E\lVert x^\top(W - \hat M)\rVert^2$ is the reconstruction
-risk of an empirical principal component analysis of the outputs; the optimum is $L^* = \sum_{j>r}l_j$.
+**Model.** Rows $x_i \sim N(0, C)$, i.i.d., $i = 1..m$; weights $W$; no planted rank. The
+data-driven estimator is judged on new rows: with $\Sigma = W^\top CW$, $k =
+\operatorname{rank}\Sigma$ and eigenvalues $l_1 \ge l_2 \ge \dots$, its population loss $L(\hat M) =
+\mathbb E\lVert x^\top(W - \hat M)\rVert^2$ is the reconstruction risk of an empirical principal
+component analysis of the outputs; the optimum is $L^* = \sum_{j>r}l_j$.
 
 **Claims** (squared losses; proved in paper_notes/calibration_size.md):
 
-- `relative` (probability $1-\delta$): with $t = \sqrt{2\ln(2/\delta)}$ and $e = \sqrt{k/m} + t/\sqrt m < 1$,
-  $L(\hat M) \le \Bigl(\dfrac{1 + t/\sqrt m}{1-e}\Bigr)^2L^*$.
-- `leading_constant` (asymptotic): $m\,(\mathbb E L(\hat M) - L^*) \to \sum_{j\le r<k}\dfrac{l_jl_k}{l_j-l_k}$ if $l_r > l_{r+1}$.
+- `relative` (probability $1-\delta$): with $t = \sqrt{2\ln(2/\delta)}$ and $e = \sqrt{k/m} +
+  t/\sqrt m < 1$, $L(\hat M) \le \Bigl(\dfrac{1 + t/\sqrt m}{1-e}\Bigr)^2L^*$.
+- `leading_constant` (asymptotic): $m\,(\mathbb E L(\hat M) - L^*) \to \sum_{j\le
+  r<k}\dfrac{l_jl_k}{l_j-l_k}$ if $l_r > l_{r+1}$.
 """
 
 import equinox as eqx
@@ -34,13 +37,17 @@ from lowrank_theory.theorems._theorem import (
 
 
 class CalibrationSetting(eqx.Module):
-    r"""A layer whose *calibration* is drawn, without its rows: the scatter of m Gaussian rows is a Wishart matrix.
+    r"""A layer whose *calibration* is drawn, without its rows: the scatter of m Gaussian rows is a
+    Wishart matrix.
 
-    The output covariance $\Sigma$ has exactly the squared `spectrum` as eigenvalues ($C = I$, $W$ square). Drawing costs the same for every
-    number of `samples` (Bartlett's decomposition), so that limits can be approached.
+    The output covariance $\Sigma$ has exactly the squared `spectrum` as eigenvalues ($C = I$, $W$
+    square). Drawing costs the same for every number of `samples` (Bartlett's decomposition), so
+    that limits can be approached.
     """
 
-    samples: Int[np.ndarray, ""] = eqx.field(converter=np.asarray)  # an array: one compilation serves all
+    samples: Int[np.ndarray, ""] = eqx.field(
+        converter=np.asarray
+    )  # an array: one compilation serves all
     inputs: int
     rank: int
     spectrum: spectra.AbstractSpectrum
@@ -106,7 +113,9 @@ _GAPPED = {
 
 
 def population_loss(problem: Problem, factors: LowRank) -> Float[Array, ""]:
-    r"""$\mathbb E\lVert x^\top(W - Z)\rVert^2 = \operatorname{tr}\,(W-Z)^\top C(W-Z)$, on rows that were not seen."""
+    r"""$\mathbb E\lVert x^\top(W - Z)\rVert^2 = \operatorname{tr}\,(W-Z)^\top C(W-Z)$, on rows that
+    were not seen.
+    """
     difference = problem.observed.weights - matmul(factors.left, factors.right)
     return jnp.sum(difference * matmul(_true_second_moment(problem), difference))
 
@@ -119,7 +128,9 @@ def output_spectrum(problem: Problem) -> Float[Array, " outputs"]:
 
 
 def first_order_excess(eigenvalues: Float[Array, " outputs"], rank: int) -> Float[Array, ""]:
-    r"""$\sum_{j\le r<k}\dfrac{l_jl_k}{l_j-l_k}$: divided by $m$, the leading term of the excess loss."""
+    r"""$\sum_{j\le r<k}\dfrac{l_jl_k}{l_j-l_k}$: divided by $m$, the leading term of the excess
+    loss.
+    """
     kept, dropped = eigenvalues[:rank, None], eigenvalues[None, rank:]
     return jnp.sum(kept * dropped / (kept - dropped))
 
@@ -127,7 +138,9 @@ def first_order_excess(eigenvalues: Float[Array, " outputs"], rank: int) -> Floa
 def _true_second_moment(problem: Problem) -> Array:
     second_moment = problem.truth.second_moment
     if second_moment is None:
-        raise ValueError("This statement needs the true second moment, which a real layer does not have.")
+        raise ValueError(
+            "This statement needs the true second moment, which a real layer does not have."
+        )
     return second_moment
 
 
@@ -158,7 +171,9 @@ def _weakest_outputs(problem: Problem) -> LowRank:
 
 
 class Relative(AbstractStatement):
-    r"""$L(\hat M) \le \bigl((1+t/\sqrt m)/(1-e)\bigr)^2L^*$ with $e = \sqrt{k/m} + t/\sqrt m < 1$. Squared."""
+    r"""$L(\hat M) \le \bigl((1+t/\sqrt m)/(1-e)\bigr)^2L^*$ with $e = \sqrt{k/m} + t/\sqrt m < 1$.
+    Squared.
+    """
 
     kind = UPPER_WITH_PROBABILITY
     needs = Truth
@@ -201,7 +216,9 @@ class Relative(AbstractStatement):
 
 
 class LeadingConstant(AbstractStatement):
-    r"""$\mathbb E L(\hat M) - L^* \sim \frac1m\sum_{j\le r<k}\frac{l_jl_k}{l_j-l_k}$. Squared; checked at growing m."""
+    r"""$\mathbb E L(\hat M) - L^* \sim \frac1m\sum_{j\le r<k}\frac{l_jl_k}{l_j-l_k}$. Squared;
+    checked at growing m.
+    """
 
     kind = ASYMPTOTIC_EQUALITY
     needs = Truth
@@ -220,7 +237,9 @@ class LeadingConstant(AbstractStatement):
         return recover(_rows_only(instance), instance.rank, ActivationWeighted()).factors
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        """The recovery from half the rows: the deviation of the second moment, times the root of two."""
+        """The recovery from half the rows: the deviation of the second moment, times the root of
+        two.
+        """
         seen, count = instance.observed.calibration, _samples(instance)
         assert seen is not None
         expected = count * _true_second_moment(instance)

@@ -1,23 +1,28 @@
 r"""Recovery of a planted low-rank layer from noisy outputs.
 
-**Model.** $Y = \tilde XM + E$ with $\operatorname{rank}(\tilde XM) \le r$; $P$ projects on the columns of $\tilde X$ (m x N), $q = \operatorname{rank}\tilde X$, and there
-are $K$ outputs. The estimator is the data-driven one, $\hat M = \tilde X^+[PY]_r$. Such a planted model of a trained layer, in three
-tiers of weakening assumptions, is due to Zhang and Saab (arXiv 2502.02766); the statements below are this project's own,
-proved in paper_notes/planted_rank.md.
+**Model.** $Y = \tilde XM + E$ with $\operatorname{rank}(\tilde XM) \le r$; $P$ projects on the
+columns of $\tilde X$ (m x N), $q = \operatorname{rank}\tilde X$, and there are $K$ outputs. The
+estimator is the data-driven one, $\hat M = \tilde X^+[PY]_r$. Such a planted model of a trained
+layer, in three tiers of weakening assumptions, is due to Zhang and Saab (arXiv 2502.02766); the
+statements below are this project's own, proved in paper_notes/planted_rank.md.
 
-**Claims.** With $(PE)_{(r)}$ the $r$ largest singular values of $PE$ and $t = \sqrt{2\ln(1/\delta)}$:
+**Claims.** With $(PE)_{(r)}$ the $r$ largest singular values of $PE$ and $t =
+\sqrt{2\ln(1/\delta)}$:
 
-- `any_noise` (sure): $\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F$, for every $E$. Attained: $F = \operatorname{diag}(2, 0)$,
-  $E = \operatorname{diag}(-1, 1)$.
+- `any_noise` (sure): $\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F$, for
+  every $E$. Attained: $F = \operatorname{diag}(2, 0)$, $E = \operatorname{diag}(-1, 1)$.
 - `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0, \sigma^2)$:
   $\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2(\sqrt q + \sqrt K + t)^2$.
-- `expectation`, the same noise: $\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$.
-- `sub_gaussian` (probability $1-\delta$), independent entries with $\mathbb Ee^{\lambda E_{ij}} \le e^{\lambda^2\sigma^2/2}$:
-  $\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2\min_{0<\alpha<1}\alpha^{-2}\bigl((q+K)\ln\tfrac1{1-\alpha} + 2\ln\tfrac1\delta\bigr)$; at $\alpha = 0.9$ this is at most
-  $5r\sigma^2(1.687\sqrt{q+K} + 1.112\,t)^2$.
+- `expectation`, the same noise: $\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \le
+  5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$.
+- `sub_gaussian` (probability $1-\delta$), independent entries with $\mathbb Ee^{\lambda E_{ij}} \le
+  e^{\lambda^2\sigma^2/2}$: $\lVert\tilde X(\hat M - M)\rVert_F^2 \le
+  5r\sigma^2\min_{0<\alpha<1}\alpha^{-2}\bigl((q+K)\ln\tfrac1{1-\alpha} + 2\ln\tfrac1\delta\bigr)$;
+  at $\alpha = 0.9$ this is at most $5r\sigma^2(1.687\sqrt{q+K} + 1.112\,t)^2$.
 
-Only $q$, not the number of samples, enters. No estimator has worst-case risk below $r\sigma^2(q + K - r)$ (`minimax_floor`), and for Gaussian
-noise in high dimensions the error of this one is known exactly (`asymptotic_error`): the constant 5 is at most four to five times too large.
+Only $q$, not the number of samples, enters. No estimator has worst-case risk below $r\sigma^2(q + K
+- r)$ (`minimax_floor`), and for Gaussian noise in high dimensions the error of this one is known
+exactly (`asymptotic_error`): the constant 5 is at most four to five times too large.
 """
 
 import math
@@ -61,18 +66,22 @@ from lowrank_theory.theorems._theorem import (
 
 
 def minimax_floor(rank: int, q: int, outputs: int, noise_scale: float) -> float:
-    r"""No estimator has $\sup_M\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2$ below $\sigma^2r(q + K - r)$ (paper_notes/planted_rank.md)."""
+    r"""No estimator has $\sup_M\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2$ below $\sigma^2r(q +
+    K - r)$ (paper_notes/planted_rank.md).
+    """
     return noise_scale**2 * rank * (q + outputs - rank)
 
 
 def asymptotic_error(
     strengths: Float[Array, " rank"], q: int, outputs: int, noise_scale: float
 ) -> Float[Array, ""]:
-    r"""The limit of $\lVert\tilde X(\hat M - M)\rVert_F^2$ for Gaussian noise, fixed rank and large $q, K$.
+    r"""The limit of $\lVert\tilde X(\hat M - M)\rVert_F^2$ for Gaussian noise, fixed rank and large
+    $q, K$.
 
-    `strengths` are the singular values of $\tilde XM$, distinct in the limit. With $L = \max(q, K)$, $\beta = \min(q, K)/L$ and
-    $x = s/(\sigma\sqrt L)$, each contributes $\sigma^2L$ times $1 + \beta + 3\beta/x^2$ where $x > \beta^{1/4}$, and $x^2 + (1+\sqrt\beta)^2$ below, where it is
-    not detected (Benaych-Georges and Nadakuditi 2012; Gavish and Donoho 2014).
+    `strengths` are the singular values of $\tilde XM$, distinct in the limit. With $L = \max(q,
+    K)$, $\beta = \min(q, K)/L$ and $x = s/(\sigma\sqrt L)$, each contributes $\sigma^2L$ times $1 +
+    \beta + 3\beta/x^2$ where $x > \beta^{1/4}$, and $x^2 + (1+\sqrt\beta)^2$ below, where it is not
+    detected (Benaych-Georges and Nadakuditi 2012; Gavish and Donoho 2014).
     """
     longer, shorter = max(q, outputs), min(q, outputs)
     beta = shorter / longer
@@ -83,7 +92,9 @@ def asymptotic_error(
 
 
 def detection_threshold(q: int, outputs: int, noise_scale: float) -> float:
-    r"""The singular value $\sigma\sqrt L\,\beta^{1/4} = \sigma(qK)^{1/4}$ of $\tilde XM$ below which it leaves no trace in the limit."""
+    r"""The singular value $\sigma\sqrt L\,\beta^{1/4} = \sigma(qK)^{1/4}$ of $\tilde XM$ below
+    which it leaves no trace in the limit.
+    """
     return noise_scale * (q * outputs) ** 0.25
 
 
@@ -138,7 +149,9 @@ _ANY = {
 
 
 class AnyNoise(AbstractStatement):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F$, whatever the noise. Not squared; in the units of the outputs."""
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F$, whatever the
+    noise. Not squared; in the units of the outputs.
+    """
 
     kind = UPPER
     needs = Truth
@@ -174,10 +187,12 @@ class AnyNoise(AbstractStatement):
 
 
 class SquaredError(AbstractStatement):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\sigma^2\,b$ with $b$ a bound on $\lVert PE\rVert^2/\sigma^2$ for a law of the noise.
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\sigma^2\,b$ with $b$ a bound on $\lVert
+    PE\rVert^2/\sigma^2$ for a law of the noise.
 
-    `noise_norm(q, outputs, failure_probability)` is that $b$, `noise_hypothesis` the law under which it holds, and `allows` says whether the truth
-    is of that law. Squared, in the squared units of the outputs.
+    `noise_norm(q, outputs, failure_probability)` is that $b$, `noise_hypothesis` the law under
+    which it holds, and `allows` says whether the truth is of that law. Squared, in the squared
+    units of the outputs.
     """
 
     kind: Kind
@@ -225,12 +240,16 @@ def gaussian_norm(q: Array, outputs: int, failure_probability: float) -> Array:
 
 
 def mean_gaussian_norm(q: Array, outputs: int, failure_probability: float) -> Array:
-    r"""$(\sqrt q + \sqrt K)^2 + 1 \ge \mathbb E\lVert G\rVert^2$, since $\operatorname{Var}\lVert G\rVert \le 1$."""
+    r"""$(\sqrt q + \sqrt K)^2 + 1 \ge \mathbb E\lVert G\rVert^2$, since $\operatorname{Var}\lVert
+    G\rVert \le 1$.
+    """
     return (jnp.sqrt(q) + math.sqrt(outputs)) ** 2 + 1
 
 
 def sub_gaussian_norm(q: Array, outputs: int, failure_probability: float) -> Array:
-    r"""$\min_\alpha\alpha^{-2}((q+K)\ln\frac1{1-\alpha} + 2\ln\frac1\delta)$; every $\alpha$ gives a valid bound, so a grid does."""
+    r"""$\min_\alpha\alpha^{-2}((q+K)\ln\frac1{1-\alpha} + 2\ln\frac1\delta)$; every $\alpha$ gives
+    a valid bound, so a grid does.
+    """
     alpha = 1 - jnp.geomspace(0.5, 1e-6, 400)
     budget = -(q + outputs) * jnp.log1p(-alpha) + deviation(failure_probability) ** 2
     return jnp.min(budget / alpha**2)

@@ -1,15 +1,19 @@
 r"""What truncating the weights costs, beside truncating for the data.
 
-**Model.** A layer $W$ sees activations $X$; both estimators have rank r. The data-agnostic one, $[W]_r$, is judged by what the layer
-sees, $\lVert X(W - [W]_r)\rVert_F$; the optimum is $\min_{\operatorname{rank}Z\le r}\lVert X(W-Z)\rVert_F = \bigl(\sum_{i>r}s_i(XW)^2\bigr)^{1/2}$.
+**Model.** A layer $W$ sees activations $X$; both estimators have rank r. The data-agnostic one,
+$[W]_r$, is judged by what the layer sees, $\lVert X(W - [W]_r)\rVert_F$; the optimum is
+$\min_{\operatorname{rank}Z\le r}\lVert X(W-Z)\rVert_F = \bigl(\sum_{i>r}s_i(XW)^2\bigr)^{1/2}$.
 
 **Claims** (sure; not squared; proved in paper_notes/price_of_ignoring_data.md):
 
-- `condition_number`: $\lVert X(W-[W]_r)\rVert_F \le \kappa(X)\,\bigl(\sum_{i>r}s_i(XW)^2\bigr)^{1/2}$ for $X$ of full column rank. Attained in the limit: weights
-  strong where the activations are weak (`OpposedToTheData`).
-- `weight_tail`: $\lVert X(W-[W]_r)\rVert_F \le \lVert X\rVert\,\bigl(\sum_{i>r}s_i(W)^2\bigr)^{1/2}$ for every $X$.
+- `condition_number`: $\lVert X(W-[W]_r)\rVert_F \le
+  \kappa(X)\,\bigl(\sum_{i>r}s_i(XW)^2\bigr)^{1/2}$ for $X$ of full column rank. Attained in the
+  limit: weights strong where the activations are weak (`OpposedToTheData`).
+- `weight_tail`: $\lVert X(W-[W]_r)\rVert_F \le \lVert
+  X\rVert\,\bigl(\sum_{i>r}s_i(W)^2\bigr)^{1/2}$ for every $X$.
 
-They need nothing but the layer itself, so they hold, and can be evaluated, on every real layer: `price_bound` is the smaller of the two.
+They need nothing but the layer itself, so they hold, and can be evaluated, on every real layer:
+`price_bound` is the smaller of the two.
 """
 
 import jax
@@ -98,7 +102,9 @@ def _scale(instance: Problem | Layer) -> Float[Array, ""]:
 
 
 class ConditionNumber(AbstractStatement):
-    r"""$\lVert X(W-[W]_r)\rVert_F \le \kappa(X)\min_{\operatorname{rank}Z\le r}\lVert X(W-Z)\rVert_F$. In the units of the outputs."""
+    r"""$\lVert X(W-[W]_r)\rVert_F \le \kappa(X)\min_{\operatorname{rank}Z\le r}\lVert
+    X(W-Z)\rVert_F$. In the units of the outputs.
+    """
 
     kind = UPPER
     needs = Observed
@@ -144,7 +150,9 @@ class ConditionNumber(AbstractStatement):
 
 
 class WeightTail(AbstractStatement):
-    r"""$\lVert X(W-[W]_r)\rVert_F \le \lVert X\rVert\,\bigl(\sum_{i>r}s_i(W)^2\bigr)^{1/2}$. In the units of the outputs."""
+    r"""$\lVert X(W-[W]_r)\rVert_F \le \lVert X\rVert\,\bigl(\sum_{i>r}s_i(W)^2\bigr)^{1/2}$. In the
+    units of the outputs.
+    """
 
     kind = UPPER
     needs = Observed

@@ -1,16 +1,18 @@
 r"""Recovery behind a ReLU: noise after it.
 
-**Model.** $Y = \rho(\tilde XM) + E$ with $\rho = \mathrm{relu}$, $F^* = \tilde XM$ of nuclear norm $R$, $P$ the projector on the columns of $\tilde X$. The
-estimator minimises the matching loss $\sum\tfrac12\rho(F_{ij})^2 - Y_{ij}F_{ij}$ over $F = \tilde XZ$ with $\lVert F\rVert_* \le R$, by a first-order method that
-stops at a duality gap $g$.
+**Model.** $Y = \rho(\tilde XM) + E$ with $\rho = \mathrm{relu}$, $F^* = \tilde XM$ of nuclear norm
+$R$, $P$ the projector on the columns of $\tilde X$. The estimator minimises the matching loss
+$\sum\tfrac12\rho(F_{ij})^2 - Y_{ij}F_{ij}$ over $F = \tilde XZ$ with $\lVert F\rVert_* \le R$, by a
+first-order method that stops at a duality gap $g$.
 
 **Claims** (squared errors of the *activations*; proved in paper_notes/relu_noise_after.md):
 
 - `any_noise` (sure): $\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\lVert PE\rVert + g$.
-- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$, $t = \sqrt{2\ln(1/\delta)}$: $\le 2R\sigma(\sqrt q+\sqrt K+t) + g$.
+- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$, $t = \sqrt{2\ln(1/\delta)}$:
+  $\le 2R\sigma(\sqrt q+\sqrt K+t) + g$.
 
-A slow rate (the first power of the noise), without logarithms. Only $\rho(F^*)$ is identifiable: where both $F^*$ and $\hat F$ are negative the
-data say nothing.
+A slow rate (the first power of the noise), without logarithms. Only $\rho(F^*)$ is identifiable:
+where both $F^*$ and $\hat F$ are negative the data say nothing.
 """
 
 import math
@@ -93,7 +95,9 @@ def _rectified_hypothesis(problem: Problem) -> Hypothesis:
 
 
 class SlowRate(AbstractStatement):
-    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\,b + g$, with $b \ge \lVert PE\rVert$ surely or with probability. Squared."""
+    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\,b + g$, with $b \ge \lVert PE\rVert$
+    surely or with probability. Squared.
+    """
 
     kind: Kind
     regimes: Mapping[str, Setting]
@@ -107,7 +111,10 @@ class SlowRate(AbstractStatement):
         model = _rectified_hypothesis(instance)
         if not self.gaussian_only:
             return (model,)
-        return (model, law_hypothesis("the noise is i.i.d. Gaussian", instance.truth.gaussian_noise))
+        return (
+            model,
+            law_hypothesis("the noise is i.i.d. Gaussian", instance.truth.gaussian_noise),
+        )
 
     def estimate(self, instance: Problem, failure_probability: float) -> NuclearNormFit:
         """The matching-loss minimiser over the nuclear ball of the truth's own radius."""

@@ -1,4 +1,6 @@
-"""Verify a theorem by sampling: many random instances, honest statistics, and controls that must fail."""
+"""Verify a theorem by sampling: many random instances, honest statistics, and controls that must
+fail.
+"""
 
 import dataclasses
 import enum
@@ -45,8 +47,9 @@ class Verdict(enum.Enum):
 class Sample:
     """Trials of one statement on one setting, as NumPy arrays of equal length.
 
-    `ratio` is oriented so that a violation has a ratio above one: realised / bound, inverted for lower bounds. Only applicable
-    trials, those whose hypotheses hold, are kept; `trials` counts all.
+    `ratio` is oriented so that a violation has a ratio above one: realised / bound, inverted for
+    lower bounds. Only applicable trials, those whose hypotheses hold, are kept; `trials` counts
+    all.
     """
 
     trials: int
@@ -63,7 +66,9 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class RegimeReport:
-    """One regime of a statement: its sample, its verdict, and the factor below which the sample refutes the bound."""
+    """One regime of a statement: its sample, its verdict, and the factor below which the sample
+    refutes the bound.
+    """
 
     name: str
     sample: Sample
@@ -84,7 +89,8 @@ class Control:
 class StatementReport:
     """The verification of one statement.
 
-    - `critical_constant`: the factor below which these data would refute the bound (the power of the test);
+    - `critical_constant`: the factor below which these data would refute the bound (the power of
+      the test);
     - `controls`: the bound shrunk to what independent data must refute, and a broken estimator;
     - `verdict`: refuted if any regime is; consistent if all are and every control was caught.
     """
@@ -179,17 +185,21 @@ def verify(
 ) -> Report:
     """Check a theorem, or one statement of it, on random instances.
 
-    `trials` per statement are spread evenly over its own regimes, or over the named `settings` if given; a statement
-    about a limit runs more, at growing sizes. Each statement is then put to two negative controls of its own. The result is a function
-    of the arguments alone, whatever the batching. Verdicts hold at the given `confidence`, corrected for the number of regimes:
+    `trials` per statement are spread evenly over its own regimes, or over the named `settings` if
+    given; a statement about a limit runs more, at growing sizes. Each statement is then put to two
+    negative controls of its own. The result is a function of the arguments alone, whatever the
+    batching. Verdicts hold at the given `confidence`, corrected for the number of regimes:
 
     - sure: no violation beyond the rounding allowance;
-    - with probability 1-δ (δ = `failure_probability`): the exact (Clopper-Pearson) interval of the violation rate reaches δ or below;
+    - with probability 1-δ (δ = `failure_probability`): the exact (Clopper-Pearson) interval of the
+      violation rate reaches δ or below;
     - in expectation: the confidence limit of the mean does not exceed the bound;
-    - asymptotic: the mean error at the largest of three sizes is at most 3 %, and not above that at the smallest.
+    - asymptotic: the mean error at the largest of three sizes is at most 3 %, and not above that at
+      the smallest.
 
-    No applicable trial, or too few for any outcome to refute the statement, is *inconclusive*. `progress(name, done, total)` is called
-    after every batch. Raises `ValueError` for arguments out of range.
+    No applicable trial, or too few for any outcome to refute the statement, is *inconclusive*.
+    `progress(name, done, total)` is called after every batch. Raises `ValueError` for arguments out
+    of range.
     """
     if isinstance(theorem, AbstractTheorem):
         statements = theorem.statements
@@ -252,7 +262,11 @@ def _verify_statement(
     for label, setting in regimes.items():
         if asymptotic:
             sizes = [  # the smaller sizes only have to show that the error shrinks
-                run(f"{label} x{growth}", _grown(setting, growth), count // (1 if growth == GROWTH[-1] else 4))
+                run(
+                    f"{label} x{growth}",
+                    _grown(setting, growth),
+                    count // (1 if growth == GROWTH[-1] else 4),
+                )
                 for growth in GROWTH
             ]
             reports.append(judge.limit(label, sizes))
@@ -273,9 +287,7 @@ def _verify_statement(
         ),
         Control("broken estimator", judge.refutes(broken, 1.0)),
     )
-    return StatementReport(
-        name, str(statement.kind), judge.allowed_rate, tuple(reports), controls
-    )
+    return StatementReport(name, str(statement.kind), judge.allowed_rate, tuple(reports), controls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +312,9 @@ class _Judge:
         return rates.get(certainty)
 
     def sample(self, setting: Any, number: int, key: PRNGKeyArray, *, broken: bool) -> Sample:
-        """`number` trials, each from its own key; batches have one size, so that one compilation serves all."""
+        """`number` trials, each from its own key; batches have one size, so that one compilation
+        serves all.
+        """
         with jax.enable_x64(True):
             parts = []
             for start in range(0, number, BATCH):
@@ -334,15 +348,17 @@ class _Judge:
             violated = np.abs(small - large) > allowance
         else:
             violated = small > large + allowance
-        broken = ~np.isfinite(realised)  # a realised quantity that is not a number is no evidence of a bound
-        return Sample(
-            number, realised, bound, np.where(broken, np.inf, ratio), violated | broken
-        )
+        broken = ~np.isfinite(
+            realised
+        )  # a realised quantity that is not a number is no evidence of a bound
+        return Sample(number, realised, bound, np.where(broken, np.inf, ratio), violated | broken)
 
     # -- sure statements, and statements with probability 1-δ: counting violations ------------------------------
 
     def _least_count(self, number: int) -> int:
-        """The fewest violations among `number` trials that refute the statement; above `number` if none do."""
+        """The fewest violations among `number` trials that refute the statement; above `number` if
+        none do.
+        """
         if not self.allowed_rate:
             return 1
         counts = np.arange(1, number + 1)
@@ -365,7 +381,9 @@ class _Judge:
         if count < 2:
             return math.nan, math.inf
         spread = float(np.std(sample.ratio, ddof=1)) / math.sqrt(count)
-        return float(np.mean(sample.ratio)), spread * float(stats.t.ppf(1 - self.level / 2, count - 1))
+        return float(np.mean(sample.ratio)), spread * float(
+            stats.t.ppf(1 - self.level / 2, count - 1)
+        )
 
     # -- judgements ------------------------------------------------------------------------------------------
 
@@ -395,7 +413,9 @@ class _Judge:
         return RegimeReport(name, sample, verdict, self._critical(sample))
 
     def limit(self, name: str, sizes: list[Sample]) -> RegimeReport:
-        """The verdict on one regime of an asymptotic statement: the error must end small, and not grow."""
+        """The verdict on one regime of an asymptotic statement: the error must end small, and not
+        grow.
+        """
         if min(sample.applicable for sample in sizes) < 2:
             return RegimeReport(name, sizes[0], Verdict.INCONCLUSIVE, math.nan, tuple(sizes[1:]))
         means, halves = zip(*(self._mean(sample) for sample in sizes), strict=True)
@@ -420,7 +440,9 @@ class _Judge:
         return mean - half
 
     def reproducible_factor(self, report: RegimeReport, number: int) -> float:
-        """A factor that this sample shows to be so small that `number` fresh trials refute it, with 99 % power."""
+        """A factor that this sample shows to be so small that `number` fresh trials refute it, with
+        99 % power.
+        """
         sample = report.sample
         if sample.applicable == 0:
             return math.nan
@@ -451,7 +473,7 @@ _QUICK = {"xla_backend_optimization_level": 0}
 
 @functools.partial(eqx.filter_jit, compiler_options=_QUICK)
 def _draw(setting: Any, keys: Array) -> Any:
-    """keys -> instances."""
+    """Keys -> instances."""
     return jax.lax.map(lambda key: setting.draw(key=key), keys)
 
 
@@ -474,7 +496,9 @@ def _judge(
 
 
 def _grown(setting: Any, factor: int) -> Any:
-    return setting if factor == 1 else dataclasses.replace(setting, samples=factor * setting.samples)
+    return (
+        setting if factor == 1 else dataclasses.replace(setting, samples=factor * setting.samples)
+    )
 
 
 def _fold(key: PRNGKeyArray, label: str) -> PRNGKeyArray:
