@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 Tree = TypeVar("Tree")
+AnyArray = Array | np.ndarray
 
 
 def _is_float(leaf: Any) -> bool:
@@ -126,10 +128,13 @@ def rounding_allowance(scale: Any, *sizes: int) -> Any:
     return 32 * float(np.finfo(np.float64).eps) * math.sqrt(max(sizes)) * scale
 
 
-def matmul(*matrices: Array) -> Array:
+def matmul(*matrices: Array | np.ndarray) -> Array:
     """The product of the matrices from left to right, at the highest precision the device has."""
+    first, *others = matrices
     return functools.reduce(
-        lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST), matrices
+        functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST),
+        others,
+        jnp.asarray(first),
     )
 
 
@@ -139,7 +144,7 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
-# --- checks at the door: the messages are the product, so they live in one place ---------------------------
+# --- checks at the door: the messages are part of the product, so they live in one place ---
 
 
 def check_array(name: str, value: ArrayLike, *axes: str) -> Array | np.ndarray:
@@ -154,14 +159,15 @@ def check_array(name: str, value: ArrayLike, *axes: str) -> Array | np.ndarray:
         raise ValueError(f"`{name}` must have shape {wanted}; got shape {tuple(array.shape)}.")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"`{name}` must be floating point; got dtype {array.dtype}. Convert it, for example with "
-            f"`{name}.astype('float32')`."
+            f"`{name}` must be floating point; got dtype {array.dtype}. "
+            f"Convert it, for example with `{name}.astype('float32')`."
         )
     if 0 in array.shape:
         raise ValueError(
-            f"`{name}` is empty: got shape {tuple(array.shape)} for {wanted}. Give at least one of each."
+            f"`{name}` is empty: got shape {tuple(array.shape)} for {wanted}. "
+            "Give at least one of each."
         )
-    if not isinstance(array, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(array))):
+    if not isinstance(array, Tracer) and not np.all(np.isfinite(np.asarray(array))):
         bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array))))
         raise ValueError(
             f"`{name}` has {bad} non-finite entries (NaN or infinity) of {np.size(array)}. "

@@ -1,12 +1,31 @@
 """Calibration: what a layer saw, as sufficient statistics of constant size."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import check_array, check_count, check_same, in_float64, matmul
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_array,
+    check_count,
+    check_same,
+    in_float64,
+    matmul,
+)
+
+
+class CompressedMoments(eqx.Module):
+    r"""What involves compressed activations: their mean, and $\tilde X^\top X$ and
+    $\tilde X^\top\tilde X$, both centred.
+    """
+
+    mean: Float[AnyArray, " inputs"]
+    cross_scatter: Float[AnyArray, "inputs inputs"]
+    scatter: Float[AnyArray, "inputs inputs"]
 
 
 class Calibration(eqx.Module):
@@ -23,12 +42,10 @@ class Calibration(eqx.Module):
     machines saw, in any order up to rounding.
     """
 
-    count: Float[Array, ""]
-    mean: Float[Array, " inputs"]
-    scatter: Float[Array, "inputs inputs"]
-    compressed_mean: Float[Array, " inputs"] | None = None
-    cross_scatter: Float[Array, "inputs inputs"] | None = None
-    compressed_scatter: Float[Array, "inputs inputs"] | None = None
+    count: Float[AnyArray, ""]
+    mean: Float[AnyArray, " inputs"]
+    scatter: Float[AnyArray, "inputs inputs"]
+    compressed: CompressedMoments | None = None
 
     @staticmethod
     def empty(inputs: int, *, compressed: bool = False) -> "Calibration":
@@ -48,10 +65,10 @@ class Calibration(eqx.Module):
         """
         batch = check_array("activations", activations, "samples", "inputs")
         check_same("activations", batch.shape[1], "calibration", self.inputs, "inputs")
-        if (compressed_activations is not None) != (self.compressed_scatter is not None):
+        if (compressed_activations is not None) != (self.compressed is not None):
             raise ValueError(
-                "`compressed_activations` must come with every batch or with none: this calibration was started with "
-                f"`compressed={self.compressed_scatter is not None}`."
+                "`compressed_activations` must come with every batch or with none: this "
+                f"calibration was started with `compressed={self.compressed is not None}`."
             )
         if compressed_activations is None:
             return _updated(self, batch, None)
@@ -69,7 +86,7 @@ class Calibration(eqx.Module):
     def merge(self, other: "Calibration") -> "Calibration":
         """The statistics of both sets of samples together."""
         check_same("other", other.inputs, "self", self.inputs, "inputs")
-        if (self.compressed_scatter is None) != (other.compressed_scatter is None):
+        if (self.compressed is None) != (other.compressed is None):
             raise ValueError(
                 "`other` must hold compressed activations exactly if this calibration does."
             )
@@ -80,41 +97,37 @@ class Calibration(eqx.Module):
         """The number of inputs of the layer."""
         return self.mean.shape[0]
 
-    def gram(self, *, centred: bool = False) -> Float[Array, "inputs inputs"]:
+    @property
+    def layer_input_mean(self) -> Float[AnyArray, " inputs"]:
+        r"""The mean of $\tilde X$, which is $X$ where no compressed activations came."""
+        return self.mean if self.compressed is None else self.compressed.mean
+
+    def gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
         r"""$X^\top X$, or its centred version."""
-        return self.scatter if centred else _gram(self.scatter, self.count, self.mean, self.mean)
+        return self._moment(self.scatter, self.mean, self.mean, centred)
 
-    def compressed_gram(self, *, centred: bool = False) -> Float[Array, "inputs inputs"]:
+    def compressed_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
         r"""$\tilde X^\top\tilde X$, or its centred version."""
-        if self.compressed_scatter is None or self.compressed_mean is None:
-            return self.gram(centred=centred)
-        mean = self.compressed_mean
-        return (
-            self.compressed_scatter
-            if centred
-            else _gram(self.compressed_scatter, self.count, mean, mean)
-        )
+        scatter = self.scatter if self.compressed is None else self.compressed.scatter
+        return self._moment(scatter, self.layer_input_mean, self.layer_input_mean, centred)
 
-    def cross_gram(self, *, centred: bool = False) -> Float[Array, "inputs inputs"]:
+    def cross_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
         r"""$\tilde X^\top X$, or its centred version."""
-        if self.cross_scatter is None or self.compressed_mean is None:
-            return self.gram(centred=centred)
-        return (
-            self.cross_scatter
-            if centred
-            else _gram(self.cross_scatter, self.count, self.compressed_mean, self.mean)
-        )
+        scatter = self.scatter if self.compressed is None else self.compressed.cross_scatter
+        return self._moment(scatter, self.layer_input_mean, self.mean, centred)
+
+    def _moment(self, scatter: Any, left: Any, right: Any, centred: bool) -> AnyArray:
+        return scatter if centred else _uncentred(scatter, self.count, left, right)
 
 
 def _empty(*, inputs: int, compressed: bool) -> Calibration:
     vector, matrix = np.zeros(inputs), np.zeros((inputs, inputs))
-    if not compressed:
-        return Calibration(np.zeros(()), vector, matrix)
-    return Calibration(np.zeros(()), vector, matrix, vector, matrix, matrix)
+    moments = CompressedMoments(vector, matrix, matrix) if compressed else None
+    return Calibration(np.zeros(()), vector, matrix, moments)
 
 
 @in_float64
-def _gram(scatter: Array, count: Array, left: Array, right: Array) -> Array:
+def _uncentred(scatter: Array, count: Array, left: Array, right: Array) -> Array:
     return scatter + count * jnp.outer(left, right)
 
 
@@ -123,37 +136,35 @@ def _updated(seen: Calibration, activations: Array, compressed: Array | None) ->
     count = jnp.asarray(activations.shape[0], float)
     mean = jnp.mean(activations, axis=0)
     centred = activations - mean
-    batch = (count, mean, matmul(centred.T, centred))
-    if compressed is None:
-        return _combine(seen, Calibration(*batch))
-    compressed_mean = jnp.mean(compressed, axis=0)
-    centred_compressed = compressed - compressed_mean
-    cross_scatter = matmul(centred_compressed.T, centred)
-    compressed_scatter = matmul(centred_compressed.T, centred_compressed)
-    return _combine(seen, Calibration(*batch, compressed_mean, cross_scatter, compressed_scatter))
+    moments = None
+    if compressed is not None:
+        compressed_mean = jnp.mean(compressed, axis=0)
+        centred_compressed = compressed - compressed_mean
+        moments = CompressedMoments(
+            compressed_mean,
+            matmul(centred_compressed.T, centred),
+            matmul(centred_compressed.T, centred_compressed),
+        )
+    return _combine(seen, Calibration(count, mean, matmul(centred.T, centred), moments))
 
 
 def _combine(one: Calibration, other: Calibration) -> Calibration:
     count = one.count + other.count
     share = other.count / jnp.maximum(count, 1)
-    shift = other.mean - one.mean
     weight = one.count * share
-    merged = (
-        count,
-        one.mean + share * shift,
-        one.scatter + other.scatter + weight * jnp.outer(shift, shift),
+    shift = jnp.asarray(other.mean - one.mean)
+    mean = one.mean + share * shift
+    scatter = one.scatter + other.scatter + weight * jnp.outer(shift, shift)
+    if one.compressed is None or other.compressed is None:
+        return Calibration(count, mean, scatter)
+    a, b = one.compressed, other.compressed
+    moved = jnp.asarray(b.mean - a.mean)
+    moments = CompressedMoments(
+        a.mean + share * moved,
+        a.cross_scatter + b.cross_scatter + weight * jnp.outer(moved, shift),
+        a.scatter + b.scatter + weight * jnp.outer(moved, moved),
     )
-    if one.compressed_mean is None or other.compressed_mean is None:
-        return Calibration(*merged)
-    compressed_shift = other.compressed_mean - one.compressed_mean
-    return Calibration(
-        *merged,
-        one.compressed_mean + share * compressed_shift,
-        one.cross_scatter + other.cross_scatter + weight * jnp.outer(compressed_shift, shift),
-        one.compressed_scatter
-        + other.compressed_scatter
-        + weight * jnp.outer(compressed_shift, compressed_shift),
-    )
+    return Calibration(count, mean, scatter, moments)
 
 
 _merge = in_float64(_combine)

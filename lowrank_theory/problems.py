@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import (
+    AnyArray,
     check_array,
     check_count,
     check_rank,
@@ -47,11 +48,11 @@ class Observed(eqx.Module):
     shapes, integer dtypes, empty or non-finite arrays.
     """
 
-    weights: Float[Array, "inputs outputs"] | None
-    activations: Float[Array, "samples inputs"] | None
-    compressed_activations: Float[Array, "samples inputs"] | None
-    outputs: Float[Array, "samples outputs"] | None
-    bias: Float[Array, " outputs"] | None
+    weights: Float[AnyArray, "inputs outputs"] | None
+    activations: Float[AnyArray, "samples inputs"] | None
+    compressed_activations: Float[AnyArray, "samples inputs"] | None
+    outputs: Float[AnyArray, "samples outputs"] | None
+    bias: Float[AnyArray, " outputs"] | None
     calibration: Calibration | None
 
     def __init__(
@@ -113,7 +114,7 @@ class Observed(eqx.Module):
         return self.activations.shape[1], self.outputs.shape[1]
 
     @property
-    def layer_inputs(self) -> Float[Array, "samples inputs"]:
+    def layer_inputs(self) -> Float[AnyArray, "samples inputs"]:
         r"""$\tilde X$: what the compressed layer sees. Raises `ValueError` where no rows are at
         hand.
         """
@@ -124,7 +125,7 @@ class Observed(eqx.Module):
         return self.compressed_activations
 
     @property
-    def target_outputs(self) -> Float[Array, "samples outputs"]:
+    def target_outputs(self) -> Float[AnyArray, "samples outputs"]:
         """$Y$: the outputs to reproduce, $XW$ plus bias unless `outputs` were given."""
         if self.outputs is not None:
             return self.outputs
@@ -152,13 +153,13 @@ class Truth(eqx.Module):
     - `second_moment` $C = \mathbb E[xx^\top]$ of the rows of $X$, where they have a law.
     """
 
-    target_weights: Float[Array, "inputs outputs"]
-    noise: Float[Array, "samples outputs"]
-    layer_inputs: Float[Array, "samples inputs"]
-    noise_scale: Float[Array, ""]
-    gaussian_noise: Bool[Array, ""]
-    gaussian_rows: Bool[Array, ""]
-    second_moment: Float[Array, "inputs inputs"] | None = None
+    target_weights: Float[AnyArray, "inputs outputs"]
+    noise: Float[AnyArray, "samples outputs"]
+    layer_inputs: Float[AnyArray, "samples inputs"]
+    noise_scale: Float[AnyArray, ""]
+    gaussian_noise: Bool[AnyArray, ""]
+    gaussian_rows: Bool[AnyArray, ""]
+    second_moment: Float[AnyArray, "inputs inputs"] | None = None
 
     @property
     def clean_outputs(self) -> Float[Array, "samples outputs"]:

@@ -7,6 +7,7 @@ x^\top]$.
 
 import abc
 import math
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -16,6 +17,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lowrank_theory._numerics import check_count, check_positive, matmul
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, Spiked
+
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
 
 
 def haar(rows: int, columns: int, *, key: PRNGKeyArray) -> Float[Array, "rows columns"]:
@@ -38,7 +44,7 @@ class AbstractActivations(eqx.Module):
     C)$.
     """
 
-    gaussian_rows: eqx.AbstractClassVar[bool]
+    gaussian_rows: AbstractClassVar[bool]
 
     @abc.abstractmethod
     def draw(

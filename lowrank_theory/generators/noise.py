@@ -145,7 +145,7 @@ class Laplace(AbstractNoise):
 
 
 class StudentT(AbstractNoise):
-    """Independent Student-t entries of standard deviation `scale`; `degrees` of freedom, above two."""
+    """Independent Student-t entries of standard deviation `scale`; `degrees` must exceed two."""
 
     scale: float
     degrees: float = 3.0

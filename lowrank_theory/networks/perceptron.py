@@ -28,7 +28,7 @@ class Split(eqx.Module):
 
 
 class Perceptron(eqx.Module):
-    r"""Affine layers with a rectifier between each two,
+    r"""Affine layers with a rectifier between each two.
 
     $$X_0 = \text{images}, \qquad X_{l+1} = \max(X_l W_l + \mathbf 1 b_l^\top,\ 0), \qquad
     \text{logits} = X_{L-1} W_{L-1} + \mathbf 1 b_{L-1}^\top .$$

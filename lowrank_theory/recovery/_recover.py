@@ -5,19 +5,25 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import check_rank
+from lowrank_theory._numerics import AnyArray, check_rank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 
 NEAR_OPTIMAL = 1e-3
 NEGLIGIBLE = 1e-10
 
-_NOT_FINITE = "The recovered factors are not finite: the input had NaN or infinite entries, or a decomposition failed."
+_NOT_FINITE = (
+    "The recovered factors are not finite: the input had NaN or infinite entries, or a "
+    "decomposition failed."
+)
 _NOT_CERTIFIED = (
-    "Rounding may have cost more than 0.1 % of the optimal error (see `certificate`). A calibration that kept only second "
-    "moments cannot resolve this layer: recover from the activations themselves."
+    "The result is not certified. Either rounding may have cost more than 0.1 % of the optimal "
+    "error (a calibration that kept only second moments cannot resolve this layer: recover from "
+    "the activations themselves), or an iteration stopped before its gap was closed (allow it "
+    "more steps). See `certificate`."
 )
 
 
@@ -48,14 +54,32 @@ class Certificate(eqx.Module):
             return self.finite & (self.excess_bound <= allowed)
 
 
+class DualityGap(eqx.Module):
+    r"""How far an iterative convex method may be from its minimum, by its own duality gap.
+
+    - `gap`: the objective exceeds its minimum by at most this much, in the units of the objective;
+    - `closed`: the gap is within the tolerance that was asked for;
+    - `finite`: every returned number is finite.
+    """
+
+    gap: Float[Array, ""]
+    closed: Bool[Array, ""]
+    finite: Bool[Array, ""]
+
+    @property
+    def certified(self) -> Bool[Array, ""]:
+        """Whether the gap was closed."""
+        return self.finite & self.closed
+
+
 class Recovery(eqx.Module):
     """What a method recovered: low-rank `factors`, the new `bias` of an affine layer, the method,
     and a certificate.
     """
 
     factors: LowRank
-    bias: Float[Array, " outputs"] | None
-    certificate: Certificate
+    bias: Float[AnyArray, " outputs"] | None
+    certificate: Certificate | DualityGap
     method: "AbstractMethod" = eqx.field(static=True)
 
     def require(self) -> "Recovery":
@@ -97,6 +121,6 @@ def recover(observed: Observed, rank: int, method: AbstractMethod) -> Recovery:
     return method.fit(observed, check_rank(rank, *observed.shape))
 
 
-def is_finite(*arrays: Array | None) -> Bool[Array, ""]:
+def is_finite(*arrays: Array | np.ndarray) -> Bool[Array, ""]:
     """Whether all entries of all arrays are finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in arrays if a is not None]))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))

@@ -1,6 +1,8 @@
 r"""Data-driven recovery: the best rank-r layer for the activations that it really sees.
 
-$$\min_{\operatorname{rank} Z\le r} \lVert Y - \tilde XZ\rVert_F^2 \;=\; \lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2, \qquad Z = \tilde X^+[PY]_r = BV_rV_r^\top,$$
+$$\min_{\operatorname{rank} Z\le r} \lVert Y - \tilde XZ\rVert_F^2
+  = \lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2,
+  \qquad Z = \tilde X^+[PY]_r = BV_rV_r^\top,$$
 
 with $P$ the projector on the columns of $\tilde X$, $B = \tilde X^+Y$ the least-squares layer and
 $V_r$ the leading right singular vectors of $PY$ (reduced-rank regression: Anderson 1951; Izenman
@@ -9,9 +11,9 @@ X$ and $Y = XW$, then $B = W$ solves the least-squares problem and no inverse is
 works for rank-deficient activations and for fewer samples than inputs.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import (
@@ -48,7 +50,7 @@ class ActivationWeighted(AbstractMethod):
         check_positive("ridge", self.ridge, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
-        """Fit the layer to what it sees. Raises `ValueError` without activations or a calibration."""
+        """Fit the layer to what it sees. Raises `ValueError` where nothing says what that is."""
         if self.ridge and observed.weights is None:
             raise ValueError(
                 "`ridge` pulls towards the trained weights: give `Observed(weights=...)`."
@@ -66,17 +68,18 @@ class ActivationWeighted(AbstractMethod):
             )
         elif observed.calibration is not None:
             seen = observed.calibration
-            if not isinstance(seen.count, jax.core.Tracer) and float(seen.count) == 0:
+            if not isinstance(seen.count, Tracer) and float(seen.count) == 0:
                 raise ValueError("`calibration` has seen no samples yet: call `update` first.")
             fitted = activation_weighted_from_moments(
                 observed.weights, seen, observed.bias, rank=rank, ridge=self.ridge
             )
         else:
             raise ValueError(
-                "`ActivationWeighted` needs what the layer sees: give `Observed(activations=...)` or "
-                "`Observed(calibration=...)`."
+                "`ActivationWeighted` needs what the layer sees: give `Observed(activations=...)` "
+                "or `Observed(calibration=...)`."
             )
-        return Recovery(*fitted, self)
+        factors, bias, certificate = fitted
+        return Recovery(factors, bias, certificate, self)
 
 
 @in_float64
@@ -101,12 +104,14 @@ def activation_weighted(
     needs_inverse = compressed_activations is not None or outputs is not None
     layer_inputs = activations if compressed_activations is None else compressed_activations
     if outputs is None:
+        assert weights is not None  # `Observed` has one or the other
         outputs = matmul(activations, weights)
         outputs = outputs if bias is None else outputs + bias
     input_mean, output_mean = jnp.mean(layer_inputs, axis=0), jnp.mean(outputs, axis=0)
     if bias is not None:
         layer_inputs, outputs = layer_inputs - input_mean, outputs - output_mean
     if ridge:
+        assert weights is not None
         root = jnp.sqrt(ridge * jnp.mean(jnp.sum(layer_inputs**2, axis=0)))
         layer_inputs = jnp.concatenate([layer_inputs, root * jnp.eye(layer_inputs.shape[1])])
         outputs = jnp.concatenate([outputs, root * weights])
@@ -118,6 +123,7 @@ def activation_weighted(
         attainable = matmul(layer_inputs, solution)
         magnitude = jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
     else:
+        assert weights is not None
         solution, attainable = weights, outputs
         magnitude = jnp.linalg.norm(weights)
     vectors, energies = leading_right_vectors(attainable, rank)
@@ -137,7 +143,7 @@ def activation_weighted(
         return factors, None, certificate
     return (
         factors,
-        output_mean - matmul(matmul(input_mean, factors.left), factors.right),
+        output_mean - matmul(input_mean, factors.left, factors.right),
         certificate,
     )
 
@@ -173,7 +179,7 @@ def activation_weighted_from_moments(
     total = jnp.sum(weights * matmul(gram, weights))
     magnitude = jnp.sum(weights**2) * jnp.trace(gram)
     solution = weights
-    if calibration.compressed_scatter is not None:
+    if calibration.compressed is not None:
         cutoff = relative_rank_cutoff(gram.shape) * gram.shape[0]
         inverse = jnp.linalg.pinv(compressed_gram, rtol=cutoff, hermitian=True)
         solution = matmul(inverse, cross_gram, weights)
@@ -201,12 +207,9 @@ def activation_weighted_from_moments(
     )
     if bias is None:
         return factors, None, certificate
-    compressed_mean = (
-        calibration.mean if calibration.compressed_mean is None else calibration.compressed_mean
-    )
     output_mean = matmul(calibration.mean, weights) + bias
     return (
         factors,
-        output_mean - matmul(matmul(compressed_mean, factors.left), factors.right),
+        output_mean - matmul(calibration.layer_input_mean, factors.left, factors.right),
         certificate,
     )

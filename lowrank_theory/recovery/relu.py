@@ -26,7 +26,60 @@ from lowrank_theory._numerics import (
     resolution,
     safe_divide,
 )
-from lowrank_theory.recovery._recover import is_finite
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.recovery._recover import AbstractMethod, DualityGap, Recovery, is_finite
+from lowrank_theory.recovery._subspaces import leading_right_vectors
+
+
+class NuclearNormRelu(AbstractMethod):
+    r"""The minimiser of the matching loss over $\lVert\tilde XZ\rVert_* \le$ `radius`.
+
+    See `nuclear_norm_relu` for the problem, the `tolerance` on the duality gap, and what it
+    guarantees. The convex problem has no rank constraint: `rank` keeps that many leading components
+    of the fitted pre-activations, and the guarantee is that of `min(inputs, outputs)`, where all
+    are kept.
+    """
+
+    radius: float
+    tolerance: float = 1e-4
+    max_steps: int = 2000
+
+    def __check_init__(self) -> None:
+        check_positive("radius", self.radius, zero=True)
+        check_positive("tolerance", self.tolerance)
+        check_count("max_steps", self.max_steps, 1)
+
+    def fit(self, observed: Observed, rank: int) -> Recovery:
+        """Fit outputs seen after a ReLU. Raises `ValueError` if there are none, or with a bias."""
+        if observed.outputs is None:
+            raise ValueError(
+                "`NuclearNormRelu` fits outputs seen after a ReLU: give "
+                "`Observed(activations=..., outputs=...)`."
+            )
+        if observed.bias is not None:
+            raise ValueError("`NuclearNormRelu` has no affine version: leave `bias` out.")
+        fit = nuclear_norm_relu(
+            observed.layer_inputs,
+            observed.outputs,
+            self.radius,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+        )
+        factors = _leading_factors(fit.weights, fit.preactivations, rank=rank)
+        finite = is_finite(factors.left, factors.right)
+        return Recovery(factors, None, DualityGap(fit.duality_gap, fit.converged, finite), self)
+
+
+@in_float64
+def _leading_factors(
+    weights: Float[Array, "inputs outputs"],
+    preactivations: Float[Array, "samples outputs"],
+    *,
+    rank: int,
+) -> LowRank:
+    vectors, _ = leading_right_vectors(preactivations, rank)
+    return LowRank(matmul(weights, vectors), vectors.T)
 
 
 class NuclearNormFit(eqx.Module):

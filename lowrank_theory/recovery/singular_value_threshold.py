@@ -1,6 +1,7 @@
 r"""The convex estimator in closed form: soft-thresholded singular values of the attainable outputs.
 
-$$\hat F = \arg\min_{F=\tilde XZ}\ \tfrac12\lVert Y - F\rVert_F^2 + \tau\lVert F\rVert_* = \sum_i (s_i - \tau)_+ u_iv_i^\top, \qquad PY = \sum_i s_iu_iv_i^\top .$$
+$$\hat F = \arg\min_{F=\tilde XZ}\ \tfrac12\lVert Y - F\rVert_F^2 + \tau\lVert F\rVert_*
+  = \sum_i (s_i - \tau)_+ u_iv_i^\top, \qquad PY = \sum_i s_iu_iv_i^\top .$$
 """
 
 import jax.numpy as jnp

@@ -1,0 +1,100 @@
+"""Hypothesis strategies for layers: regimes, spectra and seeds are drawn, never entries.
+
+Random entries leave conditioning and ties to chance; a drawn spectrum with a seed for the rest prescribes them. Shapes are
+few and small, so that examples share compilations. Needs `hypothesis`, which comes with the test dependencies:
+
+```python
+@hypothesis.given(strategies.problems())
+def test_of_yours(problem): ...
+```
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from lowrank_theory.generators import activations, noise, spectra, targets
+from lowrank_theory.problems import (
+    Observed,
+    Problem,
+    ReluThenNoise,
+    Setting,
+)
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+_TALL = {"samples": 20, "inputs": 8, "outputs": 6}
+_WIDE = {"samples": 20, "inputs": 6, "outputs": 8}
+_SHORT = {"samples": 5, "inputs": 8, "outputs": 6}
+
+REGIMES: Mapping[str, Setting] = {
+    "more inputs than outputs": Setting(**_TALL, rank=2),
+    "more outputs than inputs": Setting(**_WIDE, rank=2),
+    "fewer samples than inputs": Setting(**_SHORT, rank=2),
+    "full rank": Setting(**_TALL, rank=6),
+    "no noise": Setting(**_TALL, rank=2, noise=noise.Gaussian(0.0)),
+    "mostly noise": Setting(**_TALL, rank=2, noise=noise.Gaussian(10.0)),
+    "rank-deficient activations": Setting(
+        **_TALL, rank=2, activations=activations.RankDeficient(4)
+    ),
+    "ill-conditioned activations": Setting(
+        **_TALL, rank=2, activations=activations.FixedSpectrum(spectra.Exponential(1.0))
+    ),
+    "approximately low rank": Setting(**_TALL, rank=2, target=targets.ApproximateRank()),
+    "compressed activations": Setting(**_TALL, rank=2, mismatch=activations.Perturbed(0.3)),
+}
+"""Small settings in which linear algebra likes to go wrong, by name."""
+
+AFTER_RELU: Mapping[str, Setting] = {
+    "outputs after a ReLU": Setting(**_TALL, rank=2, link=ReluThenNoise()),
+}
+"""Settings whose trained layer is not shown."""
+
+
+def _strategies() -> Any:
+    try:
+        import hypothesis.strategies
+    except ImportError as error:
+        raise ImportError(
+            "`lowrank_theory.strategies` needs hypothesis. Install it: `pip install hypothesis`."
+        ) from error
+    return hypothesis.strategies
+
+
+def seeds() -> "SearchStrategy[int]":
+    """Seeds for `jax.random.key` or `numpy.random.default_rng`."""
+    return _strategies().integers(0, 2**31 - 1)
+
+
+def spectra_of_layers() -> "SearchStrategy[spectra.AbstractSpectrum]":
+    """Profiles of singular values of every kind: flat, decaying, spiked, with ties and with zeros."""
+    st = _strategies()
+    rates = st.floats(0.0, 3.0)
+    ties = st.lists(st.sampled_from((0.0, 0.5, 1.0, 2.0)), min_size=1, max_size=8)
+    return st.one_of(
+        st.just(spectra.Flat()),
+        st.builds(spectra.PowerLaw, decay=rates),
+        st.builds(spectra.Exponential, rate=rates),
+        st.builds(spectra.Spiked, spikes=st.integers(0, 8), ratio=st.sampled_from((1.0, 10.0, 1e4))),
+        ties.filter(any).map(lambda values: spectra.Given(tuple(values))),
+    )
+
+
+def settings(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Setting]":
+    """One of the named regimes; each new one costs a compilation of its draw."""
+    return _strategies().sampled_from(tuple(regimes.values()))
+
+
+def problems(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Problem]":
+    """Random instances of the regimes: `Observed` and `Truth`, in float64."""
+    st = _strategies()
+    return st.builds(
+        lambda setting, seed: setting.draw(key=jax.random.key(seed)), settings(regimes), seeds()
+    )
+
+
+def observed_layers(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Observed]":
+    """What may be known of such layers: weights, activations, outputs."""
+    return problems(regimes).map(lambda problem: problem.observed)

@@ -1,0 +1,262 @@
+"""Write what a verification found: a page for a reader, JSON for a program, figures for a paper.
+
+The page needs nothing but its own file: formulas are MathML, figures are inline, and nothing is
+fetched. Every file is a function of the `Record` alone, and replaces its predecessor in one step.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jinja2
+import latex2mathml.converter
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from lowrank_theory import plotting
+from lowrank_theory.networks.layer_study import LayerStudy
+from lowrank_theory.theorems import CONTENTS, AbstractTheorem
+from lowrank_theory.verification.monte_carlo import Report, StatementReport, Verdict
+
+PACKAGES = ("lowrank_theory", "jax", "jaxlib", "numpy", "scipy")
+
+_SPAN = re.compile(r"\$(?P<math>[^$]+)\$|`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a run was asked, and what it found.
+
+    `skipped` holds one sentence for each network that was not studied. Trials, regimes and
+    statements come from `report`, layers from `studies`.
+    """
+
+    report: Report
+    studies: tuple[LayerStudy, ...]
+    skipped: tuple[str, ...]
+    preset: str
+    seed: int
+    failure_probability: float
+    confidence: float
+    seconds: float
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """The rows of all studies, as plain numbers; what is not finite is `None`."""
+        return plain([row for study in self.studies for row in study.rows()])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions on which the numbers depend."""
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+        return {"python": platform.python_version(), **packages}
+
+    def summary(self) -> dict[str, Any]:
+        """`{"theorems": [...], "layers": [...]}`: one row per statement, one per layer and rank."""
+        return {"theorems": plain(self.report.rows()), "layers": self.layers}
+
+    def everything(self) -> dict[str, Any]:
+        """The summary, with what is needed to repeat the run."""
+        return self.summary() | {
+            "preset": self.preset,
+            "seed": self.seed,
+            "failure_probability": self.failure_probability,
+            "confidence": self.confidence,
+            "statements": [plain(_details(statement)) for statement in self.report.statements],
+            "skipped": list(self.skipped),
+            "versions": self.versions,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def write(record: Record, folder: Path) -> None:
+    """Write `report.json`, `report.html` and the figures into an existing folder.
+
+    Everything is rendered before the first file is written. Raises `OSError` where that fails.
+    """
+    figures = {"tightness": _svg(plotting.tightness(record.report))}
+    if record.layers:
+        figures["layer_errors"] = _svg(plotting.layer_errors(record.layers))
+        figures["layer_accuracy"] = _svg(plotting.layer_accuracy(record.layers))
+    page = _page(record, figures)
+    write_atomically(folder / "report.json", to_json(record.everything()))
+    for name, content in figures.items():
+        write_atomically(folder / f"{name}.svg", content)
+    write_atomically(folder / "report.html", page.encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that its path holds the old content or the new, never a part of it.
+
+    Raises `OSError` where that fails, and then leaves nothing behind.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)  # a temporary file is its owner's alone
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def to_json(content: Any) -> bytes:
+    """Strict JSON in UTF-8: a number that is not finite raises `ValueError`."""
+    return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def plain(value: Any) -> Any:
+    """The same value in what JSON has; a number that is not finite becomes `None`."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, str | bool | int | None):
+        return value
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, Iterable):
+        return [plain(entry) for entry in value]
+    return float(value) if math.isfinite(value) else None
+
+
+# --- the parts of the page ------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`value` to a few significant digits; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.4g} %"
+
+
+def prose(text: str) -> Markup:
+    r"""A docstring as HTML: paragraphs, lists, `code`, **strong**, and $\TeX$ as MathML."""
+    blocks = re.split(r"\n\s*\n|\n(?=- )", text.strip())
+    parts = []
+    for block in blocks:
+        item = block.startswith("- ")
+        content = Markup().join(_spans(block.removeprefix("- ")))
+        parts.append(Markup("<li>{}</li>" if item else "<p>{}</p>").format(content))
+    html = Markup("\n").join(parts)
+    return Markup(re.sub(r"(?:<li>.*?</li>\n?)+", r"<ul>\g<0></ul>", html, flags=re.DOTALL))
+
+
+def _spans(text: str) -> Iterable[Markup]:
+    end = 0
+    for match in _SPAN.finditer(text):
+        yield escape(text[end : match.start()])
+        end = match.end()
+        if match["math"]:
+            mathml = latex2mathml.converter.convert(match["math"])
+            yield Markup(mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+        else:
+            tag = "code" if match["code"] else "strong"
+            yield Markup(f"<{tag}>{{}}</{tag}>").format(match["code"] or match["strong"])
+    yield escape(text[end:])
+
+
+def _docstring(theorem: AbstractTheorem) -> tuple[str, str]:
+    """The first line of the theorem's file, and the rest of its docstring."""
+    title, _, body = (sys.modules[type(theorem).__module__].__doc__ or "").partition("\n")
+    return title.rstrip("."), body
+
+
+def _details(statement: StatementReport) -> dict[str, Any]:
+    settings = {}
+    for theorem in CONTENTS:
+        if statement.name in theorem.statements:
+            settings = theorem.statements[statement.name].regimes
+    return {
+        "name": statement.name,
+        "kind": statement.kind,
+        "verdict": statement.verdict.value,
+        "regimes": [
+            {
+                "name": regime.name,
+                "setting": _one_line(settings.get(regime.name)),
+                "trials": regime.sample.trials,
+                "applicable": regime.sample.applicable,
+                "violations": int(regime.sample.violated.sum()),
+                "ratio_max": regime.sample.ratio.max() if regime.sample.applicable else None,
+                "critical_constant": regime.critical_constant,
+                "verdict": regime.verdict.value,
+            }
+            for regime in statement.regimes
+        ],
+        "controls": [dataclasses.asdict(control) for control in statement.controls],
+    }
+
+
+def _one_line(setting: Any) -> str:
+    if setting is None:
+        return ""
+    text = " ".join(eqx.tree_pformat(setting, short_arrays=False).split())
+    return text.replace("( ", "(").replace(" )", ")")
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without a salt and with a date, no two runs would write the same file.
+    with mpl.rc_context({"svg.hashsalt": "lowrank_theory", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _page(record: Record, figures: Mapping[str, bytes]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "prose": prose}
+    names = {statement.name for statement in record.report.statements}
+    theorems = [
+        (theorem.name, *_docstring(theorem)) for theorem in CONTENTS if names & {*theorem.statements}
+    ]
+    verdicts = [statement.verdict for statement in record.report.statements]
+    return environment.get_template("report.html.jinja").render(
+        record=record,
+        counts={verdict.value: verdicts.count(verdict) for verdict in Verdict},
+        statements=list(
+            zip(
+                record.report.statements,
+                record.report.rows(),
+                [plain(_details(statement)) for statement in record.report.statements],
+                strict=True,
+            )
+        ),
+        theorems=theorems,
+        layers=record.layers,
+        figures={
+            name: Markup("data:image/svg+xml;base64,") + base64.b64encode(content).decode()
+            for name, content in figures.items()
+        },
+    )

@@ -1,0 +1,126 @@
+"""An independent, slow oracle in NumPy and SciPy: every method from its definition.
+
+Nothing of the library is used. Each question is solved by another route than the library's: LAPACK's `gesvd` rather
+than `gesdd`, a Cholesky factor rather than added rows, products in extended precision.
+"""
+
+import dataclasses
+
+import numpy as np
+import scipy.linalg
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """Minimise |outputs - inputs Z - bias|^2 + mu |weights - Z|^2 over rank, and bias if affine.
+
+    mu is `ridge` times the mean squared input. With a threshold, the nuclear norm of inputs Z is penalised instead.
+    """
+
+    inputs: Array
+    outputs: Array
+    weights: Array | None = None
+    ridge: float = 0.0
+    affine: bool = False
+    threshold: float | None = None
+
+    @property
+    def penalty(self) -> float:
+        inputs = centred(self.inputs) if self.affine else self.inputs
+        return self.ridge * float(np.sum(inputs**2)) / inputs.shape[1]
+
+
+def product(*matrices: Array) -> Array:
+    """The product, accumulated in extended precision."""
+    result = np.asarray(matrices[0], np.longdouble)
+    for matrix in matrices[1:]:
+        result = result @ np.asarray(matrix, np.longdouble)
+    return result
+
+
+def norm(matrix: Array) -> float:
+    return float(np.sqrt(np.sum(np.asarray(matrix, np.longdouble) ** 2)))
+
+
+def centred(matrix: Array) -> Array:
+    exact = np.asarray(matrix, np.longdouble)
+    return np.asarray(exact - exact.mean(axis=0), np.float64)
+
+
+def svd(matrix: Array) -> tuple[Array, Array, Array]:
+    return scipy.linalg.svd(
+        np.asarray(matrix, np.float64), full_matrices=False, lapack_driver="gesvd"
+    )
+
+
+def truncated(matrix: Array, rank: int) -> Array:
+    left, values, right = svd(matrix)
+    return (left[:, :rank] * values[:rank]) @ right[:rank]
+
+
+def pseudo_inverse(matrix: Array, cutoff: float = 1e-12) -> Array:
+    left, values, right = svd(matrix)
+    kept = values > cutoff * max(values[0], np.finfo(float).tiny)
+    return (right[kept].T / values[kept]) @ left[:, kept].T
+
+
+def attainable(inputs: Array, outputs: Array, cutoff: float = 1e-12) -> Array:
+    """The projection of the outputs on the columns of the inputs."""
+    left, values, _ = svd(inputs)
+    basis = left[:, values > cutoff * max(values[0], np.finfo(float).tiny)]
+    return np.asarray(product(basis, product(basis.T, outputs)), np.float64)
+
+
+def solve(question: Question, rank: int) -> tuple[Array, Array | None]:
+    """The best weights, and the best bias if affine."""
+    inputs, outputs = question.inputs, question.outputs
+    if question.affine:
+        inputs, outputs = centred(inputs), centred(outputs)
+    if question.threshold is not None:
+        left, values, right = svd(attainable(inputs, outputs))
+        shrunk = np.maximum(values - question.threshold, 0)[:rank]
+        weights = pseudo_inverse(inputs) @ ((left[:, :rank] * shrunk) @ right[:rank])
+    elif question.ridge:
+        mu = question.penalty
+        normal = inputs.T @ inputs + mu * np.eye(inputs.shape[1])
+        root = scipy.linalg.cholesky(normal, lower=True)
+        moments = inputs.T @ outputs + mu * question.weights
+        whitened = scipy.linalg.solve_triangular(root, moments, lower=True)
+        weights = scipy.linalg.solve_triangular(root, truncated(whitened, rank), lower=True, trans=1)
+    else:
+        weights = pseudo_inverse(inputs) @ truncated(attainable(inputs, outputs), rank)
+    if not question.affine:
+        return weights, None
+    residual = question.outputs - product(question.inputs, weights)
+    return weights, np.asarray(residual.mean(axis=0), np.float64)
+
+
+def objective(question: Question, weights: Array, bias: Array | None = None) -> float:
+    """The square root of the objective; with a threshold, the objective itself."""
+    residual = question.outputs - product(question.inputs, weights)
+    if bias is not None:
+        residual = residual - bias
+    if question.threshold is not None:
+        nuclear = float(np.sum(svd(product(question.inputs, weights))[1]))
+        return norm(residual) ** 2 / 2 + question.threshold * nuclear
+    squares = norm(residual) ** 2
+    if question.ridge:
+        squares += question.penalty * norm(question.weights - weights) ** 2
+    return squares**0.5
+
+
+def relative_gap(question: Question, rank: int) -> float:
+    """(s_r - s_(r+1)) / s_1 of what is truncated; one where nothing is cut."""
+    inputs, outputs = question.inputs, question.outputs
+    if question.affine:
+        inputs, outputs = centred(inputs), centred(outputs)
+    if question.ridge:
+        root = question.penalty**0.5
+        inputs = np.concatenate([inputs, root * np.eye(inputs.shape[1])])
+        outputs = np.concatenate([outputs, root * question.weights])
+    values = svd(attainable(inputs, outputs))[1]
+    if rank >= values.size:
+        return 1.0
+    return float((values[rank - 1] - values[rank]) / max(values[0], np.finfo(float).tiny))
