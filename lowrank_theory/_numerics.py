@@ -41,15 +41,16 @@ def _promote(tree: Tree) -> Tree:
     return jax.tree.map(promoted, tree)
 
 
-def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Callable[..., Any]:
     """Let a pure function of arrays compute in float64 wherever it is called from.
 
     Positional arguments are trees of arrays; keyword-only arguments are static. Floating inputs are
     promoted to float64 on entry, and floating results leave in the common float dtype of the inputs
-    (float64 NumPy arrays therefore stay float64 even where JAX's x64 flag is off). The function is
-    compiled once per shape and per value of its static arguments. It works under `jit` and `vmap`,
-    and under reverse-mode `grad`: both passes enter float64 by themselves. Forward-mode and second
-    derivatives need the x64 flag switched on by the caller.
+    (float64 NumPy arrays therefore stay float64 even where JAX's x64 flag is off), or in that of
+    the one argument at position `like`. The function is compiled once per shape and per value of
+    its static arguments. It works under `jit` and `vmap`, and under reverse-mode `grad`: both passes
+    enter float64 by themselves. Forward-mode and second derivatives need the x64 flag switched on
+    by the caller.
     """
     parameters = inspect.signature(function).parameters.values()
     static_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -58,7 +59,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def at_the_border(*arrays: Any, **static: Any) -> Any:
         inner = functools.partial(compiled, **static)
-        dtype = float_dtype(*arrays)
+        dtype = float_dtype(*(arrays if like is None else arrays[like : like + 1]))
         if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             return _cast(inner(*_promote(arrays)), dtype)
 
@@ -142,6 +143,12 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
     """`numerator / denominator`, zero where the denominator is zero, with zero derivative there."""
     zero = denominator == 0
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
+
+
+def safe_sqrt(square: Array) -> Array:
+    """The square root, with zero derivative at zero: an exact fit has gradients."""
+    zero = square == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 # --- checks at the door: the messages are part of the product, so they live in one place ---

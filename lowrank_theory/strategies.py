@@ -9,6 +9,7 @@ def test_of_yours(problem): ...
 ```
 """
 
+import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def seeds() -> "SearchStrategy[int]":
     return _strategies().integers(0, 2**31 - 1)
 
 
-def spectra_of_layers() -> "SearchStrategy[spectra.AbstractSpectrum]":
+def profiles() -> "SearchStrategy[spectra.AbstractSpectrum]":
     """Profiles of singular values of every kind: flat, decaying, spiked, with ties and with zeros."""
     st = _strategies()
     rates = st.floats(0.0, 3.0)
@@ -89,10 +90,14 @@ def settings(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Settin
 
 def problems(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Problem]":
     """Random instances of the regimes: `Observed` and `Truth`, in float64."""
-    st = _strategies()
-    return st.builds(
-        lambda setting, seed: setting.draw(key=jax.random.key(seed)), settings(regimes), seeds()
-    )
+
+    def draw(setting: Setting, seed: int) -> Problem:
+        state = random.getstate()  # compiling consumes some, which hypothesis takes for a draw
+        problem = setting.draw(key=jax.random.key(seed))
+        random.setstate(state)
+        return problem
+
+    return _strategies().builds(draw, settings(regimes), seeds())
 
 
 def observed_layers(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Observed]":

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from oracle import Question
 
 from lowrank_theory import (
     ActivationWeighted,
@@ -17,7 +18,6 @@ from lowrank_theory import (
     SingularValueThreshold,
     TruncatedSVD,
 )
-from tests.oracle import Question
 
 Array = np.ndarray
 
@@ -69,12 +69,13 @@ class Regime:
         coordinates = (inside * energies) @ frame.T
         alive = values > 0
         weights = (right[:, alive] / values[alive]) @ coordinates
-        attained = left[:, alive] @ coordinates
-        # The compressed network has the same singular values in turned spaces.
-        turn = orthonormal(random, inputs, inputs, small=0.3)
-        compressed = activations @ turn
+        # The compressed network sees the same singular values in turned spaces.
+        turned = orthonormal(random, samples, samples, small=0.3) @ left
+        compressed = (turned * values) @ right.T @ orthonormal(random, inputs, inputs, small=0.3)
+        basis = turned[:, alive]
+        attained = basis @ coordinates
         rest = random.standard_normal(attained.shape)
-        rest -= left[:, alive] @ (left[:, alive].T @ rest)
+        rest -= basis @ (basis.T @ rest)
         size = np.linalg.norm(rest)
         if size > 1e-8:
             attained = attained + rest * (self.unattainable / size)
@@ -183,7 +184,7 @@ METHODS = {
     "mismatch": _weighted(mismatch=True, affine=False, moments=False),
     "affine": _weighted(mismatch=False, affine=True, moments=False),
     "affine, mismatch": _weighted(mismatch=True, affine=True, moments=False),
-    "ridge": _weighted(mismatch=True, affine=False, ridge=0.1, moments=False),
+    "ridge": _weighted(mismatch=False, affine=False, ridge=0.1, moments=False),
     "affine, ridge": _weighted(mismatch=True, affine=True, ridge=0.1, moments=False),
     "moments: weighted": _weighted(mismatch=False, affine=False, moments=True),
     "moments: mismatch": _weighted(mismatch=True, affine=False, moments=True),

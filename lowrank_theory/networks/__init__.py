@@ -1,7 +1,13 @@
-"""Small trained networks and the images they were trained on: one embedded, one to be supplied."""
+"""Small trained networks, the images they were trained on, and what the theorems say of them.
+
+One network is embedded (`digits_network`), one is to be supplied (`mnist_network`); `study`
+compresses each layer and holds the theorems against it.
+"""
 
 from lowrank_theory.networks.digits import digits_data as digits_data
 from lowrank_theory.networks.digits import digits_network as digits_network
+from lowrank_theory.networks.layer_study import LayerStudy as LayerStudy
+from lowrank_theory.networks.layer_study import study as study
 from lowrank_theory.networks.mnist import mnist_data as mnist_data
 from lowrank_theory.networks.mnist import mnist_network as mnist_network
 from lowrank_theory.networks.perceptron import Perceptron as Perceptron

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import matmul
+from lowrank_theory._numerics import matmul, safe_divide
 
 
 def _all_right_vectors(matrix: Array) -> tuple[Array, Array]:
@@ -76,3 +76,61 @@ def _(rank: int, primals: tuple[Array], tangents: tuple[Array]):
     (matrix,), (change,) = primals, tangents
     vectors, energies = _all_eigenvectors(matrix)
     return (vectors[:, :rank], energies), _tangents(vectors, energies, change, rank)
+
+
+def _shrinkage(energies: Array, threshold: Array) -> tuple[Array, Array]:
+    """Which energies survive soft-thresholding of their roots, and the factors that they keep."""
+    values = jnp.sqrt(energies)
+    survive = values > threshold
+    return survive, jnp.where(survive, 1 - safe_divide(threshold, values), 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def thresholded_right_vectors(
+    matrix: Float[Array, "rows columns"], threshold: Float[Array, ""], rank: int
+) -> tuple[Float[Array, "columns rank"], Float[Array, "columns rank"], Float[Array, " columns"]]:
+    r"""Factors of soft-thresholding: $HV_r$, $V_r$ and all squared singular values.
+
+    $A H$ is $A$ with its singular values lowered by the threshold $\tau$, $H = \sum_i h_i
+    v_iv_i^\top$ with $h_i = (1 - \tau/s_i)_+$; $AHV_rV_r^\top$ keeps the first r. Its derivative is
+    that of a spectral function (Daleckii and Krein 1965),
+
+    $$ v_i^\top\,\mathrm dH\,v_j = \frac{h_i - h_j}{l_i - l_j}\,v_i^\top\,\mathrm dM\,v_j,
+       \qquad\text{and } \frac{\tau}{s_is_j(s_i + s_j)} \text{ for the quotient if both survive,} $$
+
+    without a trace of ties: it needs $s_i \ne \tau$, and $s_r > s_{r+1}$ where more than r survive.
+    """
+    vectors, energies = _all_right_vectors(matrix)
+    _, shrinkage = _shrinkage(energies, threshold)
+    leading = vectors[:, :rank]
+    return leading * shrinkage[:rank], leading, energies
+
+
+@thresholded_right_vectors.defjvp
+def _(rank: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
+    (matrix, threshold), (change, threshold_change) = primals, tangents
+    vectors, energies = _all_right_vectors(matrix)
+    survive, shrinkage = _shrinkage(energies, threshold)
+    leading, values = vectors[:, :rank], jnp.sqrt(energies)
+    half = matmul(matrix.T, change)
+    rotated = matmul(vectors.T, half + half.T, vectors)
+
+    both = survive[:, None] & survive[None, :]
+    one = survive[:, None] != survive[None, :]
+    total = values[:, None] * values[None, :] * (values[:, None] + values[None, :])
+    gaps = jnp.where(one, energies[:, None] - energies[None, :], 1)
+    quotients = jnp.where(both, threshold / jnp.where(both, total, 1), 0) + jnp.where(
+        one, (shrinkage[:, None] - shrinkage[None, :]) / gaps, 0
+    )
+    lowered = jnp.where(survive, threshold_change / jnp.where(survive, values, 1), 0)
+    changed = quotients * rotated - jnp.diag(lowered)
+
+    # The span moves only where something of it survives; the rest is multiplied by zero.
+    gaps = jnp.where(survive[None, :rank], energies[None, :rank] - energies[rank:, None], 1)
+    turned = jnp.where(survive[None, :rank], rotated[rank:, :rank] / gaps, 0)
+    moved = matmul(vectors[:, rank:], turned)
+    weighted = matmul(vectors, changed[:, :rank]) + matmul(
+        vectors[:, rank:], shrinkage[rank:, None] * turned
+    )
+    primal = leading * shrinkage[:rank], leading, energies
+    return primal, (weighted, moved, jnp.diagonal(rotated))

@@ -11,6 +11,8 @@ X$ and $Y = XW$, then $B = W$ solves the least-squares problem and no inverse is
 works for rank-deficient activations and for fewer samples than inputs.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -23,6 +25,7 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
     rounding_allowance,
+    safe_sqrt,
 )
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
@@ -107,6 +110,10 @@ def activation_weighted(
         assert weights is not None  # `Observed` has one or the other
         outputs = matmul(activations, weights)
         outputs = outputs if bias is None else outputs + bias
+        formed = jnp.linalg.norm(activations) * jnp.linalg.norm(weights)
+    else:
+        formed = jnp.linalg.norm(outputs)
+    size = jnp.linalg.norm(layer_inputs)  # rounding scales with it even where a mean is taken out
     input_mean, output_mean = jnp.mean(layer_inputs, axis=0), jnp.mean(outputs, axis=0)
     if bias is not None:
         layer_inputs, outputs = layer_inputs - input_mean, outputs - output_mean
@@ -121,21 +128,17 @@ def activation_weighted(
         inverse = jnp.linalg.pinv(layer_inputs, rtol=cutoff)
         solution = matmul(inverse, outputs)
         attainable = matmul(layer_inputs, solution)
-        magnitude = jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
+        formed = formed + size * jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
     else:
         assert weights is not None
         solution, attainable = weights, outputs
-        magnitude = jnp.linalg.norm(weights)
     vectors, energies = leading_right_vectors(attainable, rank)
     factors = LowRank(matmul(solution, vectors), vectors.T)
 
     unattainable = jnp.sum((outputs - attainable) ** 2)
     certificate = Certificate(
-        optimal_error=jnp.sqrt(unattainable + jnp.sum(energies[rank:])),
-        excess_bound=2
-        * rounding_allowance(
-            jnp.linalg.norm(layer_inputs) * magnitude, *layer_inputs.shape, outputs.shape[1]
-        ),
+        optimal_error=safe_sqrt(unattainable + jnp.sum(energies[rank:])),
+        excess_bound=2 * rounding_allowance(formed, *layer_inputs.shape, outputs.shape[1]),
         target_norm=jnp.linalg.norm(outputs),
         finite=is_finite(factors.left, factors.right),
     )
@@ -148,7 +151,7 @@ def activation_weighted(
     )
 
 
-@in_float64
+@functools.partial(in_float64, like=0)
 def activation_weighted_from_moments(
     weights: Float[Array, "inputs outputs"],
     calibration: Calibration,
@@ -164,6 +167,8 @@ def activation_weighted_from_moments(
     perturbation $\Delta$ of that matrix costs at most $2r\lVert\Delta\rVert$ in squared error, and
     rounding perturbs it on the scale of $\lVert W\rVert^2\lVert X\rVert^2$, not of its own norm:
     the certificate compares the two with the computed optimum (paper_notes/best_possible.md).
+    Directions of $\tilde X$ too weak for the Gram may hold as much of the outputs as is left: where
+    some were dropped, the certificate counts on that. Results have the dtype of the weights.
     """
     centred = bias is not None
     gram = calibration.gram(centred=centred)
@@ -178,12 +183,19 @@ def activation_weighted_from_moments(
 
     total = jnp.sum(weights * matmul(gram, weights))
     magnitude = jnp.sum(weights**2) * jnp.trace(gram)
-    solution = weights
+    shifted = jnp.asarray(0.0)  # what rounding does to the means
+    if bias is not None:
+        energy = calibration.count * jnp.sum(calibration.mean**2)
+        magnitude = magnitude + jnp.sum(weights**2) * safe_sqrt(jnp.trace(gram) * energy)
+        shifted = rounding_allowance(safe_sqrt(jnp.sum(weights**2) * energy), *weights.shape)
+    solution, resolved = weights, jnp.asarray(True)
     if calibration.compressed is not None:
         cutoff = relative_rank_cutoff(gram.shape) * gram.shape[0]
         inverse = jnp.linalg.pinv(compressed_gram, rtol=cutoff, hermitian=True)
         solution = matmul(inverse, cross_gram, weights)
         magnitude = magnitude * jnp.linalg.norm(inverse) * jnp.trace(compressed_gram)
+        active = jnp.count_nonzero(jnp.diagonal(compressed_gram))  # a dead input hides nothing
+        resolved = jnp.sum(inverse * compressed_gram) > active - 0.5  # the trace of a projector
 
     inputs, outputs = weights.shape
     if (
@@ -199,10 +211,11 @@ def activation_weighted_from_moments(
 
     optimum = jnp.maximum(total - jnp.sum(energies[:rank]), 0)
     excess = 2 * rank * rounding_allowance(magnitude, *weights.shape)
+    least = jnp.where(resolved, optimum, jnp.maximum(jnp.sum(energies[rank:]), 0))
     certificate = Certificate(
-        optimal_error=jnp.sqrt(optimum),
-        excess_bound=jnp.sqrt(optimum + excess) - jnp.sqrt(optimum),
-        target_norm=jnp.sqrt(jnp.maximum(total, 0)),
+        optimal_error=safe_sqrt(optimum),
+        excess_bound=safe_sqrt(optimum + excess) - safe_sqrt(least) + shifted,
+        target_norm=safe_sqrt(jnp.maximum(total, 0)),
         finite=is_finite(factors.left, factors.right),
     )
     if bias is None:

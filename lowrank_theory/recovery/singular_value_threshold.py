@@ -15,12 +15,12 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
     rounding_allowance,
-    safe_divide,
+    safe_sqrt,
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
-from lowrank_theory.recovery._subspaces import leading_right_vectors
+from lowrank_theory.recovery._subspaces import thresholded_right_vectors
 
 
 class SingularValueThreshold(AbstractMethod):
@@ -65,18 +65,16 @@ def singular_value_threshold(
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `SingularValueThreshold`.
 
-    Works under `jit`, `vmap` and `grad`; differentiable where the kept singular values are distinct
-    from the threshold and from each other.
+    Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where no
+    singular value is at the threshold, if those above it are at most `rank`; ties do no harm.
     """
     inverse = jnp.linalg.pinv(
         layer_inputs, rtol=relative_rank_cutoff(layer_inputs.shape, resolution)
     )
     solution = matmul(inverse, outputs)
     attainable = matmul(layer_inputs, solution)
-    vectors, energies = leading_right_vectors(attainable, rank)
-    values = jnp.sqrt(energies[:rank])
-    kept = safe_divide(jnp.maximum(values - threshold, 0), values)
-    factors = LowRank(matmul(solution, vectors) * kept, vectors.T)
+    shrunk_vectors, vectors, energies = thresholded_right_vectors(attainable, threshold, rank)
+    factors = LowRank(matmul(solution, shrunk_vectors), vectors.T)
 
     scale = jnp.linalg.norm(layer_inputs) * jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
     shrunk = jnp.minimum(energies, threshold**2)
@@ -84,7 +82,7 @@ def singular_value_threshold(
         jnp.where(jnp.arange(energies.size) < rank, shrunk, energies)
     )
     certificate = Certificate(
-        optimal_error=jnp.sqrt(residual),
+        optimal_error=safe_sqrt(residual),
         excess_bound=2 * rounding_allowance(scale, *layer_inputs.shape, outputs.shape[1]),
         target_norm=jnp.linalg.norm(outputs),
         finite=is_finite(factors.left, factors.right),

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import in_float64, matmul, rounding_allowance
+from lowrank_theory._numerics import in_float64, matmul, rounding_allowance, safe_sqrt
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
@@ -39,7 +39,7 @@ def truncated_svd(
     factors = LowRank(matmul(weights, vectors), vectors.T)
     norm = jnp.linalg.norm(weights)
     certificate = Certificate(
-        optimal_error=jnp.sqrt(jnp.sum(energies[rank:])),
+        optimal_error=safe_sqrt(jnp.sum(energies[rank:])),
         excess_bound=rounding_allowance(norm, *weights.shape),
         target_norm=norm,
         finite=is_finite(factors.left, factors.right),

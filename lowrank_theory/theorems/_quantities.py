@@ -2,13 +2,21 @@
 estimators.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
-from lowrank_theory.problems import Problem
+from lowrank_theory._numerics import (
+    AnyArray,
+    matmul,
+    relative_rank_cutoff,
+    rounding_allowance,
+    safe_divide,
+)
+from lowrank_theory.problems import Layer, Problem, Truth
 from lowrank_theory.theorems._theorem import Hypothesis, Standing
 
 
@@ -20,12 +28,14 @@ class ColumnSpace(eqx.Module):
     basis: Float[Array, "samples width"]
     dimension: Float[Array, ""]
 
-    def coordinates(self, matrix: Float[Array, "samples outputs"]) -> Float[Array, "width outputs"]:
+    def coordinates(
+        self, matrix: Float[AnyArray, "samples outputs"]
+    ) -> Float[Array, "width outputs"]:
         """$U^TA$, which has the singular values of $PA$ (and zeros)."""
         return matmul(self.basis.T, matrix)
 
 
-def column_space(layer_inputs: Float[Array, "samples inputs"]) -> ColumnSpace:
+def column_space(layer_inputs: Float[AnyArray, "samples inputs"]) -> ColumnSpace:
     """The column space, by one rank cut-off."""
     left, values, _ = jnp.linalg.svd(layer_inputs, full_matrices=False)
     kept = values > relative_rank_cutoff(layer_inputs.shape) * values[0]
@@ -77,11 +87,40 @@ def planted_hypothesis(problem: Problem) -> Hypothesis:
     return model_hypothesis(name, problem, problem.truth.clean_outputs)
 
 
-def law_hypothesis(name: str, known: Bool[Array, ""]) -> Hypothesis:
+def law_hypothesis(name: str, known: Bool[AnyArray, ""]) -> Hypothesis:
     """A hypothesis on a law: known of synthetic layers by construction, a matter of trust on real
     ones.
     """
     return Hypothesis(name, jnp.where(known, 1.0, -1.0), Standing.TRUSTED)
+
+
+def gaussian_noise_hypothesis(truth: Truth) -> Hypothesis:
+    """Independent Gaussian entries of one variance."""
+    return law_hypothesis("the noise is i.i.d. Gaussian", truth.gaussian_noise)
+
+
+def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:
+    """No bias, with which the recovery would solve another problem, the centred one."""
+    return Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0)
+
+
+def gaussian_edge(problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    r"""$\sigma(\sqrt q + \sqrt K + t)$, above $\lVert PE\rVert$ with probability $1-\delta$ for
+    i.i.d. Gaussian noise.
+    """
+    q = column_space(problem.truth.layer_inputs).dimension
+    edge = jnp.sqrt(q) + math.sqrt(problem.observed.shape[1]) + deviation(failure_probability)
+    return jnp.asarray(problem.truth.noise_scale) * edge
+
+
+def output_norm(problem: Problem) -> Float[Array, ""]:
+    r"""$\lVert Y\rVert_F$."""
+    return jnp.linalg.norm(problem.observed.target_outputs)
+
+
+def least_squares(problem: Problem) -> Float[Array, "inputs outputs"]:
+    r"""$\tilde X^+Y$: neither truncated nor thresholded, it fits the noise too."""
+    return matmul(jnp.linalg.pinv(problem.truth.layer_inputs), problem.observed.target_outputs)
 
 
 def deviation(failure_probability: float, sides: int = 1) -> Float[Array, ""]:
@@ -89,6 +128,6 @@ def deviation(failure_probability: float, sides: int = 1) -> Float[Array, ""]:
     return jnp.sqrt(2 * jnp.log(sides / jnp.asarray(failure_probability)))
 
 
-def ordered(first: Array, second: Array) -> Array:
+def ordered(first: AnyArray, second: AnyArray) -> Array:
     """`second`, available only after `first`: keeps independent decompositions apart."""
     return jax.lax.optimization_barrier((first, second))[1]

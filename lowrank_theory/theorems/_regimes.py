@@ -2,10 +2,12 @@
 go wrong.
 """
 
+from typing import Any
+
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Setting
 
-BASE = {"samples": 60, "inputs": 24, "outputs": 20, "rank": 3}
+BASE: dict[str, Any] = {"samples": 60, "inputs": 24, "outputs": 20, "rank": 3}
 
 WELL_POSED = {
     "square": Setting(samples=40, inputs=20, outputs=20, rank=3),

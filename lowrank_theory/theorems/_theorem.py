@@ -16,7 +16,7 @@ import abc
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -25,6 +25,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import check_fraction
 from lowrank_theory.problems import Layer, Problem, Truth
+
+if TYPE_CHECKING:  # what type checkers understand, and what equinox enforces
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
 
 
 class Direction(enum.Enum):
@@ -97,7 +102,8 @@ class Bound(eqx.Module):
     @property
     def holds(self) -> Bool[Array, ""]:
         """Whether every hypothesis holds."""
-        return jnp.all(jnp.stack([hypothesis.holds for hypothesis in self.hypotheses]))
+        with jax.enable_x64(True):
+            return jnp.all(jnp.array([hypothesis.holds for hypothesis in self.hypotheses], bool))
 
     def require(self) -> Float[Array, ""]:
         """The value, or a runtime error (under `jit` too) that names the first hypothesis that
@@ -120,13 +126,13 @@ class AbstractStatement(eqx.Module):
     - `control`: a setting on which the bound must be broken by `broken_estimate`.
     """
 
-    kind: eqx.AbstractVar[Kind]
-    needs: eqx.AbstractVar[type]
-    regimes: eqx.AbstractVar[Mapping[str, Any]]
-    control: eqx.AbstractVar[Any]
+    kind: AbstractClassVar[Kind]
+    needs: AbstractClassVar[type]
+    regimes: AbstractClassVar[Mapping[str, Any]]
+    control: AbstractClassVar[Any]
 
     @abc.abstractmethod
-    def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Any, failure_probability: float) -> tuple[Hypothesis, ...]:
         """The conditions of the statement, each with its margin on this instance."""
 
     @abc.abstractmethod
@@ -186,7 +192,8 @@ class AbstractStatement(eqx.Module):
         if self.needs is Truth and not isinstance(instance, Problem):
             raise ValueError(
                 "This statement needs the truth, which a `Layer` does not have. State one with "
-                "`Problem.stated(observed, target_weights, rank)`, or use a statement that needs `Observed` only."
+                "`Problem.stated(observed, target_weights, rank)`, or use a statement that needs "
+                "`Observed` only."
             )
         return instance
 
@@ -198,7 +205,7 @@ def assess(
     """The bound and the realised quantity, from one run of the estimator; call it inside
     `jax.enable_x64`.
     """
-    hypotheses = statement.hypotheses(instance)
+    hypotheses = statement.hypotheses(instance, failure_probability)
     outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     estimate = statement.estimate(instance, failure_probability)
     bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
@@ -216,7 +223,7 @@ class AbstractTheorem(eqx.Module):
 
     @property
     def statements(self) -> dict[str, AbstractStatement]:
-        """The statements by full name, such as `planted_rank.gaussian`, in the order of the file."""
+        """The statements by full name, such as `planted_rank.gaussian`, in order."""
         return {
             f"{self.name}.{field.name}": getattr(self, field.name)
             for field in dataclasses.fields(self)

@@ -19,21 +19,21 @@ All are attained: with $\tau = \nu$, every $s_i = 2\tau$ on the diagonal and noi
 $\hat F = 0$.
 """
 
-import math
+import abc
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import matmul
 from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import LowRank, singular_value_threshold
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
-    column_space,
-    deviation,
-    law_hypothesis,
+    gaussian_edge,
+    gaussian_noise_hypothesis,
+    least_squares,
+    output_norm,
     planted_hypothesis,
     singular_values,
 )
@@ -69,38 +69,9 @@ _REGIMES = {
 _SURE_REGIMES = {**_REGIMES, **HEAVY_TAILS, **QUANTISED, **WORST_NOISE}
 
 
-def _threshold_outputs(problem: Problem, threshold: Float[Array, ""]) -> LowRank:
-    factors, _ = singular_value_threshold(
-        problem.truth.layer_inputs,
-        problem.observed.target_outputs,
-        threshold,
-        rank=min(problem.observed.shape),
-    )
-    return factors
-
-
 def _operator_norm_of_noise(problem: Problem) -> Float[Array, ""]:
     values, _ = attainable_noise(problem)
     return values[0]
-
-
-def _gaussian_edge(problem: Problem, failure_probability: float) -> Float[Array, ""]:
-    r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-    q = column_space(problem.truth.layer_inputs).dimension
-    edge = jnp.sqrt(q) + math.sqrt(problem.observed.shape[1]) + deviation(failure_probability)
-    return problem.truth.noise_scale * edge
-
-
-def _without_threshold(problem: Problem) -> Array:
-    return matmul(jnp.linalg.pinv(problem.truth.layer_inputs), problem.observed.target_outputs)
-
-
-def _squared_loss(problem: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
-    return output_error(estimate, problem.truth) ** 2
-
-
-def _squared_scale(problem: Problem) -> Float[Array, ""]:
-    return jnp.linalg.norm(problem.observed.target_outputs) ** 2
 
 
 def _capped_energy(problem: Problem, cap: Float[Array, ""]) -> Float[Array, ""]:
@@ -111,31 +82,60 @@ def _capped_energy(problem: Problem, cap: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.sum(jnp.minimum(values, cap) ** 2)
 
 
-class Oracle(AbstractStatement):
+class AbstractThresholded(AbstractStatement):
+    r"""A bound on $\lVert\hat F - F^*\rVert_F^2$ for the estimator thresholded at `threshold`.
+    Squared.
+    """
+
+    needs = Truth
+    control = NOT_TRUNCATED
+
+    @abc.abstractmethod
+    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+        r"""The threshold $\tau$."""
+
+    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        r"""Singular values of $PY$, soft-thresholded at $\tau$."""
+        factors, _ = singular_value_threshold(
+            instance.truth.layer_inputs,
+            instance.observed.target_outputs,
+            self.threshold(instance, failure_probability),
+            rank=min(instance.observed.shape),
+        )
+        return factors
+
+    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+        """Least squares that forgets the threshold."""
+        return least_squares(instance)
+
+    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
+        r"""$\lVert\hat F - F^*\rVert_F^2$."""
+        return output_error(estimate, instance.truth) ** 2
+
+    def magnitude(self, instance: Problem) -> Float[Array, ""]:
+        r"""$\lVert Y\rVert_F^2$."""
+        return output_norm(instance) ** 2
+
+
+class Oracle(AbstractThresholded):
     r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, (\tau+\nu)^2)$ for $\tau = $ `inflation`
-    $\cdot\,\nu$. Squared.
+    $\cdot\,\nu$.
     """
 
     inflation: float = 1.0
     kind = UPPER
-    needs = Truth
     regimes = _SURE_REGIMES
-    control = NOT_TRUNCATED
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """The threshold is at least the noise."""
         return (
             planted_hypothesis(instance),
             Hypothesis("the threshold is at least the noise", self.inflation - 1.0),
         )
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        r"""Singular values of $PY$, soft-thresholded at $\tau$."""
-        return _threshold_outputs(instance, self.inflation * _operator_norm_of_noise(instance))
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
-        """Least squares that forgets the threshold."""
-        return _without_threshold(instance)
+    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+        r"""$\tau$, in proportion to $\nu$."""
+        return self.inflation * _operator_norm_of_noise(problem)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
@@ -143,80 +143,49 @@ class Oracle(AbstractStatement):
         r"""$\sum_i\min(s_i^2, (\tau+\nu)^2)$."""
         return _capped_energy(instance, (1 + self.inflation) * _operator_norm_of_noise(instance))
 
-    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
-        r"""$\lVert\hat F - F^*\rVert_F^2$."""
-        return _squared_loss(instance, estimate)
 
-    def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return _squared_scale(instance)
-
-
-class Gaussian(AbstractStatement):
+class Gaussian(AbstractThresholded):
     r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, 4\tau^2)$ with $\tau = \sigma(\sqrt q +
-    \sqrt K + t)$. Squared.
+    \sqrt K + t)$.
     """
 
     kind = UPPER_WITH_PROBABILITY
-    needs = Truth
     regimes = _REGIMES
-    control = NOT_TRUNCATED
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise."""
-        return (
-            planted_hypothesis(instance),
-            law_hypothesis("the noise is i.i.d. Gaussian", instance.truth.gaussian_noise),
-        )
+        return (planted_hypothesis(instance), gaussian_noise_hypothesis(instance.truth))
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        r"""Singular values of $PY$, soft-thresholded at $\sigma(\sqrt q + \sqrt K + t)$."""
-        return _threshold_outputs(instance, _gaussian_edge(instance, failure_probability))
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
-        """Least squares that forgets the threshold."""
-        return _without_threshold(instance)
+    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+        r"""$\sigma(\sqrt q + \sqrt K + t)$."""
+        return gaussian_edge(problem, failure_probability)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\sum_i\min(s_i^2, 4\tau^2)$."""
-        return _capped_energy(instance, 2 * _gaussian_edge(instance, failure_probability))
-
-    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
-        r"""$\lVert\hat F - F^*\rVert_F^2$."""
-        return _squared_loss(instance, estimate)
-
-    def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return _squared_scale(instance)
+        return _capped_energy(instance, 2 * gaussian_edge(instance, failure_probability))
 
 
-class SchattenBall(AbstractStatement):
+class SchattenBall(AbstractThresholded):
     r"""$\lVert\hat F - F^*\rVert_F^2 \le 2^{2-a}R_a\tau^{2-a}$ with $R_a = \sum_is_i(F^*)^a$, $a$ =
-    `exponent`, $\tau = \nu$. Squared.
+    `exponent` in (0, 2), $\tau = \nu$.
     """
 
     exponent: float = 1.0
     kind = UPPER
-    needs = Truth
     regimes = _SURE_REGIMES
-    control = NOT_TRUNCATED
 
     def __check_init__(self) -> None:
-        targets.SchattenBall(self.exponent)
+        targets.SchattenBall(self.exponent)  # raises on an exponent outside (0, 2)
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """None beyond the model: the threshold is the noise itself."""
         return (planted_hypothesis(instance),)
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        r"""Singular values of $PY$, soft-thresholded at $\nu$."""
-        return _threshold_outputs(instance, _operator_norm_of_noise(instance))
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
-        """Least squares that forgets the threshold."""
-        return _without_threshold(instance)
+    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+        r"""$\nu$."""
+        return _operator_norm_of_noise(problem)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
@@ -225,14 +194,6 @@ class SchattenBall(AbstractStatement):
         values = singular_values(instance.truth.clean_outputs)
         radius = jnp.sum(values**self.exponent)
         return radius * (2 * _operator_norm_of_noise(instance)) ** (2 - self.exponent)
-
-    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
-        r"""$\lVert\hat F - F^*\rVert_F^2$."""
-        return _squared_loss(instance, estimate)
-
-    def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return _squared_scale(instance)
 
 
 class ApproximateRank(AbstractTheorem):

@@ -22,7 +22,13 @@ from lowrank_theory.error_measures import fitting_error
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
 from lowrank_theory.recovery import ActivationWeighted, LowRank, Recovery, TruncatedSVD, recover
-from lowrank_theory.theorems._quantities import column_space, ordered, singular_values, tail_norm
+from lowrank_theory.theorems._quantities import (
+    column_space,
+    no_bias_hypothesis,
+    ordered,
+    singular_values,
+    tail_norm,
+)
 from lowrank_theory.theorems._regimes import (
     BASE,
     FULL_RANK,
@@ -79,13 +85,11 @@ class TruncatedSVDIsBest(AbstractStatement):
     regimes = _REGIMES
     control = _REGIMES["square"]
 
-    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
-        """None beyond weights at hand."""
-        return (
-            Hypothesis(
-                "weights are at hand", 0.0 if instance.observed.weights is not None else -1.0
-            ),
-        )
+    def hypotheses(
+        self, instance: Problem | Layer, failure_probability: float
+    ) -> tuple[Hypothesis, ...]:
+        """None: it holds for every matrix."""
+        return ()
 
     def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
         """Truncated singular value decomposition of the weights."""
@@ -105,7 +109,8 @@ class TruncatedSVDIsBest(AbstractStatement):
 
     def loss(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
         r"""$\lVert W - Z\rVert_F$."""
-        return jnp.linalg.norm(instance.observed.weights - estimate.factors.materialise())
+        weights = jnp.asarray(instance.observed.weights, float)
+        return jnp.linalg.norm(weights - estimate.factors.materialise())
 
     def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
         r"""$\lVert W\rVert_F$."""
@@ -122,11 +127,11 @@ class ActivationWeightedIsBest(AbstractStatement):
     regimes = _WITH_DATA
     control = UNUSUAL_ACTIVATIONS["massive directions"]
 
-    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
+    def hypotheses(
+        self, instance: Problem | Layer, failure_probability: float
+    ) -> tuple[Hypothesis, ...]:
         """No bias: the affine problem is the same one, centred."""
-        return (
-            Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0),
-        )
+        return (no_bias_hypothesis(instance),)
 
     def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
         """The data-driven recovery."""
@@ -161,9 +166,9 @@ class Optimality(AbstractStatement):
     regimes = _WITH_DATA
     control = _REGIMES["square"]
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
-        """The competitor has rank at most r by construction."""
-        return (Hypothesis("the competitor has rank at most r", 0.0),)
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """None: the competitor has rank at most r by construction."""
+        return ()
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """A competitor: five sweeps of alternating least squares, started at the target's own row

@@ -9,10 +9,12 @@ component analysis of the outputs; the optimum is $L^* = \sum_{j>r}l_j$.
 **Claims** (squared losses; proved in paper_notes/calibration_size.md):
 
 - `relative` (probability $1-\delta$): with $t = \sqrt{2\ln(2/\delta)}$ and $e = \sqrt{k/m} +
-  t/\sqrt m < 1$, $L(\hat M) \le \Bigl(\dfrac{1 + t/\sqrt m}{1-e}\Bigr)^2L^*$.
+  t/\sqrt m < 1$, $L(\hat M) \le \Bigl(\dfrac{1 + t\sqrt{l_{r+1}/(mL^*)}}{1-e}\Bigr)^2L^*$.
 - `leading_constant` (asymptotic): $m\,(\mathbb E L(\hat M) - L^*) \to \sum_{j\le
   r<k}\dfrac{l_jl_k}{l_j-l_k}$ if $l_r > l_{r+1}$.
 """
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lowrank_theory._numerics import matmul, relative_rank_cutoff
+from lowrank_theory._numerics import matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.generators._random import normal
@@ -78,7 +80,7 @@ def _draw(setting: CalibrationSetting, key: PRNGKeyArray) -> Problem:
     return Problem(Observed(weights=weights, calibration=calibration), truth, setting.rank)
 
 
-_BASE = {
+_BASE: dict[str, Any] = {
     "samples": 200,
     "inputs": 16,
     "outputs": 12,
@@ -116,23 +118,23 @@ def population_loss(problem: Problem, factors: LowRank) -> Float[Array, ""]:
     r"""$\mathbb E\lVert x^\top(W - Z)\rVert^2 = \operatorname{tr}\,(W-Z)^\top C(W-Z)$, on rows that
     were not seen.
     """
-    difference = problem.observed.weights - matmul(factors.left, factors.right)
+    difference = _weights(problem) - matmul(factors.left, factors.right)
     return jnp.sum(difference * matmul(_true_second_moment(problem), difference))
 
 
 def output_spectrum(problem: Problem) -> Float[Array, " outputs"]:
     r"""The eigenvalues of $\Sigma = W^\top CW$, largest first."""
-    weights = problem.observed.weights
-    covariance = matmul(jnp.asarray(weights).T, _true_second_moment(problem), jnp.asarray(weights))
+    weights = _weights(problem)
+    covariance = matmul(weights.T, _true_second_moment(problem), weights)
     return jnp.maximum(jnp.linalg.eigvalsh(covariance)[::-1], 0)
 
 
 def first_order_excess(eigenvalues: Float[Array, " outputs"], rank: int) -> Float[Array, ""]:
     r"""$\sum_{j\le r<k}\dfrac{l_jl_k}{l_j-l_k}$: divided by $m$, the leading term of the excess
-    loss.
+    loss; meaningful where $l_r > l_{r+1}$.
     """
     kept, dropped = eigenvalues[:rank, None], eigenvalues[None, rank:]
-    return jnp.sum(kept * dropped / (kept - dropped))
+    return jnp.sum(safe_divide(kept * dropped, kept - dropped))
 
 
 def _true_second_moment(problem: Problem) -> Array:
@@ -141,7 +143,7 @@ def _true_second_moment(problem: Problem) -> Array:
         raise ValueError(
             "This statement needs the true second moment, which a real layer does not have."
         )
-    return second_moment
+    return jnp.asarray(second_moment, float)
 
 
 def _samples(problem: Problem) -> Array:
@@ -149,7 +151,22 @@ def _samples(problem: Problem) -> Array:
     if observed.activations is not None:
         return jnp.asarray(observed.activations.shape[0], float)
     assert observed.calibration is not None
-    return observed.calibration.count
+    return jnp.asarray(observed.calibration.count, float)
+
+
+def _relative_deviation(problem: Problem, failure_probability: float) -> Array:
+    r"""$e = \sqrt{k/m} + t/\sqrt m$."""
+    eigenvalues = output_spectrum(problem)
+    cutoff = relative_rank_cutoff((eigenvalues.size,)) * eigenvalues[0]
+    dimensions = jnp.sum(eigenvalues > cutoff)
+    slack = deviation(failure_probability, sides=2)
+    return (jnp.sqrt(dimensions) + slack) / jnp.sqrt(_samples(problem))
+
+
+def _weights(problem: Problem) -> Array:
+    if problem.observed.weights is None:
+        raise ValueError("This statement is about trained weights: give `Observed(weights=...)`.")
+    return jnp.asarray(problem.observed.weights, float)
 
 
 def _rows_only(problem: Problem) -> Observed:
@@ -163,7 +180,7 @@ def _rows_only(problem: Problem) -> Observed:
 
 
 def _weakest_outputs(problem: Problem) -> LowRank:
-    weights = jnp.asarray(problem.observed.weights)
+    weights = _weights(problem)
     covariance = matmul(weights.T, _true_second_moment(problem), weights)
     _, vectors = jnp.linalg.eigh(covariance)
     weakest = vectors[:, : problem.rank]
@@ -171,8 +188,8 @@ def _weakest_outputs(problem: Problem) -> LowRank:
 
 
 class Relative(AbstractStatement):
-    r"""$L(\hat M) \le \bigl((1+t/\sqrt m)/(1-e)\bigr)^2L^*$ with $e = \sqrt{k/m} + t/\sqrt m < 1$.
-    Squared.
+    r"""$L(\hat M) \le \bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$ with $e = \sqrt{k/m} +
+    t/\sqrt m < 1$. Squared.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -180,9 +197,11 @@ class Relative(AbstractStatement):
     regimes = _ROWS
     control = _ROWS["massive directions"]
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
-        r"""Gaussian rows; $e < 1$ is part of `formula`, which is infinite otherwise."""
-        return (_gaussian_rows(instance),)
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        r"""Gaussian rows, and enough of them."""
+        shortfall = 1 - _relative_deviation(instance, failure_probability)
+        name = "there are enough samples for the dimension of the outputs"
+        return (_gaussian_rows(instance), Hypothesis(name, shortfall))
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The data-driven recovery from m rows."""
@@ -195,16 +214,12 @@ class Relative(AbstractStatement):
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
-        r"""$\bigl((1+t/\sqrt m)/(1-e)\bigr)^2\sum_{j>r}l_j$, infinite for $e \ge 1$."""
-        eigenvalues = output_spectrum(instance)
-        cutoff = relative_rank_cutoff((eigenvalues.size,)) * eigenvalues[0]
-        dimensions = jnp.sum(eigenvalues > cutoff)
-        samples = _samples(instance)
-        slack = deviation(failure_probability, sides=2) / jnp.sqrt(samples)
-        shortfall = 1 - (jnp.sqrt(dimensions / samples) + slack)
-        factor = ((1 + slack) / jnp.where(shortfall > 0, shortfall, 1)) ** 2
-        optimum = jnp.sum(eigenvalues[instance.rank :])
-        return jnp.where(shortfall > 0, factor * optimum, jnp.inf)
+        r"""$\bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$, infinite at $e = 1$."""
+        dropped = output_spectrum(instance)[instance.rank :]
+        slack = deviation(failure_probability, sides=2) / jnp.sqrt(_samples(instance))
+        numerator = jnp.sqrt(jnp.sum(dropped)) + slack * jnp.sqrt(jnp.max(dropped, initial=0.0))
+        shortfall = 1 - _relative_deviation(instance, failure_probability)
+        return jnp.where(shortfall == 0, jnp.inf, safe_divide(numerator, shortfall) ** 2)
 
     def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         """The population loss."""
@@ -225,12 +240,14 @@ class LeadingConstant(AbstractStatement):
     regimes = _GAPPED
     control = _GAPPED["three spikes"]
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Gaussian rows and an eigengap at the rank."""
         eigenvalues = output_spectrum(instance)
-        gap = (eigenvalues[instance.rank - 1] - eigenvalues[instance.rank]) / eigenvalues[0]
+        around = eigenvalues[instance.rank - 1 : instance.rank + 1]
+        gap = safe_divide(around[0] - around[-1], eigenvalues[0])
+        margin = gap - relative_rank_cutoff((eigenvalues.size,))
         name = "the output covariance has a gap at the rank"
-        return (_gaussian_rows(instance), Hypothesis(name, gap - 1e-9))
+        return (_gaussian_rows(instance), Hypothesis(name, margin))
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The data-driven recovery from m rows."""

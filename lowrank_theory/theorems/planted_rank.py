@@ -17,21 +17,23 @@ statements below are this project's own, proved in paper_notes/planted_rank.md.
   5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$.
 - `sub_gaussian` (probability $1-\delta$), independent entries with $\mathbb Ee^{\lambda E_{ij}} \le
   e^{\lambda^2\sigma^2/2}$: $\lVert\tilde X(\hat M - M)\rVert_F^2 \le
-  5r\sigma^2\min_{0<\alpha<1}\alpha^{-2}\bigl((q+K)\ln\tfrac1{1-\alpha} + 2\ln\tfrac1\delta\bigr)$;
-  at $\alpha = 0.9$ this is at most $5r\sigma^2(1.687\sqrt{q+K} + 1.112\,t)^2$.
+  5r\sigma^2\min_{0<a,b<1}(ab)^{-2}\bigl(q\ln\tfrac1{1-a^2} + K\ln\tfrac1{1-b^2} + t^2\bigr)$
+  (equation 5 of the note); at $a^2 = b^2 = 0.9$ this is at most $5r\sigma^2(1.687\sqrt{q+K} +
+  1.112\,t)^2$.
 
 Only $q$, not the number of samples, enters. No estimator has worst-case risk below $r\sigma^2(q + K
 - r)$ (`minimax_floor`), and for Gaussian noise in high dimensions the error of this one is known
 exactly (`asymptotic_error`): the constant 5 is at most four to five times too large.
 """
 
+import abc
 import math
-from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import matmul
 from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
@@ -40,7 +42,11 @@ from lowrank_theory.theorems._quantities import (
     attainable_noise,
     column_space,
     deviation,
+    gaussian_noise_hypothesis,
     law_hypothesis,
+    least_squares,
+    no_bias_hypothesis,
+    output_norm,
     planted_hypothesis,
     target_rank_hypothesis,
 )
@@ -61,7 +67,6 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
-    Kind,
 )
 
 
@@ -73,7 +78,7 @@ def minimax_floor(rank: int, q: int, outputs: int, noise_scale: float) -> float:
 
 
 def asymptotic_error(
-    strengths: Float[Array, " rank"], q: int, outputs: int, noise_scale: float
+    strengths: Float[ArrayLike, " rank"], q: int, outputs: int, noise_scale: float
 ) -> Float[Array, ""]:
     r"""The limit of $\lVert\tilde X(\hat M - M)\rVert_F^2$ for Gaussian noise, fixed rank and large
     $q, K$.
@@ -85,10 +90,11 @@ def asymptotic_error(
     """
     longer, shorter = max(q, outputs), min(q, outputs)
     beta = shorter / longer
-    x = jnp.asarray(strengths) / (noise_scale * math.sqrt(longer))
-    detected = 1 + beta + 3 * beta / jnp.maximum(x, beta**0.25) ** 2
-    missed = x**2 + (1 + math.sqrt(beta)) ** 2
-    return noise_scale**2 * longer * jnp.sum(jnp.where(x > beta**0.25, detected, missed))
+    with jax.enable_x64(True):
+        x = jnp.asarray(strengths, float) / (noise_scale * math.sqrt(longer))
+        detected = 1 + beta + 3 * beta / jnp.maximum(x, beta**0.25) ** 2
+        missed = x**2 + (1 + math.sqrt(beta)) ** 2
+        return noise_scale**2 * longer * jnp.sum(jnp.where(x > beta**0.25, detected, missed))
 
 
 def detection_threshold(q: int, outputs: int, noise_scale: float) -> float:
@@ -102,16 +108,12 @@ def _data_driven(problem: Problem) -> LowRank:
     return recover(problem.observed, problem.rank, ActivationWeighted()).factors
 
 
-def _without_truncation(problem: Problem) -> Array:
-    return matmul(jnp.linalg.pinv(problem.truth.layer_inputs), problem.observed.target_outputs)
-
-
 def _planted(problem: Problem) -> tuple[Hypothesis, ...]:
-    return (planted_hypothesis(problem), target_rank_hypothesis(problem))
-
-
-def _output_scale(problem: Problem) -> Array:
-    return jnp.linalg.norm(problem.observed.target_outputs)
+    return (
+        planted_hypothesis(problem),
+        target_rank_hypothesis(problem),
+        no_bias_hypothesis(problem),
+    )
 
 
 _GAUSSIAN = {
@@ -158,7 +160,7 @@ class AnyNoise(AbstractStatement):
     regimes = _ANY
     control = NOT_TRUNCATED
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Planted rank only."""
         return _planted(instance)
 
@@ -168,7 +170,7 @@ class AnyNoise(AbstractStatement):
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
         """Least squares that forgets to truncate."""
-        return _without_truncation(instance)
+        return least_squares(instance)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
@@ -183,30 +185,27 @@ class AnyNoise(AbstractStatement):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert Y\rVert_F$."""
-        return _output_scale(instance)
+        return output_norm(instance)
 
 
-class SquaredError(AbstractStatement):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\sigma^2\,b$ with $b$ a bound on $\lVert
-    PE\rVert^2/\sigma^2$ for a law of the noise.
-
-    `noise_norm(q, outputs, failure_probability)` is that $b$, `noise_hypothesis` the law under
-    which it holds, and `allows` says whether the truth is of that law. Squared, in the squared
-    units of the outputs.
+class AbstractSquaredLoss(AbstractStatement):
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\sigma^2\,b$, with $b$ a bound on
+    $\lVert PE\rVert^2/\sigma^2$ for a law of the noise. In the squared units of the outputs.
     """
 
-    kind: Kind
-    regimes: Mapping[str, Setting]
-    control: Setting
-    noise_norm: Callable[[Array, int, float], Array]
-    noise_hypothesis: str
-    allows: Callable[[Truth], Array]
     needs = Truth
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
+    @abc.abstractmethod
+    def law(self, truth: Truth) -> Hypothesis:
+        """The law of the noise."""
+
+    @abc.abstractmethod
+    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+        r"""The bound $b$ on $\lVert PE\rVert^2/\sigma^2$."""
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Planted rank and the law of the noise."""
-        known = self.allows(instance.truth)
-        return (*_planted(instance), law_hypothesis(self.noise_hypothesis, known))
+        return (*_planted(instance), self.law(instance.truth))
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The data-driven recovery."""
@@ -214,14 +213,14 @@ class SquaredError(AbstractStatement):
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
         """Least squares that forgets to truncate."""
-        return _without_truncation(instance)
+        return least_squares(instance)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$5r\,\sigma^2\,b(q, K, \delta)$."""
         q = column_space(instance.truth.layer_inputs).dimension
-        variance = instance.truth.noise_scale**2
+        variance = jnp.asarray(instance.truth.noise_scale) ** 2
         edge = self.noise_norm(q, instance.observed.shape[1], failure_probability)
         return 5 * instance.rank * variance * edge
 
@@ -231,65 +230,79 @@ class SquaredError(AbstractStatement):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert Y\rVert_F^2$."""
-        return _output_scale(instance) ** 2
+        return output_norm(instance) ** 2
 
 
-def gaussian_norm(q: Array, outputs: int, failure_probability: float) -> Array:
-    r"""$(\sqrt q + \sqrt K + t)^2$ (Davidson and Szarek 2001, Theorem II.13)."""
-    return (jnp.sqrt(q) + math.sqrt(outputs) + deviation(failure_probability)) ** 2
-
-
-def mean_gaussian_norm(q: Array, outputs: int, failure_probability: float) -> Array:
-    r"""$(\sqrt q + \sqrt K)^2 + 1 \ge \mathbb E\lVert G\rVert^2$, since $\operatorname{Var}\lVert
-    G\rVert \le 1$.
+class Gaussian(AbstractSquaredLoss):
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2(\sqrt q + \sqrt K + t)^2$ with
+    probability $1-\delta$ for i.i.d. Gaussian noise (Davidson and Szarek 2001, Theorem II.13).
     """
-    return (jnp.sqrt(q) + math.sqrt(outputs)) ** 2 + 1
+
+    kind = UPPER_WITH_PROBABILITY
+    regimes = _GAUSSIAN
+    control = NOT_TRUNCATED
+
+    def law(self, truth: Truth) -> Hypothesis:
+        """i.i.d. Gaussian."""
+        return gaussian_noise_hypothesis(truth)
+
+    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+        r"""$(\sqrt q + \sqrt K + t)^2$."""
+        return (jnp.sqrt(q) + math.sqrt(outputs) + deviation(failure_probability)) ** 2
 
 
-def sub_gaussian_norm(q: Array, outputs: int, failure_probability: float) -> Array:
-    r"""$\min_\alpha\alpha^{-2}((q+K)\ln\frac1{1-\alpha} + 2\ln\frac1\delta)$; every $\alpha$ gives
-    a valid bound, so a grid does.
+class Expectation(AbstractSquaredLoss):
+    r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$
+    for i.i.d. Gaussian noise.
     """
-    alpha = 1 - jnp.geomspace(0.5, 1e-6, 400)
-    budget = -(q + outputs) * jnp.log1p(-alpha) + deviation(failure_probability) ** 2
-    return jnp.min(budget / alpha**2)
+
+    kind = UPPER_IN_EXPECTATION
+    regimes = _GAUSSIAN
+    control = NOT_TRUNCATED
+
+    def law(self, truth: Truth) -> Hypothesis:
+        """i.i.d. Gaussian."""
+        return gaussian_noise_hypothesis(truth)
+
+    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+        r"""$(\sqrt q + \sqrt K)^2 + 1 \ge \mathbb E\lVert G\rVert^2$, since the variance of
+        $\lVert G\rVert$ is at most one.
+        """
+        return (jnp.sqrt(q) + math.sqrt(outputs)) ** 2 + 1
 
 
-def _is_gaussian(truth: Truth) -> Array:
-    return truth.gaussian_noise
+class SubGaussian(AbstractSquaredLoss):
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\beta^2$ with probability $1-\delta$ for
+    independent sub-Gaussian entries; `noise_norm` is $\beta^2/\sigma^2$.
+    """
 
+    kind = UPPER_WITH_PROBABILITY
+    regimes = _SUB_GAUSSIAN
+    control = Setting(samples=64, inputs=64, outputs=64, rank=1, noise=noise.Rademacher(1.0))
 
-def _is_sub_gaussian(truth: Truth) -> Array:
-    return jnp.isfinite(truth.noise_scale)
+    def law(self, truth: Truth) -> Hypothesis:
+        """Independent entries with a finite sub-Gaussian constant."""
+        name = "the noise entries are independent and sub-Gaussian"
+        return law_hypothesis(name, jnp.isfinite(truth.noise_scale))
+
+    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+        r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$; every
+        $a, b$ give a valid bound, so a grid does.
+        """
+        divergence = jnp.geomspace(1e-2, 14.0, 128)  # ln 1/(1-a^2)
+        shrinkage = -jnp.expm1(-divergence)  # a^2
+        budget = (
+            q * divergence[:, None] + outputs * divergence + deviation(failure_probability) ** 2
+        )
+        return jnp.min(budget / (shrinkage[:, None] * shrinkage))
 
 
 class PlantedRank(AbstractTheorem):
     """Recovery of a planted low-rank layer, in three tiers of noise."""
 
-    gaussian: SquaredError = SquaredError(
-        UPPER_WITH_PROBABILITY,
-        _GAUSSIAN,
-        NOT_TRUNCATED,
-        gaussian_norm,
-        "the noise is i.i.d. Gaussian",
-        _is_gaussian,
-    )
-    expectation: SquaredError = SquaredError(
-        UPPER_IN_EXPECTATION,
-        _GAUSSIAN,
-        NOT_TRUNCATED,
-        mean_gaussian_norm,
-        "the noise is i.i.d. Gaussian",
-        _is_gaussian,
-    )
-    sub_gaussian: SquaredError = SquaredError(
-        UPPER_WITH_PROBABILITY,
-        _SUB_GAUSSIAN,
-        Setting(samples=64, inputs=64, outputs=64, rank=1, noise=noise.Rademacher(1.0)),
-        sub_gaussian_norm,
-        "the noise entries are independent and sub-Gaussian",
-        _is_sub_gaussian,
-    )
+    gaussian: Gaussian = Gaussian()
+    expectation: Expectation = Expectation()
+    sub_gaussian: SubGaussian = SubGaussian()
     any_noise: AnyNoise = AnyNoise()
 
 

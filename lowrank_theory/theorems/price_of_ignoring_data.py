@@ -12,8 +12,9 @@ $\min_{\operatorname{rank}Z\le r}\lVert X(W-Z)\rVert_F = \bigl(\sum_{i>r}s_i(XW)
 - `weight_tail`: $\lVert X(W-[W]_r)\rVert_F \le \lVert
   X\rVert\,\bigl(\sum_{i>r}s_i(W)^2\bigr)^{1/2}$ for every $X$.
 
-They need nothing but the layer itself, so they hold, and can be evaluated, on every real layer:
-`price_bound` is the smaller of the two.
+They need nothing but the layer itself, so they hold, and can be evaluated, on every real layer.
+`weight_tail` is never the larger one: $\operatorname{opt} \ge s_N(X)\,(\sum_{i>r}s_i(W)^2)^{1/2}$.
+`condition_number` says, before any weights are seen, how far from the optimum truncation can be.
 """
 
 import jax
@@ -47,6 +48,7 @@ _REGIMES = {
         noise=noise.Gaussian(0.0),
     ),
 }
+_WITH_SINGULAR = {**_REGIMES, **SINGULAR}
 _KEEPS_THE_WEAKEST = Setting(
     samples=200,
     inputs=16,
@@ -58,7 +60,10 @@ _KEEPS_THE_WEAKEST = Setting(
 
 
 def price_bound(observed: Observed, rank: int) -> Float[Array, ""]:
-    r"""The smaller of the two bounds on $\lVert X(W-[W]_r)\rVert_F$, both of which hold."""
+    r"""The smaller of the two bounds on $\lVert X(W-[W]_r)\rVert_F$.
+
+    In exact arithmetic that is always `weight_tail`, the only one for rank-deficient $X$.
+    """
     layer = Layer(observed, rank)
     bounds = (s.bound(layer).value for s in price_of_ignoring_data.statements.values())
     with jax.enable_x64(True):
@@ -78,17 +83,17 @@ def _smallest_components(instance: Problem | Layer) -> LowRank:
 
 def _rows_and_weights(instance: Problem | Layer) -> tuple[Array, Array]:
     observed = instance.observed
+    if observed.weights is None or observed.activations is None:
+        raise ValueError(
+            "This statement compares weights with what they see: give `Observed(weights=..., "
+            "activations=...)`."
+        )
     return jnp.asarray(observed.activations, float), jnp.asarray(observed.weights, float)
 
 
-def _layer_hypotheses(instance: Problem | Layer) -> tuple[Hypothesis, ...]:
-    observed = instance.observed
-    at_hand = observed.weights is not None and observed.activations is not None
-    same = observed.compressed_activations is None
-    return (
-        Hypothesis("weights and activations are at hand", 0.0 if at_hand else -1.0),
-        Hypothesis("the compressed layer sees the same activations", 0.0 if same else -1.0),
-    )
+def _same_activations(instance: Problem | Layer) -> Hypothesis:
+    same = instance.observed.compressed_activations is None
+    return Hypothesis("the compressed layer sees the same activations", 0.0 if same else -1.0)
 
 
 def _weighted_error(instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
@@ -111,7 +116,9 @@ class ConditionNumber(AbstractStatement):
     regimes = _REGIMES
     control = _KEEPS_THE_WEAKEST
 
-    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
+    def hypotheses(
+        self, instance: Problem | Layer, failure_probability: float
+    ) -> tuple[Hypothesis, ...]:
         """Full column rank: the relative smallest singular value against the cut-off."""
         activations, _ = _rows_and_weights(instance)
         samples, inputs = activations.shape
@@ -119,7 +126,7 @@ class ConditionNumber(AbstractStatement):
         smallest = values[-1] / jnp.where(values[0] > 0, values[0], 1) if samples >= inputs else 0.0
         margin = smallest - relative_rank_cutoff(activations.shape)
         return (
-            *_layer_hypotheses(instance),
+            _same_activations(instance),
             Hypothesis("the activations have full column rank", jnp.asarray(margin)),
         )
 
@@ -156,12 +163,14 @@ class WeightTail(AbstractStatement):
 
     kind = UPPER
     needs = Observed
-    regimes = {**_REGIMES, **SINGULAR}
+    regimes = _WITH_SINGULAR
     control = _KEEPS_THE_WEAKEST
 
-    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
-        """None beyond the layer."""
-        return _layer_hypotheses(instance)
+    def hypotheses(
+        self, instance: Problem | Layer, failure_probability: float
+    ) -> tuple[Hypothesis, ...]:
+        """The same activations; none on the layer."""
+        return (_same_activations(instance),)
 
     def estimate(self, instance: Problem | Layer, failure_probability: float) -> LowRank:
         """The truncated singular value decomposition of the weights."""

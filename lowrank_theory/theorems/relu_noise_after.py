@@ -15,8 +15,8 @@ A slow rate (the first power of the noise), without logarithms. Only $\rho(F^*)$
 where both $F^*$ and $\hat F$ are negative the data say nothing.
 """
 
-import math
-from collections.abc import Callable, Mapping
+import abc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ from lowrank_theory.problems import Problem, ReluThenNoise, Setting, Truth
 from lowrank_theory.recovery.relu import NuclearNormFit, nuclear_norm_relu
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
-    column_space,
-    deviation,
-    law_hypothesis,
+    gaussian_edge,
+    gaussian_noise_hypothesis,
+    least_squares,
     model_hypothesis,
     singular_values,
 )
@@ -40,10 +40,15 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
-    Kind,
 )
 
-_BASE = {"samples": 40, "inputs": 16, "outputs": 12, "rank": 2, "link": ReluThenNoise()}
+_BASE: dict[str, Any] = {
+    "samples": 40,
+    "inputs": 16,
+    "outputs": 12,
+    "rank": 2,
+    "link": ReluThenNoise(),
+}
 _REGIMES = {
     "square": Setting(samples=24, inputs=12, outputs=12, rank=2, link=ReluThenNoise()),
     "tall": Setting(samples=60, inputs=8, outputs=20, rank=2, link=ReluThenNoise()),
@@ -62,6 +67,7 @@ _OTHER_NOISES = {
     "unequal columns": Setting(**_BASE, noise=noise.Heteroskedastic(0.5, by_column=True)),
     "quantised weights": Setting(**_BASE, noise=noise.QuantiserResidual(3)),
 }
+_ANY_NOISE = {**_REGIMES, **_OTHER_NOISES}
 _CONTROL = Setting(
     samples=48,
     inputs=48,
@@ -73,19 +79,6 @@ _CONTROL = Setting(
 )
 
 
-def sure_norm(problem: Problem, failure_probability: float) -> Array:
-    r"""$\lVert PE\rVert$."""
-    values, _ = attainable_noise(problem)
-    return values[0]
-
-
-def gaussian_norm(problem: Problem, failure_probability: float) -> Array:
-    r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-    q = column_space(problem.truth.layer_inputs).dimension
-    edge = jnp.sqrt(q) + math.sqrt(problem.observed.shape[1]) + deviation(failure_probability)
-    return problem.truth.noise_scale * edge
-
-
 def _rectified_hypothesis(problem: Problem) -> Hypothesis:
     return model_hypothesis(
         "the outputs are rectified clean outputs plus noise",
@@ -94,27 +87,17 @@ def _rectified_hypothesis(problem: Problem) -> Hypothesis:
     )
 
 
-class SlowRate(AbstractStatement):
-    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\,b + g$, with $b \ge \lVert PE\rVert$
-    surely or with probability. Squared.
+class AbstractSlowRate(AbstractStatement):
+    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\,b + g$, with $b$ = `noise_norm` above
+    $\lVert PE\rVert$. Squared.
     """
 
-    kind: Kind
-    regimes: Mapping[str, Setting]
-    noise_norm: Callable[[Problem, float], Array]
-    gaussian_only: bool
-    control = _CONTROL
     needs = Truth
+    control = _CONTROL
 
-    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
-        """The model, and the law of the noise if the statement needs one."""
-        model = _rectified_hypothesis(instance)
-        if not self.gaussian_only:
-            return (model,)
-        return (
-            model,
-            law_hypothesis("the noise is i.i.d. Gaussian", instance.truth.gaussian_noise),
-        )
+    @abc.abstractmethod
+    def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+        r"""The bound $b$ on $\lVert PE\rVert$."""
 
     def estimate(self, instance: Problem, failure_probability: float) -> NuclearNormFit:
         """The matching-loss minimiser over the nuclear ball of the truth's own radius."""
@@ -125,8 +108,7 @@ class SlowRate(AbstractStatement):
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
         """Least squares that forgets the constraint: it fits the noise."""
-        inverse = jnp.linalg.pinv(instance.truth.layer_inputs)
-        return matmul(inverse, instance.observed.target_outputs)
+        return least_squares(instance)
 
     def formula(
         self, instance: Problem, estimate: NuclearNormFit, failure_probability: float
@@ -147,11 +129,44 @@ class SlowRate(AbstractStatement):
         return jnp.sum(clean**2) + jnp.sum(outputs**2)
 
 
+class AnyNoise(AbstractSlowRate):
+    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\lVert PE\rVert + g$, whatever the noise."""
+
+    kind = UPPER
+    regimes = _ANY_NOISE
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """The model."""
+        return (_rectified_hypothesis(instance),)
+
+    def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+        r"""$\lVert PE\rVert$."""
+        values, _ = attainable_noise(problem)
+        return values[0]
+
+
+class Gaussian(AbstractSlowRate):
+    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\sigma(\sqrt q + \sqrt K + t) + g$ with
+    probability $1-\delta$.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+    regimes = _REGIMES
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """The model, and i.i.d. Gaussian noise."""
+        return (_rectified_hypothesis(instance), gaussian_noise_hypothesis(instance.truth))
+
+    def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+        r"""$\sigma(\sqrt q + \sqrt K + t)$."""
+        return gaussian_edge(problem, failure_probability)
+
+
 class ReluNoiseAfter(AbstractTheorem):
     """Recovery behind a ReLU with noise after it, by a convex matching loss."""
 
-    gaussian: SlowRate = SlowRate(UPPER_WITH_PROBABILITY, _REGIMES, gaussian_norm, True)
-    any_noise: SlowRate = SlowRate(UPPER, {**_REGIMES, **_OTHER_NOISES}, sure_norm, False)
+    gaussian: Gaussian = Gaussian()
+    any_noise: AnyNoise = AnyNoise()
 
 
 relu_noise_after = ReluNoiseAfter()

@@ -8,7 +8,7 @@ import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -26,13 +26,15 @@ from lowrank_theory.theorems import (
 )
 from lowrank_theory.theorems._theorem import assess
 
-ASYMPTOTIC_TOLERANCE = 0.03
-GROWTH = (1, 4, 16)
-TRIALS_PER_MEAN = 64
+ASYMPTOTIC_TOLERANCE = 0.03  # how near one the mean ratio of a limit must end
+GROWTH = (1, 4, 16)  # the sizes at which a limit is looked at, in units of its setting
+TRIALS_PER_MEAN = 64  # a mean known to 3 % needs more trials than a count of violations
 BATCH = 128
+CONTROL_TRIALS = 200  # at least
 POWER = 0.99
 
 Progress = Callable[[str, int, int], None]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Verdict(enum.Enum):
@@ -47,21 +49,61 @@ class Verdict(enum.Enum):
 class Sample:
     """Trials of one statement on one setting, as NumPy arrays of equal length.
 
-    `ratio` is oriented so that a violation has a ratio above one: realised / bound, inverted for
-    lower bounds. Only applicable trials, those whose hypotheses hold, are kept; `trials` counts
-    all.
+    Only applicable trials, those whose hypotheses hold and whose bound is not infinite, are kept;
+    `trials` counts all. `allowance` is how far rounding may move the realised quantity, and is
+    granted in favour of the statement. NaN satisfies no statement.
     """
 
+    direction: Direction
     trials: int
     realised: np.ndarray
     bound: np.ndarray
-    ratio: np.ndarray
-    violated: np.ndarray
+    allowance: np.ndarray
 
     @property
     def applicable(self) -> int:
-        """How many trials satisfied the hypotheses."""
-        return len(self.ratio)
+        """How many trials the statement speaks of."""
+        return self.realised.size
+
+    @property
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """The side that should be smaller, and the other."""
+        if self.direction is Direction.LOWER:
+            return self.bound, self.realised
+        return self.realised, self.bound
+
+    @property
+    def refuting_factor(self) -> np.ndarray:
+        """The factor below which the trial refutes the bound times it, or a lower bound over it."""
+        small, large = self._sides
+        return _quotient(np.maximum(small - self.allowance, 0), large)
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Realised / bound, inverted for lower bounds: a violation has a ratio above one.
+
+        Exactly one where an equality holds up to rounding; for inequalities, `refuting_factor`.
+        """
+        if self.direction is not Direction.EQUALITY:
+            return self.refuting_factor
+        difference = self.realised - self.bound
+        excess = np.maximum(np.abs(difference) - self.allowance, 0)
+        return 1 + np.sign(difference) * _quotient(excess, np.abs(self.bound))
+
+    @property
+    def violated(self) -> np.ndarray:
+        """Whether the trial is on the wrong side of its bound, beyond rounding."""
+        small, large = self._sides
+        gap = small - large
+        return ~((np.abs(gap) if self.direction is Direction.EQUALITY else gap) <= self.allowance)
+
+
+def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """`numerator / denominator`; 0 / 0 is zero, and what is not a number is infinite."""
+    zero = (numerator == 0) & (denominator == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient = np.where(zero, 0.0, numerator / denominator)
+    return np.where(np.isnan(quotient), np.inf, quotient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +171,8 @@ class StatementReport:
     @property
     def critical_constant(self) -> float:
         """The largest critical constant of any regime."""
-        return max((regime.critical_constant for regime in self.regimes), default=math.nan)
+        constants = [regime.critical_constant for regime in self.regimes]
+        return max((c for c in constants if not math.isnan(c)), default=math.nan)
 
     @property
     def ratios(self) -> np.ndarray:
@@ -186,20 +229,20 @@ def verify(
     """Check a theorem, or one statement of it, on random instances.
 
     `trials` per statement are spread evenly over its own regimes, or over the named `settings` if
-    given; a statement about a limit runs more, at growing sizes. Each statement is then put to two
-    negative controls of its own. The result is a function of the arguments alone, whatever the
-    batching. Verdicts hold at the given `confidence`, corrected for the number of regimes:
+    given; a statement about a limit runs `TRIALS_PER_MEAN` times more, at growing sizes. Each
+    statement is then put to two negative controls of its own. The result is a function of the
+    arguments alone, whatever the batching. Verdicts hold at the given `confidence`, corrected for
+    the number of regimes:
 
     - sure: no violation beyond the rounding allowance;
     - with probability 1-δ (δ = `failure_probability`): the exact (Clopper-Pearson) interval of the
       violation rate reaches δ or below;
-    - in expectation: the confidence limit of the mean does not exceed the bound;
-    - asymptotic: the mean error at the largest of three sizes is at most 3 %, and not above that at
-      the smallest.
+    - in expectation: the confidence limit (Student's t) of the mean ratio does not exceed one;
+    - asymptotic: the mean ratio approaches one over three sizes, and is within 3 % at the largest.
 
-    No applicable trial, or too few for any outcome to refute the statement, is *inconclusive*.
-    `progress(name, done, total)` is called after every batch. Raises `ValueError` for arguments out
-    of range.
+    No applicable trial, or too few for any outcome to refute the statement, is *inconclusive*; so
+    is a statement of which a control was not caught. `progress(name, done, total)` is called after
+    each of the `total` samples of a statement. Raises `ValueError` for arguments out of range.
     """
     if isinstance(theorem, AbstractTheorem):
         statements = theorem.statements
@@ -207,8 +250,8 @@ def verify(
         statements = {_name_of(theorem): theorem}
     else:
         raise ValueError(
-            "`theorem` must be a theorem such as `theorems.planted_rank` or one of its statements; got "
-            f"{theorem!r}."
+            "`theorem` must be a theorem such as `theorems.planted_rank` or one of its statements; "
+            f"got {theorem!r}."
         )
     check_count("trials", trials, 1)
     check_fraction("failure_probability", failure_probability)
@@ -255,7 +298,7 @@ def _verify_statement(
         sample = judge.sample(setting, number, _fold(key, label), broken=broken)
         done += 1
         if progress:
-            progress(min(done, total), total)
+            progress(done, total)
         return sample
 
     reports = []
@@ -274,12 +317,11 @@ def _verify_statement(
             reports.append(judge.regime(label, run(label, setting, count)))
 
     tightest = max(reports, key=lambda report: _or_minus(report.critical_constant))
-    setting = _grown(regimes[tightest.name], GROWTH[-1] if asymptotic else 1)
-    number = count if asymptotic else max(per_regime, 200)
-    shrunk = judge.reproducible_factor(tightest, number)
-    fresh = run(f"control of {tightest.name}", setting, number)
-    largest = _grown(statement.control, GROWTH[-1] if asymptotic else 1)
-    broken = run("broken estimator", largest, number, broken=True)
+    growth = GROWTH[-1] if asymptotic else 1
+    number = count if asymptotic else max(per_regime, CONTROL_TRIALS)
+    shrunk = judge.reproducible_factor(tightest.sample, number)
+    fresh = run(f"control of {tightest.name}", _grown(regimes[tightest.name], growth), number)
+    broken = run("broken estimator", _grown(statement.control, growth), number, broken=True)
     controls = (
         Control(
             f"bound times {shrunk:.3g} on fresh instances of '{tightest.name}'",
@@ -312,173 +354,151 @@ class _Judge:
         return rates.get(certainty)
 
     def sample(self, setting: Any, number: int, key: PRNGKeyArray, *, broken: bool) -> Sample:
-        """`number` trials, each from its own key; batches have one size, so that one compilation
-        serves all.
-        """
+        """`number` trials, each from its own key, in batches of one size: compiled once."""
+        columns = []
         with jax.enable_x64(True):
-            parts = []
             for start in range(0, number, BATCH):
-                keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
-                    jnp.arange(start, start + BATCH, dtype=jnp.uint32)
-                )
-                judged = _judge(
-                    self.statement, _draw(setting, keys), self.failure_probability, broken
-                )
-                parts.append([np.asarray(part) for part in judged])
-        holds, realised, bound, allowance = (
-            np.concatenate(column)[:number] for column in zip(*parts, strict=True)
-        )
-        return self._orient(number, holds, realised, bound, allowance)
-
-    def _orient(
-        self,
-        number: int,
-        holds: np.ndarray,
-        realised: np.ndarray,
-        bound: np.ndarray,
-        allowance: np.ndarray,
-    ) -> Sample:
-        applicable = holds & np.isfinite(bound)
-        realised, bound = realised[applicable], bound[applicable]
-        allowance = allowance[applicable]
+                indices = jnp.arange(start, start + BATCH, dtype=jnp.uint32)
+                keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
+                instances = _draw_all(setting, keys)
+                measured = _measure_all(self.statement, instances, self.failure_probability, broken)
+                columns.append([np.asarray(column) for column in measured])
+        holds, *numbers = (np.concatenate(column)[:number] for column in zip(*columns, strict=True))
+        realised, bound, allowance = numbers
+        kept = holds & ~np.isinf(bound)
         direction = self.statement.kind.direction
-        small, large = (bound, realised) if direction is Direction.LOWER else (realised, bound)
-        ratio = (small + allowance) / np.where(large + allowance > 0, large + allowance, 1)
-        if direction is Direction.EQUALITY:
-            violated = np.abs(small - large) > allowance
-        else:
-            violated = small > large + allowance
-        broken = ~np.isfinite(
-            realised
-        )  # a realised quantity that is not a number is no evidence of a bound
-        return Sample(number, realised, bound, np.where(broken, np.inf, ratio), violated | broken)
+        return Sample(direction, number, realised[kept], bound[kept], allowance[kept])
 
-    # -- sure statements, and statements with probability 1-δ: counting violations ------------------------------
+    # -- sure statements, and statements with probability 1-δ: counting violations ----------------
 
     def _least_count(self, number: int) -> int:
-        """The fewest violations among `number` trials that refute the statement; above `number` if
-        none do.
+        """The fewest violations of `number` trials that refute the statement; may exceed `number`.
+
+        At the allowed violation rate, so many or more occur with probability at most `level`. It is
+        from there on that the lower Clopper-Pearson limit of the rate is not below the allowed one.
         """
-        if not self.allowed_rate:
-            return 1
-        counts = np.arange(1, number + 1)
-        lower = stats.beta.ppf(self.level, counts, number - counts + 1)
-        refuting = counts[lower > self.allowed_rate]
-        return int(refuting[0]) if refuting.size else number + 1
+        return 1 + int(stats.binom.isf(self.level, number, self.allowed_rate))
 
-    def _counts(self, sample: Sample, factor: float) -> int:
-        if factor == 1.0:
-            return int(sample.violated.sum())
-        if self.statement.kind.direction is Direction.EQUALITY:
-            return int((np.abs(sample.ratio - factor) > abs(1 - factor) / 2).sum())
-        return int((sample.ratio > factor).sum())
+    # -- means ------------------------------------------------------------------------------------
 
-    # -- means -----------------------------------------------------------------------------------------------
+    @property
+    def _tolerance(self) -> float:
+        """How far beyond one a mean ratio may be."""
+        asymptotic = self.statement.kind.certainty is Certainty.ASYMPTOTIC
+        return ASYMPTOTIC_TOLERANCE if asymptotic else 0.0
 
     def _mean(self, sample: Sample) -> tuple[float, float]:
-        """Mean ratio and the half-width of its interval."""
-        count = sample.applicable
+        """Mean ratio, infinite if any is, and the half-width of its two-sided interval."""
+        ratio, count = sample.ratio, sample.applicable
         if count < 2:
             return math.nan, math.inf
-        spread = float(np.std(sample.ratio, ddof=1)) / math.sqrt(count)
-        return float(np.mean(sample.ratio)), spread * float(
-            stats.t.ppf(1 - self.level / 2, count - 1)
-        )
+        if not np.isfinite(ratio).all():
+            return math.inf, 0.0
+        error = float(np.std(ratio, ddof=1)) / math.sqrt(count)
+        return float(np.mean(ratio)), error * float(stats.t.isf(self.level / 2, count - 1))
 
-    # -- judgements ------------------------------------------------------------------------------------------
+    # -- judgements -------------------------------------------------------------------------------
 
     def refutes(self, sample: Sample, factor: float) -> bool:
-        """Whether the sample refutes the statement with its bound multiplied by `factor`."""
+        """Whether the sample refutes the statement with its bound times `factor`, at most one."""
         if sample.applicable == 0:
             return False
         if self.allowed_rate is not None:
-            return self._counts(sample, factor) >= self._least_count(sample.applicable)
+            against = sample.violated if factor == 1 else sample.refuting_factor > factor
+            return int(against.sum()) >= self._least_count(sample.applicable)
         mean, half = self._mean(sample)
-        if self.statement.kind.certainty is Certainty.ASYMPTOTIC:
-            return abs(mean / factor - 1) - half / factor > ASYMPTOTIC_TOLERANCE
-        return mean - half > factor
+        above = mean - half > factor * (1 + self._tolerance)
+        equality = self.statement.kind.direction is Direction.EQUALITY
+        return above or (equality and mean + half < factor * (1 - self._tolerance))
+
+    def _supports(self, sample: Sample) -> bool:
+        """Whether a sample that does not refute the statement could have, or is surely within."""
+        if self.allowed_rate is not None:
+            return 0 < sample.applicable >= self._least_count(sample.applicable)
+        mean, half = self._mean(sample)
+        return mean + half <= 1
 
     def regime(self, name: str, sample: Sample) -> RegimeReport:
         """The verdict on one regime of a statement that is not asymptotic."""
         if self.refutes(sample, 1.0):
             verdict = Verdict.REFUTED
-        elif sample.applicable == 0:
-            verdict = Verdict.INCONCLUSIVE
-        elif self.allowed_rate is not None:
-            can_refute = self._least_count(sample.applicable) <= sample.applicable
-            verdict = Verdict.CONSISTENT if can_refute else Verdict.INCONCLUSIVE
-        else:
-            mean, half = self._mean(sample)
-            verdict = Verdict.CONSISTENT if mean + half <= 1 else Verdict.INCONCLUSIVE
-        return RegimeReport(name, sample, verdict, self._critical(sample))
-
-    def limit(self, name: str, sizes: list[Sample]) -> RegimeReport:
-        """The verdict on one regime of an asymptotic statement: the error must end small, and not
-        grow.
-        """
-        if min(sample.applicable for sample in sizes) < 2:
-            return RegimeReport(name, sizes[0], Verdict.INCONCLUSIVE, math.nan, tuple(sizes[1:]))
-        means, halves = zip(*(self._mean(sample) for sample in sizes), strict=True)
-        first, last = abs(means[0] - 1), abs(means[-1] - 1)
-        if self.refutes(sizes[-1], 1.0) or last - halves[-1] > first + halves[0]:
-            verdict = Verdict.REFUTED
-        elif last + halves[-1] <= ASYMPTOTIC_TOLERANCE:
+        elif self._supports(sample):
             verdict = Verdict.CONSISTENT
         else:
             verdict = Verdict.INCONCLUSIVE
-        critical = (means[-1] - halves[-1]) / (1 + ASYMPTOTIC_TOLERANCE)
-        return RegimeReport(name, sizes[-1], verdict, critical, tuple(sizes[:-1]))
+        return RegimeReport(name, sample, verdict, self._critical(sample))
+
+    def limit(self, name: str, sizes: list[Sample]) -> RegimeReport:
+        """The verdict on one regime of a limit: the error must shrink, and end small."""
+        *smaller, largest = sizes
+        means, halves = np.transpose([self._mean(sample) for sample in sizes])
+        errors = np.abs(means - 1)
+        grows = errors[1:] - halves[1:] > errors[:-1] + halves[:-1]
+        small = errors[-1] + halves[-1] <= self._tolerance
+        if self.refutes(largest, 1.0) or grows.any():
+            verdict = Verdict.REFUTED
+        elif small and np.isfinite(halves).all():
+            verdict = Verdict.CONSISTENT
+        else:
+            verdict = Verdict.INCONCLUSIVE
+        return RegimeReport(name, largest, verdict, self._critical(largest), tuple(smaller))
 
     def _critical(self, sample: Sample) -> float:
+        """The factor below which the sample refutes the bound times it; NaN if there is none."""
         if sample.applicable == 0:
             return math.nan
         if self.allowed_rate is not None:
-            count = self._least_count(sample.applicable)
-            descending = np.sort(sample.ratio)[::-1]
-            return float(descending[count - 1]) if count <= descending.size else math.nan
+            return _largest(sample.refuting_factor, self._least_count(sample.applicable))
         mean, half = self._mean(sample)
-        return mean - half
+        return (mean - half) / (1 + self._tolerance)
 
-    def reproducible_factor(self, report: RegimeReport, number: int) -> float:
-        """A factor that this sample shows to be so small that `number` fresh trials refute it, with
-        99 % power.
+    def reproducible_factor(self, sample: Sample, number: int) -> float:
+        """A factor times which the bound is refuted by `number` fresh trials, as this sample shows.
+
+        It fails to be with probability at most 2 (1 - `POWER`): once for this sample, once for the
+        fresh one. NaN if the sample shows no such factor.
         """
-        sample = report.sample
         if sample.applicable == 0:
             return math.nan
-        if self.statement.kind.direction is Direction.EQUALITY:
-            return 1 - 2 * ASYMPTOTIC_TOLERANCE - 0.05
+        number = max(1, number * sample.applicable // sample.trials)
         if self.allowed_rate is None:
             mean, half = self._mean(sample)
-            return mean - 3 * half * max(1.0, math.sqrt(sample.applicable / number))
-        needed = self._least_count(number)
+            spread = half * max(1.0, math.sqrt(sample.applicable / number))
+            return (mean - 3 * spread) / (1 + self._tolerance)
         rates = np.linspace(0, 1, 2001)[1:]
-        powerful = rates[stats.binom.sf(needed - 1, number, rates) >= POWER]
-        if not powerful.size:
-            return math.nan
+        powerful = rates[stats.binom.sf(self._least_count(number) - 1, number, rates) >= POWER]
         counts = np.arange(1, sample.applicable + 1)
-        lower = stats.beta.ppf(1 - POWER, counts, sample.applicable - counts + 1)
-        enough = counts[lower >= powerful[0]]
+        shown = stats.beta.ppf(1 - POWER, counts, sample.applicable - counts + 1)
+        enough = counts[shown >= powerful[0]] if powerful.size else powerful
         if not enough.size:
             return math.nan
-        # Just below the ratio itself, which would not exceed itself; by a relative step that rounding does not fill.
-        return float(np.sort(sample.ratio)[::-1][enough[0] - 1]) * (1 - 1e-3)
+        # A step below the ratio, which would not exceed itself, that rounding does not fill.
+        return _largest(sample.refuting_factor, enough[0]) * (1 - 1e-3)
 
 
-# Drawing is compiled apart from judging, so that settings of one shape share the latter. Both are mostly calls of decompositions,
-# which a compiler cannot improve: it is asked to be quick rather than thorough. Trials run one after another (`lax.map`), since
-# batched decompositions can wait for each other's threads for ever.
-_QUICK = {"xla_backend_optimization_level": 0}
+def _largest(numbers: np.ndarray, rank: int) -> float:
+    """The `rank`-th largest of the numbers; NaN if there are fewer."""
+    return float(np.sort(numbers)[-rank]) if rank <= numbers.size else math.nan
 
 
-@functools.partial(eqx.filter_jit, compiler_options=_QUICK)
-def _draw(setting: Any, keys: Array) -> Any:
+def _quickly_compiled(function: Function) -> Function:
+    """Compile without optimisation: the work is in decompositions, as fast as they are."""
+    options = {"xla_backend_optimization_level": 0}
+    return eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
+
+
+# Drawing is compiled apart from measuring, so that settings of one shape share the latter. Trials
+# run one after another (`lax.map`): batched decompositions can wait for each other for ever.
+
+
+@_quickly_compiled
+def _draw_all(setting: Any, keys: Array) -> Any:
     """Keys -> instances."""
     return jax.lax.map(lambda key: setting.draw(key=key), keys)
 
 
-@functools.partial(eqx.filter_jit, compiler_options=_QUICK)
-def _judge(
+@_quickly_compiled
+def _measure_all(
     statement: AbstractStatement, instances: Any, failure_probability: float, broken: bool
 ) -> tuple[Array, Array, Array, Array]:
     """Instances -> (hypotheses hold, realised, bound, rounding allowance)."""
@@ -496,9 +516,7 @@ def _judge(
 
 
 def _grown(setting: Any, factor: int) -> Any:
-    return (
-        setting if factor == 1 else dataclasses.replace(setting, samples=factor * setting.samples)
-    )
+    return dataclasses.replace(setting, samples=factor * setting.samples) if factor > 1 else setting
 
 
 def _fold(key: PRNGKeyArray, label: str) -> PRNGKeyArray:

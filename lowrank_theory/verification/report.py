@@ -5,7 +5,6 @@ fetched. Every file is a function of the `Record` alone, and replaces its predec
 """
 
 import base64
-import contextlib
 import dataclasses
 import importlib.metadata
 import io
@@ -50,6 +49,7 @@ class Record:
     studies: tuple[LayerStudy, ...]
     skipped: tuple[str, ...]
     preset: str
+    only: tuple[str, ...]
     seed: int
     failure_probability: float
     confidence: float
@@ -58,13 +58,18 @@ class Record:
     @property
     def layers(self) -> list[dict[str, Any]]:
         """The rows of all studies, as plain numbers; what is not finite is `None`."""
-        return plain([row for study in self.studies for row in study.rows()])
+        return plain([row for study in self.studies for row in study.rows])
 
     @property
     def versions(self) -> dict[str, str]:
         """The versions on which the numbers depend."""
-        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-        return {"python": platform.python_version(), **packages}
+        return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the run."""
+        only = f" --only {' '.join(self.only)}" if self.only else ""
+        return f"lowrank-theory verify --preset {self.preset} --seed {self.seed}{only}"
 
     def summary(self) -> dict[str, Any]:
         """`{"theorems": [...], "layers": [...]}`: one row per statement, one per layer and rank."""
@@ -73,6 +78,7 @@ class Record:
     def everything(self) -> dict[str, Any]:
         """The summary, with what is needed to repeat the run."""
         return self.summary() | {
+            "command": self.command,
             "preset": self.preset,
             "seed": self.seed,
             "failure_probability": self.failure_probability,
@@ -105,18 +111,20 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises `OSError` where that fails, and then leaves nothing behind.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
             file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # a temporary file is its owner's alone
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+            file.close()
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)  # a temporary file is its owner's alone
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def to_json(content: Any) -> bytes:
@@ -220,6 +228,13 @@ def _one_line(setting: Any) -> str:
     return text.replace("( ", "(").replace(" )", ")")
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a checkout
+
+
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # Without a salt and with a date, no two runs would write the same file.
@@ -239,7 +254,9 @@ def _page(record: Record, figures: Mapping[str, bytes]) -> str:
     environment.filters |= {"number": number, "percent": percent, "prose": prose}
     names = {statement.name for statement in record.report.statements}
     theorems = [
-        (theorem.name, *_docstring(theorem)) for theorem in CONTENTS if names & {*theorem.statements}
+        (theorem.name, *_docstring(theorem))
+        for theorem in CONTENTS
+        if names & {*theorem.statements}
     ]
     verdicts = [statement.verdict for statement in record.report.statements]
     return environment.get_template("report.html.jinja").render(
