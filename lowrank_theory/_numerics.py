@@ -48,9 +48,9 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
     promoted to float64 on entry, and floating results leave in the common float dtype of the inputs
     (float64 NumPy arrays therefore stay float64 even where JAX's x64 flag is off), or in that of
     the one argument at position `like`. The function is compiled once per shape and per value of
-    its static arguments. It works under `jit` and `vmap`, and under reverse-mode `grad`: both passes
-    enter float64 by themselves. Forward-mode and second derivatives need the x64 flag switched on
-    by the caller.
+    its static arguments. It works under `jit` and `vmap`, and under reverse-mode `grad`: both
+    passes enter float64 by themselves. Forward-mode and second derivatives need the x64 flag
+    switched on by the caller.
     """
     parameters = inspect.signature(function).parameters.values()
     static_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -209,9 +209,17 @@ def check_rank(rank: Any, inputs: int, outputs: int) -> int:
     return check_count("rank", rank, 1, min(inputs, outputs), why)
 
 
+def _number(value: Any) -> float:
+    """The value as a float, NaN if it is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
     """A positive (or, with `zero`, non-negative) finite number."""
-    number = float(value)
+    number = _number(value)
     if not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
         kind = "non-negative" if zero else "positive"
         raise ValueError(f"`{name}` must be a {kind} finite number; got {value!r}.")
@@ -220,7 +228,7 @@ def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
 
 def check_fraction(name: str, value: Any) -> float:
     """A number strictly between zero and one."""
-    number = float(value)
+    number = _number(value)
     if not 0 < number < 1:
         raise ValueError(f"`{name}` must lie strictly between 0 and 1; got {value!r}.")
     return number

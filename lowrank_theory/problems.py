@@ -195,6 +195,8 @@ class Problem(eqx.Module):
         The statement is the user's; theorems for any noise then say what follows from it.
         """
         target = check_array("target_weights", target_weights, "inputs", "outputs")
+        for axis, name in enumerate(("inputs", "outputs")):
+            check_same("target_weights", target.shape[axis], "observed", observed.shape[axis], name)
         noise = _residual(observed.target_outputs, observed.layer_inputs, target)
         unknown = np.asarray(False)
         truth = Truth(target, noise, observed.layer_inputs, np.asarray(np.inf), unknown, unknown)

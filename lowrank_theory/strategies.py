@@ -1,7 +1,8 @@
 """Hypothesis strategies for layers: regimes, spectra and seeds are drawn, never entries.
 
-Random entries leave conditioning and ties to chance; a drawn spectrum with a seed for the rest prescribes them. Shapes are
-few and small, so that examples share compilations. Needs `hypothesis`, which comes with the test dependencies:
+Random entries leave conditioning and ties to chance; a drawn spectrum with a seed for the rest
+prescribes them. Shapes are few and small, so that examples share compilations. Needs `hypothesis`,
+which comes with the test dependencies:
 
 ```python
 @hypothesis.given(strategies.problems())
@@ -9,8 +10,9 @@ def test_of_yours(problem): ...
 ```
 """
 
+import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,9 +28,9 @@ from lowrank_theory.problems import (
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-_TALL = {"samples": 20, "inputs": 8, "outputs": 6}
-_WIDE = {"samples": 20, "inputs": 6, "outputs": 8}
-_SHORT = {"samples": 5, "inputs": 8, "outputs": 6}
+_TALL: Mapping[str, Any] = {"samples": 20, "inputs": 8, "outputs": 6}
+_WIDE: Mapping[str, Any] = {"samples": 20, "inputs": 6, "outputs": 8}
+_SHORT: Mapping[str, Any] = {"samples": 5, "inputs": 8, "outputs": 6}
 
 REGIMES: Mapping[str, Setting] = {
     "more inputs than outputs": Setting(**_TALL, rank=2),
@@ -64,22 +66,42 @@ def _strategies() -> Any:
     return hypothesis.strategies
 
 
+def _unnoticed(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which leaves the global random state as it was.
+
+    Checkers of types at run time pick items at random, which hypothesis would take for a draw.
+    """
+
+    @functools.wraps(make)
+    def made(*arguments: Any, **options: Any) -> Any:
+        state = random.getstate()
+        result = make(*arguments, **options)
+        random.setstate(state)
+        return result
+
+    return made
+
+
 def seeds() -> "SearchStrategy[int]":
     """Seeds for `jax.random.key` or `numpy.random.default_rng`."""
     return _strategies().integers(0, 2**31 - 1)
 
 
 def profiles() -> "SearchStrategy[spectra.AbstractSpectrum]":
-    """Profiles of singular values of every kind: flat, decaying, spiked, with ties and with zeros."""
+    """Profiles of singular values of every kind, also with ties and with zeros."""
     st = _strategies()
     rates = st.floats(0.0, 3.0)
     ties = st.lists(st.sampled_from((0.0, 0.5, 1.0, 2.0)), min_size=1, max_size=8)
     return st.one_of(
         st.just(spectra.Flat()),
-        st.builds(spectra.PowerLaw, decay=rates),
-        st.builds(spectra.Exponential, rate=rates),
-        st.builds(spectra.Spiked, spikes=st.integers(0, 8), ratio=st.sampled_from((1.0, 10.0, 1e4))),
-        ties.filter(any).map(lambda values: spectra.Given(tuple(values))),
+        st.builds(_unnoticed(spectra.PowerLaw), decay=rates),
+        st.builds(_unnoticed(spectra.Exponential), rate=rates),
+        st.builds(
+            _unnoticed(spectra.Spiked),
+            spikes=st.integers(1, 8),
+            ratio=st.sampled_from((1.0, 10.0, 1e4)),
+        ),
+        ties.filter(any).map(_unnoticed(lambda values: spectra.Given(tuple(values)))),
     )
 
 
@@ -92,12 +114,9 @@ def problems(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Proble
     """Random instances of the regimes: `Observed` and `Truth`, in float64."""
 
     def draw(setting: Setting, seed: int) -> Problem:
-        state = random.getstate()  # compiling consumes some, which hypothesis takes for a draw
-        problem = setting.draw(key=jax.random.key(seed))
-        random.setstate(state)
-        return problem
+        return setting.draw(key=jax.random.key(seed))
 
-    return _strategies().builds(draw, settings(regimes), seeds())
+    return _strategies().builds(_unnoticed(draw), settings(regimes), seeds())
 
 
 def observed_layers(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Observed]":

@@ -1,10 +1,12 @@
 """An independent, slow oracle in NumPy and SciPy: every method from its definition.
 
-Nothing of the library is used. Each question is solved by another route than the library's: LAPACK's `gesvd` rather
-than `gesdd`, a Cholesky factor rather than added rows, products in extended precision.
+Nothing of the library is used. Each question is solved by another route than the library's:
+LAPACK's `gesvd` rather than `gesdd`, a Cholesky factor rather than added rows, products in extended
+precision.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -16,12 +18,13 @@ Array = np.ndarray
 class Question:
     """Minimise |outputs - inputs Z - bias|^2 + mu |weights - Z|^2 over rank, and bias if affine.
 
-    mu is `ridge` times the mean squared input. With a threshold, the nuclear norm of inputs Z is penalised instead.
+    mu is `ridge` times the mean squared input. With a threshold, the nuclear norm of inputs Z is
+    penalised instead.
     """
 
     inputs: Array
     outputs: Array
-    weights: Array | None = None
+    weights: Any = None
     ridge: float = 0.0
     affine: bool = False
     threshold: float | None = None
@@ -88,7 +91,9 @@ def solve(question: Question, rank: int) -> tuple[Array, Array | None]:
         root = scipy.linalg.cholesky(normal, lower=True)
         moments = inputs.T @ outputs + mu * question.weights
         whitened = scipy.linalg.solve_triangular(root, moments, lower=True)
-        weights = scipy.linalg.solve_triangular(root, truncated(whitened, rank), lower=True, trans=1)
+        weights = scipy.linalg.solve_triangular(
+            root, truncated(whitened, rank), lower=True, trans=1
+        )
     else:
         weights = pseudo_inverse(inputs) @ truncated(attainable(inputs, outputs), rank)
     if not question.affine:

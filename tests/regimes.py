@@ -1,7 +1,7 @@
 """The list of regimes and the table of methods: register once, be tested everywhere.
 
-A regime prescribes the singular values of the inputs and of the attainable outputs, so that ties, gaps and conditioning are known.
-Three shapes serve all, so that compilations are shared.
+A regime prescribes the singular values of the inputs and of the attainable outputs, so that ties,
+gaps and conditioning are known. Three shapes serve all, so that compilations are shared.
 """
 
 import dataclasses
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from oracle import Question
 
 from lowrank_theory import (
     ActivationWeighted,
@@ -18,6 +17,7 @@ from lowrank_theory import (
     SingularValueThreshold,
     TruncatedSVD,
 )
+from oracle import Question
 
 Array = np.ndarray
 
@@ -62,12 +62,12 @@ class Regime:
         left = orthonormal(random, samples, count)
         right = orthonormal(random, inputs, count)
         activations = (left * values) @ right.T
-        rank = min(np.count_nonzero(values), outputs)
+        alive = values > 0
+        rank = min(int(alive.sum()), outputs)
         energies = np.array(self.outputs[:rank])
-        inside = orthonormal(random, np.count_nonzero(values), rank)
+        inside = orthonormal(random, int(alive.sum()), rank)
         frame = orthonormal(random, outputs, rank)
         coordinates = (inside * energies) @ frame.T
-        alive = values > 0
         weights = (right[:, alive] / values[alive]) @ coordinates
         # The compressed network sees the same singular values in turned spaces.
         turned = orthonormal(random, samples, samples, small=0.3) @ left

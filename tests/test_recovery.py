@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from oracle import Question, norm, objective, product, pseudo_inverse, relative_gap, solve, svd
-from regimes import METHODS, REGIMES, Case, Method, orthonormal
 
 import lowrank_theory as lrt
 from lowrank_theory import Calibration, Observed, strategies
@@ -20,6 +18,8 @@ from lowrank_theory.recovery import (
     singular_value_threshold,
     truncated_svd,
 )
+from oracle import Question, norm, objective, product, pseudo_inverse, relative_gap, solve, svd
+from regimes import METHODS, REGIMES, Case, Method, orthonormal
 
 NEGLIGIBLE = 1e-10  # of the outputs; what a method in float64 promises
 CASE = REGIMES["more inputs than outputs"].draw()
@@ -28,7 +28,7 @@ methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys()
 regimes = pytest.mark.parametrize("regime", REGIMES.values(), ids=REGIMES.keys())
 
 
-def fit(method: Method, case: Case, rank: int = 2, unit: float = 1.0):
+def fit(method: Method, case: Case, rank: int = 2, unit: float = 1.0) -> Any:
     """Dense weights, bias and the recovery, as NumPy arrays."""
     recovery = lrt.recover(method.observe(case), rank=rank, method=method.make(unit))
     bias = None if recovery.bias is None else np.asarray(recovery.bias)
@@ -250,7 +250,7 @@ def test_the_affine_residual_has_no_mean(method):
 SINGLE = CASE.cast(np.float32)
 
 
-def dense(method: Method, case: Case, unit: float = 1.0):
+def dense(method: Method, case: Case, unit: float = 1.0) -> Any:
     recovery = lrt.recover(method.observe(case), rank=2, method=method.make(unit))
     return recovery.factors.materialise(), recovery.bias
 
@@ -315,7 +315,7 @@ def test_integers_are_refused(method):
 
 
 def _hard_layers(count: int, largest: float = 9.0):
-    """Dominant spread directions, weights nearly orthogonal to them, exactly low rank: 12 x 8 x 6."""
+    """Dominant spread directions, weights nearly orthogonal to them, exactly low rank."""
     random = np.random.default_rng(7)
     for index in range(count):
         kind, rank = index % 5, 2
@@ -387,10 +387,10 @@ def test_moments_are_certified_only_where_they_are_accurate(mismatch):
 def test_affine_recoveries_are_certified_only_where_they_are_accurate(from_rows):
     """A large mean leaves rounding of its own size, which must not be certified away."""
     bad = certified = 0
-    for kind, _, activations, weights in _hard_layers(400):
+    for kind, _, activations, full in _hard_layers(400):
         if kind != 4:
             continue
-        left, values, right = np.linalg.svd(weights, full_matrices=False)
+        left, values, right = np.linalg.svd(full, full_matrices=False)
         weights = (left * values * np.array([1, 1, 1e-6, 1e-7, 1e-8, 1e-9])) @ right
         bias = np.zeros(6)
         if from_rows:
@@ -443,7 +443,9 @@ def _sum_of_product(result, direction):
 
 def _calibration(activations, compressed=None) -> Calibration:
     empty = Calibration.empty(8, compressed=compressed is not None)
-    return empty.update(activations) if compressed is None else empty.update(activations, compressed)
+    return (
+        empty.update(activations) if compressed is None else empty.update(activations, compressed)
+    )
 
 
 DIRECTION = np.random.default_rng(4).standard_normal((8, 6)).astype(np.float32)
@@ -532,6 +534,7 @@ def test_the_oracle_answers_a_question_with_a_known_answer():
     np.testing.assert_allclose(weights, np.linalg.lstsq(inputs, outputs, rcond=None)[0], atol=1e-12)
     np.testing.assert_allclose(pseudo_inverse(inputs), np.linalg.pinv(inputs), atol=1e-12)
     affine, bias = solve(Question(inputs, outputs, affine=True), 6)
+    assert bias is not None
     extended = np.concatenate([inputs, np.ones((20, 1))], axis=1)
     wanted = np.linalg.lstsq(extended, outputs, rcond=None)[0]
     np.testing.assert_allclose(np.concatenate([affine, bias[None]]), wanted, atol=1e-12)

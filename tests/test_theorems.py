@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
@@ -67,7 +68,9 @@ def scaled(problem: Problem, factor: float) -> Problem:
 
     def changed(part: Any, *names: str) -> Any:
         values = {name: getattr(part, name) for name in names}
-        changes = {k: factor * np.asarray(v) for k, v in values.items() if v is not None}
+        changes = {
+            k: np.asarray(factor * np.asarray(v)) for k, v in values.items() if v is not None
+        }
         return dataclasses.replace(part, **changes)
 
     observed = changed(problem.observed, "weights", "outputs")
@@ -353,7 +356,7 @@ def test_weight_tail_is_never_above_condition_number(seed):
 def sub_gaussian_norm(q: int, outputs: int, failure_probability: float) -> float:
     statement = theorems.planted_rank.sub_gaussian
     with jax.enable_x64(True):
-        return number(statement.noise_norm(np.asarray(float(q)), outputs, failure_probability))
+        return number(statement.noise_norm(jnp.asarray(float(q)), outputs, failure_probability))
 
 
 @pytest.mark.parametrize(("q", "outputs"), [(1, 1), (60, 90), (2, 500), (500, 2), (1000, 1000)])
@@ -425,8 +428,8 @@ def test_first_order_excess_against_its_sum():
     values, rank = (5.0, 3.0, 2.0, 0.5, 0.0), 2
     expected = sum(a * b / (a - b) for a, b in itertools.product(values[:rank], values[rank:]))
     with jax.enable_x64(True):
-        assert number(first_order_excess(jax.numpy.array(values), rank)) == pytest.approx(expected)
-        assert number(first_order_excess(jax.numpy.array([2.0, 1.0]), 1)) == 2
+        assert number(first_order_excess(jnp.array(values), rank)) == pytest.approx(expected)
+        assert number(first_order_excess(jnp.array([2.0, 1.0]), 1)) == 2
 
 
 def test_relative_bound_by_hand():

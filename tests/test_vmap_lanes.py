@@ -1,7 +1,7 @@
 """A thousand lanes of every pure function on two cores.
 
-Two independent decompositions in one batched program can wait for each other's threads for ever, so each runs in a process
-that a time limit ends.
+Two independent decompositions in one batched program can wait for each other's threads for ever,
+so each runs in a process that a time limit ends.
 """
 
 import os
@@ -61,10 +61,6 @@ def moments(key):
     W, X, *_ = parts(key)
     return dense(activation_weighted_from_moments(W, seen(X), rank=2))
 
-def moments_wide(key):
-    W, X = parts(key, ((6, 8), (12, 6)))
-    return dense(activation_weighted_from_moments(W, lrt.Calibration.empty(6).update(X, ), rank=2))
-
 def moments_mismatch(key):
     W, X, T, Y, b = parts(key)
     return dense(activation_weighted_from_moments(W, seen(X, T), b, rank=2))
@@ -82,7 +78,7 @@ def gradient(key):
     W, X, T, Y, b = parts(key)
     return jax.grad(lambda T: jnp.sum(dense(activation_weighted(W, X, T, rank=2))))(T)
 
-for function in (svd, weighted, mismatch, affine_ridge, moments, moments_wide, moments_mismatch,
+for function in (svd, weighted, mismatch, affine_ridge, moments, moments_mismatch,
                  moments_mismatch_wide, threshold, gradient):
     lanes(function.__name__, function)
 
@@ -101,9 +97,7 @@ for name, setting in {{
         problem = setting.draw(key=key)
         fitted = lrt.recover(problem.observed, rank=2, method=lrt.ActivationWeighted())
         return lrt.output_error(fitted, problem.truth).astype(jnp.float32)
-    lanes("draw: " + name, lambda key: setting.draw(key=key).truth.clean_outputs.astype(jnp.float32))
-    if name != "opposed":
-        lanes("draw and recover: " + name, draw_and_recover)
+    lanes(name, draw_and_recover)
 print("all")
 """
 
@@ -158,7 +152,7 @@ print("all")
 
 @pytest.mark.parametrize("program", [PROGRAM, NOT_FINITE], ids=["lanes", "not finite"])
 def test_comes_to_an_end(program):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     environment.pop("OPENBLAS_NUM_THREADS", None)  # as a user would run it
     done = subprocess.run(
         [sys.executable, "-c", program.format(limit=LIMIT)],

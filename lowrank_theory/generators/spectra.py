@@ -58,8 +58,9 @@ class Spiked(AbstractSpectrum):
     ratio: float = 10.0
 
     def __check_init__(self) -> None:
-        check_count("spikes", self.spikes, 0)
-        check_positive("ratio", self.ratio)
+        check_count("spikes", self.spikes, 1)
+        if not check_positive("ratio", self.ratio) >= 1:
+            raise ValueError(f"`ratio` must be at least 1; got {self.ratio!r}.")
 
     def values(self, count: int) -> Float[Array, " count"]:
         r"""$1, \dots, 1, 1/\rho, \dots, 1/\rho$."""

@@ -71,11 +71,12 @@ def price_bound(observed: Observed, rank: int) -> Float[Array, ""]:
 
 
 def _truncated_weights(instance: Problem | Layer) -> LowRank:
-    return recover(instance.observed, instance.rank, TruncatedSVD()).factors
+    _, weights = _rows_and_weights(instance)
+    return recover(Observed(weights=weights), instance.rank, TruncatedSVD()).factors
 
 
 def _smallest_components(instance: Problem | Layer) -> LowRank:
-    weights = jnp.asarray(instance.observed.weights, float)
+    _, weights = _rows_and_weights(instance)
     _, _, right = jnp.linalg.svd(weights, full_matrices=True)
     weakest = right[-instance.rank :]
     return LowRank(matmul(weights, weakest.T), weakest)

@@ -88,7 +88,8 @@ class Sample:
             return self.refuting_factor
         difference = self.realised - self.bound
         excess = np.maximum(np.abs(difference) - self.allowance, 0)
-        return 1 + np.sign(difference) * _quotient(excess, np.abs(self.bound))
+        relative = _quotient(excess, np.abs(self.bound))
+        return 1 + np.where(difference < 0, -relative, relative)
 
     @property
     def violated(self) -> np.ndarray:
@@ -473,7 +474,7 @@ class _Judge:
         if not enough.size:
             return math.nan
         # A step below the ratio, which would not exceed itself, that rounding does not fill.
-        return _largest(sample.refuting_factor, enough[0]) * (1 - 1e-3)
+        return _largest(sample.refuting_factor, int(enough[0])) * (1 - 1e-3)
 
 
 def _largest(numbers: np.ndarray, rank: int) -> float:

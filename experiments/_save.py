@@ -1,0 +1,93 @@
+"""What experiments share: sampling, means with intervals, and writing numbers and figures."""
+
+import argparse
+import functools
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import matplotlib
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from scipy import stats
+
+CONFIDENCE = 0.99
+
+# Trials run one after another, so that batched decompositions cannot wait for each other. They are
+# mostly calls of decompositions, so the compiler is asked to be quick rather than thorough.
+_QUICK = {"xla_backend_optimization_level": 0}
+
+
+@functools.partial(eqx.filter_jit, compiler_options=_QUICK)
+def _mapped(trial: Callable[[Any], Any], setting: Any, keys: Array) -> Any:
+    return jax.lax.map(lambda key: trial(setting.draw(key=key)), keys)
+
+
+def sample(trial: Callable[[Any], Any], setting: Any, *, trials: int, key: Array) -> Any:
+    """`trial(problem)` of random instances; each entry as a NumPy array over the trials.
+
+    Numbers of the setting that are NumPy arrays may change without compiling anew.
+    """
+    with jax.enable_x64(True):
+        keys = jax.random.split(key, trials)
+        return jax.tree.map(np.asarray, _mapped(trial, setting, keys))
+
+
+def interval(values: np.ndarray) -> dict[str, float]:
+    """The mean and its 99 % confidence interval (Student)."""
+    mean = float(np.mean(values))
+    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = spread * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def column(rows: list[dict[str, Any]], *path: str) -> np.ndarray:
+    """One number of every row, as an array; what is missing is NaN."""
+    values = [functools.reduce(lambda value, name: value[name], path, row) for row in rows]
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def run(
+    script: str, measure: Callable[..., dict[str, Any]], draw: Callable[..., Figure], *, seed: int
+) -> None:
+    """Measure, draw, and write `figures/<script>.json` and `.svg`; quick runs go to `out/figures`."""
+    parser = argparse.ArgumentParser(description=f"Measure and draw {Path(script).stem}.")
+    parser.add_argument("--quick", action="store_true", help="few trials; writes to out/figures")
+    quick = parser.parse_args().quick
+
+    root = Path(script).resolve().parents[1]
+    folder = root / "out" / "figures" if quick else root / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {
+        "seed": seed,
+        "quick": quick,
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "equinox": eqx.__version__,
+            "numpy": np.__version__,
+            "matplotlib": matplotlib.__version__,
+        },
+        **measure(quick=quick),
+    }
+    text = json.dumps(numbers, indent=1, allow_nan=False)
+    name = Path(script).stem
+    _write(folder / f"{name}.json", lambda path: path.write_text(text + "\n"))
+    figure = draw(json.loads(text))
+    # The same numbers give the same file, byte for byte.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        file = folder / f"{name}.svg"
+        _write(file, lambda path: figure.savefig(path, format="svg", metadata={"Date": None}))
+    print(f"wrote {folder / name}.json and .svg")
+
+
+def _write(file: Path, write: Callable[[Path], Any]) -> None:
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    write(partial)
+    partial.replace(file)

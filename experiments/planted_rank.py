@@ -1,0 +1,134 @@
+"""How near the error of the planted layer comes to its bound, its floor and its exact limit.
+
+python experiments/planted_rank.py [--quick]
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from _save import column, interval, run, sample
+from matplotlib.figure import Figure
+
+from lowrank_theory.generators import noise, spectra, targets
+from lowrank_theory.plotting import BLACK, GREY, SERIES, legend_above, panels
+from lowrank_theory.problems import Problem, Setting
+from lowrank_theory.theorems import planted_rank
+from lowrank_theory.theorems.planted_rank import (
+    asymptotic_error,
+    detection_threshold,
+    minimax_floor,
+)
+
+SEED = 1
+SHAPES = ((100, 100), (50, 200), (100, 400))  # (q, outputs)
+RANK = 3
+SPREAD = 0.1  # strengths are strength * exp(-SPREAD * j): distinct in the limit
+STRENGTHS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0, 3.0, 6.0, 1000.0)
+DETECTED = 1.3  # from here on the limit is compared with the sample
+
+
+def _squared_error(problem: Problem) -> Any:
+    statement = planted_rank.expectation
+    return statement.loss(problem, statement.estimate(problem, 0.05))
+
+
+def _strengths(q: int, outputs: int, multiple: float) -> np.ndarray:
+    """The singular values of the signal, the smallest `multiple` times the detection threshold."""
+    smallest = multiple * detection_threshold(q, outputs, 1.0)
+    return smallest * np.exp(SPREAD * np.arange(RANK)[::-1])
+
+
+def _limit(q: int, outputs: int, multiple: float) -> float:
+    with jax.enable_x64(True):
+        return float(asymptotic_error(_strengths(q, outputs, multiple), q, outputs, 1.0))
+
+
+def measure(*, quick: bool) -> dict[str, Any]:
+    trials = 20 if quick else 100
+    shapes = SHAPES[:1] if quick else SHAPES
+    results = []
+    for number, (q, outputs) in enumerate(shapes):
+        unit = RANK * (math.sqrt(q) + math.sqrt(outputs)) ** 2
+        points = []
+        for index, multiple in enumerate(STRENGTHS):
+            scale = _strengths(q, outputs, multiple)[0]
+            target = targets.ExactOutputRank(spectra.Exponential(SPREAD), np.asarray(scale))
+            setting = Setting(q, q, outputs, RANK, target=target, noise=noise.Gaussian(1.0))
+            key = jax.random.fold_in(jax.random.key(SEED), 100 * number + index)
+            errors = sample(_squared_error, setting, trials=trials, key=key)
+            limit = _limit(q, outputs, multiple) / unit
+            points.append(
+                {"multiple": multiple, "error": interval(errors / unit), "limit": limit}
+            )
+        detected = [p for p in points if p["multiple"] >= DETECTED]
+        worst = max(points, key=lambda point: point["error"]["mean"])
+        results.append(
+            {
+                "q": q,
+                "outputs": outputs,
+                "floor": minimax_floor(RANK, q, outputs, 1.0) / unit,
+                "bound": 5 * (1 + RANK / unit),
+                "points": points,
+                "curve": [
+                    [m, _limit(q, outputs, m) / unit] for m in np.geomspace(0.22, 7, 200).tolist()
+                ],
+                "largest_deviation_from_limit": max(
+                    abs(p["error"]["mean"] / p["limit"] - 1) for p in detected
+                ),
+                "worst_over_strengths": worst,
+            }
+        )
+    return {"rank": RANK, "spread": SPREAD, "trials": trials, "results": results}
+
+
+def draw(numbers: dict[str, Any]) -> Figure:
+    figure, (panel,) = panels(1, width=7.5, height=4.8)
+    for style, result in zip(SERIES, numbers["results"], strict=False):
+        label = f"q = {result['q']}, K = {result['outputs']}"
+        color = style["color"]
+        points = [p for p in result["points"] if p["multiple"] < 100]
+        mean = column(points, "error", "mean")
+        errors = [mean - column(points, "error", "low"), column(points, "error", "high") - mean]
+        panel.errorbar(
+            column(points, "multiple"),
+            mean,
+            errors,
+            color=color,
+            marker=style["marker"],
+            markersize=5,
+            linestyle="",
+            capsize=2,
+            label=f"{label}: sampled mean",
+        )
+        curve = np.array(result["curve"])
+        for side in (curve[:, 0] < 1, curve[:, 0] >= 1):
+            # One colour and one line for each shape; the limit may jump where parts are detected.
+            panel.plot(
+                *curve[side].T,
+                color=color,
+                linestyle=style["linestyle"],
+                linewidth=1.2,
+                label=f"{label}: limit" if side[-1] else None,
+            )
+        panel.axhline(result["floor"], xmax=0.06, color=color, linewidth=2.5)
+        panel.axhline(result["floor"], color=color, linewidth=0.8, linestyle=(0, (1, 3)))
+    panel.plot([], [], color=GREY, linewidth=2.5, label="minimax floors (left edge)")
+    panel.axhline(5, color=BLACK, linewidth=1.2, label="bound: 5")
+    panel.axvline(1, color=GREY, linewidth=1, linestyle=":", label="detection threshold")
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlim(0.22, 7)
+    panel.set_ylim(0.35, 6.5)
+    panel.set_xticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
+    panel.set_yticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"])
+    panel.minorticks_off()
+    panel.set_xlabel("weakest signal / detection threshold (no unit)")
+    panel.set_ylabel(r"squared output error / $r\sigma^2(\sqrt{q}+\sqrt{K})^2$")
+    legend_above(figure, panel, 3)
+    return figure
+
+
+if __name__ == "__main__":
+    run(__file__, measure, draw, seed=SEED)

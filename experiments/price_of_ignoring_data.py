@@ -1,0 +1,106 @@
+"""What truncating the weights costs, against the condition number of the activations.
+
+python experiments/price_of_ignoring_data.py [--quick]
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from _save import column, run, sample
+from matplotlib.figure import Figure
+
+from lowrank_theory.generators import activations, noise, spectra, targets
+from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
+from lowrank_theory.problems import Problem, Setting
+from lowrank_theory.theorems import price_of_ignoring_data
+from lowrank_theory.theorems.best_possible import best_error
+
+SEED = 5
+SAMPLES, SIZE, RANK = 60, 20, 10
+CONDITION_NUMBERS = (1.5, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
+TILT = 1e-3
+
+
+def _ratios(problem: Problem) -> Any:
+    """(Loss, weight-tail bound) / optimum."""
+    statement = price_of_ignoring_data.weight_tail
+    optimum = best_error(problem.observed, problem.rank)
+    estimate = statement.estimate(problem, 0.05)
+    bound = statement.formula(problem, estimate, 0.05)
+    return statement.loss(problem, estimate) / optimum, bound / optimum
+
+
+def _setting(spectrum: spectra.AbstractSpectrum, target: targets.AbstractTarget) -> Setting:
+    return Setting(
+        SAMPLES,
+        SIZE,
+        SIZE,
+        RANK,
+        activations=activations.FixedSpectrum(spectrum),
+        target=target,
+        noise=noise.Gaussian(0.0),
+    )
+
+
+def measure(*, quick: bool) -> dict[str, Any]:
+    trials = 10 if quick else 200
+    rows = []
+    for index, kappa in enumerate(CONDITION_NUMBERS):
+        key = jax.random.fold_in(jax.random.key(SEED), index)
+        half = spectra.Spiked(RANK, np.asarray(kappa))
+        constructed = _setting(half, targets.OpposedToTheData(TILT))
+        attained, _ = sample(_ratios, constructed, trials=5, key=key)
+        decay = np.asarray(math.log(kappa) / math.log(SIZE))
+        random = _setting(spectra.PowerLaw(decay), targets.ApproximateRank(spectra.PowerLaw(0.5)))
+        price, tail = sample(_ratios, random, trials=trials, key=key)
+        rows.append(
+            {
+                "condition_number": kappa,
+                "constructed": float(np.min(attained)),
+                "random_median": float(np.median(price)),
+                "random_low": float(np.quantile(price, 0.05)),
+                "random_high": float(np.quantile(price, 0.95)),
+                "weight_tail_bound_median": float(np.median(tail)),
+            }
+        )
+    gap = max(1 - row["constructed"] / row["condition_number"] for row in rows)
+    parameters = {"samples": SAMPLES, "size": SIZE, "rank": RANK, "tilt": TILT, "trials": trials}
+    return {**parameters, "rows": rows, "largest_gap_to_condition_number": gap}
+
+
+def draw(numbers: dict[str, Any]) -> Figure:
+    figure, (panel,) = panels(1, width=6.5, height=4.4)
+    rows = numbers["rows"]
+    kappa = column(rows, "condition_number")
+    panel.plot(kappa, kappa, **LIMIT, label="bound: condition number")
+    panel.plot(
+        kappa, column(rows, "constructed"), **{**SERIES[1], "linestyle": ""}, label="opposed weights"
+    )
+    panel.plot(
+        kappa,
+        column(rows, "weight_tail_bound_median"),
+        **SERIES[2],
+        label="weight-tail bound, random weights (median)",
+    )
+    panel.plot(kappa, column(rows, "random_median"), **SERIES[0], label="random weights (median)")
+    panel.fill_between(
+        kappa,
+        column(rows, "random_low"),
+        column(rows, "random_high"),
+        color=SERIES[0]["color"],
+        alpha=0.2,
+        linewidth=0,
+        label="random weights (5 to 95 %)",
+    )
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlabel("condition number of the activations (no unit)")
+    panel.set_ylabel("error of truncated weights / optimum")
+    legend_above(figure, panel, 2)
+    return figure
+
+
+if __name__ == "__main__":
+    run(__file__, measure, draw, seed=SEED)
