@@ -1,0 +1,127 @@
+"""One name, four places; and what the committed numbers must show."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from lowrank_theory.theorems import CONTENTS
+
+ROOT = Path(__file__).parents[1]
+NAMES = [theorem.name for theorem in CONTENTS]
+NOT_OF_A_THEOREM = {"train_digits"}
+
+
+def stems(folder: str, suffix: str) -> set[str]:
+    return {file.stem for file in (ROOT / folder).glob(f"*{suffix}") if file.name[0] != "_"}
+
+
+def numbers(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "figures" / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def experiment(monkeypatch: pytest.MonkeyPatch):
+    """Import an experiment as running it would: with its folder on the path."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+
+    def imported(name: str) -> ModuleType:
+        file = ROOT / "experiments" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"experiment_{name}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return imported
+
+
+@pytest.mark.parametrize(
+    ("folder", "suffix", "others"),
+    [
+        ("lowrank_theory/theorems", ".py", set()),
+        ("experiments", ".py", NOT_OF_A_THEOREM),
+        ("figures", ".svg", set()),
+        ("figures", ".json", set()),
+        ("paper_notes", ".md", {"README", "notation"}),
+    ],
+)
+def test_every_theorem_has_its_place(folder: str, suffix: str, others: set[str]):
+    assert stems(folder, suffix) - others == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_say_how_they_were_made(name: str, experiment):
+    made = numbers(name)
+    assert made["seed"] == experiment(name).SEED
+    assert made["quick"] is False
+    assert {"python", "jax", "numpy"} <= set(made["versions"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_numbers_can_be_drawn(name: str, experiment):
+    figure = experiment(name).draw(numbers(name))
+    assert isinstance(figure, Figure)
+    for panel in figure.axes:
+        assert panel.get_xlabel()
+    assert figure.axes[0].get_ylabel()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gallery_shows_every_figure(name: str):
+    assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
+
+
+def test_the_limit_is_met_where_the_signal_is_detected():
+    large = [r for r in numbers("planted_rank")["results"] if max(r["q"], r["outputs"]) >= 400]
+    assert large
+    assert numbers("planted_rank")["trials"] >= 50
+    assert numbers("planted_rank")["rank"] <= 5
+    for result in large:
+        assert result["largest_deviation_from_limit"] <= 0.03
+
+
+def test_the_worst_signal_costs_at_least_the_floor_and_at_most_the_bound():
+    for result in numbers("planted_rank")["results"]:
+        worst = result["worst_over_strengths"]["error"]
+        assert result["floor"] <= worst["low"]
+        assert worst["high"] <= result["bound"]
+
+
+def test_the_condition_number_is_attained():
+    assert numbers("price_of_ignoring_data")["largest_gap_to_condition_number"] <= 0.01
+
+
+def test_the_first_order_excess_is_met_by_many_rows():
+    for result in numbers("calibration_size")["results"]:
+        last = result["points"][-1]
+        half_width = last["excess"]["high"] - last["excess"]["mean"]
+        assert result["last_deviation"] <= 0.03 + half_width / last["first_order"]
+
+
+@pytest.mark.parametrize("name", ["approximate_rank", "relu_noise_after"])
+def test_no_trial_exceeds_a_sure_bound(name: str):
+    made = numbers(name)
+    rows = made["rows"] if "rows" in made else [*made["by_threshold"], *made["by_noise"]]
+    assert all(r["largest_ratio"] <= 1 for r in rows if r.get("threshold", 1) >= 1)
+
+
+def test_rounding_is_either_small_or_announced():
+    for row in numbers("best_possible")["rounding"]:
+        for route in ("rows", "gram"):
+            assert row[route]["excess"] <= 1e-3 or not row[route]["certified"]
+    assert not all(row["gram"]["certified"] for row in numbers("best_possible")["rounding"])
+
+
+def test_an_experiment_runs(experiment):
+    module = experiment("price_of_ignoring_data")
+    measured = module.measure(quick=True)
+    assert measured["largest_gap_to_condition_number"] <= 0.01
+    assert isinstance(module.draw(measured), Figure)
