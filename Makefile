@@ -17,6 +17,12 @@ ifneq ($(wildcard ../shared/data),)
 export LOWRANK_DATA ?= $(abspath ../shared/data)
 endif
 
+# Compiled once, kept for the next run; threads would only get in the way of small decompositions.
+verify test figures: export JAX_COMPILATION_CACHE_DIR := $(abspath $(VENV))/jax-cache
+verify test figures: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+verify test figures: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+verify test figures: export OPENBLAS_NUM_THREADS := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help verify test figures bench lock clean

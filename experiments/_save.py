@@ -24,18 +24,21 @@ CONFIDENCE = 0.99
 _QUICK = {"xla_backend_optimization_level": 0}
 
 
-@functools.partial(eqx.filter_jit, compiler_options=_QUICK)
-def _mapped(trial: Callable[[Any], Any], setting: Any, keys: Array) -> Any:
+def _trials(trial: Callable[[Any], Any], setting: Any, keys: Array) -> Any:
     return jax.lax.map(lambda key: trial(setting.draw(key=key)), keys)
+
+
+_mapped: Any = eqx.filter_jit(_trials, compiler_options=_QUICK)
 
 
 def sample(trial: Callable[[Any], Any], setting: Any, *, trials: int, key: Array) -> Any:
     """`trial(problem)` of random instances; each entry as a NumPy array over the trials.
 
-    Numbers of the setting that are NumPy arrays may change without compiling anew.
+    The floats of the setting become arrays, so that another value of one compiles nothing anew.
     """
     with jax.enable_x64(True):
         keys = jax.random.split(key, trials)
+        setting = jax.tree.map(lambda x: np.asarray(x) if isinstance(x, float) else x, setting)
         return jax.tree.map(np.asarray, _mapped(trial, setting, keys))
 
 
@@ -56,7 +59,7 @@ def column(rows: list[dict[str, Any]], *path: str) -> np.ndarray:
 def run(
     script: str, measure: Callable[..., dict[str, Any]], draw: Callable[..., Figure], *, seed: int
 ) -> None:
-    """Measure, draw, and write `figures/<script>.json` and `.svg`; quick runs go to `out/figures`."""
+    """Write `figures/<script>.json` and `.svg`; a quick run writes to `out/figures`."""
     parser = argparse.ArgumentParser(description=f"Measure and draw {Path(script).stem}.")
     parser.add_argument("--quick", action="store_true", help="few trials; writes to out/figures")
     quick = parser.parse_args().quick

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from _save import column, interval, run, sample
 from matplotlib.figure import Figure
 
+from _save import column, interval, run, sample
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.plotting import GREY, SERIES, legend_above, panels
 from lowrank_theory.problems import Problem, Setting
@@ -24,25 +24,22 @@ NOISES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 FAILURE_PROBABILITY = 0.05
 
 
-class _AtThreshold:
-    """Relative squared error, oracle bound and Schatten bound; hashed once, compiled once."""
-
-    def __call__(self, problem: Problem, inflation: Any) -> Any:
-        oracle, ball = Oracle(inflation), SchattenBall(EXPONENT)
-        estimate = oracle.estimate(problem, FAILURE_PROBABILITY)
-        schatten = ball.formula(problem, estimate, FAILURE_PROBABILITY)
-        return (
-            oracle.loss(problem, estimate),
-            oracle.formula(problem, estimate, FAILURE_PROBABILITY),
-            schatten * inflation ** (2 - EXPONENT),
-        )
+def _at(problem: Problem, inflation: Any) -> Any:
+    """Squared error, oracle bound and Schatten bound at a multiple of the noise."""
+    oracle, ball = Oracle(inflation), SchattenBall(EXPONENT)
+    estimate = oracle.estimate(problem, FAILURE_PROBABILITY)
+    schatten = ball.formula(problem, estimate, FAILURE_PROBABILITY)
+    return (
+        oracle.loss(problem, estimate),
+        oracle.formula(problem, estimate, FAILURE_PROBABILITY),
+        schatten * inflation ** (2 - EXPONENT),
+    )
 
 
 def _relative(problem: Problem) -> Any:
     """Relative squared errors and bounds at every threshold, and at the Gaussian one."""
     signal = (problem.truth.clean_outputs**2).sum()
-    at = _AtThreshold()
-    curve = jax.lax.map(lambda inflation: at(problem, inflation), np.asarray(THRESHOLDS))
+    curve = jax.lax.map(lambda inflation: _at(problem, inflation), np.asarray(THRESHOLDS))
     gaussian = approximate_rank.gaussian
     estimate = gaussian.estimate(problem, FAILURE_PROBABILITY)
     bound = gaussian.formula(problem, estimate, FAILURE_PROBABILITY)
@@ -55,7 +52,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     by_threshold: list[dict[str, Any]] = []
     by_noise = []
     for index, scale in enumerate((NOISE, *NOISES)):
-        law = noise.Gaussian(np.asarray(scale))
+        law = noise.Gaussian(scale)
         setting = Setting(SAMPLES, INPUTS, OUTPUTS, OUTPUTS, target=target, noise=law)
         key = jax.random.fold_in(jax.random.key(SEED), index)
         curve, gaussian = sample(_relative, setting, trials=trials, key=key)
@@ -90,16 +87,14 @@ def draw(numbers: dict[str, Any]) -> Figure:
     rows = numbers["by_threshold"]
     threshold = column(rows, "threshold")
     proved = threshold >= 1
-    left.plot(threshold, column(rows, "error", "mean"), **SERIES[0], label="error, threshold τ ≥ ν")
+    left.plot(threshold, column(rows, "error", "mean"), **SERIES[0], label="error, threshold τ")
     for name, style, label in (
         ("oracle_bound", SERIES[1], "oracle bound"),
         ("schatten_bound", SERIES[2], f"Schatten bound, a = {numbers['exponent']:g}"),
     ):
         left.plot(threshold[proved], column(rows, name)[proved], **style, label=label)
     left.axvspan(threshold[0] / 1.2, 1, color=GREY, alpha=0.12, linewidth=0)
-    left.text(
-        0.03, 0.04, "no bound below ν", transform=left.transAxes, fontsize=9, color="#444444"
-    )
+    left.text(0.03, 0.93, "no bound below ν", transform=left.transAxes, fontsize=9, color="#444444")
     left.set_xlim(threshold[0] / 1.2, threshold[-1] * 1.2)
     left.set_xlabel("threshold τ / norm of the noise ν (no unit)")
     left.set_title(f"noise {numbers['noise']:g}", fontsize=10)
@@ -114,7 +109,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
     left.plot([], [], **SERIES[3], label="error, threshold from σ")
     left.plot([], [], **SERIES[4], label="Gaussian bound (95 %)")
     right.set_xlabel("standard deviation of the noise / r.m.s. output")
-    right.set_title("threshold at the noise", fontsize=10)
+    right.set_title("threshold τ = ν, or from σ", fontsize=10)
     for panel in (left, right):
         panel.set_xscale("log")
         panel.set_yscale("log")

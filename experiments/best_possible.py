@@ -3,14 +3,15 @@
 python experiments/best_possible.py [--quick]
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _save import column, run, sample
 from matplotlib.figure import Figure
 
+from _save import column, run, sample
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.error_measures import fitting_error
 from lowrank_theory.generators import activations, noise, spectra, targets
@@ -63,13 +64,13 @@ def _by_rank(trials: int) -> list[dict[str, Any]]:
 
 def _rounding(kappa: float, key: Any) -> dict[str, Any]:
     size, rank = ROUNDING_SIZE, ROUNDING_RANK
-    rate = np.log(kappa) / (size - 1)
+    rate = math.log(kappa) / (size - 1)
     setting = Setting(
         SAMPLES,
         size,
         size,
         rank,
-        activations=activations.FixedSpectrum(spectra.Exponential(np.asarray(rate))),
+        activations=activations.FixedSpectrum(spectra.Exponential(rate)),
         target=targets.ApproximateRank(spectra.Flat()),
         noise=noise.Gaussian(0.0),
     )
@@ -116,6 +117,8 @@ def draw(numbers: dict[str, Any]) -> Figure:
     )
     left.plot(rank, column(rows, "formula"), **LIMIT, label="best possible: formula")
     left.set_yscale("log")
+    left.set_xticks(rank)
+    left.xaxis.set_major_formatter("{x:g}")
     left.set_xlabel("rank")
     left.set_ylabel("output error / norm of the outputs")
     left.legend(frameon=False, fontsize=9, loc="lower left")

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _save import column, interval, run, sample
 from matplotlib.figure import Figure
 
+from _save import column, interval, run, sample
 from lowrank_theory.generators import spectra
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.problems import Problem
@@ -33,7 +33,7 @@ def _excesses(problem: Problem) -> Any:
     first, relative = calibration_size.leading_constant, calibration_size.relative
     optimum = jnp.sum(output_spectrum(problem)[RANK:])
     estimate = first.estimate(problem, FAILURE_PROBABILITY)
-    bound = relative.formula(problem, estimate, FAILURE_PROBABILITY) - optimum
+    bound = relative.bound(problem, failure_probability=FAILURE_PROBABILITY).value - optimum
     expected = first.formula(problem, estimate, FAILURE_PROBABILITY)
     return tuple(value / optimum for value in (first.loss(problem, estimate), expected, bound))
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from _save import column, interval, run, sample
 from matplotlib.figure import Figure
 
+from _save import column, interval, run, sample
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.plotting import BLACK, GREY, SERIES, legend_above, panels
 from lowrank_theory.problems import Problem, Setting
@@ -53,15 +53,13 @@ def measure(*, quick: bool) -> dict[str, Any]:
         unit = RANK * (math.sqrt(q) + math.sqrt(outputs)) ** 2
         points = []
         for index, multiple in enumerate(STRENGTHS):
-            scale = _strengths(q, outputs, multiple)[0]
-            target = targets.ExactOutputRank(spectra.Exponential(SPREAD), np.asarray(scale))
+            scale = float(_strengths(q, outputs, multiple)[0])
+            target = targets.ExactOutputRank(spectra.Exponential(SPREAD), scale)
             setting = Setting(q, q, outputs, RANK, target=target, noise=noise.Gaussian(1.0))
             key = jax.random.fold_in(jax.random.key(SEED), 100 * number + index)
             errors = sample(_squared_error, setting, trials=trials, key=key)
             limit = _limit(q, outputs, multiple) / unit
-            points.append(
-                {"multiple": multiple, "error": interval(errors / unit), "limit": limit}
-            )
+            points.append({"multiple": multiple, "error": interval(errors / unit), "limit": limit})
         detected = [p for p in points if p["multiple"] >= DETECTED]
         worst = max(points, key=lambda point: point["error"]["mean"])
         results.append(

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from _save import column, run, sample
 from matplotlib.figure import Figure
 
+from _save import column, run, sample
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.problems import Problem, Setting
@@ -49,10 +49,10 @@ def measure(*, quick: bool) -> dict[str, Any]:
     rows = []
     for index, kappa in enumerate(CONDITION_NUMBERS):
         key = jax.random.fold_in(jax.random.key(SEED), index)
-        half = spectra.Spiked(RANK, np.asarray(kappa))
+        half = spectra.Spiked(RANK, kappa)
         constructed = _setting(half, targets.OpposedToTheData(TILT))
         attained, _ = sample(_ratios, constructed, trials=5, key=key)
-        decay = np.asarray(math.log(kappa) / math.log(SIZE))
+        decay = math.log(kappa) / math.log(SIZE)
         random = _setting(spectra.PowerLaw(decay), targets.ApproximateRank(spectra.PowerLaw(0.5)))
         price, tail = sample(_ratios, random, trials=trials, key=key)
         rows.append(
@@ -76,7 +76,10 @@ def draw(numbers: dict[str, Any]) -> Figure:
     kappa = column(rows, "condition_number")
     panel.plot(kappa, kappa, **LIMIT, label="bound: condition number")
     panel.plot(
-        kappa, column(rows, "constructed"), **{**SERIES[1], "linestyle": ""}, label="opposed weights"
+        kappa,
+        column(rows, "constructed"),
+        **{**SERIES[1], "linestyle": ""},
+        label="opposed weights",
     )
     panel.plot(
         kappa,

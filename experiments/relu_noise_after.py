@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _save import column, interval, run, sample
 from matplotlib.figure import Figure
 
+from _save import column, interval, run, sample
 from lowrank_theory.generators import noise
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.problems import Problem, ReluThenNoise, Setting
@@ -41,7 +41,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     trials = 4 if quick else 60
     rows = []
     for index, scale in enumerate(NOISES):
-        law = noise.Gaussian(np.asarray(scale))
+        law = noise.Gaussian(scale)
         setting = Setting(SAMPLES, INPUTS, OUTPUTS, RANK, noise=law, link=ReluThenNoise())
         key = jax.random.fold_in(jax.random.key(SEED), index)
         error, least_squares, gaussian, sure = sample(_errors, setting, trials=trials, key=key)

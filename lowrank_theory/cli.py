@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import jax
 from rich import box
@@ -153,7 +153,8 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
         if not options.only or name in options.only or name.split(".")[0] in options.only
     }
     start = time.monotonic()
-    with _Progress(console, chosen, () if options.only else tuple(NETWORKS)) as progress:
+    progress = _Progress(console, chosen, () if options.only else tuple(NETWORKS))
+    with progress.bar:
         report = _check(chosen, PRESETS[options.preset], options.seed, progress)
         studies, skipped = (), ("Networks were left out: the run was restricted by --only.",)
         if not options.only:
@@ -235,8 +236,8 @@ def _study(seed: int, progress: "_Progress") -> tuple[tuple[LayerStudy, ...], tu
         try:
             loaded = network(), data()
         except (FileNotFoundError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            skipped.append(f"{name} was skipped: {reason}")
+            reason = str(error).splitlines()[0].rstrip(".")
+            skipped.append(f"{name} was skipped: {reason}.")
             progress.finish(f"skipped: {reason}")
             continue
         studies.append(
@@ -260,7 +261,7 @@ class _Progress:
             name: len(s.regimes) * (len(GROWTH) if _is_asymptotic(s) else 1) + 2
             for name, s in statements.items()
         }
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -269,25 +270,18 @@ class _Progress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=sum(self._steps.values()))
+        self._task = self.bar.add_task("", total=sum(self._steps.values()))
         self._before = 0.0
         self._name = ""
         self._start = 0.0
 
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._bar.__exit__(None, None, None)
-
     def begin(self, name: str) -> None:
         self._name, self._start = name, time.monotonic()
-        self._bar.update(self._task, description=name, completed=self._before)
+        self.bar.update(self._task, description=name, completed=self._before)
 
     def update(self, name: str, done: int, total: int) -> None:
         share = self._steps[self._name] * done / total
-        self._bar.update(self._task, completed=self._before + share)
+        self.bar.update(self._task, completed=self._before + share)
 
     def finish(self, result: str) -> None:
         self._before += self._steps[self._name]
@@ -308,13 +302,13 @@ def _show(record: reports.Record, console: Console) -> None:
         console.print(_layers(record.layers))
         for study in record.studies:
             for finding in study.summary():
-                console.print(f"- {finding['sentence']}")
+                console.print(f"{finding['network']}. {finding['sentence']}")
 
 
 def _verdicts(report: Report) -> Table:
     table = _table(
-        "statement", "kind", ">trials", ">applicable", ">violations", ">allowed",
-        ">median ratio", ">largest ratio", ">critical constant", ">controls caught", "verdict",
+        "statement", "kind", ">applicable / trials", ">violations / allowed",
+        ">median, largest ratio", ">critical constant", ">controls caught", "verdict",
     )  # fmt: skip
     styles = {Verdict.CONSISTENT: "green", Verdict.REFUTED: "bold red"}
     theorem = None
@@ -324,16 +318,14 @@ def _verdicts(report: Report) -> Table:
             theorem = heading
             table.add_section()
             table.add_row(heading, style="bold")
+        violations = "–" if row["violations"] is None else f"{row['violations']:,}"
         caught = sum(control.caught for control in statement.controls)
         table.add_row(
             f"  {name}",
             row["kind"],
-            f"{row['trials']:,}",
-            f"{row['applicable']:,}",
-            "–" if row["violations"] is None else f"{row['violations']:,}",
-            percent(row["allowed"]),
-            number(row["ratio_median"]),
-            number(row["ratio_max"]),
+            f"{row['applicable']:,} / {row['trials']:,}",
+            f"{violations} / {percent(row['allowed'])}",
+            f"{number(row['ratio_median'])}, {number(row['ratio_max'])}",
             number(row["critical_constant"]),
             f"{caught} of {len(statement.controls)}",
             Text(row["verdict"], styles.get(statement.verdict, "yellow")),
@@ -344,8 +336,8 @@ def _verdicts(report: Report) -> Table:
 def _layers(rows: list[dict]) -> Table:
     """Each layer at up to three ranks: small, middle and large."""
     table = _table(
-        "network", "layer", ">shape", ">rank", ">data-agnostic error", ">data-driven error",
-        ">optimum", ">price bound", ">accuracy dense", ">data-agnostic", ">data-driven",
+        "network, layer", ">shape", ">rank", ">agnostic error", ">driven error",
+        ">optimum", ">price bound", ">accuracy, dense", ">agnostic", ">driven",
     )  # fmt: skip
     layers: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -357,8 +349,7 @@ def _layers(rows: list[dict]) -> Table:
             errors = ("data_agnostic_error", "data_driven_error", "optimal_error", "price_bound")
             accuracies = ("accuracy_dense", "accuracy_data_agnostic", "accuracy")
             table.add_row(
-                network,
-                str(layer),
+                f"{network}, {layer}",
                 " × ".join(map(str, row["shape"])),
                 str(row["rank"]),
                 *(number(row[name]) for name in errors),
@@ -369,8 +360,12 @@ def _layers(rows: list[dict]) -> Table:
 
 def _table(*columns: str) -> Table:
     """A table with these headings; a leading `>` aligns a column to the right."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left")
+        heading = column.removeprefix(">")
+        # Where a terminal is narrow, what does not fit is folded, never cut off.
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    table.columns[0].no_wrap = True
+    table.columns[-1].no_wrap = True
     return table

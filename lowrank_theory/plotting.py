@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lowrank_theory.verification import Report, StatementReport
 
@@ -99,7 +99,7 @@ def layer_accuracy(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure, groups = _per_layer(rows)
     for panel, group in groups:
         for name, (label, style) in lines.items():
-            _line(panel, group, name, label, style, scale=100)
+            _line(panel, group, name, label, style, scale=100.0)
         panel.set_ylabel("held-out accuracy (%)")
     legend_above(figure, groups[0][0])
     return figure
@@ -108,9 +108,10 @@ def layer_accuracy(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def tightness(report: Report) -> Figure:
     """How near the realised quantities come to their bounds: one row per statement.
 
-    Each row shows the distribution of realised / bound (inverted for lower bounds) over all applicable trials on a logarithmic axis; right of the
-    line at 1 the bound is violated. The triangle marks the critical constant, the factor below
-    which the same data would refute the statement. Raises `ValueError` without statements.
+    Each row shows the distribution of realised / bound (inverted for lower bounds) over all
+    applicable trials on a logarithmic axis; right of the line at 1 the bound is violated. The
+    triangle marks the critical constant, the factor below which the same data would refute the
+    statement. Raises `ValueError` without statements.
     """
     statements = report.statements
     if not statements:
@@ -121,7 +122,7 @@ def tightness(report: Report) -> Figure:
     low, high = max(np.min(everything), 1e-4) / 1.3, np.max(everything) * 1.3
     edges = np.geomspace(low, high, _BINS + 1)
     for row, (statement, ratios) in enumerate(zip(statements, shown, strict=True)):
-        _distribution(panel, -row, statement, ratios, edges)
+        _distribution(panel, float(-row), statement, ratios, edges)
     panel.axvline(1, **LIMIT, label="violated to the right")
     panel.set_xscale("log")
     panel.set_xlim(low, high)
@@ -181,7 +182,7 @@ def _per_layer(
         size = f"  ({shape[0]} × {shape[1]})" if shape else ""
         panel.set_title(f"{network}, {layer}{size}", fontsize=10)
         panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.set_xlabel("rank")
     return figure, list(zip(axes, groups.values(), strict=True))
 
@@ -203,7 +204,8 @@ def _line(
 
 
 def _plain_ticks(panel: Axes) -> None:
-    panel.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
-    panel.xaxis.set_major_formatter(ScalarFormatter())
+    low, high = panel.get_xlim()
+    subs = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+    panel.xaxis.set_major_locator(LogLocator(10, subs=subs))
+    panel.xaxis.set_major_formatter("{x:g}")
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_minor_formatter(NullFormatter())

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.theorems import CONTENTS
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +114,8 @@ def test_the_first_order_excess_is_met_by_many_rows():
 def test_no_trial_exceeds_a_sure_bound(name: str):
     made = numbers(name)
     rows = made["rows"] if "rows" in made else [*made["by_threshold"], *made["by_noise"]]
-    assert all(r["largest_ratio"] <= 1 for r in rows if r.get("threshold", 1) >= 1)
+    allowed = 1 + rounding_allowance(1.0, made["samples"])
+    assert all(r["largest_ratio"] <= allowed for r in rows if r.get("threshold", 1) >= 1)
 
 
 def test_rounding_is_either_small_or_announced():
@@ -120,8 +125,14 @@ def test_rounding_is_either_small_or_announced():
     assert not all(row["gram"]["certified"] for row in numbers("best_possible")["rounding"])
 
 
-def test_an_experiment_runs(experiment):
-    module = experiment("price_of_ignoring_data")
-    measured = module.measure(quick=True)
+def test_an_experiment_runs(tmp_path: Path):
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    script = tmp_path / "experiments" / "price_of_ignoring_data.py"
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, script, "--quick"], check=True, env=environment, timeout=300)
+    written = tmp_path / "out" / "figures" / "price_of_ignoring_data"
+    measured = json.loads(written.with_suffix(".json").read_text())
+    assert measured["quick"] is True
     assert measured["largest_gap_to_condition_number"] <= 0.01
-    assert isinstance(module.draw(measured), Figure)
+    assert "<dc:date>" not in written.with_suffix(".svg").read_text()

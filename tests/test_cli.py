@@ -1,0 +1,325 @@
+"""The command writes whole files, says what it found in its exit code, and refuses in one line."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lowrank_theory import cli
+from lowrank_theory.networks import Perceptron, Split
+from lowrank_theory.theorems import CONTENTS, Direction
+from lowrank_theory.verification import (
+    Control,
+    RegimeReport,
+    Report,
+    Sample,
+    StatementReport,
+    Verdict,
+    report,
+)
+
+STATEMENT = "best_possible.truncated_svd"
+ROW_KEYS = {
+    "name", "kind", "trials", "applicable", "violations", "allowed", "verdict",
+    "critical_constant", "ratio_median", "ratio_max",
+}  # fmt: skip
+
+
+def strict(path: Path) -> dict:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def a_statement(name: str, verdict: Verdict = Verdict.CONSISTENT) -> StatementReport:
+    realised = np.array([0.5, 1.0, 2.0])
+    sample = Sample(Direction.UPPER, 4, realised, np.full(3, 4.0), np.zeros(3))
+    regime = RegimeReport("square", sample, verdict, 0.5)
+    return StatementReport(
+        name, "sure upper bound", 0.0, (regime,), (Control("bound times 0.1", True),)
+    )
+
+
+@pytest.fixture
+def verdicts(monkeypatch):
+    """What `verify` finds, by statement, instead of a long search; consistent where not set."""
+    found: dict[str, Verdict] = {}
+
+    def verify(statement, **_):
+        (name,) = (name for name, known in cli.STATEMENTS.items() if known is statement)
+        return Report((a_statement(name, found.get(name, Verdict.CONSISTENT)),))
+
+    monkeypatch.setattr(cli, "verify", verify)
+    return found
+
+
+@pytest.fixture
+def tiny_network(monkeypatch):
+    random = np.random.default_rng(0)
+    network = Perceptron(
+        [random.normal(size=shape).astype(np.float32) for shape in ((6, 5), (5, 3))],
+        [random.normal(size=outputs).astype(np.float32) for outputs in (5, 3)],
+    )
+    images = jnp.asarray(random.normal(size=(60, 6)), jnp.float32)
+    labels = jnp.asarray(random.integers(3, size=60), jnp.int32)
+    split = Split(images[:40], labels[:40], images[40:], labels[40:])
+    monkeypatch.setitem(cli.NETWORKS, "digits", (lambda: network, lambda: split))
+    monkeypatch.delenv("LOWRANK_DATA", raising=False)
+
+
+# --- what it finds --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_of_one_statement(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(cli.PRESETS, "quick", cli.Preset(10, 1))
+    out, file = tmp_path / "a" / "report", tmp_path / "b" / "rows.json"
+    arguments = ["verify", "--only", STATEMENT, "--out", str(out), "--json", str(file)]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "consistent" in printed.out and "2 of 2" in printed.out and not printed.err
+    rows = strict(file)
+    assert rows.keys() == {"theorems", "layers"} and rows["layers"] == []
+    (row,) = rows["theorems"]
+    assert row.keys() == ROW_KEYS
+    assert row["name"] == STATEMENT and row["applicable"] == row["trials"] > 0
+    everything = strict(out / "report.json")
+    assert everything["theorems"] == rows["theorems"]
+    assert everything["seed"] == 0 and everything["versions"].keys() >= {"python", "jax", "numpy"}
+    assert {path.name for path in out.iterdir()} == {"report.html", "report.json", "tightness.svg"}
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        ([Verdict.CONSISTENT, Verdict.CONSISTENT], 0),
+        ([Verdict.REFUTED, Verdict.CONSISTENT], 1),
+        ([Verdict.CONSISTENT, Verdict.INCONCLUSIVE], 3),
+        ([Verdict.INCONCLUSIVE, Verdict.REFUTED], 1),
+    ],
+)
+def test_the_exit_code_is_the_worst_verdict(found, code, verdicts, tmp_path):
+    names = ["price_of_ignoring_data.condition_number", "price_of_ignoring_data.weight_tail"]
+    verdicts.update(zip(names, found, strict=True))
+    assert cli.main(["verify", "--only", "price_of_ignoring_data", "--out", str(tmp_path)]) == code
+    rows = strict(tmp_path / "report.json")["theorems"]
+    assert [row["verdict"] for row in rows] == [verdict.value for verdict in found]
+
+
+def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, tmp_path, capsys):
+    assert cli.main(["verify", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "x")]) == 0
+    printed = capsys.readouterr().out
+    rows = strict(tmp_path / "x")
+    assert [row["name"] for row in rows["theorems"]] == list(cli.STATEMENTS)
+    assert {(row["network"], row["layer"]) for row in rows["layers"]} == {
+        ("digits", 0),
+        ("digits", 1),
+    }
+    assert "MNIST was skipped: LOWRANK_DATA is not set." in printed
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "MNIST was skipped: LOWRANK_DATA is not set." in page
+    for theorem in CONTENTS:
+        assert theorem.name in page and theorem.name in printed
+    for figure in ("tightness", "layer_errors", "layer_accuracy"):
+        assert (tmp_path / "out" / f"{figure}.svg").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize("preset", cli.PRESETS)
+@pytest.mark.parametrize("name", cli.STATEMENTS)
+def test_presets_give_every_regime_its_trials(preset, name):
+    statement = cli.STATEMENTS[name]
+    least = {"quick": 1_000, "full": 10_000}[preset]
+    trials = cli.PRESETS[preset].of(statement)
+    assert trials >= least
+    assert trials // len(statement.regimes) >= least / 10
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+class Resources(HTMLParser):
+    """Everything that the page would fetch, and the tags that are open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+
+def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):
+    assert cli.main(["verify", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    resources = Resources()
+    resources.feed(page)
+    assert len(resources.fetched) == 3
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in resources.fetched)
+    assert not resources.tags & {"script", "link", "iframe", "object"}
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert '<meta name="viewport" content="width=device-width' in page
+    assert "math" in resources.tags
+    assert not re.search(r"\$|\\[a-zA-Z]", page), "TeX was left in the page"
+
+
+def test_the_same_findings_make_the_same_files(verdicts, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.time, "monotonic", lambda: 0.0)
+    for folder in ("a", "b"):
+        cli.main(["verify", "--only", "planted_rank", "--out", str(tmp_path / folder)])
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_what_is_not_finite_is_null():
+    content = {"a": [np.inf, -np.inf, np.nan, 1.5], "b": np.float64("nan"), "c": np.int64(3)}
+    written = json.loads(report.to_json(report.plain(content | {"d": None, "e": True, "f": "x"})))
+    assert written == {
+        "a": [None, None, None, 1.5], "b": None, "c": 3, "d": None, "e": True, "f": "x",
+    }  # fmt: skip
+
+
+def test_a_statement_without_applicable_trials_is_reported(tmp_path, monkeypatch):
+    empty = Sample(Direction.UPPER, 9, *(np.zeros(0) for _ in range(3)))
+    regime = RegimeReport("square", empty, Verdict.INCONCLUSIVE, float("nan"))
+    found = dataclasses.replace(a_statement(STATEMENT), regimes=(regime,))
+    monkeypatch.setattr(cli, "verify", lambda *_, **__: Report((found,)))
+    assert cli.main(["verify", "--only", STATEMENT, "--out", str(tmp_path)]) == 3
+    (row,) = strict(tmp_path / "report.json")["theorems"]
+    assert row["critical_constant"] is None and row["ratio_max"] is None
+    assert "could not be decided" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (np.inf, "–"), (0.0, "0"), (1.0, "1"), (0.12345, "0.123"), (1234.6, "1,235"),
+     (1e-14, "1.00e-14"), (-0.25, "-0.25"), (2e7, "2.00e7")],
+)  # fmt: skip
+def test_numbers_are_short(value, text):
+    assert report.number(value) == text
+
+
+# --- bad usage ------------------------------------------------------------------------------------
+
+
+def refused(capsys, *arguments: object) -> str:
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and not printed.out
+    return printed.err.strip().splitlines()[-1]
+
+
+@pytest.mark.usefixtures("verdicts")
+class TestBadUsage:
+    def test_unknown_names_are_answered_with_the_known(self, capsys, tmp_path):
+        line = refused(capsys, "verify", "--out", tmp_path, "--only", "planted_rank", "nonsense")
+        assert "'nonsense'" in line
+        assert all(theorem.name in line for theorem in CONTENTS)
+        assert all(name in line for name in cli.STATEMENTS)
+
+    @pytest.mark.parametrize("seed", ["-1", "1.5", "x", "", str(2**32)])
+    def test_seed(self, capsys, seed):
+        assert f"got {seed!r}" in refused(capsys, "verify", f"--seed={seed}")
+
+    @pytest.mark.parametrize(
+        "arguments", [[], ["nonsense"], ["verify", "--preset", "slow"], ["verify", "--only"]]
+    )
+    def test_arguments(self, capsys, arguments):
+        assert "error: " in refused(capsys, *arguments)
+
+    def test_out_that_is_a_file(self, capsys, tmp_path):
+        file = tmp_path / "file"
+        file.write_text("mine")
+        assert f"{file} is a file" in refused(capsys, "verify", "--out", file)
+        assert "Not a directory" in refused(capsys, "verify", "--out", file / "below")
+        assert file.read_text() == "mine"
+
+    def test_out_that_holds_something_else(self, capsys, tmp_path):
+        (tmp_path / "thesis.tex").touch()
+        assert "holds no report.json" in refused(capsys, "verify", "--out", tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_json_that_cannot_be_written(self, capsys, tmp_path):
+        (tmp_path / "file").touch()
+        out = ["verify", "--out", tmp_path / "out", "--json"]
+        assert "is a folder" in refused(capsys, *out, tmp_path)
+        assert "cannot write" in refused(capsys, *out, tmp_path / "file" / "x.json")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_out_without_permission(self, capsys, tmp_path):
+        tmp_path.chmod(0o500)
+        assert "cannot write" in refused(capsys, "verify", "--out", tmp_path / "out")
+
+
+def test_an_earlier_report_is_overwritten(verdicts, tmp_path):
+    only = ["verify", "--only", STATEMENT, "--out", str(tmp_path)]
+    assert cli.main(only) == 0
+    (tmp_path / "mine.txt").write_text("kept")
+    assert cli.main([*only, "--seed", "7"]) == 0
+    assert strict(tmp_path / "report.json")["seed"] == 7
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
+def test_help_says_what_the_exit_codes_mean(capsys):
+    assert cli.main(["verify", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 if any is refuted" in printed and "overwritten file by file" in printed
+
+
+# --- interruption ---------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_writes_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "verify", interrupted)
+    assert cli.main(["verify", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    report.write_atomically(path, b"old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            report.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    report.write_atomically(path, b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_is_told(verdicts, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_atomically", full)
+    assert cli.main(["verify", "--only", STATEMENT, "--out", str(tmp_path)]) == 2
+    assert "cannot write the report: " in capsys.readouterr().err
+
+
+def test_the_command_is_quiet_about_how_it_computes(tmp_path):
+    code = "import sys; from lowrank_theory.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code, "verify", "--seed", "-1"],
+        capture_output=True, text=True, check=False, timeout=120, cwd=Path(cli.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("lowrank-theory verify: error: argument --seed")
+    assert all(line.startswith(("usage:", " ", "lowrank")) for line in done.stderr.splitlines())
