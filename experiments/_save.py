@@ -28,7 +28,7 @@ def _trials(trial: Callable[[Any], Any], setting: Any, keys: Array) -> Any:
     return jax.lax.map(lambda key: trial(setting.draw(key=key)), keys)
 
 
-_mapped: Any = eqx.filter_jit(_trials, compiler_options=_QUICK)
+_mapped = eqx.filter_jit(_trials, compiler_options=_QUICK)  # pyright: ignore[reportCallIssue]
 
 
 def sample(trial: Callable[[Any], Any], setting: Any, *, trials: int, key: Array) -> Any:

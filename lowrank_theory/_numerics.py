@@ -151,6 +151,23 @@ def safe_sqrt(square: Array) -> Array:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
+def after(finished: Array, waiting: Tree) -> Tree:
+    """The same array or key, to be used only once `finished` is computed.
+
+    Two independent batched decompositions in one program can wait for each other's threads for
+    ever. Only data that one needs from the other keeps them apart: `jax.lax.optimization_barrier`
+    is gone before XLA schedules. So the result depends on whether the first number is NaN.
+    """
+    failed = jnp.isnan(jnp.ravel(finished)[0])
+
+    def late(leaf: Any) -> Any:
+        if _is_float(leaf):
+            return jnp.where(failed, jnp.nan, leaf)
+        return jnp.where(failed, jax.random.fold_in(leaf, 1), leaf)
+
+    return jax.tree.map(late, waiting)
+
+
 # --- checks at the door: the messages are part of the product, so they live in one place ---
 
 

@@ -146,7 +146,7 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     _prepare(options, refuse)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, markup=False, width=120)
+        console = Console(highlight=False, markup=False, width=128)
     chosen = {
         name: statement
         for name, statement in STATEMENTS.items()
@@ -300,9 +300,11 @@ def _show(record: reports.Record, console: Console) -> None:
         console.print(sentence)
     if record.layers:
         console.print(_layers(record.layers))
+        if record.finding:
+            console.print(record.finding, style="bold")
         for study in record.studies:
             for finding in study.summary():
-                console.print(f"{finding['network']}. {finding['sentence']}")
+                console.print(f"{finding['network']}: {finding['sentence']}")
 
 
 def _verdicts(report: Report) -> Table:
@@ -323,9 +325,9 @@ def _verdicts(report: Report) -> Table:
         table.add_row(
             f"  {name}",
             row["kind"],
-            f"{row['applicable']:,} / {row['trials']:,}",
-            f"{violations} / {percent(row['allowed'])}",
-            f"{number(row['ratio_median'])}, {number(row['ratio_max'])}",
+            _whole(f"{row['applicable']:,} / {row['trials']:,}"),
+            _whole(f"{violations} / {percent(row['allowed'])}"),
+            _whole(f"{number(row['ratio_median'])}, {number(row['ratio_max'])}"),
             number(row["critical_constant"]),
             f"{caught} of {len(statement.controls)}",
             Text(row["verdict"], styles.get(statement.verdict, "yellow")),
@@ -356,6 +358,11 @@ def _layers(rows: list[dict]) -> Table:
                 *(percent(row[name]) for name in accuracies),
             )
     return table
+
+
+def _whole(text: str) -> str:
+    """The same text, in which no line is broken."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _table(*columns: str) -> Table:

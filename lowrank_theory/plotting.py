@@ -120,12 +120,15 @@ def tightness(report: Report) -> Figure:
     shown = [_positive(statement) for statement in statements]
     everything = np.concatenate([*shown, [0.5, 1.0]])
     low, high = max(np.min(everything), 1e-4) / 1.3, np.max(everything) * 1.3
-    edges = np.geomspace(low, high, _BINS + 1)
+    step = math.log(high / low) / _BINS
+    indices = np.arange(math.floor(math.log(low) / step), math.ceil(math.log(high) / step) + 1)
+    # No bin lies on both sides of 1, where rounding puts what attains its bound.
+    edges = np.exp(step * indices) * (1 + _NEGLIGIBLE)
     for row, (statement, ratios) in enumerate(zip(statements, shown, strict=True)):
         _distribution(panel, float(-row), statement, ratios, edges)
     panel.axvline(1, **LIMIT, label="violated to the right")
     panel.set_xscale("log")
-    panel.set_xlim(low, high)
+    panel.set_xlim(edges[0], edges[-1])
     _plain_ticks(panel)
     panel.set_ylim(0.3 - len(statements), 0.95)
     panel.set_yticks([-row for row in range(len(statements))], [s.name for s in statements])

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import (
     AnyArray,
+    after,
     check_array,
     check_count,
     check_rank,
@@ -285,14 +286,13 @@ def _draw(setting: Setting, key: PRNGKeyArray) -> Problem:
         setting.samples, setting.inputs, key=activations_key
     )
     layer_inputs = setting.mismatch.draw(activations, key=mismatch_key)
-    layer_inputs, target_key = jax.lax.optimization_barrier((layer_inputs, target_key))
+    target_key = after(layer_inputs, target_key)
     target = setting.target.draw(layer_inputs, setting.outputs, setting.rank, key=target_key)
     noise = setting.noise.draw(layer_inputs, target, key=noise_key)
     outputs = setting.link.observe(matmul(layer_inputs, target), noise)
     weights = None
     if isinstance(setting.link, Linear):
-        ordered, outputs = jax.lax.optimization_barrier((activations, outputs))
-        weights = matmul(jnp.linalg.pinv(ordered), outputs)
+        weights = matmul(jnp.linalg.pinv(after(outputs, activations)), outputs)
     observed = Observed(
         weights=weights,
         activations=activations,

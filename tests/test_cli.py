@@ -125,6 +125,7 @@ def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, 
         ("digits", 1),
     }
     assert "MNIST was skipped: LOWRANK_DATA is not set." in printed
+    assert "fitting a layer to its inputs makes the error" in " ".join(printed.split())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "MNIST was skipped: LOWRANK_DATA is not set." in page
     for theorem in CONTENTS:
@@ -171,6 +172,15 @@ def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):
     assert '<meta name="viewport" content="width=device-width' in page
     assert "math" in resources.tags
     assert not re.search(r"\$|\\[a-zA-Z]", page), "TeX was left in the page"
+
+
+def test_formulas_are_complete_without_a_mathematical_font():
+    html = report.prose(
+        "If $\\lVert x\\rVert \\le \\sqrt{a}$:\n\n- `b` (**c**), $q\n- r < 1$.\n- d"
+    )
+    assert "√" in html and "msqrt" not in html
+    assert html.count("<li>") == 2 and html.count("<math") == 2
+    assert "<code>b</code> (<strong>c</strong>)" in html
 
 
 def test_the_same_findings_make_the_same_files(verdicts, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_theory._numerics import after as after
 from lowrank_theory._numerics import check_count, check_positive, matmul
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, Spiked
@@ -28,15 +29,6 @@ def haar(rows: int, columns: int, *, key: PRNGKeyArray) -> Float[Array, "rows co
     """`columns <= rows` orthonormal columns, uniformly distributed (Haar)."""
     q, r = jnp.linalg.qr(normal(key, (rows, columns)))
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
-
-
-def after(finished: Array, key: PRNGKeyArray) -> PRNGKeyArray:
-    """The same key, to be used only once `finished` is computed.
-
-    Two independent batched decompositions in one program can wait for each other's threads for
-    ever; a data dependency between them prevents it.
-    """
-    return jax.lax.optimization_barrier((finished, key))[1]
 
 
 class AbstractActivations(eqx.Module):

@@ -58,7 +58,7 @@ def _with_output_spectrum(
     _, triangle = jnp.linalg.qr(matmul(activations, directions))
     # activations @ directions @ triangle^-1 has orthonormal columns.
     coordinates = jax.scipy.linalg.solve_triangular(triangle, jnp.diag(values), lower=False)
-    right = haar(outputs, count, key=after(triangle, right_key))
+    right = haar(outputs, count, key=after(coordinates, right_key))
     return matmul(directions, coordinates, right.T)
 
 

@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import (
+    after,
     check_positive,
     in_float64,
     matmul,
@@ -124,6 +125,7 @@ def activation_weighted(
         outputs = jnp.concatenate([outputs, root * weights])
 
     if needs_inverse:
+        layer_inputs = after(outputs, layer_inputs)  # whose decomposition may make the outputs
         cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
         inverse = jnp.linalg.pinv(layer_inputs, rtol=cutoff)
         solution = matmul(inverse, outputs)
@@ -190,6 +192,7 @@ def activation_weighted_from_moments(
         shifted = rounding_allowance(safe_sqrt(jnp.sum(weights**2) * energy), *weights.shape)
     solution, resolved = weights, jnp.asarray(True)
     if calibration.compressed is not None:
+        compressed_gram = after(weights, compressed_gram)
         cutoff = relative_rank_cutoff(gram.shape) * gram.shape[0]
         inverse = jnp.linalg.pinv(compressed_gram, rtol=cutoff, hermitian=True)
         solution = matmul(inverse, cross_gram, weights)

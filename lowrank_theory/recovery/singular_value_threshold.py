@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import (
+    after,
     check_positive,
     in_float64,
     matmul,
@@ -68,6 +69,7 @@ def singular_value_threshold(
     Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where no
     singular value is at the threshold, if those above it are at most `rank`; ties do no harm.
     """
+    layer_inputs = after(outputs, layer_inputs)
     inverse = jnp.linalg.pinv(
         layer_inputs, rtol=relative_rank_cutoff(layer_inputs.shape, resolution)
     )

@@ -2,7 +2,7 @@ r"""Recovery of an approximately low-rank layer by the convex estimator.
 
 **Model.** $Y = \tilde XM + E$ with any target; $F^* = \tilde XM$ has singular values $s_i$, $\nu =
 \lVert PE\rVert$. The estimator soft-thresholds the singular values of $PY$ at $\tau$: $\hat F =
-\arg\min\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert\tilde XZ\rVert_*$.
+\operatorname{arg}\min\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert\tilde XZ\rVert_*$.
 
 **Claims** (squared errors; proved in paper_notes/approximate_rank.md by the subgradient argument of
 Koltchinskii, Lounici and Tsybakov 2011, with the constant 4 in place of their $(1+\sqrt2)^2 =

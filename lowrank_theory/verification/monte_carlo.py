@@ -30,6 +30,7 @@ ASYMPTOTIC_TOLERANCE = 0.03  # how near one the mean ratio of a limit must end
 GROWTH = (1, 4, 16)  # the sizes at which a limit is looked at, in units of its setting
 TRIALS_PER_MEAN = 64  # a mean known to 3 % needs more trials than a count of violations
 BATCH = 128
+MANY, LARGE_BATCH = 2_000, 1_024  # from here on, compile thoroughly
 CONTROL_TRIALS = 200  # at least
 POWER = 0.99
 
@@ -357,12 +358,15 @@ class _Judge:
     def sample(self, setting: Any, number: int, key: PRNGKeyArray, *, broken: bool) -> Sample:
         """`number` trials, each from its own key, in batches of one size: compiled once."""
         columns = []
+        many = number > MANY
+        draw, measure = (_draw_many, _measure_many) if many else (_draw_few, _measure_few)
+        batch = LARGE_BATCH if many else BATCH
         with jax.enable_x64(True):
-            for start in range(0, number, BATCH):
-                indices = jnp.arange(start, start + BATCH, dtype=jnp.uint32)
+            for start in range(0, number, batch):
+                indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
                 keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
-                instances = _draw_all(setting, keys)
-                measured = _measure_all(self.statement, instances, self.failure_probability, broken)
+                instances = draw(setting, keys)
+                measured = measure(self.statement, instances, self.failure_probability, broken)
                 columns.append([np.asarray(column) for column in measured])
         holds, *numbers = (np.concatenate(column)[:number] for column in zip(*columns, strict=True))
         realised, bound, allowance = numbers
@@ -482,23 +486,15 @@ def _largest(numbers: np.ndarray, rank: int) -> float:
     return float(np.sort(numbers)[-rank]) if rank <= numbers.size else math.nan
 
 
-def _quickly_compiled(function: Function) -> Function:
-    """Compile without optimisation: the work is in decompositions, as fast as they are."""
-    options = {"xla_backend_optimization_level": 0}
-    return eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
-
-
 # Drawing is compiled apart from measuring, so that settings of one shape share the latter. Trials
 # run one after another (`lax.map`): batched decompositions can wait for each other for ever.
 
 
-@_quickly_compiled
 def _draw_all(setting: Any, keys: Array) -> Any:
     """Keys -> instances."""
     return jax.lax.map(lambda key: setting.draw(key=key), keys)
 
 
-@_quickly_compiled
 def _measure_all(
     statement: AbstractStatement, instances: Any, failure_probability: float, broken: bool
 ) -> tuple[Array, Array, Array, Array]:
@@ -514,6 +510,16 @@ def _measure_all(
         return bound.holds, realised, bound.value, allowance
 
     return jax.lax.map(one, instances)
+
+
+def _quickly_compiled(function: Function) -> Function:
+    """Compile without optimisation: twice as quick, and the program half as fast."""
+    options = {"xla_backend_optimization_level": 0}
+    return eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
+
+
+_draw_few, _measure_few = _quickly_compiled(_draw_all), _quickly_compiled(_measure_all)
+_draw_many, _measure_many = eqx.filter_jit(_draw_all), eqx.filter_jit(_measure_all)
 
 
 def _grown(setting: Any, factor: int) -> Any:

@@ -15,7 +15,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,17 @@ from lowrank_theory.verification.monte_carlo import Report, StatementReport, Ver
 PACKAGES = ("lowrank_theory", "jax", "jaxlib", "numpy", "scipy")
 
 _SPAN = re.compile(r"\$(?P<math>[^$]+)\$|`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*")
+_NEXT_ITEM = re.compile(r"\n- (?=[^$]*(?:\$[^$]*\$[^$]*)*\Z)")  # not the minus of a formula
+
+# Where no mathematical font is installed, browsers leave out the sign of a root, draw norms at odd
+# heights, and forget letter styles: a formula would be wrong, not just plain.
+_PORTABLE = {
+    ' xmlns="http://www.w3.org/1998/Math/MathML"': "",
+    "<msqrt>": '<mrow><mo stretchy="false" lspace="0" rspace="0">√</mo><mrow class="root">',
+    "</msqrt>": "</mrow></mrow>",
+    "<mo>&#x02016;</mo>": '<mo stretchy="false" lspace="0" rspace="0">‖</mo>',
+    '<mi mathvariant="double-struck">E</mi>': "<mi>𝔼</mi>",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +70,20 @@ class Record:
     def layers(self) -> list[dict[str, Any]]:
         """The rows of all studies, as plain numbers; what is not finite is `None`."""
         return plain([row for study in self.studies for row in study.rows])
+
+    @property
+    def finding(self) -> str | None:
+        """What the studies say together, in one sentence; `None` where no layer can be compared."""
+        found = [row for study in self.studies for row in study.summary()]
+        gains = [row["gain"] for row in found if row["gain"] is not None]
+        looseness = [row["looseness"] for row in found if row["looseness"] is not None]
+        if not gains or not looseness:
+            return None
+        return (
+            "At half of full rank, fitting a layer to its inputs makes the error "
+            f"{_range(gains)} times smaller than truncating its weights does; the bound on the "
+            f"price of truncating is {_range(looseness)} times what is realised."
+        )
 
     @property
     def versions(self) -> dict[str, str]:
@@ -158,6 +183,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
 
 
+def _range(values: Sequence[float]) -> str:
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
 def percent(value: float | None) -> str:
     """A fraction as a percentage; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.4g} %"
@@ -165,14 +195,15 @@ def percent(value: float | None) -> str:
 
 def prose(text: str) -> Markup:
     r"""A docstring as HTML: paragraphs, lists, `code`, **strong**, and $\TeX$ as MathML."""
-    blocks = re.split(r"\n\s*\n|\n(?=- )", text.strip())
-    parts = []
-    for block in blocks:
-        item = block.startswith("- ")
-        content = Markup().join(_spans(block.removeprefix("- ")))
-        parts.append(Markup("<li>{}</li>" if item else "<p>{}</p>").format(content))
-    html = Markup("\n").join(parts)
-    return Markup(re.sub(r"(?:<li>.*?</li>\n?)+", r"<ul>\g<0></ul>", html, flags=re.DOTALL))
+    blocks = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        if block.startswith("- "):
+            items = [Markup().join(_spans(item)) for item in _NEXT_ITEM.split(block[2:])]
+            listed = Markup("\n").join(Markup("<li>{}</li>").format(item) for item in items)
+            blocks.append(Markup("<ul>{}</ul>").format(listed))
+        else:
+            blocks.append(Markup("<p>{}</p>").format(Markup().join(_spans(block))))
+    return Markup("\n").join(blocks)
 
 
 def _spans(text: str) -> Iterable[Markup]:
@@ -181,12 +212,18 @@ def _spans(text: str) -> Iterable[Markup]:
         yield escape(text[end : match.start()])
         end = match.end()
         if match["math"]:
-            mathml = latex2mathml.converter.convert(match["math"])
-            yield Markup(mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+            yield _mathml(match["math"])
         else:
             tag = "code" if match["code"] else "strong"
             yield Markup(f"<{tag}>{{}}</{tag}>").format(match["code"] or match["strong"])
     yield escape(text[end:])
+
+
+def _mathml(tex: str) -> Markup:
+    mathml = latex2mathml.converter.convert(tex)
+    for old, new in _PORTABLE.items():
+        mathml = mathml.replace(old, new)
+    return Markup(mathml)
 
 
 def _docstring(theorem: AbstractTheorem) -> tuple[str, str]:
