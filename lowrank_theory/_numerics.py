@@ -151,7 +151,7 @@ def safe_sqrt(square: Array) -> Array:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
-def after(finished: Array, waiting: Tree) -> Tree:
+def after(finished: Any, waiting: Tree) -> Tree:
     """The same array or key, to be used only once `finished` is computed.
 
     Two independent batched decompositions in one program can wait for each other's threads for

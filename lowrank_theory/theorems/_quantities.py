@@ -3,14 +3,15 @@ estimators.
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import (
     AnyArray,
+    after,
     matmul,
     relative_rank_cutoff,
     rounding_allowance,
@@ -128,6 +129,6 @@ def deviation(failure_probability: float, sides: int = 1) -> Float[Array, ""]:
     return jnp.sqrt(2 * jnp.log(sides / jnp.asarray(failure_probability)))
 
 
-def ordered(first: AnyArray, second: AnyArray) -> Array:
+def ordered(first: AnyArray, second: Any) -> Array:
     """`second`, available only after `first`: keeps independent decompositions apart."""
-    return jax.lax.optimization_barrier((first, second))[1]
+    return after(first, second)
