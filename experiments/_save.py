@@ -2,8 +2,8 @@
 
 import argparse
 import functools
+import io
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 from scipy import stats
+
+from lowrank_theory.verification.report import write_atomically
 
 CONFIDENCE = 0.99
 
@@ -81,16 +83,11 @@ def run(
     }
     text = json.dumps(numbers, indent=1, allow_nan=False)
     name = Path(script).stem
-    _write(folder / f"{name}.json", lambda path: path.write_text(text + "\n"))
+    write_atomically(folder / f"{name}.json", f"{text}\n".encode())
     figure = draw(json.loads(text))
     # The same numbers give the same file, byte for byte.
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        file = folder / f"{name}.svg"
-        _write(file, lambda path: figure.savefig(path, format="svg", metadata={"Date": None}))
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    write_atomically(folder / f"{name}.svg", picture.getvalue())
     print(f"wrote {folder / name}.json and .svg")
-
-
-def _write(file: Path, write: Callable[[Path], Any]) -> None:
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    write(partial)
-    partial.replace(file)

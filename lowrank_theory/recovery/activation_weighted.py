@@ -201,9 +201,7 @@ def activation_weighted_from_moments(
         resolved = jnp.sum(inverse * compressed_gram) > active - 0.5  # the trace of a projector
 
     inputs, outputs = weights.shape
-    if (
-        outputs > inputs
-    ):  # W = core @ frame.T, so the eigenvectors are frame @ (those of the inputs x inputs problem)
+    if outputs > inputs:  # B = core @ frame.T: solve the smaller problem, and turn it by the frame
         frame, triangle = jnp.linalg.qr(solution.T)
         core = triangle.T
     else:

@@ -3,7 +3,6 @@ estimators.
 """
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import (
     AnyArray,
-    after,
     matmul,
     relative_rank_cutoff,
     rounding_allowance,
@@ -127,8 +125,3 @@ def least_squares(problem: Problem) -> Float[Array, "inputs outputs"]:
 def deviation(failure_probability: float, sides: int = 1) -> Float[Array, ""]:
     r"""The $t$ with `sides` $\cdot e^{-t^2/2}$ = `failure_probability`."""
     return jnp.sqrt(2 * jnp.log(sides / jnp.asarray(failure_probability)))
-
-
-def ordered(first: AnyArray, second: Any) -> Array:
-    """`second`, available only after `first`: keeps independent decompositions apart."""
-    return after(first, second)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import matmul
+from lowrank_theory._numerics import after, matmul
 from lowrank_theory.error_measures import fitting_error
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
@@ -25,7 +25,6 @@ from lowrank_theory.recovery import ActivationWeighted, LowRank, Recovery, Trunc
 from lowrank_theory.theorems._quantities import (
     column_space,
     no_bias_hypothesis,
-    ordered,
     singular_values,
     tail_norm,
 )
@@ -177,7 +176,7 @@ class Optimality(AbstractStatement):
         inputs, outputs = instance.truth.layer_inputs, instance.observed.target_outputs
         _, _, rows = jnp.linalg.svd(instance.truth.target_weights, full_matrices=False)
         right = rows[: instance.rank]
-        inverse = jnp.linalg.pinv(ordered(right, inputs))
+        inverse = jnp.linalg.pinv(after(right, inputs))
 
         def sweep(right: Array, _: None) -> tuple[Array, Array]:
             left = matmul(inverse, outputs, jnp.linalg.pinv(right))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lowrank_theory._numerics import matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import after, matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.generators._random import normal
@@ -65,7 +65,7 @@ def _draw(setting: CalibrationSetting, key: PRNGKeyArray) -> Problem:
     left_key, right_key, normal_key, chi_key, mean_key = jax.random.split(key, 5)
     size = setting.inputs
     left = activations.haar(size, size, key=left_key)
-    right = activations.haar(size, size, key=activations.after(left, right_key))
+    right = activations.haar(size, size, key=after(left, right_key))
     weights = matmul(left * setting.spectrum.values(size), right.T)
     degrees = setting.samples - 1.0 - jnp.arange(size)
     diagonal = jnp.sqrt(2 * jax.random.gamma(chi_key, degrees / 2, dtype=float))
