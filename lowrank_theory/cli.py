@@ -24,10 +24,10 @@ from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty
 from lowrank_theory.verification import report as reports
 from lowrank_theory.verification.monte_carlo import (
     BATCH,
-    GROWTH,
     Report,
     StatementReport,
     Verdict,
+    steps,
     verify,
 )
 from lowrank_theory.verification.report import number, percent
@@ -258,8 +258,7 @@ class _Progress:
     ) -> None:
         self._console = console
         self._steps = dict.fromkeys(studied, 3) | {
-            name: len(s.regimes) * (len(GROWTH) if _is_asymptotic(s) else 1) + 2
-            for name, s in statements.items()
+            name: steps(s, len(s.regimes)) for name, s in statements.items()
         }
         self.bar = Progress(
             TextColumn("{task.description}"),

@@ -5,6 +5,7 @@ see, and `Truth`. A real layer, of which no truth is known, is a `Layer`.
 """
 
 import abc
+import dataclasses
 
 import equinox as eqx
 import jax
@@ -177,6 +178,11 @@ class Layer(eqx.Module):
     def __check_init__(self) -> None:
         check_rank(self.rank, *self.observed.shape)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths with which rounding grows."""
+        return self.observed.shape
+
 
 class Problem(eqx.Module):
     """A layer whose truth is known: `Observed`, `Truth` and the rank asked for."""
@@ -187,6 +193,11 @@ class Problem(eqx.Module):
 
     def __check_init__(self) -> None:
         check_rank(self.rank, *self.observed.shape)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths with which rounding grows."""
+        return self.observed.shape
 
     @staticmethod
     def stated(observed: Observed, target_weights: ArrayLike, rank: int) -> "Problem":
@@ -272,6 +283,10 @@ class Setting(eqx.Module):
         for name in ("samples", "inputs", "outputs"):
             check_count(name, getattr(self, name), 1)
         check_rank(self.rank, self.inputs, self.outputs)
+
+    def grown(self, factor: int) -> "Setting":
+        """The same setting with `factor` times as many samples."""
+        return dataclasses.replace(self, samples=factor * self.samples)
 
     def draw(self, *, key: PRNGKeyArray) -> Problem:
         """A random instance, in float64; works under `jit` and `vmap`."""

@@ -87,7 +87,7 @@ def test_true_statement_is_consistent_and_its_controls_are_caught(name):
     assert set(row) == ROW
     assert row["verdict"] == "consistent"
     assert row["applicable"] == row["trials"] == result.trials
-    assert 0 < row["critical_constant"] <= 1.0 + monte_carlo.ASYMPTOTIC_TOLERANCE
+    assert 0 < row["critical_constant"] <= 1.0 + monte_carlo.KNOWN_TO
     counted = statement.kind.certainty in (Certainty.SURE, Certainty.PROBABILITY)
     assert (row["violations"], row["allowed"]) == (
         (0, 0.0 if statement.kind.certainty is Certainty.SURE else 0.05)

@@ -9,14 +9,15 @@ reference (paper and theorem number, or `paper_notes/<name>.md`);
 with the file's name;
 4. its line in `CONTENTS`, and its note, experiment and figure of the same name.
 
-Everything else (verification, controls, tables, figures) follows from the statement's own parts.
+Everything else (verification, controls, attack, tables, figures) follows from the statement's own
+parts.
 """
 
 import abc
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import check_fraction
-from lowrank_theory.problems import Layer, Problem, Truth
+from lowrank_theory.problems import Layer, Observed, Problem, Truth
 
 if TYPE_CHECKING:  # what type checkers understand, and what equinox enforces
     from typing import ClassVar as AbstractClassVar
@@ -117,19 +118,45 @@ class Bound(eqx.Module):
         return value
 
 
+class AbstractAdversary(eqx.Module):
+    """What an attacker of a sure statement is free to choose, inside its hypotheses."""
+
+    @abc.abstractmethod
+    def start(self, *, key: PRNGKeyArray) -> Any:
+        """Random free quantities: a tree of float64 arrays with entries of order one."""
+
+    @abc.abstractmethod
+    def play(self, free: Any) -> tuple[Any, Any]:
+        """The instance that they make, differentiably, and the estimate of the statement on it.
+
+        `None` stands for `statement.estimate` itself. An adversary gives another where that has no
+        derivative: the instance is then built so that its estimate is known.
+        """
+
+
 class AbstractStatement(eqx.Module):
     """One row of a theorem. See the module docstring for how to write one.
 
-    - `kind`: the direction and certainty of the claim; `needs`: `Truth`, or `Observed` where it can
-      be asked of a real layer;
-    - `regimes`: named settings, on which it is verified;
-    - `control`: a setting on which the bound must be broken by `broken_estimate`.
+    - `kind`: the direction and certainty of the claim;
+    - `needs`: `Truth`, or `Observed` where it can be asked of a real layer, or the type of another
+      kind of instance (which has `sizes`, as a layer has, for the rounding allowance);
+    - `regimes`: named settings, on which it is verified; those of an asymptotic statement have
+      `grown(factor)`;
+    - `control`: a setting on which the bound must be broken by `broken_estimate`;
+    - `adversary`: what an attack may choose, for a sure statement; `sharp`: whether the bound is
+      attained, so that the attack must come within 1 % of it;
+    - `growth`, `trials_per_mean`: the sizes at which a limit is looked at, in units of its
+      settings, and how many trials of it stand for one of another statement.
     """
 
     kind: AbstractClassVar[Kind]
     needs: AbstractClassVar[type]
     regimes: AbstractClassVar[Mapping[str, Any]]
     control: AbstractClassVar[Any]
+    adversary: ClassVar[AbstractAdversary | None] = None
+    sharp: ClassVar[bool] = False
+    growth: ClassVar[tuple[int, ...]] = (1, 4, 16)
+    trials_per_mean: ClassVar[float] = 64
 
     @abc.abstractmethod
     def hypotheses(self, instance: Any, failure_probability: float) -> tuple[Hypothesis, ...]:
@@ -185,6 +212,12 @@ class AbstractStatement(eqx.Module):
             )[1]
 
     def _checked(self, instance: Any) -> Any:
+        if self.needs not in (Truth, Observed):
+            if not isinstance(instance, self.needs):
+                raise ValueError(
+                    f"`instance` must be a `{self.needs.__name__}`; got {type(instance).__name__}."
+                )
+            return instance
         if not isinstance(instance, Problem | Layer):
             raise ValueError(
                 f"`instance` must be a `Problem` or a `Layer`; got {type(instance).__name__}."
@@ -234,5 +267,9 @@ UPPER = Kind(Direction.UPPER, Certainty.SURE)
 LOWER = Kind(Direction.LOWER, Certainty.SURE)
 EQUALITY = Kind(Direction.EQUALITY, Certainty.SURE)
 UPPER_WITH_PROBABILITY = Kind(Direction.UPPER, Certainty.PROBABILITY)
+LOWER_WITH_PROBABILITY = Kind(Direction.LOWER, Certainty.PROBABILITY)
 UPPER_IN_EXPECTATION = Kind(Direction.UPPER, Certainty.EXPECTATION)
+LOWER_IN_EXPECTATION = Kind(Direction.LOWER, Certainty.EXPECTATION)
+EQUALITY_IN_EXPECTATION = Kind(Direction.EQUALITY, Certainty.EXPECTATION)
 ASYMPTOTIC_EQUALITY = Kind(Direction.EQUALITY, Certainty.ASYMPTOTIC)
+ASYMPTOTIC_UPPER = Kind(Direction.UPPER, Certainty.ASYMPTOTIC)

@@ -14,6 +14,7 @@ component analysis of the outputs; the optimum is $L^* = \sum_{j>r}l_j$.
   r<k}\dfrac{l_jl_k}{l_j-l_k}$ if $l_r > l_{r+1}$.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -53,6 +54,10 @@ class CalibrationSetting(eqx.Module):
     inputs: int
     rank: int
     spectrum: spectra.AbstractSpectrum
+
+    def grown(self, factor: int) -> "CalibrationSetting":
+        """The same layer with `factor` times as many samples."""
+        return dataclasses.replace(self, samples=factor * self.samples)
 
     def draw(self, *, key: PRNGKeyArray) -> Problem:
         """A layer and the second moments of `samples` rows of it."""

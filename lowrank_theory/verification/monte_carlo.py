@@ -26,9 +26,7 @@ from lowrank_theory.theorems import (
 )
 from lowrank_theory.theorems._theorem import assess
 
-ASYMPTOTIC_TOLERANCE = 0.03  # how near one the mean ratio of a limit must end
-GROWTH = (1, 4, 16)  # the sizes at which a limit is looked at, in units of its setting
-TRIALS_PER_MEAN = 64  # a mean known to 3 % needs more trials than a count of violations
+KNOWN_TO = 0.03  # how near one the mean ratio of a limit must end
 BATCH = 128
 MANY, LARGE_BATCH = 2_000, 1_024  # from here on, compile thoroughly
 CONTROL_TRIALS = 200  # at least
@@ -231,16 +229,18 @@ def verify(
     """Check a theorem, or one statement of it, on random instances.
 
     `trials` per statement are spread evenly over its own regimes, or over the named `settings` if
-    given; a statement about a limit runs `TRIALS_PER_MEAN` times more, at growing sizes. Each
-    statement is then put to two negative controls of its own. The result is a function of the
+    given; a statement about a limit runs its `trials_per_mean` times as many, at growing sizes.
+    Each statement is then put to two negative controls of its own. The result is a function of the
     arguments alone, whatever the batching. Verdicts hold at the given `confidence`, corrected for
     the number of regimes:
 
     - sure: no violation beyond the rounding allowance;
     - with probability 1-δ (δ = `failure_probability`): the exact (Clopper-Pearson) interval of the
       violation rate reaches δ or below;
-    - in expectation: the confidence limit (Student's t) of the mean ratio does not exceed one;
-    - asymptotic: the mean ratio approaches one over three sizes, and is within 3 % at the largest.
+    - in expectation: the confidence limit (Student's t) of the mean ratio does not exceed one; for
+      an equality, the interval contains one and is known to 3 %;
+    - asymptotic: the mean ratio approaches one over three sizes, and is within 3 % at the largest;
+      for an upper bound, from above.
 
     No applicable trial, or too few for any outcome to refute the statement, is *inconclusive*; so
     is a statement of which a control was not caught. `progress(name, done, total)` is called after
@@ -268,6 +268,14 @@ def verify(
     return Report(tuple(reports))
 
 
+def steps(statement: AbstractStatement, regimes: int) -> int:
+    """How many samples the verification of a statement on so many regimes takes, with its two
+    controls.
+    """
+    asymptotic = statement.kind.certainty is Certainty.ASYMPTOTIC
+    return regimes * (len(statement.growth) if asymptotic else 1) + 2
+
+
 def _name_of(statement: AbstractStatement) -> str:
     from lowrank_theory.theorems import CONTENTS
 
@@ -291,8 +299,9 @@ def _verify_statement(
     per_regime = math.ceil(trials / len(regimes))
     judge = dataclasses.replace(judge, regimes=len(regimes))
     asymptotic = statement.kind.certainty is Certainty.ASYMPTOTIC
-    count = per_regime * TRIALS_PER_MEAN if asymptotic else per_regime
-    total = len(regimes) * (len(GROWTH) if asymptotic else 1) + 2
+    growth = statement.growth if asymptotic else (1,)
+    count = math.ceil(per_regime * statement.trials_per_mean) if asymptotic else per_regime
+    total = steps(statement, len(regimes))
     done = 0
 
     def run(label: str, setting: Any, number: int, *, broken: bool = False) -> Sample:
@@ -308,22 +317,21 @@ def _verify_statement(
         if asymptotic:
             sizes = [  # the smaller sizes only have to show that the error shrinks
                 run(
-                    f"{label} x{growth}",
-                    _grown(setting, growth),
-                    count // (1 if growth == GROWTH[-1] else 4),
+                    f"{label} x{factor}",
+                    _grown(setting, factor),
+                    count if factor == growth[-1] else math.ceil(count / 4),
                 )
-                for growth in GROWTH
+                for factor in growth
             ]
             reports.append(judge.limit(label, sizes))
         else:
             reports.append(judge.regime(label, run(label, setting, count)))
 
     tightest = max(reports, key=lambda report: _or_minus(report.critical_constant))
-    growth = GROWTH[-1] if asymptotic else 1
     number = count if asymptotic else max(per_regime, CONTROL_TRIALS)
     shrunk = judge.reproducible_factor(tightest.sample, number)
-    fresh = run(f"control of {tightest.name}", _grown(regimes[tightest.name], growth), number)
-    broken = run("broken estimator", _grown(statement.control, growth), number, broken=True)
+    fresh = run(f"control of {tightest.name}", _grown(regimes[tightest.name], growth[-1]), number)
+    broken = run("broken estimator", _grown(statement.control, growth[-1]), number, broken=True)
     controls = (
         Control(
             f"bound times {shrunk:.3g} on fresh instances of '{tightest.name}'",
@@ -361,6 +369,8 @@ class _Judge:
         many = number > MANY
         draw, measure = (_draw_many, _measure_many) if many else (_draw_few, _measure_few)
         batch = LARGE_BATCH if many else BATCH
+        if self.statement.kind.certainty is Certainty.ASYMPTOTIC:
+            batch = min(batch, number)  # its trials are costly, its sizes compiled apart anyway
         with jax.enable_x64(True):
             for start in range(0, number, batch):
                 indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
@@ -390,7 +400,7 @@ class _Judge:
     def _tolerance(self) -> float:
         """How far beyond one a mean ratio may be."""
         asymptotic = self.statement.kind.certainty is Certainty.ASYMPTOTIC
-        return ASYMPTOTIC_TOLERANCE if asymptotic else 0.0
+        return KNOWN_TO if asymptotic else 0.0
 
     def _mean(self, sample: Sample) -> tuple[float, float]:
         """Mean ratio, infinite if any is, and the half-width of its two-sided interval."""
@@ -421,6 +431,8 @@ class _Judge:
         if self.allowed_rate is not None:
             return 0 < sample.applicable >= self._least_count(sample.applicable)
         mean, half = self._mean(sample)
+        if self.statement.kind.direction is Direction.EQUALITY:
+            return half <= KNOWN_TO
         return mean + half <= 1
 
     def regime(self, name: str, sample: Sample) -> RegimeReport:
@@ -437,7 +449,9 @@ class _Judge:
         """The verdict on one regime of a limit: the error must shrink, and end small."""
         *smaller, largest = sizes
         means, halves = np.transpose([self._mean(sample) for sample in sizes])
-        errors = np.abs(means - 1)
+        beyond = means - 1
+        equality = self.statement.kind.direction is Direction.EQUALITY
+        errors = np.abs(beyond) if equality else np.maximum(beyond, 0)
         grows = errors[1:] - halves[1:] > errors[:-1] + halves[:-1]
         small = errors[-1] + halves[-1] <= self._tolerance
         if self.refutes(largest, 1.0) or grows.any():
@@ -506,7 +520,7 @@ def _measure_all(
             wrong = statement.broken_estimate(instance, failure_probability)
             realised = statement.loss(instance, wrong)
         magnitude = statement.magnitude(instance)
-        allowance = rounding_allowance(magnitude, *instance.observed.shape)
+        allowance = rounding_allowance(magnitude, *instance.sizes)
         return bound.holds, realised, bound.value, allowance
 
     return jax.lax.map(one, instances)
@@ -523,7 +537,7 @@ _draw_many, _measure_many = eqx.filter_jit(_draw_all), eqx.filter_jit(_measure_a
 
 
 def _grown(setting: Any, factor: int) -> Any:
-    return dataclasses.replace(setting, samples=factor * setting.samples) if factor > 1 else setting
+    return setting.grown(factor) if factor > 1 else setting
 
 
 def _fold(key: PRNGKeyArray, label: str) -> PRNGKeyArray:
