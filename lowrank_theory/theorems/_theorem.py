@@ -233,14 +233,15 @@ class AbstractStatement(eqx.Module):
 
 @eqx.filter_jit
 def assess(
-    statement: AbstractStatement, instance: Any, failure_probability: float
+    statement: AbstractStatement, instance: Any, failure_probability: float, estimate: Any = None
 ) -> tuple[Bound, Float[Array, ""]]:
-    """The bound and the realised quantity, from one run of the estimator; call it inside
-    `jax.enable_x64`.
+    """The bound and the realised quantity, from one run of the estimator, or for an `estimate` that
+    is known already; call it inside `jax.enable_x64`.
     """
     hypotheses = statement.hypotheses(instance, failure_probability)
     outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
-    estimate = statement.estimate(instance, failure_probability)
+    if estimate is None:
+        estimate = statement.estimate(instance, failure_probability)
     bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
     bound = Bound(jnp.where(bound.holds, bound.value, outside), hypotheses)
     return bound, statement.loss(instance, estimate)

@@ -1,5 +1,7 @@
-"""Check theorems: `verify` by sampling, with verdicts, critical constants and negative controls."""
+"""Check theorems: `verify` by sampling, `attack` by gradient, `scale` by their rates."""
 
+from lowrank_theory.verification.attack import Witness as Witness
+from lowrank_theory.verification.attack import attack as attack
 from lowrank_theory.verification.monte_carlo import Control as Control
 from lowrank_theory.verification.monte_carlo import RegimeReport as RegimeReport
 from lowrank_theory.verification.monte_carlo import Report as Report
