@@ -17,7 +17,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 from scipy import stats
 
-from lowrank_theory.verification.report import write_atomically
+from lowrank_theory._files import write_atomically
 
 CONFIDENCE = 0.99
 

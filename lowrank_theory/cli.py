@@ -1,7 +1,8 @@
-"""The command `lowrank-theory`: check the theorems, and report on a page."""
+"""The command `lowrank-theory`: check the theorems by sampling, by attack, and by their rates."""
 
 import argparse
 import dataclasses
+import enum
 import math
 import os
 import tempfile
@@ -18,10 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lowrank_theory import networks
+from lowrank_theory._files import plain, to_json, write_atomically
 from lowrank_theory.networks import layer_study
 from lowrank_theory.networks.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty
 from lowrank_theory.verification import report as reports
+from lowrank_theory.verification.attack import SMALLER, Finding, attack
 from lowrank_theory.verification.monte_carlo import (
     BATCH,
     Report,
@@ -31,8 +34,17 @@ from lowrank_theory.verification.monte_carlo import (
     verify,
 )
 from lowrank_theory.verification.report import number, percent
+from lowrank_theory.verification.scaling import scale
 
-EXIT_CODES = {Verdict.CONSISTENT: 0, Verdict.REFUTED: 1, Verdict.INCONCLUSIVE: 3}
+EXIT_CODES: dict[enum.Enum, int] = {
+    Verdict.CONSISTENT: 0,
+    Verdict.REFUTED: 1,
+    Verdict.INCONCLUSIVE: 3,
+    Finding.REACHED: 0,
+    Finding.BELOW: 0,
+    Finding.BROKEN: 1,
+    Finding.NOT_REACHED: 3,
+}
 BAD_USAGE = 2
 INTERRUPTED = 130
 
@@ -73,10 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns the exit code: 0 if every statement is consistent, 1 if any is refuted, 3 if any is
     inconclusive, 2 for bad usage, 130 if interrupted.
     """
-    parser, verify_parser = _parsers()
     try:
-        options = parser.parse_args(argv)
-        return _verify(options, verify_parser.error)
+        options = _parser().parse_args(argv)
+        return options.run(options, options.refuse)
     except SystemExit as exit_:  # how argparse ends, having said why
         return exit_.code if isinstance(exit_.code, int) else BAD_USAGE
     except KeyboardInterrupt:
@@ -84,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lowrank-theory", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser(
@@ -102,16 +113,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="trials of a statement: quick, 1,000 and 100 of each regime (the default); "
         "full, ten times as many",
     )
-    check.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        default=(),
-        type=_known,
-        help="these theorems or statements, such as planted_rank or planted_rank.gaussian, and "
-        "no networks",
-    )
-    check.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    _add_common(check, _verify, "and no networks")
     check.add_argument(
         "--out",
         type=Path,
@@ -120,10 +122,44 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="folder of report.html, report.json and figures (default: out/verify). An earlier "
         "report there is overwritten file by file; a folder with anything else is refused",
     )
-    check.add_argument(
+    climb = commands.add_parser(
+        "attack",
+        help="search for the instances on which sure statements are nearest to failing",
+        description="Search by gradient for the instances on which sure statements are nearest to "
+        "failing. A bound that is sharp is reached; one that is wrong is broken.",
+        epilog="Exit code: 0 if no bound is broken and every sharp one is reached to 1 %%, 1 if "
+        "any is broken, 3 if a sharp one is not reached, 2 for bad usage, 130 if interrupted.",
+    )
+    _add_common(climb, _attack)
+    climb.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the worst instance of each statement here"
+    )
+    fit = commands.add_parser(
+        "scale",
+        help="fit the rates of statements in samples, rank, size and noise",
+        description="Fit log-log slopes of errors and bounds in samples, rank, size and noise, and "
+        "hold them against the exponents that theory predicts.",
+        epilog="Exit code: 0 if every slope is within 0.05 of its exponent, 1 if any is not, 2 for "
+        "bad usage, 130 if interrupted.",
+    )
+    _add_common(fit, _scale)
+    return parser
+
+
+def _add_common(command: argparse.ArgumentParser, run: Callable[..., int], also: str = "") -> None:
+    command.set_defaults(run=run, refuse=command.error)
+    command.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        default=(),
+        type=_known,
+        help=f"these theorems or statements, such as planted_rank or planted_rank.gaussian {also}",
+    )
+    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    command.add_argument(
         "--json", type=Path, metavar="FILE", help="write the rows of the tables here as well"
     )
-    return parser, check
 
 
 def _known(name: str) -> str:
@@ -144,16 +180,11 @@ def _seed(text: str) -> int:
 
 def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     _prepare(options, refuse)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, markup=False, width=128)
-    chosen = {
-        name: statement
-        for name, statement in STATEMENTS.items()
-        if not options.only or name in options.only or name.split(".")[0] in options.only
-    }
+    console = _console()
+    chosen = _chosen(options.only)
     start = time.monotonic()
-    progress = _Progress(console, chosen, () if options.only else tuple(NETWORKS))
+    sizes = {name: steps(s, len(s.regimes)) for name, s in chosen.items()}
+    progress = _Progress(console, sizes | ({} if options.only else dict.fromkeys(NETWORKS, 3)))
     with progress.bar:
         report = _check(chosen, PRESETS[options.preset], options.seed, progress)
         studies, skipped = (), ("Networks were left out: the run was restricted by --only.",)
@@ -173,7 +204,7 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     try:
         reports.write(record, options.out)
         if options.json:
-            reports.write_atomically(options.json, reports.to_json(record.summary()))
+            write_atomically(options.json, to_json(record.summary()))
     except OSError as error:
         refuse(f"cannot write the report: {error}")
     _show(record, console)
@@ -181,13 +212,105 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     return EXIT_CODES[report.verdict]
 
 
+def _chosen(only: Sequence[str]) -> dict[str, AbstractStatement]:
+    return {
+        name: statement
+        for name, statement in STATEMENTS.items()
+        if not only or name in only or name.split(".")[0] in only
+    }
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, markup=False, width=128)
+    return console
+
+
+def _attack(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+    chosen = {n: s for n, s in _chosen(options.only).items() if s.adversary is not None}
+    if not chosen:
+        refuse("argument --only: none of these can be attacked; only sure statements can")
+    _writable(options.json, refuse)
+    if options.out is not None:
+        try:
+            _make_writable(options.out)
+        except OSError as error:
+            refuse(f"argument --out: cannot write to {options.out}: {error.strerror}")
+    console, found = _console(), []
+    progress = _Progress(console, dict.fromkeys(chosen, 1))
+    with progress.bar:
+        for name, statement in chosen.items():
+            progress.begin(name)
+            witness = attack(statement, key=jax.random.key(options.seed), progress=progress.update)
+            found.append(witness)
+            if options.out is not None:
+                witness.save(options.out / f"{name}.json")
+            progress.finish(f"ratio {witness.ratio:.4f}")
+    rows = [witness.row() for witness in found]
+    if options.json:
+        write_atomically(options.json, to_json(plain(rows)))
+    table = _table("statement", "sharp", ">best ratio", ">seconds", "bound times 0.95", "finding")
+    for w in found:
+        table.add_row(
+            w.name,
+            "yes" if w.sharp else "–",
+            f"{w.ratio:.4f}",
+            f"{w.seconds:.1f}",
+            "broken" if w.ratio > SMALLER else "not broken",
+            w.finding.value,
+        )
+    console.print(table)
+    codes = {EXIT_CODES[witness.finding] for witness in found}
+    return 1 if 1 in codes else max(codes)
+
+
+def _scale(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+    chosen = {name: s for name, s in _chosen(options.only).items() if s.rates}
+    if not chosen:
+        refuse("argument --only: none of these states a rate")
+    _writable(options.json, refuse)
+    console, fits = _console(), []
+    progress = _Progress(
+        console, {n: sum(len(r.settings) for r in s.rates) for n, s in chosen.items()}
+    )
+    with progress.bar:
+        for name, statement in chosen.items():
+            progress.begin(name)
+            found = scale(statement, key=jax.random.key(options.seed), progress=progress.update)
+            fits.extend(found)
+            progress.finish(f"{sum(fit.agrees for fit in found)} of {len(found)} rates agree")
+    if options.json:
+        write_atomically(options.json, to_json(plain([fit.row() for fit in fits])))
+    table = _table(
+        "statement", "in", ">from – to", ">error: slope", ">theory",
+        ">bound: slope", ">theory", "agrees",
+    )  # fmt: skip
+    for fit in fits:
+        table.add_row(
+            fit.name,
+            fit.quantity,
+            f"{fit.values[0]:g} – {fit.values[-1]:g}",
+            _whole(f"{fit.realised.slope:.3f} ± {fit.realised.high - fit.realised.slope:.3f}"),
+            _exponent(fit.realised.predicted),
+            f"{fit.bound.slope:.3f}",
+            _exponent(fit.bound.predicted),
+            "yes" if fit.agrees else Text("no", "bold red"),
+        )
+    console.print(table)
+    return 0 if all(fit.agrees for fit in fits) else 1
+
+
+def _exponent(predicted: float | None) -> str:
+    return "–" if predicted is None else f"{predicted:g}"
+
+
 def _prepare(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> None:
     """Refuse, before the long work, what could not be written after it."""
-    out, file = options.out, options.json
+    out = options.out
     if out.exists() and not out.is_dir():
         refuse(f"argument --out: {out} is a file; name a folder")
-    if file and file.is_dir():
-        refuse(f"argument --json: {file} is a folder; name a file")
+    _writable(options.json, refuse)
     try:
         if out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
             refuse(
@@ -197,11 +320,17 @@ def _prepare(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> 
         _make_writable(out)
     except OSError as error:
         refuse(f"argument --out: cannot write to {out}: {error.strerror}")
-    if file:
-        try:
-            _make_writable(file.parent)
-        except OSError as error:
-            refuse(f"argument --json: cannot write {file}: {error.strerror}")
+
+
+def _writable(file: Path | None, refuse: Callable[[str], NoReturn]) -> None:
+    if file is None:
+        return
+    if file.is_dir():
+        refuse(f"argument --json: {file} is a folder; name a file")
+    try:
+        _make_writable(file.parent)
+    except OSError as error:
+        refuse(f"argument --json: cannot write {file}: {error.strerror}")
 
 
 def _make_writable(folder: Path) -> None:
@@ -250,16 +379,9 @@ def _study(seed: int, progress: "_Progress") -> tuple[tuple[LayerStudy, ...], tu
 class _Progress:
     """One bar over everything in a terminal; elsewhere, one line for each thing that is done."""
 
-    def __init__(
-        self,
-        console: Console,
-        statements: dict[str, AbstractStatement],
-        studied: tuple[str, ...],
-    ) -> None:
+    def __init__(self, console: Console, sizes: dict[str, int]) -> None:
         self._console = console
-        self._steps = dict.fromkeys(studied, 3) | {
-            name: steps(s, len(s.regimes)) for name, s in statements.items()
-        }
+        self._steps = sizes
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

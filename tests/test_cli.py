@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory import cli
+from lowrank_theory import _files, cli
 from lowrank_theory.networks import Perceptron, Split
 from lowrank_theory.theorems import CONTENTS, Direction
 from lowrank_theory.verification import (
@@ -193,7 +193,7 @@ def test_the_same_findings_make_the_same_files(verdicts, tmp_path, monkeypatch):
 
 def test_what_is_not_finite_is_null():
     content = {"a": [np.inf, -np.inf, np.nan, 1.5], "b": np.float64("nan"), "c": np.int64(3)}
-    written = json.loads(report.to_json(report.plain(content | {"d": None, "e": True, "f": "x"})))
+    written = json.loads(_files.to_json(_files.plain(content | {"d": None, "e": True, "f": "x"})))
     assert written == {
         "a": [None, None, None, 1.5], "b": None, "c": 3, "d": None, "e": True, "f": "x",
     }  # fmt: skip
@@ -301,7 +301,7 @@ def test_an_interrupted_run_writes_nothing(tmp_path, capsys, monkeypatch):
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
-    report.write_atomically(path, b"old")
+    _files.write_atomically(path, b"old")
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -309,9 +309,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            report.write_atomically(path, b"new")
+            _files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    report.write_atomically(path, b"new")
+    _files.write_atomically(path, b"new")
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 

@@ -9,8 +9,8 @@ reference (paper and theorem number, or `paper_notes/<name>.md`);
 with the file's name;
 4. its line in `CONTENTS`, and its note, experiment and figure of the same name.
 
-Everything else (verification, controls, attack, tables, figures) follows from the statement's own
-parts.
+Everything else (verification, controls, attack, rates, tables, figures) follows from the
+statement's own parts.
 """
 
 import abc
@@ -134,6 +134,20 @@ class AbstractAdversary(eqx.Module):
         """
 
 
+class Rate(eqx.Module):
+    """A power law that a statement predicts along one quantity, where all else stays.
+
+    `settings` maps the values of the quantity, in its order, to settings. There the mean of the
+    realised quantity and that of the bound go as the value to the power of these exponents; `None`
+    where theory predicts none.
+    """
+
+    quantity: str
+    settings: Mapping[float, Any]
+    realised: float | None
+    bound: float | None
+
+
 class AbstractStatement(eqx.Module):
     """One row of a theorem. See the module docstring for how to write one.
 
@@ -145,6 +159,7 @@ class AbstractStatement(eqx.Module):
     - `control`: a setting on which the bound must be broken by `broken_estimate`;
     - `adversary`: what an attack may choose, for a sure statement; `sharp`: whether the bound is
       attained, so that the attack must come within 1 % of it;
+    - `rates`: the power laws that it predicts;
     - `growth`, `trials_per_mean`: the sizes at which a limit is looked at, in units of its
       settings, and how many trials of it stand for one of another statement.
     """
@@ -155,6 +170,7 @@ class AbstractStatement(eqx.Module):
     control: AbstractClassVar[Any]
     adversary: ClassVar[AbstractAdversary | None] = None
     sharp: ClassVar[bool] = False
+    rates: ClassVar[tuple[Rate, ...]] = ()
     growth: ClassVar[tuple[int, ...]] = (1, 4, 16)
     trials_per_mean: ClassVar[float] = 64
 

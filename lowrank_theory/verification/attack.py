@@ -5,6 +5,7 @@ one, which is a question to the proof; one that is wrong is broken by it.
 """
 
 import dataclasses
+import enum
 import functools
 import json
 import math
@@ -20,9 +21,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory._numerics import check_count, rounding_allowance, safe_divide
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Direction
 from lowrank_theory.theorems._theorem import assess
+from lowrank_theory.verification.monte_carlo import name_of
 
 REACHED = 0.99  # of the bound, by the attack of a sharp statement
 SMALLER = 0.95  # a sharp bound times this is broken by the attack
@@ -31,6 +34,15 @@ _FLOOR = 1e-12  # ratios below are as good as none
 _RATES = (0.1, 0.01, 0.001)  # learning rate of each round
 
 Progress = Callable[[str, int, int], None]
+
+
+class Finding(enum.Enum):
+    """What an attack says of a bound."""
+
+    REACHED = "sharp, as said"
+    BELOW = "holds"
+    NOT_REACHED = "said to be sharp, not reached"
+    BROKEN = "broken"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +60,13 @@ class Witness:
     free: Any
 
     @property
-    def reached(self) -> bool:
-        """Whether a bound said to be sharp was reached, or one that is not was not broken."""
-        return REACHED <= self.ratio <= 1 if self.sharp else self.ratio <= 1
+    def finding(self) -> Finding:
+        """What the attack says of the bound."""
+        if self.ratio > 1:
+            return Finding.BROKEN
+        if not self.sharp:
+            return Finding.BELOW
+        return Finding.REACHED if self.ratio >= REACHED else Finding.NOT_REACHED
 
     def row(self) -> dict[str, Any]:
         """The row of the command's table."""
@@ -63,11 +79,9 @@ class Witness:
 
     def save(self, file: Path) -> None:
         """Write the witness as JSON, atomically; every number comes back exactly."""
-        from lowrank_theory.verification.report import write_atomically
-
         leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self.free)]
-        text = json.dumps({"name": self.name, "ratio": self.ratio, "free": leaves}, indent=1)
-        write_atomically(file, f"{text}\n".encode())
+        content = {"name": self.name, "ratio": self.ratio, "free": leaves}
+        write_atomically(file, to_json(content))
 
 
 def reload(statement: AbstractStatement, file: Path) -> Any:
@@ -120,7 +134,7 @@ def attack(
     adversary = _adversary_of(statement)
     check_count("restarts", restarts, 1)
     check_count("steps", steps, 1)
-    name = _name_of(statement)
+    name = name_of(statement)
     began = time.monotonic()
     best_ratio, best = -math.inf, None
     with jax.enable_x64(True):
@@ -154,16 +168,10 @@ def _adversary_of(statement: AbstractStatement) -> Any:
         )
     if statement.adversary is None:
         raise ValueError(
-            f"{_name_of(statement)} has no adversary. Only sure statements can be attacked; one "
+            f"{name_of(statement)} has no adversary. Only sure statements can be attacked; one "
             "with a probability is through its sure core, a statement of its own."
         )
     return statement.adversary
-
-
-def _name_of(statement: AbstractStatement) -> str:
-    from lowrank_theory.verification.monte_carlo import _name_of
-
-    return _name_of(statement)
 
 
 def _near(best: Any, distance: float, key: Array) -> Any:

@@ -249,7 +249,7 @@ def verify(
     if isinstance(theorem, AbstractTheorem):
         statements = theorem.statements
     elif isinstance(theorem, AbstractStatement):
-        statements = {_name_of(theorem): theorem}
+        statements = {name_of(theorem): theorem}
     else:
         raise ValueError(
             "`theorem` must be a theorem such as `theorems.planted_rank` or one of its statements; "
@@ -276,7 +276,8 @@ def steps(statement: AbstractStatement, regimes: int) -> int:
     return regimes * (len(statement.growth) if asymptotic else 1) + 2
 
 
-def _name_of(statement: AbstractStatement) -> str:
+def name_of(statement: AbstractStatement) -> str:
+    """The full name of a statement of `CONTENTS`, the name of its class for another."""
     from lowrank_theory.theorems import CONTENTS
 
     for theorem in CONTENTS:
@@ -364,25 +365,8 @@ class _Judge:
         return rates.get(certainty)
 
     def sample(self, setting: Any, number: int, key: PRNGKeyArray, *, broken: bool) -> Sample:
-        """`number` trials, each from its own key, in batches of one size: compiled once."""
-        columns = []
-        many = number > MANY
-        draw, measure = (_draw_many, _measure_many) if many else (_draw_few, _measure_few)
-        batch = LARGE_BATCH if many else BATCH
-        if self.statement.kind.certainty is Certainty.ASYMPTOTIC:
-            batch = min(batch, number)  # its trials are costly, its sizes compiled apart anyway
-        with jax.enable_x64(True):
-            for start in range(0, number, batch):
-                indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
-                keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
-                instances = draw(setting, keys)
-                measured = measure(self.statement, instances, self.failure_probability, broken)
-                columns.append([np.asarray(column) for column in measured])
-        holds, *numbers = (np.concatenate(column)[:number] for column in zip(*columns, strict=True))
-        realised, bound, allowance = numbers
-        kept = holds & ~np.isinf(bound)
-        direction = self.statement.kind.direction
-        return Sample(direction, number, realised[kept], bound[kept], allowance[kept])
+        """`number` trials of the statement."""
+        return sample(self.statement, setting, number, key, self.failure_probability, broken)
 
     # -- sure statements, and statements with probability 1-δ: counting violations ----------------
 
@@ -498,6 +482,37 @@ class _Judge:
 def _largest(numbers: np.ndarray, rank: int) -> float:
     """The `rank`-th largest of the numbers; NaN if there are fewer."""
     return float(np.sort(numbers)[-rank]) if rank <= numbers.size else math.nan
+
+
+def sample(
+    statement: AbstractStatement,
+    setting: Any,
+    number: int,
+    key: PRNGKeyArray,
+    failure_probability: float = 0.05,
+    broken: bool = False,
+) -> Sample:
+    """`number` trials of a statement, each from its own key, in batches of one size: compiled once.
+    `broken` measures its broken estimate.
+    """
+    columns = []
+    many = number > MANY
+    draw, measure = (_draw_many, _measure_many) if many else (_draw_few, _measure_few)
+    batch = LARGE_BATCH if many else BATCH
+    if statement.kind.certainty is Certainty.ASYMPTOTIC:
+        batch = min(batch, number)  # its trials are costly, its sizes compiled apart anyway
+    with jax.enable_x64(True):
+        for start in range(0, number, batch):
+            indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
+            instances = draw(setting, keys)
+            measured = measure(statement, instances, failure_probability, broken)
+            columns.append([np.asarray(column) for column in measured])
+    holds, *numbers = (np.concatenate(column)[:number] for column in zip(*columns, strict=True))
+    realised, bound, allowance = numbers
+    kept = holds & ~np.isinf(bound)
+    direction = statement.kind.direction
+    return Sample(direction, number, realised[kept], bound[kept], allowance[kept])
 
 
 # Drawing is compiled apart from measuring, so that settings of one shape share the latter. Trials
