@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory._numerics import check_count, rounding_allowance, safe_divide
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Direction
-from lowrank_theory.theorems._theorem import assess
+from lowrank_theory.theorems._theorem import AbstractAdversary, assess
 from lowrank_theory.verification.monte_carlo import name_of
 
 REACHED = 0.99  # of the bound, by the attack of a sharp statement
@@ -88,7 +88,7 @@ def reload(statement: AbstractStatement, file: Path) -> Any:
     """The free choices saved by `Witness.save`. Raises `ValueError` for another statement's file or
     a corrupt one.
     """
-    adversary = _adversary_of(statement)
+    _, adversary = _attackable(statement)
     with jax.enable_x64(True):
         expected = jax.eval_shape(lambda: adversary.start(key=jax.random.key(0)))
     try:
@@ -113,7 +113,7 @@ def replay(statement: AbstractStatement, free: Any) -> float:
 
 
 def attack(
-    statement: AbstractStatement,
+    statement: AbstractStatement | AbstractTheorem,
     *,
     key: PRNGKeyArray,
     restarts: int = 12,
@@ -131,7 +131,7 @@ def attack(
     Raises `ValueError` for a theorem in place of a statement, for a statement without an adversary,
     and for counts below one.
     """
-    adversary = _adversary_of(statement)
+    statement, adversary = _attackable(statement)
     check_count("restarts", restarts, 1)
     check_count("steps", steps, 1)
     name = name_of(statement)
@@ -158,7 +158,10 @@ def attack(
     return Witness(name, statement.sharp, ratio, time.monotonic() - began, free)
 
 
-def _adversary_of(statement: AbstractStatement) -> Any:
+def _attackable(
+    statement: AbstractStatement | AbstractTheorem,
+) -> tuple[AbstractStatement, AbstractAdversary]:
+    """The statement and its adversary, or a `ValueError` that says what can be attacked."""
     if isinstance(statement, AbstractTheorem):
         names = ", ".join(n for n, s in statement.statements.items() if s.adversary is not None)
         raise ValueError(f"Attack one statement of a theorem: {names or 'here there is none'}.")
@@ -171,7 +174,7 @@ def _adversary_of(statement: AbstractStatement) -> Any:
             f"{name_of(statement)} has no adversary. Only sure statements can be attacked; one "
             "with a probability is through its sure core, a statement of its own."
         )
-    return statement.adversary
+    return statement, statement.adversary
 
 
 def _near(best: Any, distance: float, key: Array) -> Any:
@@ -201,7 +204,8 @@ def _ratios(
 
 @eqx.filter_jit
 def _replay(statement: AbstractStatement, free: Any) -> Float[Array, ""]:
-    instance, _ = _adversary_of(statement).play(free)
+    _, adversary = _attackable(statement)
+    instance, _ = adversary.play(free)
     return _ratios(statement, instance, None)[1]
 
 
@@ -212,7 +216,7 @@ def _climb(
     """The best ratio and the best point of each climb. One after another: batched decompositions
     can wait for each other for ever.
     """
-    adversary = _adversary_of(statement)
+    _, adversary = _attackable(statement)
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))  # pyright: ignore[reportArgumentType]
 
     def objective(free: Any) -> tuple[Array, Array]:
