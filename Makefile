@@ -31,7 +31,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
 
 verify: $(VENV)/.library ## check every theorem against random instances; report in out/verify
-	$(BIN)/lowrank-theory verify --preset quick --out out/verify
+	$(BIN)/lowrank-theory verify --preset quick --workers $(WORKERS) --out out/verify
 
 test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 test: $(VENV)/.tools ## lint, check types, run the tests

@@ -29,13 +29,17 @@ ROWS = tuple(2**power for power in range(5, 16))
 
 
 def _excesses(problem: Problem) -> Any:
-    """Excess loss, its first-order value and its bound, each divided by the optimum."""
+    """Excess loss, its first-order value and its bounds, each divided by the optimum."""
     first, relative = calibration_size.leading_constant, calibration_size.relative
+    gap, no_gap = calibration_size.gap, calibration_size.no_gap
     optimum = jnp.sum(output_spectrum(problem)[RANK:])
     estimate = first.estimate(problem, FAILURE_PROBABILITY)
     bound = relative.bound(problem, failure_probability=FAILURE_PROBABILITY).value - optimum
     expected = first.formula(problem, estimate, FAILURE_PROBABILITY)
-    return tuple(value / optimum for value in (first.loss(problem, estimate), expected, bound))
+    without = no_gap.formula(problem, estimate, FAILURE_PROBABILITY)
+    sure = jnp.minimum(gap.bound(problem).value, without)
+    values = (first.loss(problem, estimate), expected, bound, sure)
+    return tuple(value / optimum for value in values)
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         for index, rows in enumerate(ROWS):
             setting = CalibrationSetting(rows, SIZE, RANK, spectrum)
             key = jax.random.fold_in(jax.random.key(SEED), 100 * number + index)
-            excess, expected, bound = sample(_excesses, setting, trials=trials, key=key)
+            excess, expected, bound, sure = sample(_excesses, setting, trials=trials, key=key)
             points.append(
                 {
                     "rows": rows,
@@ -54,6 +58,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
                     "quantile_95": float(np.quantile(excess, 0.95)),
                     "first_order": float(expected[0]),
                     "bound": float(bound[0]) if np.isfinite(bound[0]) else None,
+                    "sure_bound": float(np.mean(sure)),
+                    "largest_ratio": float(np.max(excess / sure)),
                 }
             )
         last = points[-1]
@@ -74,6 +80,13 @@ def draw(numbers: dict[str, Any]) -> Figure:
         panel.plot(rows, column(points, "bound"), **LIMIT, label="relative bound (95 %)")
         panel.plot(
             rows,
+            column(points, "sure_bound"),
+            color=SERIES[3]["color"],
+            linestyle=SERIES[3]["linestyle"],
+            label="sure bound, mean",
+        )
+        panel.plot(
+            rows,
             column(points, "quantile_95"),
             color=SERIES[2]["color"],
             linestyle=SERIES[2]["linestyle"],
@@ -92,7 +105,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
         panel.set_title(result["spectrum"], fontsize=10)
         panel.set_xlabel("calibration rows")
     axes[0].set_ylabel("excess loss / optimal loss (squared)")
-    legend_above(figure, axes[0], 4)
+    legend_above(figure, axes[0], 5)
     return figure
 
 

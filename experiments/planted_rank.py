@@ -15,11 +15,8 @@ from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.plotting import BLACK, GREY, SERIES, legend_above, panels
 from lowrank_theory.problems import Problem, Setting
 from lowrank_theory.theorems import planted_rank
-from lowrank_theory.theorems.planted_rank import (
-    asymptotic_error,
-    detection_threshold,
-    minimax_floor,
-)
+from lowrank_theory.theorems.minimax_floor import risk_floor
+from lowrank_theory.theorems.spiked_limit import asymptotic_error, detection_threshold
 
 SEED = 1
 SHAPES = ((100, 100), (50, 200), (100, 400))  # (q, outputs)
@@ -66,7 +63,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
             {
                 "q": q,
                 "outputs": outputs,
-                "floor": minimax_floor(RANK, q, outputs, 1.0) / unit,
+                "floor": risk_floor(RANK, q, outputs, 1.0) / unit,
                 "bound": 5 * (1 + RANK / unit),
                 "points": points,
                 "curve": [

@@ -1,4 +1,5 @@
-"""What truncating the weights costs, against the condition number of the activations.
+"""What truncating the weights costs, as they are and in other metrics, against the condition number
+of the activations.
 
 python experiments/price_of_ignoring_data.py [--quick]
 """
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from _save import column, run, sample
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
-from lowrank_theory.problems import Problem, Setting
+from lowrank_theory.problems import Observed, Problem, Setting
 from lowrank_theory.theorems import price_of_ignoring_data
 from lowrank_theory.theorems.best_possible import best_error
 
@@ -21,6 +22,7 @@ SEED = 5
 SAMPLES, SIZE, RANK = 60, 20, 10
 CONDITION_NUMBERS = (1.5, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 TILT = 1e-3
+METRICS = ("condition_number", "channel_scaling", "covariance_weighting", "stale_calibration")
 
 
 def _ratios(problem: Problem) -> Any:
@@ -30,6 +32,20 @@ def _ratios(problem: Problem) -> Any:
     estimate = statement.estimate(problem, 0.05)
     bound = statement.formula(problem, estimate, 0.05)
     return statement.loss(problem, estimate) / optimum, bound / optimum
+
+
+def _by_metric(problem: Problem) -> Any:
+    """Loss and bound of every metric, over the optimum on what it is judged on."""
+    weights = problem.observed.weights
+    results = []
+    for name in METRICS:
+        statement = getattr(price_of_ignoring_data, name)
+        _, judged = statement.metric(problem.observed.activations)
+        optimum = best_error(Observed(weights=weights, activations=judged), problem.rank)
+        estimate = statement.estimate(problem, 0.05)
+        bound = statement.formula(problem, estimate, 0.05)
+        results.append((statement.loss(problem, estimate) / optimum, bound / optimum))
+    return results
 
 
 def _setting(spectrum: spectra.AbstractSpectrum, target: targets.AbstractTarget) -> Setting:
@@ -55,6 +71,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         decay = math.log(kappa) / math.log(SIZE)
         random = _setting(spectra.PowerLaw(decay), targets.ApproximateRank(spectra.PowerLaw(0.5)))
         price, tail = sample(_ratios, random, trials=trials, key=key)
+        metrics = sample(_by_metric, random, trials=trials, key=key)
         rows.append(
             {
                 "condition_number": kappa,
@@ -63,6 +80,10 @@ def measure(*, quick: bool) -> dict[str, Any]:
                 "random_low": float(np.quantile(price, 0.05)),
                 "random_high": float(np.quantile(price, 0.95)),
                 "weight_tail_bound_median": float(np.median(tail)),
+                "metrics": {
+                    name: {"price": float(np.median(loss)), "bound": float(np.median(bound))}
+                    for name, (loss, bound) in zip(METRICS, metrics, strict=True)
+                },
             }
         )
     gap = max(1 - row["constructed"] / row["condition_number"] for row in rows)
@@ -71,7 +92,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    figure, (panel,) = panels(1, width=6.5, height=4.4)
+    figure, (panel, right) = panels(2, width=5.0, height=4.4)
     rows = numbers["rows"]
     kappa = column(rows, "condition_number")
     panel.plot(kappa, kappa, **LIMIT, label="bound: condition number")
@@ -97,11 +118,20 @@ def draw(numbers: dict[str, Any]) -> Figure:
         linewidth=0,
         label="random weights (5 to 95 %)",
     )
-    panel.set_xscale("log")
-    panel.set_yscale("log")
-    panel.set_xlabel("condition number of the activations (no unit)")
-    panel.set_ylabel("error of truncated weights / optimum")
-    legend_above(figure, panel, 2)
+    labels = ("weights alone", "channel norms", "second moment", "other samples")
+    for name, label, style in zip(METRICS, labels, SERIES, strict=False):
+        price, bound = (column(rows, "metrics", name, part) for part in ("price", "bound"))
+        right.plot(kappa, price, **style, label=label)
+        right.plot(kappa, bound, color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
+    right.legend(frameon=False, fontsize=9, title="truncated in the metric of", title_fontsize=9)
+    right.set_title("random weights; thin lines: bounds", fontsize=10)
+    panel.set_title("truncated as they are", fontsize=10)
+    for each in (panel, right):
+        each.set_xscale("log")
+        each.set_yscale("log")
+        each.set_xlabel("condition number of the activations (no unit)")
+        each.set_ylabel("error of truncated weights / optimum")
+    legend_above(figure, panel, 3)
     return figure
 
 

@@ -3,13 +3,16 @@
 import argparse
 import dataclasses
 import enum
+import functools
 import math
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from rich import box
@@ -24,17 +27,16 @@ from lowrank_theory.networks import layer_study
 from lowrank_theory.networks.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty
 from lowrank_theory.verification import report as reports
-from lowrank_theory.verification.attack import SMALLER, Finding, attack
+from lowrank_theory.verification.attack import SMALLER, Finding, Witness, attack
 from lowrank_theory.verification.monte_carlo import (
     BATCH,
     Report,
     StatementReport,
     Verdict,
-    steps,
     verify,
 )
 from lowrank_theory.verification.report import number, percent
-from lowrank_theory.verification.scaling import scale
+from lowrank_theory.verification.scaling import Fit, scale
 
 EXIT_CODES: dict[enum.Enum, int] = {
     Verdict.CONSISTENT: 0,
@@ -158,6 +160,9 @@ def _add_common(command: argparse.ArgumentParser, run: Callable[..., int], also:
     )
     command.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     command.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes (default: 1)"
+    )
+    command.add_argument(
         "--json", type=Path, metavar="FILE", help="write the rows of the tables here as well"
     )
 
@@ -172,6 +177,12 @@ def _known(name: str) -> str:
     return name
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on; got {text!r}")
+    return int(text)
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^32 - 1; got {text!r}")
@@ -183,17 +194,18 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     console = _console()
     chosen = _chosen(options.only)
     start = time.monotonic()
-    sizes = {name: steps(s, len(s.regimes)) for name, s in chosen.items()}
-    progress = _Progress(console, sizes | ({} if options.only else dict.fromkeys(NETWORKS, 3)))
-    with progress.bar:
-        report = _check(chosen, PRESETS[options.preset], options.seed, progress)
-        studies, skipped = (), ("Networks were left out: the run was restricted by --only.",)
-        if not options.only:
-            studies, skipped = _study(options.seed, progress)
+    jobs = {name: functools.partial(_check, name, options.preset, options.seed) for name in chosen}
+    if not options.only:
+        jobs |= {name: functools.partial(_study, name, options.seed) for name in NETWORKS}
+    results = _each(jobs, options.workers, console)
+    report = Report(tuple(r for r in results if isinstance(r, StatementReport)))
+    skipped = [result for result in results if isinstance(result, str)]
+    if options.only:
+        skipped = ["Networks were left out: the run was restricted by --only."]
     record = reports.Record(
         report=report,
-        studies=studies,
-        skipped=skipped,
+        studies=tuple(result for result in results if isinstance(result, LayerStudy)),
+        skipped=tuple(skipped),
         preset=options.preset,
         only=tuple(options.only),
         seed=options.seed,
@@ -237,19 +249,11 @@ def _attack(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
             _make_writable(options.out)
         except OSError as error:
             refuse(f"argument --out: cannot write to {options.out}: {error.strerror}")
-    console, found = _console(), []
-    progress = _Progress(console, dict.fromkeys(chosen, 1))
-    with progress.bar:
-        for name, statement in chosen.items():
-            progress.begin(name)
-            witness = attack(statement, key=jax.random.key(options.seed), progress=progress.update)
-            found.append(witness)
-            if options.out is not None:
-                witness.save(options.out / f"{name}.json")
-            progress.finish(f"ratio {witness.ratio:.4f}")
-    rows = [witness.row() for witness in found]
+    console = _console()
+    jobs = {name: functools.partial(_climb, name, options.seed, options.out) for name in chosen}
+    found: list[Witness] = _each(jobs, options.workers, console)
     if options.json:
-        write_atomically(options.json, to_json(plain(rows)))
+        write_atomically(options.json, to_json(plain([witness.row() for witness in found])))
     table = _table("statement", "sharp", ">best ratio", ">seconds", "bound times 0.95", "finding")
     for w in found:
         table.add_row(
@@ -270,16 +274,9 @@ def _scale(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> in
     if not chosen:
         refuse("argument --only: none of these states a rate")
     _writable(options.json, refuse)
-    console, fits = _console(), []
-    progress = _Progress(
-        console, {n: sum(len(r.settings) for r in s.rates) for n, s in chosen.items()}
-    )
-    with progress.bar:
-        for name, statement in chosen.items():
-            progress.begin(name)
-            found = scale(statement, key=jax.random.key(options.seed), progress=progress.update)
-            fits.extend(found)
-            progress.finish(f"{sum(fit.agrees for fit in found)} of {len(found)} rates agree")
+    console = _console()
+    jobs = {name: functools.partial(_fit, name, options.seed) for name in chosen}
+    fits: list[Fit] = [fit for fits in _each(jobs, options.workers, console) for fit in fits]
     if options.json:
         write_atomically(options.json, to_json(plain([fit.row() for fit in fits])))
     table = _table(
@@ -339,76 +336,100 @@ def _make_writable(folder: Path) -> None:
         pass
 
 
-def _check(
-    statements: dict[str, AbstractStatement], preset: Preset, seed: int, progress: "_Progress"
-) -> Report:
-    found: list[StatementReport] = []
-    for name, statement in statements.items():
-        progress.begin(name)
-        (result,) = verify(
-            statement,
-            trials=preset.of(statement),
-            key=jax.random.key(seed),
-            failure_probability=FAILURE_PROBABILITY,
-            confidence=CONFIDENCE,
-            progress=progress.update,
-        ).statements
-        found.append(result)
-        progress.finish(f"{result.verdict.value}, {result.trials:,} trials")
-    return Report(tuple(found))
+# What a worker process does: everything that it needs comes by name.
 
 
-def _study(seed: int, progress: "_Progress") -> tuple[tuple[LayerStudy, ...], tuple[str, ...]]:
-    studies, skipped = [], []
-    for name, (network, data) in NETWORKS.items():
-        progress.begin(name)
+def _check(name: str, preset: str, seed: int) -> StatementReport:
+    statement = STATEMENTS[name]
+    (found,) = verify(
+        statement,
+        trials=PRESETS[preset].of(statement),
+        key=jax.random.key(seed),
+        failure_probability=FAILURE_PROBABILITY,
+        confidence=CONFIDENCE,
+    ).statements
+    return found
+
+
+def _study(name: str, seed: int) -> LayerStudy | str:
+    """The study of a network, or why it was skipped."""
+    network, data = NETWORKS[name]
+    try:
+        loaded = network(), data()
+    except (FileNotFoundError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return f"{name} was skipped: {reason}."
+    return layer_study.study(name, *loaded, key=jax.random.key(seed))
+
+
+def _climb(name: str, seed: int, folder: Path | None) -> Witness:
+    witness = attack(STATEMENTS[name], key=jax.random.key(seed))
+    if folder is not None:
+        witness.save(folder / f"{name}.json")
+    return witness
+
+
+def _fit(name: str, seed: int) -> tuple[Fit, ...]:
+    return scale(STATEMENTS[name], key=jax.random.key(seed))
+
+
+def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.monotonic()
+    return job(), time.monotonic() - start
+
+
+def _each(jobs: Mapping[str, Callable[[], Any]], workers: int, console: Console) -> list[Any]:
+    """What the jobs return, in their order. A bar in a terminal, or else a line for each, says what
+    is done.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    found: dict[str, Any] = {}
+    with bar:
+        task = bar.add_task("", total=len(jobs))
+        for name, (result, seconds) in _run(jobs, workers):
+            found[name] = result
+            bar.update(task, advance=1, description=name)
+            if not console.is_terminal:
+                console.print(f"{name}: {_in_words(result)}, {seconds:.1f} s", soft_wrap=True)
+    return [found[name] for name in jobs]
+
+
+def _run(
+    jobs: Mapping[str, Callable[[], Any]], workers: int
+) -> Iterator[tuple[str, tuple[Any, float]]]:
+    if workers == 1:
+        yield from ((name, _timed(job)) for name, job in jobs.items())
+        return
+    # Spawned, since a process that has computed with JAX cannot be forked.
+    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        names = {pool.submit(_timed, job): name for name, job in jobs.items()}
         try:
-            loaded = network(), data()
-        except (FileNotFoundError, ValueError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            skipped.append(f"{name} was skipped: {reason}.")
-            progress.finish(f"skipped: {reason}")
-            continue
-        studies.append(
-            layer_study.study(name, *loaded, key=jax.random.key(seed), progress=progress.update)
-        )
-        progress.finish(f"{len(studies[-1].rows)} layers and ranks")
-    return tuple(studies), tuple(skipped)
+            for future in futures.as_completed(names):
+                yield names[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-class _Progress:
-    """One bar over everything in a terminal; elsewhere, one line for each thing that is done."""
-
-    def __init__(self, console: Console, sizes: dict[str, int]) -> None:
-        self._console = console
-        self._steps = sizes
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self.bar.add_task("", total=sum(self._steps.values()))
-        self._before = 0.0
-        self._name = ""
-        self._start = 0.0
-
-    def begin(self, name: str) -> None:
-        self._name, self._start = name, time.monotonic()
-        self.bar.update(self._task, description=name, completed=self._before)
-
-    def update(self, name: str, done: int, total: int) -> None:
-        share = self._steps[self._name] * done / total
-        self.bar.update(self._task, completed=self._before + share)
-
-    def finish(self, result: str) -> None:
-        self._before += self._steps[self._name]
-        if not self._console.is_terminal:
-            seconds = time.monotonic() - self._start
-            self._console.print(f"{self._name}: {result}, {seconds:.1f} s", soft_wrap=True)
+def _in_words(result: Any) -> str:
+    match result:
+        case StatementReport():
+            return f"{result.verdict.value}, {result.trials:,} trials"
+        case LayerStudy():
+            return f"{len(result.rows)} layers and ranks"
+        case Witness():
+            return f"ratio {result.ratio:.4f}"
+        case tuple():
+            return f"{sum(fit.agrees for fit in result)} of {len(result)} rates agree"
+    return result
 
 
 def _is_asymptotic(statement: AbstractStatement) -> bool:

@@ -108,9 +108,9 @@ def test_a_run_of_one_statement(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_the_exit_code_is_the_worst_verdict(found, code, verdicts, tmp_path):
-    names = ["price_of_ignoring_data.condition_number", "price_of_ignoring_data.weight_tail"]
+    names = ["subgaussian_noise.pac_bayes", "subgaussian_noise.net"]
     verdicts.update(zip(names, found, strict=True))
-    assert cli.main(["verify", "--only", "price_of_ignoring_data", "--out", str(tmp_path)]) == code
+    assert cli.main(["verify", "--only", "subgaussian_noise", "--out", str(tmp_path)]) == code
     rows = strict(tmp_path / "report.json")["theorems"]
     assert [row["verdict"] for row in rows] == [verdict.value for verdict in found]
 
@@ -287,6 +287,19 @@ def test_help_says_what_the_exit_codes_mean(capsys):
 
 
 # --- interruption ---------------------------------------------------------------------------------
+
+
+def test_processes_find_what_one_does(tmp_path, capsys):
+    found = []
+    for workers in ("1", "2"):
+        out = tmp_path / workers
+        only = ["--only", "singular_values.weyl", "singular_values.mirsky"]
+        assert cli.main(["verify", *only, "--workers", workers, "--out", str(out)]) == 0
+        found.append(strict(out / "report.json")["theorems"])
+    assert found[0] == found[1]
+    capsys.readouterr()
+    line = refused(capsys, "verify", "--out", tmp_path, "--workers", "0")
+    assert "--workers: must be a whole number from 1 on; got '0'" in line
 
 
 def test_an_interrupted_run_writes_nothing(tmp_path, capsys, monkeypatch):

@@ -18,12 +18,9 @@ from lowrank_theory.theorems import CONTENTS, Certainty, Direction, Hypothesis
 from lowrank_theory.theorems.approximate_rank import Oracle, SchattenBall
 from lowrank_theory.theorems.best_possible import Optimality, best_error
 from lowrank_theory.theorems.calibration_size import CalibrationSetting, first_order_excess
-from lowrank_theory.theorems.planted_rank import (
-    asymptotic_error,
-    detection_threshold,
-    minimax_floor,
-)
+from lowrank_theory.theorems.minimax_floor import LeastFavourable, PriorDraw, risk_floor
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
+from lowrank_theory.theorems.spiked_limit import asymptotic_error, detection_threshold
 
 STATEMENTS = {name: s for theorem in CONTENTS for name, s in theorem.statements.items()}
 NOT_SQUARED = {
@@ -31,10 +28,16 @@ NOT_SQUARED = {
     "best_possible.activation_weighted",
     "best_possible.optimality",
     "planted_rank.any_noise",
+    "planted_rank.weights",
+    "approximate_rank.golden_ratio",
     "price_of_ignoring_data.condition_number",
     "price_of_ignoring_data.weight_tail",
+    "price_of_ignoring_data.channel_scaling",
+    "price_of_ignoring_data.covariance_weighting",
+    "price_of_ignoring_data.stale_calibration",
 }
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
+COUNTS = {"rank_penalty.selected_rank", "rank_penalty.detected_rank"}
 
 # Few shapes, so that compilations are shared.
 LINEAR = Setting(samples=20, inputs=8, outputs=6, rank=2)
@@ -47,6 +50,8 @@ LAPLACE, FULL_RANK = noise.Laplace(0.1), targets.ApproximateRank()
 def fitting(name: str) -> Any:
     """A setting whose instances satisfy the hypotheses of the statement."""
     special = {"calibration_size.relative": ROWS, "calibration_size.leading_constant": WISHART}
+    if name.startswith("minimax_floor."):
+        return LeastFavourable(20, 8, 6, 2, strength=50.0, spread=3.0, noise_scale=0.1)
     return special.get(name, RECTIFIED if name.startswith("relu") else LINEAR)
 
 
@@ -63,8 +68,11 @@ def sides(statement: Any, instance: Any) -> tuple[float, float]:
     return number(statement.realised(instance)), number(statement.bound(instance).value)
 
 
-def scaled(problem: Problem, factor: float) -> Problem:
+def scaled(problem: Any, factor: float) -> Any:
     """The same problem with its outputs in other units."""
+    if isinstance(problem, PriorDraw):
+        sizes = (np.asarray(factor * np.asarray(x)) for x in (problem.strength, problem.spread))
+        return PriorDraw(scaled(problem.problem, factor), *sizes)
 
     def changed(part: Any, *names: str) -> Any:
         values = {name: getattr(part, name) for name in names}
@@ -121,7 +129,7 @@ def test_statement_holds_on_an_instance_of_its_hypotheses(name):
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
 def test_both_sides_scale_with_the_units_of_the_outputs(name, factor):
     statement, problem = STATEMENTS[name], drawn(fitting(name))
-    degree = 1 if name in NOT_SQUARED else 2
+    degree = 0 if name in COUNTS else 1 if name in NOT_SQUARED else 2
     expected = factor**degree * np.array(sides(statement, problem))
     np.testing.assert_allclose(sides(statement, scaled(problem, factor)), expected, rtol=1e-9)
 
@@ -134,7 +142,18 @@ VIOLATIONS: dict[tuple[str, str], Any] = {
     ("planted_rank.sub_gaussian", "sub-Gaussian"): dataclasses.replace(LINEAR, noise=LAPLACE),
     ("planted_rank.any_noise", "rank at most r"): dataclasses.replace(LINEAR, target=FULL_RANK),
     ("planted_rank.any_noise", "clean outputs plus noise"): RECTIFIED,
+    ("planted_rank.unknown_scale", "i.i.d. Gaussian"): dataclasses.replace(LINEAR, noise=LAPLACE),
+    ("planted_rank.unknown_scale", "enough rows"): dataclasses.replace(LINEAR, samples=8),
+    ("planted_rank.weights", "full column rank"): dataclasses.replace(
+        LINEAR, activations=activations.RankDeficient(4)
+    ),
     ("approximate_rank.oracle", "clean outputs plus noise"): RECTIFIED,
+    ("approximate_rank.nuclear_ball", "clean outputs plus noise"): RECTIFIED,
+    ("approximate_rank.exact_radius", "rank at most r"): dataclasses.replace(
+        LINEAR, target=FULL_RANK
+    ),
+    ("approximate_rank.truncation", "clean outputs plus noise"): RECTIFIED,
+    ("approximate_rank.golden_ratio", "clean outputs plus noise"): RECTIFIED,
     ("approximate_rank.gaussian", "i.i.d. Gaussian"): dataclasses.replace(LINEAR, noise=LAPLACE),
     ("approximate_rank.schatten_ball", "clean outputs plus noise"): RECTIFIED,
     ("relu_noise_after.any_noise", "rectified clean outputs"): LINEAR,
@@ -325,9 +344,8 @@ def test_relu_bound_is_attained():
 def test_price_approaches_the_condition_number():
     observed = Observed(weights=diagonal(1.0001, 1), activations=diagonal(0.01, 1))
     layer = Layer(observed, 1)
-    relative, absolute = (
-        sides(s, layer) for s in theorems.price_of_ignoring_data.statements.values()
-    )
+    price = theorems.price_of_ignoring_data
+    relative, absolute = (sides(s, layer) for s in (price.condition_number, price.weight_tail))
     optimum = number(best_error(observed, 1))
     assert relative[0] / optimum == pytest.approx(99.99)
     assert relative[1] / optimum == pytest.approx(100)
@@ -384,7 +402,7 @@ def test_sub_gaussian_norm_by_the_note():
 
 
 def test_minimax_floor_counts_the_dimensions_of_a_low_rank_matrix():
-    assert minimax_floor(rank=3, q=10, outputs=7, noise_scale=2.0) == 4 * (10 * 3 + 3 * 7 - 9)
+    assert risk_floor(rank=3, q=10, outputs=7, noise_scale=2.0) == 4 * (10 * 3 + 3 * 7 - 9)
 
 
 @pytest.mark.parametrize(("q", "outputs"), [(400, 400), (400, 100), (100, 400)])

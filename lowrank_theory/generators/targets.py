@@ -173,6 +173,33 @@ class SchattenBall(AbstractTarget):
         return _with_output_spectrum(activations, outputs, size * values, key=key)
 
 
+class BoundedOutputs(AbstractTarget):
+    r"""Rank exactly `rank`, and $\max_{ij}|(\tilde XM)_{ij}|$ = `bound` exactly.
+
+    The form in which censored models bound the signal; the singular values of the *weights* follow
+    the spectrum.
+    """
+
+    bound: float = 1.0
+    spectrum: AbstractSpectrum = Flat()
+
+    def __check_init__(self) -> None:
+        check_positive("bound", self.bound)
+
+    def draw(
+        self,
+        activations: Float[Array, "samples inputs"],
+        outputs: int,
+        rank: int,
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "inputs outputs"]:
+        """Weights whose largest output is the bound."""
+        inputs = activations.shape[1]
+        weights = _weights_with_spectrum(inputs, outputs, self.spectrum.values(rank), 1.0, key=key)
+        return weights * (self.bound / jnp.max(jnp.abs(matmul(activations, weights))))
+
+
 class OpposedToTheData(AbstractTarget):
     r"""The weights for which ignoring the data costs most: strong where the activations are weak.
 

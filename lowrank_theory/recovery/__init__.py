@@ -11,8 +11,33 @@ from lowrank_theory.recovery.activation_weighted import activation_weighted as a
 from lowrank_theory.recovery.activation_weighted import (
     activation_weighted_from_moments as activation_weighted_from_moments,
 )
+from lowrank_theory.recovery.nuclear_norm import NuclearNormBall as NuclearNormBall
+from lowrank_theory.recovery.nuclear_norm import WeightFit as WeightFit
+from lowrank_theory.recovery.nuclear_norm import WeightNuclearNormBall as WeightNuclearNormBall
+from lowrank_theory.recovery.nuclear_norm import (
+    WeightNuclearNormPenalty as WeightNuclearNormPenalty,
+)
+from lowrank_theory.recovery.nuclear_norm import nuclear_norm_ball as nuclear_norm_ball
+from lowrank_theory.recovery.nuclear_norm import (
+    weight_nuclear_norm_ball as weight_nuclear_norm_ball,
+)
+from lowrank_theory.recovery.nuclear_norm import (
+    weight_nuclear_norm_penalty as weight_nuclear_norm_penalty,
+)
+from lowrank_theory.recovery.randomized import Randomized as Randomized
+from lowrank_theory.recovery.randomized import randomized as randomized
+from lowrank_theory.recovery.rank_penalised import RankPenalised as RankPenalised
+from lowrank_theory.recovery.rank_penalised import rank_penalised as rank_penalised
+from lowrank_theory.recovery.censored import CensoredLikelihood as CensoredLikelihood
+from lowrank_theory.recovery.censored import censored_likelihood as censored_likelihood
 from lowrank_theory.recovery.relu import NuclearNormRelu as NuclearNormRelu
 from lowrank_theory.recovery.relu import nuclear_norm_relu as nuclear_norm_relu
+from lowrank_theory.recovery.ridge import Ridge as Ridge
+from lowrank_theory.recovery.ridge import ridge as ridge
+from lowrank_theory.recovery.ridge import ridge_from_moments as ridge_from_moments
+from lowrank_theory.recovery.shrinkage import OptimalShrinkage as OptimalShrinkage
+from lowrank_theory.recovery.shrinkage import optimal_shrinkage as optimal_shrinkage
+from lowrank_theory.recovery.shrinkage import shrink_singular_values as shrink_singular_values
 from lowrank_theory.recovery.singular_value_threshold import (
     SingularValueThreshold as SingularValueThreshold,
 )

@@ -1,6 +1,6 @@
 r"""Leading singular and eigenvectors, differentiable wherever their span is.
 
-Both functions return orthonormal vectors $V_r$ whose derivative is taken in the gauge $V_r^\top
+The functions return orthonormal vectors $V_r$ whose derivative is taken in the gauge $V_r^\top
 \mathrm dV_r = 0$: with $M$ the symmetric matrix, $l_i$ its eigenvalues and $v_i$ its eigenvectors,
 
 $$\mathrm dV_r e_i = \sum_{j>r} v_j\,\frac{v_j^\top\,\mathrm dM\,v_i}{l_i - l_j} .$$
@@ -134,3 +134,31 @@ def _(rank: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
     )
     primal = leading * shrinkage[:rank], leading, energies
     return primal, (weighted, moved, jnp.diagonal(rotated))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def kept_right_vectors(
+    matrix: Float[Array, "rows columns"], penalty: Float[Array, ""], rank: int
+) -> tuple[Float[Array, "columns rank"], Float[Array, " columns"]]:
+    """The right singular vectors with squared singular value above the penalty, at most `rank`,
+    padded with zero columns; and all squared singular values.
+
+    Their span has a derivative where none is at the penalty, and $s_r > s_{r+1}$ where more than
+    `rank` are above it.
+    """
+    vectors, energies = _all_right_vectors(matrix)
+    return jnp.where(energies[:rank] > penalty, vectors[:, :rank], 0), energies
+
+
+@kept_right_vectors.defjvp
+def _(rank: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
+    (matrix, penalty), (change, _) = primals, tangents
+    vectors, energies = _all_right_vectors(matrix)
+    kept = (energies > penalty) & (jnp.arange(energies.size) < rank)
+    half = matmul(matrix.T, change)
+    rotated = matmul(vectors.T, half + half.T, vectors)
+    turns = kept[None, :rank] & ~kept[:, None]
+    gaps = jnp.where(turns, energies[None, :rank] - energies[:, None], 1)
+    moved = matmul(vectors, jnp.where(turns, rotated[:, :rank] / gaps, 0))
+    primal = jnp.where(kept[:rank], vectors[:, :rank], 0), energies
+    return primal, (moved, jnp.diagonal(rotated))

@@ -70,20 +70,26 @@ class ActivationWeighted(AbstractMethod):
                 ridge=self.ridge,
                 resolution=resolution(observed.activations, observed.compressed_activations),
             )
-        elif observed.calibration is not None:
-            seen = observed.calibration
-            if not isinstance(seen.count, Tracer) and float(seen.count) == 0:
-                raise ValueError("`calibration` has seen no samples yet: call `update` first.")
+        else:
+            seen = check_calibrated("ActivationWeighted", observed)
             fitted = activation_weighted_from_moments(
                 observed.weights, seen, observed.bias, rank=rank, ridge=self.ridge
             )
-        else:
-            raise ValueError(
-                "`ActivationWeighted` needs what the layer sees: give `Observed(activations=...)` "
-                "or `Observed(calibration=...)`."
-            )
         factors, bias, certificate = fitted
         return Recovery(factors, bias, certificate, self)
+
+
+def check_calibrated(method: str, observed: Observed) -> Calibration:
+    """What a layer without rows at hand has seen, or a `ValueError` where that is nothing."""
+    seen = observed.calibration
+    if seen is None:
+        raise ValueError(
+            f"`{method}` needs what the layer sees: give `Observed(activations=...)` "
+            "or `Observed(calibration=...)`."
+        )
+    if not isinstance(seen.count, Tracer) and float(seen.count) == 0:
+        raise ValueError("`calibration` has seen no samples yet: call `update` first.")
+    return seen
 
 
 @in_float64
@@ -166,9 +172,10 @@ def activation_weighted_from_moments(
     certificate.
 
     Eigenvectors of $B^\top\tilde X^\top\tilde XB$ on the smaller side of $B$. A symmetric
-    perturbation $\Delta$ of that matrix costs at most $2r\lVert\Delta\rVert$ in squared error, and
-    rounding perturbs it on the scale of $\lVert W\rVert^2\lVert X\rVert^2$, not of its own norm:
-    the certificate compares the two with the computed optimum (paper_notes/best_possible.md).
+    perturbation $\Delta$ of that n x n matrix costs at most $2\min(r, n-r)\lVert\Delta\rVert$ in
+    squared error (paper_notes/numerical_route.md), and rounding perturbs it on the scale of $\lVert
+    W\rVert^2\lVert X\rVert^2$, not of its own norm: the certificate compares the two with the
+    computed optimum.
     Directions of $\tilde X$ too weak for the Gram may hold as much of the outputs as is left: where
     some were dropped, the certificate counts on that. Results have the dtype of the weights.
     """
@@ -211,7 +218,8 @@ def activation_weighted_from_moments(
     factors = LowRank(matmul(solution, vectors), vectors.T)
 
     optimum = jnp.maximum(total - jnp.sum(energies[:rank]), 0)
-    excess = 2 * rank * rounding_allowance(magnitude, *weights.shape)
+    pairs = max(1, min(rank, core.shape[1] - rank))  # one for the products, where none can turn
+    excess = 2 * pairs * rounding_allowance(magnitude, *weights.shape)
     least = jnp.where(resolved, optimum, jnp.maximum(jnp.sum(energies[rank:]), 0))
     certificate = Certificate(
         optimal_error=safe_sqrt(optimum),

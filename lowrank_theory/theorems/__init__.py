@@ -4,6 +4,7 @@
 `planted_rank.gaussian.bound(problem)`.
 """
 
+from lowrank_theory.theorems._theorem import AbstractAdversary as AbstractAdversary
 from lowrank_theory.theorems._theorem import AbstractStatement as AbstractStatement
 from lowrank_theory.theorems._theorem import AbstractTheorem as AbstractTheorem
 from lowrank_theory.theorems._theorem import Bound as Bound
@@ -15,17 +16,57 @@ from lowrank_theory.theorems._theorem import Standing as Standing
 from lowrank_theory.theorems.approximate_rank import approximate_rank as approximate_rank
 from lowrank_theory.theorems.best_possible import best_possible as best_possible
 from lowrank_theory.theorems.calibration_size import calibration_size as calibration_size
+from lowrank_theory.theorems.gaussian_noise import gaussian_noise as gaussian_noise
+from lowrank_theory.theorems.held_out_certificate import (
+    held_out_certificate as held_out_certificate,
+)
+from lowrank_theory.theorems.heteroskedastic_noise import (
+    heteroskedastic_noise as heteroskedastic_noise,
+)
+from lowrank_theory.theorems.minimax_floor import minimax_floor as minimax_floor
+from lowrank_theory.theorems.network_composition import network_composition as network_composition
+from lowrank_theory.theorems.numerical_route import numerical_route as numerical_route
 from lowrank_theory.theorems.planted_rank import planted_rank as planted_rank
 from lowrank_theory.theorems.price_of_ignoring_data import (
     price_of_ignoring_data as price_of_ignoring_data,
 )
+from lowrank_theory.theorems.randomized_range import randomized_range as randomized_range
+from lowrank_theory.theorems.rank_penalty import rank_penalty as rank_penalty
 from lowrank_theory.theorems.relu_noise_after import relu_noise_after as relu_noise_after
+from lowrank_theory.theorems.relu_noise_before import relu_noise_before as relu_noise_before
+from lowrank_theory.theorems.ridge_limit import ridge_limit as ridge_limit
+from lowrank_theory.theorems.second_moment import second_moment as second_moment
+from lowrank_theory.theorems.singular_subspaces import singular_subspaces as singular_subspaces
+from lowrank_theory.theorems.singular_values import singular_values as singular_values
+from lowrank_theory.theorems.spiked_limit import spiked_limit as spiked_limit
+from lowrank_theory.theorems.subgaussian_noise import subgaussian_noise as subgaussian_noise
+from lowrank_theory.theorems.truncation_stability import (
+    truncation_stability as truncation_stability,
+)
+from lowrank_theory.theorems.white_residual import white_residual as white_residual
 
 CONTENTS: tuple[AbstractTheorem, ...] = (
     best_possible,
+    singular_values,
+    singular_subspaces,
+    truncation_stability,
+    gaussian_noise,
+    subgaussian_noise,
+    heteroskedastic_noise,
+    white_residual,
+    second_moment,
     planted_rank,
     approximate_rank,
+    rank_penalty,
+    minimax_floor,
+    spiked_limit,
     relu_noise_after,
+    relu_noise_before,
     price_of_ignoring_data,
     calibration_size,
+    ridge_limit,
+    held_out_certificate,
+    network_composition,
+    numerical_route,
+    randomized_range,
 )

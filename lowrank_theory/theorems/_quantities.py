@@ -14,7 +14,9 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     rounding_allowance,
     safe_divide,
+    safe_sqrt,
 )
+from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.problems import Layer, Problem, Truth
 from lowrank_theory.theorems._theorem import Hypothesis, Standing
 
@@ -49,6 +51,25 @@ def singular_values(matrix: Float[Array, "rows columns"]) -> Float[Array, " coun
 def tail_norm(values: Float[Array, " count"], rank: int) -> Float[Array, ""]:
     """The Frobenius norm of all but the `rank` largest singular values."""
     return jnp.linalg.norm(values[rank:])
+
+
+def schatten_norm(values: Float[Array, " count"], exponent: float) -> Float[Array, ""]:
+    r"""$(\sum_is_i^p)^{1/p}$ of non-negative values, the largest of them for $p = \infty$."""
+    largest = jnp.max(values, initial=0.0)
+    if math.isinf(exponent):
+        return largest
+    return largest * jnp.sum(safe_divide(values, largest) ** exponent) ** (1 / exponent)
+
+
+def check_exponent(exponent: float) -> None:
+    """The exponent of a norm."""
+    if not exponent >= 1:
+        raise ValueError(f"`exponent` must be at least 1 (infinity is allowed); got {exponent!r}.")
+
+
+def total_norm(instance: Perturbation) -> Float[Array, ""]:
+    r"""$\lVert A\rVert_F + \lVert Z\rVert_F$, with which rounding in $A + Z$ scales."""
+    return jnp.linalg.norm(instance.matrix) + jnp.linalg.norm(instance.noise)
 
 
 def attainable_noise(problem: Problem) -> tuple[Float[Array, " count"], Float[Array, ""]]:
@@ -98,6 +119,12 @@ def gaussian_noise_hypothesis(truth: Truth) -> Hypothesis:
     return law_hypothesis("the noise is i.i.d. Gaussian", truth.gaussian_noise)
 
 
+def sub_gaussian_noise_hypothesis(truth: Truth) -> Hypothesis:
+    """Independent entries with a finite sub-Gaussian constant."""
+    name = "the noise entries are independent and sub-Gaussian"
+    return law_hypothesis(name, jnp.isfinite(truth.noise_scale))
+
+
 def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:
     """No bias, with which the recovery would solve another problem, the centred one."""
     return Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0)
@@ -125,3 +152,17 @@ def least_squares(problem: Problem) -> Float[Array, "inputs outputs"]:
 def deviation(failure_probability: float, sides: int = 1) -> Float[Array, ""]:
     r"""The $t$ with `sides` $\cdot e^{-t^2/2}$ = `failure_probability`."""
     return jnp.sqrt(2 * jnp.log(sides / jnp.asarray(failure_probability)))
+
+
+def largest_turn(ratio: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    r"""Sine and tangent of $\tfrac12\arcsin x$ for the `ratio` $x < 1$; one for $x \ge 1$.
+
+    A symmetric perturbation whose eigenvalues spread over $x$ times the gap at the rank turns a
+    leading eigenspace by no larger angle (Davis and Kahan 1970; proved in
+    paper_notes/ridge_limit.md).
+    """
+    inside = jnp.minimum(ratio, 1.0)
+    cosine = safe_sqrt(1 - inside**2)
+    within = ratio < 1
+    sine = jnp.where(within, inside / jnp.sqrt(2 * (1 + cosine)), 1.0)
+    return sine, jnp.where(within, inside / (1 + cosine), 1.0)

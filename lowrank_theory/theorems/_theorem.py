@@ -143,7 +143,7 @@ class Rate(eqx.Module):
     """
 
     quantity: str
-    settings: Mapping[float, Any]
+    settings: Mapping[int, Any] | Mapping[float, Any]
     realised: float | None
     bound: float | None
 

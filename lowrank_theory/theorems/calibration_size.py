@@ -12,78 +12,82 @@ component analysis of the outputs; the optimum is $L^* = \sum_{j>r}l_j$.
   t/\sqrt m < 1$, $L(\hat M) \le \Bigl(\dfrac{1 + t\sqrt{l_{r+1}/(mL^*)}}{1-e}\Bigr)^2L^*$.
 - `leading_constant` (asymptotic): $m\,(\mathbb E L(\hat M) - L^*) \to \sum_{j\le
   r<k}\dfrac{l_jl_k}{l_j-l_k}$ if $l_r > l_{r+1}$.
+
+Of the realised deviation $D = \hat\Sigma - \Sigma$ of the second moment of the outputs, with
+eigenvalues $d_1 \ge \dots \ge d_K$, $r_0 = \min(r, K-r)$ and $\kappa = \sum_{i\le r_0}(d_i -
+d_{K+1-i}) \le 2r_0\lVert D\rVert$, for any rows whatsoever:
+
+- `no_gap` (sure): $L(\hat M) - L^* \le \kappa$. Attained.
+- `gap` (sure): with $x = (d_1 - d_K)/(l_r - l_{r+1}) < 1$, $L(\hat M) - L^* \le
+  \tfrac12\kappa\tan(\tfrac12\arcsin x)$. Attained.
+- `gaussian` (probability $1-\delta$): both, with $d_1 - d_K$ and $\kappa/r_0$ replaced by
+  $2l_1(2a+a^2)$, $a$ the deviation of `second_moment`.
+
+With a ridge, $\hat M$ the minimiser of $\hat Q(Z) = \operatorname{tr}\,(W-Z)^\top(\hat C+\mu
+I)(W-Z)$, and $Q$ the same with $C$:
+
+- `ridge` (sure): $Q(\hat M) \le \dfrac{1+e_+}{1-e_-}\min_{\operatorname{rank}Z\le r}Q(Z)$, where
+  $-e_-$ and $e_+$ are the extreme eigenvalues of $(C+\mu)^{-1/2}(\hat C-C)(C+\mu)^{-1/2}$.
+  Attained.
+- `ridge_gaussian` (probability $1-\delta$): with $Z^*$ the minimiser of $Q$, $\theta =
+  l_1(C)/(l_1(C)+\mu)$ and $\epsilon = \bigl(\sqrt{\operatorname{tr}C(C+\mu)^{-1}} +
+  \sqrt\theta(t+\tfrac34)\bigr)/\sqrt m$, $Q(\hat M) \le \dfrac{(\lVert C^{1/2}(W-Z^*)\rVert_F +
+  t\lVert C^{1/2}(W-Z^*)\rVert/\sqrt m)^2 + \mu\lVert W-Z^*\rVert_F^2}{1-\theta +
+  (\sqrt\theta-\epsilon)_+^2}$: no dimension enters, and it holds for any number of rows.
 """
 
-import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import after, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import (
+    check_positive,
+    matmul,
+    relative_rank_cutoff,
+    safe_divide,
+)
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed, Problem, Setting, Truth
-from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
-from lowrank_theory.theorems._quantities import deviation, law_hypothesis
+from lowrank_theory.recovery import (
+    ActivationWeighted,
+    LowRank,
+    recover,
+    ridge,
+    ridge_from_moments,
+)
+from lowrank_theory.theorems._calibration import (
+    CalibrationSetting,
+    eigengap,
+    first_order_excess,
+    largest_exchange,
+    output_deviation,
+    output_spectrum,
+    population_loss,
+    relative_deviation,
+    rows_only,
+    sample_count,
+    sample_second_moment,
+    trained_weights,
+    true_second_moment,
+    weakest_outputs,
+)
+from lowrank_theory.theorems._quantities import deviation, largest_turn, law_hypothesis
 from lowrank_theory.theorems._theorem import (
     ASYMPTOTIC_EQUALITY,
+    UPPER,
     UPPER_WITH_PROBABILITY,
+    AbstractAdversary,
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Rate,
 )
-
-
-class CalibrationSetting(eqx.Module):
-    r"""A layer whose *calibration* is drawn, without its rows: the scatter of m Gaussian rows is a
-    Wishart matrix.
-
-    The output covariance $\Sigma$ has exactly the squared `spectrum` as eigenvalues ($C = I$, $W$
-    square). Drawing costs the same for every number of `samples` (Bartlett's decomposition), so
-    that limits can be approached.
-    """
-
-    samples: Int[np.ndarray, ""] = eqx.field(
-        converter=np.asarray
-    )  # an array: one compilation serves all
-    inputs: int
-    rank: int
-    spectrum: spectra.AbstractSpectrum
-
-    def grown(self, factor: int) -> "CalibrationSetting":
-        """The same layer with `factor` times as many samples."""
-        return dataclasses.replace(self, samples=factor * self.samples)
-
-    def draw(self, *, key: PRNGKeyArray) -> Problem:
-        """A layer and the second moments of `samples` rows of it."""
-        with jax.enable_x64(True):
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: CalibrationSetting, key: PRNGKeyArray) -> Problem:
-    left_key, right_key, normal_key, chi_key, mean_key = jax.random.split(key, 5)
-    size = setting.inputs
-    left = activations.haar(size, size, key=left_key)
-    right = activations.haar(size, size, key=after(left, right_key))
-    weights = matmul(left * setting.spectrum.values(size), right.T)
-    degrees = setting.samples - 1.0 - jnp.arange(size)
-    diagonal = jnp.sqrt(2 * jax.random.gamma(chi_key, degrees / 2, dtype=float))
-    triangle = jnp.tril(normal(normal_key, (size, size)), -1) + jnp.diag(diagonal)
-    mean = normal(mean_key, (size,)) / jnp.sqrt(setting.samples)
-    calibration = Calibration(
-        jnp.asarray(setting.samples, float), mean, matmul(triangle, triangle.T)
-    )
-    nothing = jnp.zeros((1, size))
-    true = jnp.asarray(True)
-    truth = Truth(weights, nothing, nothing, jnp.zeros(()), true, true, jnp.eye(size))
-    return Problem(Observed(weights=weights, calibration=calibration), truth, setting.rank)
-
+from lowrank_theory.theorems.second_moment import gaussian_deviation
 
 _BASE: dict[str, Any] = {
     "samples": 200,
@@ -119,77 +123,35 @@ _GAPPED = {
 }
 
 
-def population_loss(problem: Problem, factors: LowRank) -> Float[Array, ""]:
-    r"""$\mathbb E\lVert x^\top(W - Z)\rVert^2 = \operatorname{tr}\,(W-Z)^\top C(W-Z)$, on rows that
-    were not seen.
-    """
-    difference = _weights(problem) - matmul(factors.left, factors.right)
-    return jnp.sum(difference * matmul(_true_second_moment(problem), difference))
+_SAMPLES = (800, 1600, 3200, 6400)
 
 
-def output_spectrum(problem: Problem) -> Float[Array, " outputs"]:
-    r"""The eigenvalues of $\Sigma = W^\top CW$, largest first."""
-    weights = _weights(problem)
-    covariance = matmul(weights.T, _true_second_moment(problem), weights)
-    return jnp.maximum(jnp.linalg.eigvalsh(covariance)[::-1], 0)
+def _wishart(samples: int, decay: float) -> CalibrationSetting:
+    # A NumPy number is an array to the compiler: one compilation serves all.
+    return CalibrationSetting(samples, 8, 2, spectra.PowerLaw(np.float64(decay)))
 
 
-def first_order_excess(eigenvalues: Float[Array, " outputs"], rank: int) -> Float[Array, ""]:
-    r"""$\sum_{j\le r<k}\dfrac{l_jl_k}{l_j-l_k}$: divided by $m$, the leading term of the excess
-    loss; meaningful where $l_r > l_{r+1}$.
-    """
-    kept, dropped = eigenvalues[:rank, None], eigenvalues[None, rank:]
-    return jnp.sum(safe_divide(kept * dropped, kept - dropped))
-
-
-def _true_second_moment(problem: Problem) -> Array:
-    second_moment = problem.truth.second_moment
-    if second_moment is None:
-        raise ValueError(
-            "This statement needs the true second moment, which a real layer does not have."
-        )
-    return jnp.asarray(second_moment, float)
-
-
-def _samples(problem: Problem) -> Array:
-    observed = problem.observed
-    if observed.activations is not None:
-        return jnp.asarray(observed.activations.shape[0], float)
-    assert observed.calibration is not None
-    return jnp.asarray(observed.calibration.count, float)
-
-
-def _relative_deviation(problem: Problem, failure_probability: float) -> Array:
-    r"""$e = \sqrt{k/m} + t/\sqrt m$."""
-    eigenvalues = output_spectrum(problem)
-    cutoff = relative_rank_cutoff((eigenvalues.size,)) * eigenvalues[0]
-    dimensions = jnp.sum(eigenvalues > cutoff)
-    slack = deviation(failure_probability, sides=2)
-    return (jnp.sqrt(dimensions) + slack) / jnp.sqrt(_samples(problem))
-
-
-def _weights(problem: Problem) -> Array:
-    if problem.observed.weights is None:
-        raise ValueError("This statement is about trained weights: give `Observed(weights=...)`.")
-    return jnp.asarray(problem.observed.weights, float)
-
-
-def _rows_only(problem: Problem) -> Observed:
-    """The layer without the given outputs: what it computes itself is the target here."""
-    observed = problem.observed
-    return Observed(
-        weights=observed.weights,
-        activations=observed.activations,
-        calibration=observed.calibration,
-    )
-
-
-def _weakest_outputs(problem: Problem) -> LowRank:
-    weights = _weights(problem)
-    covariance = matmul(weights.T, _true_second_moment(problem), weights)
-    _, vectors = jnp.linalg.eigh(covariance)
-    weakest = vectors[:, : problem.rank]
-    return LowRank(matmul(weights, weakest), weakest.T)
+_DEVIATING = {
+    "many rows": _wishart(100_000, 1.0),
+    "enough rows": _wishart(2_000, 1.0),
+    "few rows": _wishart(30, 1.0),
+    "barely as many rows as outputs": _wishart(9, 0.5),
+    "steep spectrum": _wishart(50, 3.0),
+    "no gap": _wishart(200, 0.0),
+}
+_RESOLVED = {
+    "many rows": _DEVIATING["many rows"],
+    "enough rows": _DEVIATING["enough rows"],
+    "steep spectrum, many rows": _wishart(5_000, 3.0),
+    "slow decay": _wishart(20_000, 0.5),
+}
+_RIDGED = {
+    "isotropic": _ROWS["isotropic"],
+    "coloured activations": _ROWS["coloured activations"],
+    "rank-deficient activations": _ROWS["rank-deficient activations"],
+    "massive directions": _ROWS["massive directions"],
+    "fewer samples than inputs": Setting(**{**_BASE, "samples": 8}),
+}
 
 
 class Relative(AbstractStatement):
@@ -204,26 +166,26 @@ class Relative(AbstractStatement):
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         r"""Gaussian rows, and enough of them."""
-        shortfall = 1 - _relative_deviation(instance, failure_probability)
+        shortfall = 1 - relative_deviation(instance, failure_probability)
         name = "there are enough samples for the dimension of the outputs"
         return (_gaussian_rows(instance), Hypothesis(name, shortfall))
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The data-driven recovery from m rows."""
-        return recover(_rows_only(instance), instance.rank, ActivationWeighted()).factors
+        return recover(rows_only(instance), instance.rank, ActivationWeighted()).factors
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The weakest output directions in place of the strongest."""
-        return _weakest_outputs(instance)
+        return weakest_outputs(instance)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$, infinite at $e = 1$."""
         dropped = output_spectrum(instance)[instance.rank :]
-        slack = deviation(failure_probability, sides=2) / jnp.sqrt(_samples(instance))
+        slack = deviation(failure_probability, sides=2) / jnp.sqrt(sample_count(instance))
         numerator = jnp.sqrt(jnp.sum(dropped)) + slack * jnp.sqrt(jnp.max(dropped, initial=0.0))
-        shortfall = 1 - _relative_deviation(instance, failure_probability)
+        shortfall = 1 - relative_deviation(instance, failure_probability)
         return jnp.where(shortfall == 0, jnp.inf, safe_divide(numerator, shortfall) ** 2)
 
     def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
@@ -244,6 +206,9 @@ class LeadingConstant(AbstractStatement):
     needs = Truth
     regimes = _GAPPED
     control = _GAPPED["three spikes"]
+    rates = (
+        Rate("samples", {m: _GAPPED["three spikes"].grown(m // 400) for m in _SAMPLES}, -1.0, -1.0),
+    )
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Gaussian rows and an eigengap at the rank."""
@@ -256,15 +221,15 @@ class LeadingConstant(AbstractStatement):
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The data-driven recovery from m rows."""
-        return recover(_rows_only(instance), instance.rank, ActivationWeighted()).factors
+        return recover(rows_only(instance), instance.rank, ActivationWeighted()).factors
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The recovery from half the rows: the deviation of the second moment, times the root of
         two.
         """
-        seen, count = instance.observed.calibration, _samples(instance)
+        seen, count = instance.observed.calibration, sample_count(instance)
         assert seen is not None
-        expected = count * _true_second_moment(instance)
+        expected = count * true_second_moment(instance)
         worse = expected + jnp.sqrt(2.0) * (seen.gram() - expected)
         halved = Calibration(count, jnp.zeros_like(seen.mean), worse)
         observed = Observed(weights=instance.observed.weights, calibration=halved)
@@ -274,7 +239,7 @@ class LeadingConstant(AbstractStatement):
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\frac1m\sum_{j\le r<k}\frac{l_jl_k}{l_j-l_k}$."""
-        return first_order_excess(output_spectrum(instance), instance.rank) / _samples(instance)
+        return first_order_excess(output_spectrum(instance), instance.rank) / sample_count(instance)
 
     def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$L(\hat M) - L^*$."""
@@ -284,6 +249,242 @@ class LeadingConstant(AbstractStatement):
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         """The loss of the zero layer."""
         return jnp.sum(output_spectrum(instance))
+
+
+class _KnownOptimum(AbstractAdversary):
+    """Any true second moment of two outputs, and a sample of which the leading direction is given.
+
+    `strength` is that of the ridge.
+    """
+
+    strength: float = 0.0
+
+    def start(self, *, key: PRNGKeyArray) -> tuple[Array, Array]:
+        """A root of the true second moment; angle and logarithms of the sample's eigenvalues."""
+        keys = jax.random.split(key)
+        return normal(keys[0], (2, 2)), normal(keys[1], (3,))
+
+    def play(self, free: tuple[Array, Array]) -> tuple[Problem, LowRank]:
+        """The layer with weights I, and its recovery."""
+        root, (angle, low, gap) = free[0], free[1]
+        leading = jnp.stack([jnp.cos(angle), jnp.sin(angle)])[:, None]
+        # The floor of the gap is what keeps the estimate from being a matter of rounding.
+        sample = jnp.exp(low) * jnp.eye(2)
+        sample = sample + (jnp.exp(gap) + 1e-4) * matmul(leading, leading.T)
+        zeros = jnp.zeros((1, 2))
+        true = jnp.asarray(True)
+        truth = Truth(jnp.eye(2), zeros, zeros, jnp.zeros(()), true, true, matmul(root, root.T))
+        calibration = Calibration(jnp.ones(()), jnp.zeros(2), sample)
+        observed = Observed(weights=jnp.eye(2), calibration=calibration)
+        return Problem(observed, truth, 1), LowRank(leading, leading.T)
+
+
+class AbstractExcess(AbstractStatement):
+    r"""A bound on $L(\hat M) - L^*$. Squared."""
+
+    needs = Truth
+
+    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        """The data-driven recovery from m rows."""
+        return recover(rows_only(instance), instance.rank, ActivationWeighted()).factors
+
+    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        """The weakest output directions in place of the strongest."""
+        return weakest_outputs(instance)
+
+    def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
+        r"""$L(\hat M) - L^*$."""
+        optimum = jnp.sum(output_spectrum(instance)[instance.rank :])
+        return population_loss(instance, estimate) - optimum
+
+    def magnitude(self, instance: Problem) -> Float[Array, ""]:
+        """The losses of the zero layer, on new rows and on those seen."""
+        return jnp.sum(output_spectrum(instance)) + jnp.sum(jnp.abs(output_deviation(instance)))
+
+
+class NoGap(AbstractExcess):
+    r"""$L(\hat M) - L^* \le \kappa = \sum_{i\le r_0}(d_i - d_{K+1-i})$, whatever the rows and the
+    spectrum. Squared.
+    """
+
+    kind = UPPER
+    regimes = _DEVIATING
+    control = _DEVIATING["many rows"]
+    adversary = _KnownOptimum()
+    sharp = True
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """None: it holds for every pair of second moments."""
+        return ()
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$\kappa$."""
+        return largest_exchange(output_deviation(instance), instance.rank)
+
+
+class Gap(AbstractExcess):
+    r"""$L(\hat M) - L^* \le \tfrac12\kappa\tan(\tfrac12\arcsin x)$ with $x = (d_1 - d_K)/(l_r -
+    l_{r+1}) < 1$, whatever the rows. Squared.
+    """
+
+    kind = UPPER
+    regimes = _RESOLVED
+    control = _RESOLVED["many rows"]
+    adversary = _KnownOptimum()
+    sharp = True
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """The gap exceeds the spread of the deviation."""
+        values, largest = output_deviation(instance), output_spectrum(instance)[0]
+        margin = safe_divide(eigengap(instance) - (values[0] - values[-1]), largest)
+        above = jnp.where(margin == 0, -1.0, margin)
+        return (Hypothesis("the gap exceeds the spread of the deviation", above),)
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$\tfrac12\kappa\tan(\tfrac12\arcsin x)$."""
+        values = output_deviation(instance)
+        _, tangent = largest_turn(safe_divide(values[0] - values[-1], eigengap(instance)))
+        return largest_exchange(values, instance.rank) * tangent / 2
+
+
+class Gaussian(AbstractExcess):
+    r"""$L(\hat M) - L^* \le \tfrac12r_0d\tan(\tfrac12\arcsin x)$ with $d = 2l_1(2a+a^2)$ where $x =
+    d/(l_r-l_{r+1}) < 1$, of order $1/m$, and $\le r_0d$ always, for Gaussian rows. Squared.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+    regimes = _DEVIATING
+    control = _DEVIATING["many rows"]
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """Gaussian rows."""
+        return (_gaussian_rows(instance),)
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$r_0d$, and less where the gap exceeds $d$."""
+        eigenvalues, gap = output_spectrum(instance), eigengap(instance)
+        a = gaussian_deviation(eigenvalues, sample_count(instance), failure_probability)
+        spread = 2 * eigenvalues[0] * (2 * a + a**2)
+        _, tangent = largest_turn(jnp.where(gap > 0, safe_divide(spread, gap), jnp.inf))
+        exchanged = min(instance.rank, eigenvalues.size - instance.rank)
+        return exchanged * spread * jnp.where(spread < gap, tangent / 2, 1.0)
+
+
+class AbstractRidged(AbstractStatement):
+    r"""A bound on $Q(\hat M)$, for the ridge $\mu =$ `strength` $\cdot\operatorname{tr}C/N$.
+    Squared.
+    """
+
+    needs = Truth
+    regimes = _RIDGED
+    control = _RIDGED["massive directions"]
+
+    strength: float = 0.1
+
+    def __check_init__(self) -> None:
+        check_positive("strength", self.strength)
+
+    def penalty(self, problem: Problem) -> Float[Array, ""]:
+        r"""$\mu$."""
+        return self.strength * jnp.mean(jnp.diagonal(true_second_moment(problem)))
+
+    def total(self, problem: Problem) -> Float[Array, "inputs inputs"]:
+        r"""$C + \mu I$."""
+        second_moment = true_second_moment(problem)
+        return second_moment + self.penalty(problem) * jnp.eye(second_moment.shape[0])
+
+    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        """The recovery with the ridge from m rows."""
+        observed, weights = instance.observed, trained_weights(instance)
+        penalty = sample_count(instance) * self.penalty(instance)
+        if observed.activations is None:
+            seen = observed.calibration
+            assert seen is not None
+            return ridge_from_moments(weights, seen, None, penalty, rank=instance.rank)[0]
+        rows = jnp.asarray(observed.activations, float)
+        return ridge(weights, rows, None, None, None, penalty, rank=instance.rank)[0]
+
+    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        """The weakest output directions in place of the strongest."""
+        return weakest_outputs(instance)
+
+    def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
+        r"""$Q(\hat M) = L(\hat M) + \mu\lVert W - \hat M\rVert_F^2$."""
+        difference = trained_weights(instance) - matmul(estimate.left, estimate.right)
+        return jnp.sum(difference * matmul(self.total(instance), difference))
+
+    def magnitude(self, instance: Problem) -> Float[Array, ""]:
+        """The loss of the zero layer."""
+        weights = trained_weights(instance)
+        return jnp.sum(weights * matmul(self.total(instance), weights))
+
+
+class Ridge(AbstractRidged):
+    r"""$Q(\hat M) \le \dfrac{1+e_+}{1-e_-}\min_{\operatorname{rank}Z\le r}Q(Z)$, whatever the rows.
+    Squared.
+    """
+
+    kind = UPPER
+    adversary = _KnownOptimum()
+    sharp = True
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """None: with a ridge, $e_- < 1$ for all rows."""
+        return ()
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""The extreme eigenvalues of $(C+\mu)^{-1/2}(\hat C+\mu)(C+\mu)^{-1/2}$, and $\sum_{k>r}$
+        of those of $W^\top(C+\mu)W$.
+        """
+        total, weights = self.total(instance), trained_weights(instance)
+        seen = total + sample_second_moment(instance) - true_second_moment(instance)
+        root = jnp.linalg.cholesky(total)
+        half = jax.scipy.linalg.solve_triangular(root, seen, lower=True)
+        whole = jax.scipy.linalg.solve_triangular(root, half.T, lower=True)
+        ratios = jnp.linalg.eigvalsh(whole)
+        energies = jnp.linalg.eigvalsh(matmul(weights.T, total, weights))
+        least = jnp.sum(jnp.maximum(energies[: energies.size - instance.rank], 0))
+        return ratios[-1] / ratios[0] * least
+
+
+class RidgeGaussian(AbstractRidged):
+    r"""$Q(\hat M) \le \bigl((\lVert R\rVert_F + t\lVert R\rVert/\sqrt m)^2 + \mu\lVert
+    W-Z^*\rVert_F^2\bigr)/(1-\theta+(\sqrt\theta-\epsilon)_+^2)$, $R = C^{1/2}(W-Z^*)$. Squared.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """Gaussian rows."""
+        return (_gaussian_rows(instance),)
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""What $Z^*$ loses on the rows, over the least part of $Q$ that they show."""
+        samples, penalty = sample_count(instance), self.penalty(instance)
+        second_moment, weights = true_second_moment(instance), trained_weights(instance)
+        slack = deviation(failure_probability, sides=2) / jnp.sqrt(samples)
+
+        _, vectors = jnp.linalg.eigh(matmul(weights.T, self.total(instance), weights))
+        left = matmul(weights, vectors[:, : vectors.shape[1] - instance.rank])  # W - Z*
+        lost = jnp.maximum(jnp.linalg.eigvalsh(matmul(left.T, second_moment, left)), 0)
+        largest = jnp.sqrt(jnp.max(lost, initial=0.0))
+        shown = (jnp.sqrt(jnp.sum(lost)) + slack * largest) ** 2 + penalty * jnp.sum(left**2)
+
+        shares = jnp.maximum(jnp.linalg.eigvalsh(second_moment)[::-1], 0)
+        shares = shares / (shares + penalty)
+        a = gaussian_deviation(shares, samples, failure_probability)
+        least = 1 - shares[0] * (1 - jnp.maximum(1 - a, 0) ** 2)
+        return shown / least
 
 
 def _gaussian_rows(problem: Problem) -> Hypothesis:
@@ -296,6 +497,11 @@ class CalibrationSize(AbstractTheorem):
 
     relative: Relative = Relative()
     leading_constant: LeadingConstant = LeadingConstant()
+    no_gap: NoGap = NoGap()
+    gap: Gap = Gap()
+    gaussian: Gaussian = Gaussian()
+    ridge: Ridge = Ridge()
+    ridge_gaussian: RidgeGaussian = RidgeGaussian()
 
 
 calibration_size = CalibrationSize()

@@ -18,36 +18,43 @@ statements below are this project's own, proved in paper_notes/planted_rank.md.
 - `sub_gaussian` (probability $1-\delta$), independent entries with $\mathbb Ee^{\lambda E_{ij}} \le
   e^{\lambda^2\sigma^2/2}$: $\lVert\tilde X(\hat M - M)\rVert_F^2 \le
   5r\sigma^2\min_{0<a,b<1}(ab)^{-2}\bigl(q\ln\tfrac1{1-a^2} + K\ln\tfrac1{1-b^2} + t^2\bigr)$
-  (equation 5 of the note); at $a^2 = b^2 = 0.9$ this is at most $5r\sigma^2(1.687\sqrt{q+K} +
-  1.112\,t)^2$.
+  (`subgaussian_noise.pac_bayes`); at $a^2 = b^2 = 0.9$ this is at most
+  $5r\sigma^2(1.687\sqrt{q+K} + 1.112\,t)^2$.
+
+- `unknown_scale` (probability $1-\delta$), Gaussian noise of unknown $\sigma$, $m > q$:
+  `gaussian` with $s^2/(1 - t\sqrt{2/n})$ in the place of $\sigma^2$, where $s^2 =
+  \lVert(I-P)Y\rVert_F^2/n$, $n = (m-q)K > 2t^2$ and $t = \sqrt{2\ln(2/\delta)}$.
+- `weights` (sure), $\tilde X$ of full column rank: $\lVert\hat M - M\rVert_F \le
+  \sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$. Likewise for the others. Attained.
 
 Only $q$, not the number of samples, enters. No estimator has worst-case risk below $r\sigma^2(q + K
 - r)$ (`minimax_floor`), and for Gaussian noise in high dimensions the error of this one is known
-exactly (`asymptotic_error`): the constant 5 is at most four to five times too large.
+exactly (`spiked_limit`): the constant 5 is at most four to five times too large.
 """
 
 import abc
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
-from lowrank_theory.error_measures import output_error
-from lowrank_theory.generators import noise, spectra, targets
+from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory.error_measures import output_error, weight_error
+from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
+from lowrank_theory.theorems._adversaries import TargetAndSpectrum
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
     column_space,
     deviation,
     gaussian_noise_hypothesis,
-    law_hypothesis,
     least_squares,
     no_bias_hypothesis,
     output_norm,
     planted_hypothesis,
+    singular_values,
+    sub_gaussian_noise_hypothesis,
     target_rank_hypothesis,
 )
 from lowrank_theory.theorems._regimes import (
@@ -57,6 +64,8 @@ from lowrank_theory.theorems._regimes import (
     NOT_TRUNCATED,
     QUANTISED,
     SINGULAR,
+    SUB_GAUSSIAN,
+    UNUSUAL_ACTIVATIONS,
     WELL_POSED,
     WORST_NOISE,
 )
@@ -67,41 +76,9 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Rate,
 )
-
-
-def minimax_floor(rank: int, q: int, outputs: int, noise_scale: float) -> float:
-    r"""No estimator has $\sup_M\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2$ below $\sigma^2r(q +
-    K - r)$ (paper_notes/planted_rank.md).
-    """
-    return noise_scale**2 * rank * (q + outputs - rank)
-
-
-def asymptotic_error(
-    strengths: Float[ArrayLike, " rank"], q: int, outputs: int, noise_scale: float
-) -> Float[Array, ""]:
-    r"""The limit of $\lVert\tilde X(\hat M - M)\rVert_F^2$ for Gaussian noise, fixed rank and large
-    $q, K$.
-
-    `strengths` are the singular values of $\tilde XM$, distinct in the limit. With $L = \max(q,
-    K)$, $\beta = \min(q, K)/L$ and $x = s/(\sigma\sqrt L)$, each contributes $\sigma^2L$ times $1 +
-    \beta + 3\beta/x^2$ where $x > \beta^{1/4}$, and $x^2 + (1+\sqrt\beta)^2$ below, where it is not
-    detected (Benaych-Georges and Nadakuditi 2012; Gavish and Donoho 2014).
-    """
-    longer, shorter = max(q, outputs), min(q, outputs)
-    beta = shorter / longer
-    with jax.enable_x64(True):
-        x = jnp.asarray(strengths, float) / (noise_scale * math.sqrt(longer))
-        detected = 1 + beta + 3 * beta / jnp.maximum(x, beta**0.25) ** 2
-        missed = x**2 + (1 + math.sqrt(beta)) ** 2
-        return noise_scale**2 * longer * jnp.sum(jnp.where(x > beta**0.25, detected, missed))
-
-
-def detection_threshold(q: int, outputs: int, noise_scale: float) -> float:
-    r"""The singular value $\sigma\sqrt L\,\beta^{1/4} = \sigma(qK)^{1/4}$ of $\tilde XM$ below
-    which it leaves no trace in the limit.
-    """
-    return noise_scale * (q * outputs) ** 0.25
+from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
 
 
 def _data_driven(problem: Problem) -> LowRank:
@@ -117,35 +94,67 @@ def _planted(problem: Problem) -> tuple[Hypothesis, ...]:
 
 
 _GAUSSIAN = {
-    **WELL_POSED,
-    **SINGULAR,
+    "wide": WELL_POSED["wide"],
+    "rank one": WELL_POSED["rank one"],
+    "ill-conditioned activations": WELL_POSED["ill-conditioned activations"],
+    "fewer samples than inputs": SINGULAR["fewer samples than inputs"],
     **MISMATCHED,
     **FULL_RANK,
     "near the detection threshold": Setting(
         **BASE,
         noise=noise.Gaussian(1.0),
         target=targets.ExactOutputRank(
-            spectra.Given((1.3, 1.1, 0.9)), scale=1.2 * detection_threshold(24, 20, 1.0)
+            spectra.Given((1.3, 1.1, 0.9)), scale=1.2 * (24 * 20) ** 0.25
         ),
     ),
     "pure noise": Setting(**BASE, target=targets.ExactRank(scale=1e-6)),
 }
-_SUB_GAUSSIAN = {
-    "Rademacher noise": Setting(**BASE, noise=noise.Rademacher(0.5)),
-    "uniform noise": Setting(**BASE, noise=noise.Uniform(0.5)),
-    "noise unequal by row": Setting(**BASE, noise=noise.Heteroskedastic(0.5)),
-    "noise unequal by column": Setting(**BASE, noise=noise.Heteroskedastic(0.5, by_column=True)),
-    "sparse outliers": Setting(**BASE, noise=noise.SparseOutliers(0.1)),
-    "square": WELL_POSED["square"],
-    "tall": WELL_POSED["tall"],
-    "wide": WELL_POSED["wide"],
-}
+_SUB_GAUSSIAN = {**SUB_GAUSSIAN, "wide": WELL_POSED["wide"], **MISMATCHED}
 _ANY = {
-    **_GAUSSIAN,
-    **_SUB_GAUSSIAN,
+    name: _GAUSSIAN[name]
+    for name in ("wide", "fewer samples than inputs", "full rank", "near the detection threshold")
+} | {
+    "sparse outliers": Setting(**BASE, noise=noise.SparseOutliers(0.1)),
     "Laplace noise": Setting(**BASE, noise=noise.Laplace(0.5)),
     "correlated noise": Setting(**BASE, noise=noise.Correlated(0.5)),
     **QUANTISED,
+    **WORST_NOISE,
+}
+
+
+def _strong(samples: int, side: int, rank: int, strength: float, noise_scale: float) -> Setting:
+    """A layer far above the noise, with `side` inputs and outputs."""
+    target = targets.ExactOutputRank(scale=strength)
+    return Setting(samples, side, side, rank, target=target, noise=noise.Gaussian(noise_scale))
+
+
+_RATES = (
+    Rate("samples", {m: _strong(m, 24, 2, 1e4, 1.0) for m in (24, 48, 96, 192)}, 0.0, 0.0),
+    Rate("q + K", {2 * n: _strong(n, n, 1, 1e4, 1.0) for n in (16, 32, 64, 128)}, 1.0, 1.0),
+    Rate("rank", {r: _strong(64, 64, r, 1e4, 1.0) for r in (1, 2, 3, 4)}, 1.0, 1.0),
+    Rate("noise scale", {s: _strong(48, 24, 2, 1e4, s) for s in (0.1, 0.3, 1.0, 3.0)}, 2.0, 2.0),
+    Rate("signal strength", {s: _strong(48, 24, 2, s, 1.0) for s in (1e3, 1e4, 1e5)}, 0.0, 0.0),
+)
+
+
+_SPARE_ROWS = {
+    "planted rank": Setting(**BASE),
+    "rank one": WELL_POSED["rank one"],
+    "tall": WELL_POSED["tall"],
+    "near the detection threshold": _GAUSSIAN["near the detection threshold"],
+    "pure noise": _GAUSSIAN["pure noise"],
+    "rank-deficient activations": SINGULAR["rank-deficient activations"],
+    "one row to spare": Setting(samples=25, inputs=24, outputs=20, rank=3),
+    **MISMATCHED,
+}
+_FULL_COLUMN_RANK = {
+    "planted rank": Setting(**BASE),
+    "rank one": WELL_POSED["rank one"],
+    "ill-conditioned activations": WELL_POSED["ill-conditioned activations"],
+    "outputs of a ReLU layer": UNUSUAL_ACTIVATIONS["outputs of a ReLU layer"],
+    "pure noise": _GAUSSIAN["pure noise"],
+    "correlated noise": _ANY["correlated noise"],
+    **FULL_RANK,
     **WORST_NOISE,
 }
 
@@ -159,6 +168,8 @@ class AnyNoise(AbstractStatement):
     needs = Truth
     regimes = _ANY
     control = NOT_TRUNCATED
+    adversary = TargetAndSpectrum(rows=3, columns=4, rank=1, target_rank=1)
+    sharp = True
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Planted rank only."""
@@ -189,11 +200,31 @@ class AnyNoise(AbstractStatement):
 
 
 class AbstractSquaredLoss(AbstractStatement):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\sigma^2\,b$, with $b$ a bound on
-    $\lVert PE\rVert^2/\sigma^2$ for a law of the noise. In the squared units of the outputs.
-    """
+    r"""A bound on $\lVert\tilde X(\hat M - M)\rVert_F^2$, in the squared units of the outputs."""
 
     needs = Truth
+
+    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        """The data-driven recovery."""
+        return _data_driven(instance)
+
+    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+        """Least squares that forgets to truncate."""
+        return least_squares(instance)
+
+    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
+        r"""$\lVert\tilde X(\hat M - M)\rVert_F^2$."""
+        return output_error(estimate, instance.truth) ** 2
+
+    def magnitude(self, instance: Problem) -> Float[Array, ""]:
+        r"""$\lVert Y\rVert_F^2$."""
+        return output_norm(instance) ** 2
+
+
+class AbstractKnownScale(AbstractSquaredLoss):
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\sigma^2\,b$, with $b$ a bound on
+    $\lVert PE\rVert^2/\sigma^2$ for a law of the noise.
+    """
 
     @abc.abstractmethod
     def law(self, truth: Truth) -> Hypothesis:
@@ -207,14 +238,6 @@ class AbstractSquaredLoss(AbstractStatement):
         """Planted rank and the law of the noise."""
         return (*_planted(instance), self.law(instance.truth))
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        """The data-driven recovery."""
-        return _data_driven(instance)
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
-        """Least squares that forgets to truncate."""
-        return least_squares(instance)
-
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
@@ -224,16 +247,8 @@ class AbstractSquaredLoss(AbstractStatement):
         edge = self.noise_norm(q, instance.observed.shape[1], failure_probability)
         return 5 * instance.rank * variance * edge
 
-    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
-        r"""$\lVert\tilde X(\hat M - M)\rVert_F^2$."""
-        return output_error(estimate, instance.truth) ** 2
 
-    def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return output_norm(instance) ** 2
-
-
-class Gaussian(AbstractSquaredLoss):
+class Gaussian(AbstractKnownScale):
     r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2(\sqrt q + \sqrt K + t)^2$ with
     probability $1-\delta$ for i.i.d. Gaussian noise (Davidson and Szarek 2001, Theorem II.13).
     """
@@ -251,7 +266,7 @@ class Gaussian(AbstractSquaredLoss):
         return (jnp.sqrt(q) + math.sqrt(outputs) + deviation(failure_probability)) ** 2
 
 
-class Expectation(AbstractSquaredLoss):
+class Expectation(AbstractKnownScale):
     r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$
     for i.i.d. Gaussian noise.
     """
@@ -259,6 +274,7 @@ class Expectation(AbstractSquaredLoss):
     kind = UPPER_IN_EXPECTATION
     regimes = _GAUSSIAN
     control = NOT_TRUNCATED
+    rates = _RATES
 
     def law(self, truth: Truth) -> Hypothesis:
         """i.i.d. Gaussian."""
@@ -271,7 +287,7 @@ class Expectation(AbstractSquaredLoss):
         return (jnp.sqrt(q) + math.sqrt(outputs)) ** 2 + 1
 
 
-class SubGaussian(AbstractSquaredLoss):
+class SubGaussian(AbstractKnownScale):
     r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\beta^2$ with probability $1-\delta$ for
     independent sub-Gaussian entries; `noise_norm` is $\beta^2/\sigma^2$.
     """
@@ -282,19 +298,125 @@ class SubGaussian(AbstractSquaredLoss):
 
     def law(self, truth: Truth) -> Hypothesis:
         """Independent entries with a finite sub-Gaussian constant."""
-        name = "the noise entries are independent and sub-Gaussian"
-        return law_hypothesis(name, jnp.isfinite(truth.noise_scale))
+        return sub_gaussian_noise_hypothesis(truth)
 
     def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
-        r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$; every
-        $a, b$ give a valid bound, so a grid does.
+        r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$ of
+        `subgaussian_noise.pac_bayes`.
         """
-        divergence = jnp.geomspace(1e-2, 14.0, 128)  # ln 1/(1-a^2)
-        shrinkage = -jnp.expm1(-divergence)  # a^2
-        budget = (
-            q * divergence[:, None] + outputs * divergence + deviation(failure_probability) ** 2
+        return squared_cloud_bound(q, outputs, failure_probability)
+
+
+def residual_variance(
+    layer_inputs: Float[AnyArray, "samples inputs"], outputs: Float[AnyArray, "samples outputs"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    r"""$s^2 = \lVert(I-P)Y\rVert_F^2/n$ and its degrees of freedom $n = (m-q)K$; call it inside
+    `jax.enable_x64`.
+
+    What the layer cannot express is noise alone: $\mathbb Es^2 = \sigma^2$ for uncorrelated entries
+    of variance $\sigma^2$. Zero where $m = q$.
+    """
+    space = column_space(layer_inputs)
+    left_over = jnp.asarray(outputs) - matmul(space.basis, space.coordinates(outputs))
+    freedom = (outputs.shape[0] - space.dimension) * outputs.shape[1]
+    return safe_divide(jnp.sum(left_over**2), freedom), freedom
+
+
+class UnknownScale(AbstractSquaredLoss):
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5rs^2(\sqrt q + \sqrt K + t)^2/(1 - t\sqrt{2/n})$
+    with probability $1-\delta$ for i.i.d. Gaussian noise; $s^2$ is `residual_variance`, $t =
+    \sqrt{2\ln(2/\delta)}$.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+    regimes = _SPARE_ROWS
+    control = Setting(samples=96, inputs=48, outputs=48, rank=1, noise=noise.Gaussian(1.0))
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """Planted rank, Gaussian noise, and enough rows to tell how strong it is."""
+        _, freedom = _residual_variance(instance)
+        spare = freedom / (2 * deviation(failure_probability, sides=2) ** 2) - 1
+        return (
+            *_planted(instance),
+            gaussian_noise_hypothesis(instance.truth),
+            Hypothesis("there are enough rows beyond the rank of the activations", spare),
         )
-        return jnp.min(budget / (shrinkage[:, None] * shrinkage))
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$5rs^2(\sqrt q + \sqrt K + t)^2/(1 - t\sqrt{2/n})$."""
+        q = column_space(instance.truth.layer_inputs).dimension
+        t = deviation(failure_probability, sides=2)
+        edge = (jnp.sqrt(q) + math.sqrt(instance.observed.shape[1]) + t) ** 2
+        variance, freedom = _residual_variance(instance)
+        return 5 * instance.rank * variance * edge / (1 - t * jnp.sqrt(2 / freedom))
+
+
+def _residual_variance(problem: Problem) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    return residual_variance(problem.truth.layer_inputs, problem.observed.target_outputs)
+
+
+class Weights(AbstractStatement):
+    r"""$\lVert\hat M - M\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$, whatever the
+    noise, for activations of full column rank. Not squared; in the units of the weights.
+    """
+
+    kind = UPPER
+    needs = Truth
+    regimes = _FULL_COLUMN_RANK
+    control = Setting(
+        samples=64,
+        inputs=64,
+        outputs=64,
+        rank=1,
+        activations=activations.FixedSpectrum(),
+        noise=noise.Gaussian(1.0),
+    )
+    adversary = TargetAndSpectrum(rows=3, columns=4, rank=1, target_rank=1)
+    sharp = True
+
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """Planted rank, and full column rank."""
+        layer_inputs = instance.truth.layer_inputs
+        least, largest = _extreme_values(layer_inputs)
+        margin = safe_divide(least, largest) - relative_rank_cutoff(layer_inputs.shape)
+        name = "the activations have full column rank"
+        return (*_planted(instance), Hypothesis(name, margin))
+
+    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+        """The data-driven recovery."""
+        return _data_driven(instance)
+
+    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+        """Least squares that forgets to truncate."""
+        return least_squares(instance)
+
+    def formula(
+        self, instance: Problem, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$."""
+        values, _ = attainable_noise(instance)
+        least, _ = _extreme_values(instance.truth.layer_inputs)
+        return math.sqrt(5) * jnp.linalg.norm(values[: instance.rank]) / least
+
+    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
+        r"""$\lVert\hat M - M\rVert_F$."""
+        return weight_error(estimate, instance.truth)
+
+    def magnitude(self, instance: Problem) -> Float[Array, ""]:
+        r"""$\kappa(\tilde X)\lVert Y\rVert_F/s_N(\tilde X)$: rounding in the inverse."""
+        least, largest = _extreme_values(instance.truth.layer_inputs)
+        return output_norm(instance) * largest / least**2
+
+
+def _extreme_values(
+    layer_inputs: Float[AnyArray, "samples inputs"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """$s_N$, zero where there are fewer rows than columns, and $s_1$."""
+    values = singular_values(jnp.asarray(layer_inputs))
+    samples, inputs = layer_inputs.shape
+    return values[-1] if samples >= inputs else jnp.zeros(()), values[0]
 
 
 class PlantedRank(AbstractTheorem):
@@ -304,6 +426,8 @@ class PlantedRank(AbstractTheorem):
     expectation: Expectation = Expectation()
     sub_gaussian: SubGaussian = SubGaussian()
     any_noise: AnyNoise = AnyNoise()
+    unknown_scale: UnknownScale = UnknownScale()
+    weights: Weights = Weights()
 
 
 planted_rank = PlantedRank()

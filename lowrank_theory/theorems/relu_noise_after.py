@@ -20,11 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import matmul
 from lowrank_theory.generators import activations, noise, spectra, targets
-from lowrank_theory.problems import Problem, ReluThenNoise, Setting, Truth
+from lowrank_theory.problems import Observed, Problem, ReluThenNoise, Setting, Truth
 from lowrank_theory.recovery.relu import NuclearNormFit, nuclear_norm_relu
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
@@ -37,6 +37,7 @@ from lowrank_theory.theorems._quantities import (
 from lowrank_theory.theorems._theorem import (
     UPPER,
     UPPER_WITH_PROBABILITY,
+    AbstractAdversary,
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
@@ -67,6 +68,7 @@ _OTHER_NOISES = {
     "unequal columns": Setting(**_BASE, noise=noise.Heteroskedastic(0.5, by_column=True)),
     "quantised weights": Setting(**_BASE, noise=noise.QuantiserResidual(3)),
 }
+_TOLERANCE = 1e-5  # of the gap: the error itself is known to its root
 _ANY_NOISE = {**_REGIMES, **_OTHER_NOISES}
 _CONTROL = Setting(
     samples=48,
@@ -87,6 +89,42 @@ def _rectified_hypothesis(problem: Problem) -> Hypothesis:
     )
 
 
+class FittedBall(AbstractAdversary):
+    r"""Outputs for which a given point is a minimiser: two points $F^*, \hat F$ of nuclear norm
+    one, and $Y = \rho(\hat F) + \mu UV^\top$ with $UV^\top$ a subgradient of the nuclear norm at
+    $\hat F = U\operatorname{diag}(s)V^\top$ and $\mu > 0$ its multiplier.
+    """
+
+    def start(self, *, key: PRNGKeyArray) -> Any:
+        """Directions and singular values of both points, and the multiplier."""
+        keys = jax.random.split(key, 7)
+        shapes = (*[(2,)] * 4, (2,), (2,), ())
+        return tuple(jax.random.normal(k, s, float) for k, s in zip(keys, shapes, strict=True))
+
+    def play(self, free: Any) -> tuple[Any, Any]:
+        """The layer, seen through the identity, and its fit without a gap."""
+        left, right, other_left, other_right, values, other_values, multiplier = free
+        u, v = (_rotation(basis) for basis in (left, right))
+        fitted = matmul(u * jax.nn.softmax(values), v.T)
+        u_, v_ = (_rotation(basis) for basis in (other_left, other_right))
+        clean = matmul(u_ * jax.nn.softmax(other_values), v_.T)
+        outputs = jax.nn.relu(fitted) + jnp.exp(multiplier) * matmul(u, v.T)
+        inputs = jnp.eye(2)
+        unknown = jnp.asarray(False)
+        truth = Truth(
+            clean, outputs - jax.nn.relu(clean), inputs, jnp.asarray(jnp.inf), unknown, unknown
+        )
+        zero = jnp.zeros(())  # objective and steps are of no use to the statement
+        fit = NuclearNormFit(fitted, fitted, zero, zero, jnp.int32(0), jnp.asarray(True))
+        return Problem(Observed(activations=inputs, outputs=outputs), truth, 1), fit
+
+
+def _rotation(free: Float[Array, "2"]) -> Float[Array, "2 2"]:
+    """The rotation that takes the first axis to the direction of the vector."""
+    cosine, sine = free / jnp.linalg.norm(free)
+    return jnp.stack([jnp.stack([cosine, -sine]), jnp.stack([sine, cosine])])
+
+
 class AbstractSlowRate(AbstractStatement):
     r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\,b + g$, with $b$ = `noise_norm` above
     $\lVert PE\rVert$. Squared.
@@ -103,7 +141,10 @@ class AbstractSlowRate(AbstractStatement):
         """The matching-loss minimiser over the nuclear ball of the truth's own radius."""
         radius = jnp.sum(singular_values(instance.truth.clean_outputs))
         return nuclear_norm_relu(
-            instance.truth.layer_inputs, instance.observed.target_outputs, radius
+            instance.truth.layer_inputs,
+            instance.observed.target_outputs,
+            radius,
+            tolerance=_TOLERANCE,
         )
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
@@ -134,6 +175,8 @@ class AnyNoise(AbstractSlowRate):
 
     kind = UPPER
     regimes = _ANY_NOISE
+    adversary = FittedBall()
+    sharp = True
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """The model."""

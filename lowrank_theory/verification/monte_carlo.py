@@ -268,14 +268,6 @@ def verify(
     return Report(tuple(reports))
 
 
-def steps(statement: AbstractStatement, regimes: int) -> int:
-    """How many samples the verification of a statement on so many regimes takes, with its two
-    controls.
-    """
-    asymptotic = statement.kind.certainty is Certainty.ASYMPTOTIC
-    return regimes * (len(statement.growth) if asymptotic else 1) + 2
-
-
 def name_of(statement: AbstractStatement) -> str:
     """The full name of a statement of `CONTENTS`, the name of its class for another."""
     from lowrank_theory.theorems import CONTENTS
@@ -302,7 +294,7 @@ def _verify_statement(
     asymptotic = statement.kind.certainty is Certainty.ASYMPTOTIC
     growth = statement.growth if asymptotic else (1,)
     count = math.ceil(per_regime * statement.trials_per_mean) if asymptotic else per_regime
-    total = steps(statement, len(regimes))
+    total = len(regimes) * len(growth) + 2
     done = 0
 
     def run(label: str, setting: Any, number: int, *, broken: bool = False) -> Sample:

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jinja2
@@ -31,7 +31,9 @@ from lowrank_theory.verification.monte_carlo import Report, StatementReport, Ver
 
 PACKAGES = ("lowrank_theory", "jax", "jaxlib", "numpy", "scipy")
 
-_SPAN = re.compile(r"\$(?P<math>[^$]+)\$|`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*")
+_SPAN = re.compile(
+    r"\$\$(?P<display>[^$]+)\$\$|\$(?P<math>[^$]+)\$|`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*"
+)
 _NEXT_ITEM = re.compile(r"\n- (?=[^$]*(?:\$[^$]*\$[^$]*)*\Z)")  # not the minus of a formula
 
 # Where no mathematical font is installed, browsers leave out the sign of a root, draw norms at odd
@@ -169,16 +171,18 @@ def _spans(text: str) -> Iterable[Markup]:
     for match in _SPAN.finditer(text):
         yield escape(text[end : match.start()])
         end = match.end()
-        if match["math"]:
-            yield _mathml(match["math"])
+        if match["display"]:
+            yield _mathml(match["display"], "block")
+        elif match["math"]:
+            yield _mathml(match["math"], "inline")
         else:
             tag = "code" if match["code"] else "strong"
             yield Markup(f"<{tag}>{{}}</{tag}>").format(match["code"] or match["strong"])
     yield escape(text[end:])
 
 
-def _mathml(tex: str) -> Markup:
-    mathml = latex2mathml.converter.convert(tex)
+def _mathml(tex: str, display: Literal["block", "inline"]) -> Markup:
+    mathml = latex2mathml.converter.convert(tex, display=display)
     for old, new in _PORTABLE.items():
         mathml = mathml.replace(old, new)
     return Markup(mathml)

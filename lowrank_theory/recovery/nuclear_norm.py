@@ -1,0 +1,378 @@
+r"""Least squares under a nuclear norm: of the outputs, in closed form, or of the weights, by an
+accelerated gradient method that knows how far it is from the minimum.
+
+On the outputs $F = \tilde XZ$ the penalised problem is `SingularValueThreshold`, and the
+constrained one lowers the singular values of $PY$ by a common amount until their sum is the radius.
+On the weights $Z$ themselves neither has a closed form.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lowrank_theory._numerics import (
+    after,
+    check_count,
+    check_positive,
+    in_float64,
+    matmul,
+    relative_rank_cutoff,
+    resolution,
+    safe_divide,
+)
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.recovery._recover import (
+    AbstractMethod,
+    Certificate,
+    DualityGap,
+    Recovery,
+    is_finite,
+)
+from lowrank_theory.recovery._subspaces import leading_right_vectors
+from lowrank_theory.recovery.singular_value_threshold import singular_value_threshold
+
+
+class NuclearNormBall(AbstractMethod):
+    r"""The minimiser of $\lVert Y-\tilde XZ\rVert_F$ over $\lVert\tilde XZ\rVert_* \le$ `radius`.
+
+    The convex problem has no rank constraint: `rank` only sets how many components the factors can
+    hold, and `min(inputs, outputs)` is the estimator of the theory
+    (paper_notes/approximate_rank.md). Where $\lVert PY\rVert_*$ is within the radius the fit is
+    least squares.
+    """
+
+    radius: float
+
+    def __check_init__(self) -> None:
+        check_positive("radius", self.radius, zero=True)
+
+    def fit(self, observed: Observed, rank: int) -> Recovery:
+        """Project what the layer can express on the ball. Raises `ValueError` without activations,
+        or with a bias.
+        """
+        _check_no_bias(self, observed)
+        factors, certificate = nuclear_norm_ball(
+            observed.layer_inputs,
+            observed.target_outputs,
+            self.radius,
+            rank=rank,
+            resolution=resolution(observed.layer_inputs),
+        )
+        return Recovery(factors, None, certificate, self)
+
+
+@in_float64
+def nuclear_norm_ball(
+    layer_inputs: Float[Array, "samples inputs"],
+    outputs: Float[Array, "samples outputs"],
+    radius: Float[Array, ""] | float,
+    *,
+    rank: int,
+    resolution: float = float(np.finfo(np.float64).eps),
+) -> tuple[LowRank, Certificate]:
+    r"""The pure function beneath `NuclearNormBall`: `singular_value_threshold` at the threshold of
+    `ball_threshold`.
+
+    Works under `jit`, `vmap` and `grad`, where that does.
+    """
+    layer_inputs = after(outputs, layer_inputs)
+    left, values, _ = jnp.linalg.svd(layer_inputs, full_matrices=False)
+    basis = left * (values > relative_rank_cutoff(layer_inputs.shape, resolution) * values[0])
+    attainable = jnp.linalg.svd(matmul(basis.T, outputs), compute_uv=False)
+    return singular_value_threshold(
+        after(attainable, layer_inputs),
+        outputs,
+        ball_threshold(attainable, radius),
+        rank=rank,
+        resolution=resolution,
+    )
+
+
+def ball_threshold(
+    values: Float[Array, " count"], radius: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    r"""How far decreasing singular values must be lowered for their positive parts to sum to at
+    most the radius.
+
+    $\theta = \max(0, \max_k (s_1 + \dots + s_k - R)/k)$: the quotient rises while $s_{k+1}$ exceeds
+    it and falls from then on. The lowered matrix is the nearest one in the ball.
+    """
+    counts = jnp.arange(1, values.size + 1)
+    return jnp.maximum(0, jnp.max((jnp.cumsum(values) - radius) / counts))
+
+
+class WeightNuclearNormPenalty(AbstractMethod):
+    r"""The minimiser of $\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert Z\rVert_*$, $\tau$ =
+    `penalty`.
+
+    Unlike `SingularValueThreshold` it prices the weights and not the outputs, and so prefers strong
+    directions of the activations. See `weight_nuclear_norm_penalty` for the `tolerance`. The convex
+    problem has no rank constraint: `rank` keeps that many leading components of the fitted outputs,
+    and `min(inputs, outputs)` keeps all.
+    """
+
+    penalty: float
+    tolerance: float = 1e-6
+    max_steps: int = 2000
+
+    def __check_init__(self) -> None:
+        check_positive("penalty", self.penalty, zero=True)
+        check_positive("tolerance", self.tolerance)
+        check_count("max_steps", self.max_steps, 1)
+
+    def fit(self, observed: Observed, rank: int) -> Recovery:
+        """Fit the outputs. Raises `ValueError` without activations, or with a bias."""
+        _check_no_bias(self, observed)
+        fit = weight_nuclear_norm_penalty(
+            observed.layer_inputs,
+            observed.target_outputs,
+            self.penalty,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+        )
+        return _recovery(self, observed, fit, rank)
+
+
+class WeightNuclearNormBall(AbstractMethod):
+    r"""The minimiser of $\lVert Y-\tilde XZ\rVert_F$ over $\lVert Z\rVert_* \le$ `radius`.
+
+    Unlike `NuclearNormBall` it bounds the weights and not the outputs. See
+    `weight_nuclear_norm_ball` for the `tolerance`. `rank` keeps that many leading components of the
+    fitted outputs, and `min(inputs, outputs)` keeps all.
+    """
+
+    radius: float
+    tolerance: float = 1e-6
+    max_steps: int = 2000
+
+    def __check_init__(self) -> None:
+        check_positive("radius", self.radius, zero=True)
+        check_positive("tolerance", self.tolerance)
+        check_count("max_steps", self.max_steps, 1)
+
+    def fit(self, observed: Observed, rank: int) -> Recovery:
+        """Fit the outputs. Raises `ValueError` without activations, or with a bias."""
+        _check_no_bias(self, observed)
+        fit = weight_nuclear_norm_ball(
+            observed.layer_inputs,
+            observed.target_outputs,
+            self.radius,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+        )
+        return _recovery(self, observed, fit, rank)
+
+
+class WeightFit(eqx.Module):
+    r"""Weights $Z$, and how far their objective can be from its minimum.
+
+    `objective` is that of the problem (for the ball $\tfrac12\lVert Y-\tilde XZ\rVert_F^2$), and
+    exceeds the minimum by at most `duality_gap`; `converged` says that the gap is within the
+    tolerance asked for.
+    """
+
+    weights: Float[Array, "inputs outputs"]
+    objective: Float[Array, ""]
+    duality_gap: Float[Array, ""]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+@in_float64
+def weight_nuclear_norm_penalty(
+    layer_inputs: Float[Array, "samples inputs"],
+    outputs: Float[Array, "samples outputs"],
+    penalty: Float[Array, ""] | float,
+    *,
+    tolerance: float = 1e-6,
+    max_steps: int = 2000,
+) -> WeightFit:
+    r"""Minimise $\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert Z\rVert_*$ over $Z$.
+
+    With $\rho = P(Y - \tilde XZ)$ and any $0 \le c \le \min(1, \tau/\lVert\tilde X^\top\rho\rVert)$
+    the matrix $c\rho$ is feasible for the dual problem, so the objective exceeds its minimum by at
+    most
+
+    $$ g = \tfrac12\lVert\rho\rVert_F^2 + \tau\lVert Z\rVert_* - c\langle PY, \rho\rangle
+       + \tfrac12c^2\lVert\rho\rVert_F^2 . $$
+
+    The iteration stops when $g \le$ `tolerance` $\cdot\,\tfrac12\lVert PY\rVert_F^2$. Where
+    $\tau \ge \lVert\tilde X^\top Y\rVert$ the fit is zero. Runs under `jit` and `vmap`; not
+    differentiable in reverse mode.
+    """
+    problem = _in_coordinates(layer_inputs, outputs)
+    threshold = safe_divide(jnp.asarray(penalty), problem.largest)
+
+    def proximal(matrix: Array) -> tuple[Array, Array]:
+        return _lowered(matrix, lambda _: threshold)
+
+    def gap(point: Array, nuclear: Array) -> Array:
+        residual = problem.residual(point)
+        slope_norm = _operator_norm(problem.values * residual)
+        scale = jnp.where(slope_norm > threshold, safe_divide(threshold, slope_norm), 1)
+        energy, fitted = jnp.sum(residual**2), jnp.sum(residual * problem.target)
+        return (1 + scale**2) * energy / 2 + threshold * nuclear - scale * fitted
+
+    origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
+    allowed = tolerance * jnp.sum(problem.target**2) / 2
+    fit = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
+    point, nuclear, reached, steps = fit
+    objective = problem.objective(point) + threshold * nuclear
+    return WeightFit(problem.weights(point), objective, reached, steps, reached <= allowed)
+
+
+@in_float64
+def weight_nuclear_norm_ball(
+    layer_inputs: Float[Array, "samples inputs"],
+    outputs: Float[Array, "samples outputs"],
+    radius: Float[Array, ""] | float,
+    *,
+    tolerance: float = 1e-6,
+    max_steps: int = 2000,
+) -> WeightFit:
+    r"""Minimise $\tfrac12\lVert Y-\tilde XZ\rVert_F^2$ over $\lVert Z\rVert_* \le R$.
+
+    The objective of a feasible $Z$ exceeds the minimum by at most
+
+    $$ g = \max_{\lVert Z'\rVert_*\le R}\langle S, Z - Z'\rangle
+         = \langle S, Z\rangle + R\lVert S\rVert, \qquad S = \tilde X^\top(\tilde XZ - Y). $$
+
+    The iteration stops when $g \le$ `tolerance` $\cdot\,R\lVert\tilde X^\top Y\rVert$, that part of
+    the gap of $Z = 0$. Whatever $g$ is, every feasible $M$ satisfies, with $E = Y - \tilde XM$,
+    $\lVert\tilde X(Z-M)\rVert_F^2 \le \langle E, \tilde X(Z-M)\rangle + g \le 2R\lVert\tilde
+    X^\top E\rVert + g$ (put $Z' = M$). Runs under `jit` and `vmap`; not differentiable in reverse
+    mode.
+    """
+    problem = _in_coordinates(layer_inputs, outputs)
+    scaled_radius = radius * problem.largest
+
+    def proximal(matrix: Array) -> tuple[Array, Array]:
+        return _lowered(matrix, lambda values: ball_threshold(values, scaled_radius))
+
+    def gap(point: Array, _: Array) -> Array:
+        slope = -problem.values * problem.residual(point)
+        return jnp.sum(slope * point) + scaled_radius * _operator_norm(slope)
+
+    origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
+    allowed = tolerance * origin
+    point, _, reached, steps = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
+    return WeightFit(
+        problem.weights(point), problem.objective(point), reached, steps, reached <= allowed
+    )
+
+
+class _Coordinates(eqx.Module):
+    r"""The problem in the singular vectors of $	ilde X = U\operatorname{diag}(s)V^	op$.
+
+    Unknown is $T = s_1V^	op Z$, with the nuclear norm of $s_1Z$. `values` are the $s_i/s_1$ in a
+    column, zero where they are negligible, so that the gradient is 1-Lipschitz; `target` is
+    $U^	op Y$, and `unattainable` the rest of $\tfrac12\lVert Y\rVert_F^2$.
+    """
+
+    values: Float[Array, "count 1"]
+    largest: Float[Array, ""]
+    right: Float[Array, "count inputs"]
+    target: Float[Array, "count outputs"]
+    unattainable: Float[Array, ""]
+
+    def residual(self, point: Float[Array, "count outputs"]) -> Float[Array, "count outputs"]:
+        return self.target - self.values * point
+
+    def objective(self, point: Float[Array, "count outputs"]) -> Float[Array, ""]:
+        return self.unattainable + jnp.sum(self.residual(point) ** 2) / 2
+
+    def weights(self, point: Float[Array, "count outputs"]) -> Float[Array, "inputs outputs"]:
+        return safe_divide(matmul(self.right.T, point), self.largest)
+
+
+def _in_coordinates(
+    layer_inputs: Float[Array, "samples inputs"], outputs: Float[Array, "samples outputs"]
+) -> _Coordinates:
+    left, values, right = jnp.linalg.svd(layer_inputs, full_matrices=False)
+    kept = values > relative_rank_cutoff(layer_inputs.shape) * values[0]
+    basis = left * kept
+    target = matmul(basis.T, outputs)
+    return _Coordinates(
+        values=jnp.where(kept, safe_divide(values, values[0]), 0)[:, None],
+        largest=values[0],
+        right=right,
+        target=target,
+        unattainable=jnp.sum((outputs - matmul(basis, target)) ** 2) / 2,
+    )
+
+
+def _lowered(
+    matrix: Float[Array, "rows columns"], threshold: Callable[[Array], Array]
+) -> tuple[Float[Array, "rows columns"], Float[Array, ""]]:
+    """The matrix with its singular values lowered by the threshold made from them, and its nuclear
+    norm then.
+    """
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    lowered = jnp.maximum(values - threshold(values), 0)
+    return matmul(left * lowered, right), jnp.sum(lowered)
+
+
+def _operator_norm(matrix: Float[Array, "rows columns"]) -> Float[Array, ""]:
+    return jnp.linalg.svd(matrix, compute_uv=False)[0]
+
+
+def _accelerated(
+    problem: _Coordinates,
+    proximal: Callable[[Array], tuple[Array, Array]],
+    gap: Callable[[Array, Array], Array],
+    origin_gap: Float[Array, ""],
+    allowed: Float[Array, ""],
+    max_steps: int,
+) -> tuple[Array, Array, Array, Array]:
+    """The last point, its nuclear norm, its gap, and the number of steps.
+
+    Proximal gradient with momentum (Beck and Teboulle 2009), dropped whenever it points uphill
+    (O'Donoghue and Candès 2015, gradient scheme), from zero until the gap is allowed.
+    """
+
+    def unfinished(state: Any) -> Bool[Array, ""]:
+        step, *_, reached = state
+        return (step < max_steps) & (reached > allowed)
+
+    def advance(state: Any) -> Any:
+        step, previous, ahead, momentum, _, _ = state
+        point, nuclear = proximal(ahead + problem.values * problem.residual(ahead))
+        uphill = jnp.sum((ahead - point) * (point - previous)) > 0
+        following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        weight = jnp.where(uphill, 0, (momentum - 1) / following)
+        momentum = jnp.where(uphill, 1, following)
+        ahead = point + weight * (point - previous)
+        return step + 1, point, ahead, momentum, nuclear, gap(point, nuclear)
+
+    origin = jnp.zeros_like(problem.target)
+    state = (jnp.int32(0), origin, origin, jnp.ones(()), jnp.zeros(()), origin_gap)
+    steps, point, _, _, nuclear, reached = jax.lax.while_loop(unfinished, advance, state)
+    return point, nuclear, reached, steps
+
+
+def _check_no_bias(method: AbstractMethod, observed: Observed) -> None:
+    if observed.bias is not None:
+        raise ValueError(f"`{type(method).__name__}` has no affine version: leave `bias` out.")
+
+
+def _recovery(method: AbstractMethod, observed: Observed, fit: WeightFit, rank: int) -> Recovery:
+    factors = _leading_factors(observed.layer_inputs, fit.weights, rank=rank)
+    finite = is_finite(factors.left, factors.right)
+    return Recovery(factors, None, DualityGap(fit.duality_gap, fit.converged, finite), method)
+
+
+@in_float64
+def _leading_factors(
+    layer_inputs: Float[Array, "samples inputs"],
+    weights: Float[Array, "inputs outputs"],
+    *,
+    rank: int,
+) -> LowRank:
+    vectors, _ = leading_right_vectors(matmul(layer_inputs, weights), rank)
+    return LowRank(matmul(weights, vectors), vectors.T)

@@ -1,0 +1,92 @@
+r"""Least squares with a price on the rank: hard-thresholded singular values.
+
+$$\hat F = \arg\min_{F=\tilde XZ}\ \lVert Y - F\rVert_F^2 + \mu\operatorname{rank}F
+  = \sum_{s_i^2>\mu} s_iu_iv_i^\top, \qquad PY = \sum_i s_iu_iv_i^\top ,$$
+
+with $P$ the projector on the columns of $\tilde X$ (Bunea, She and Wegkamp 2011). The data choose
+the rank: a component is kept where it explains more than it costs.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lowrank_theory._numerics import (
+    after,
+    check_positive,
+    in_float64,
+    matmul,
+    relative_rank_cutoff,
+    resolution,
+    rounding_allowance,
+    safe_sqrt,
+)
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
+from lowrank_theory.recovery._subspaces import kept_right_vectors
+
+
+class RankPenalised(AbstractMethod):
+    r"""The minimiser of $\lVert Y-\tilde XZ\rVert_F^2 + \mu\operatorname{rank}(\tilde XZ)$ over
+    matrices $Z$ of rank at most r.
+
+    `penalty` $\mu$ is what one rank costs, in the squared units of the outputs: components with
+    squared singular value at most $\mu$ are zero. `rank` sets how many the factors can hold, and
+    `min(inputs, outputs)` is the estimator of the theory (paper_notes/rank_penalty.md).
+    """
+
+    penalty: float
+
+    def __check_init__(self) -> None:
+        check_positive("penalty", self.penalty, zero=True)
+
+    def fit(self, observed: Observed, rank: int) -> Recovery:
+        """Keep what is worth its rank. Raises `ValueError` without activations, or with a bias."""
+        if observed.bias is not None:
+            raise ValueError("`RankPenalised` has no affine version: leave `bias` out.")
+        factors, certificate = rank_penalised(
+            observed.layer_inputs,
+            observed.target_outputs,
+            self.penalty,
+            rank=rank,
+            resolution=resolution(observed.layer_inputs),
+        )
+        return Recovery(factors, None, certificate, self)
+
+
+@in_float64
+def rank_penalised(
+    layer_inputs: Float[Array, "samples inputs"],
+    outputs: Float[Array, "samples outputs"],
+    penalty: Float[Array, ""] | float,
+    *,
+    rank: int,
+    resolution: float = float(np.finfo(np.float64).eps),
+) -> tuple[LowRank, Certificate]:
+    r"""The pure function beneath `RankPenalised`.
+
+    Columns of the left factor beyond the selected rank are zero. The certificate is about the
+    residual $\lVert Y-\tilde XZ\rVert_F$ at that rank. Works under `jit`, `vmap` and `grad`; the
+    product of the factors is differentiable where no squared singular value is at the penalty, and
+    $s_r > s_{r+1}$ if more than r are above it.
+    """
+    layer_inputs = after(outputs, layer_inputs)
+    inverse = jnp.linalg.pinv(
+        layer_inputs, rtol=relative_rank_cutoff(layer_inputs.shape, resolution)
+    )
+    solution = matmul(inverse, outputs)
+    attainable = matmul(layer_inputs, solution)
+    vectors, energies = kept_right_vectors(attainable, penalty, rank)
+    factors = LowRank(matmul(solution, vectors), vectors.T)
+
+    scale = jnp.linalg.norm(layer_inputs) * jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
+    kept = jnp.any(vectors != 0, axis=0)
+    left_out = jnp.sum(energies[rank:]) + jnp.sum(jnp.where(kept, 0, energies[:rank]))
+    certificate = Certificate(
+        optimal_error=safe_sqrt(jnp.sum((outputs - attainable) ** 2) + left_out),
+        excess_bound=2 * rounding_allowance(scale, *layer_inputs.shape, outputs.shape[1]),
+        target_norm=jnp.linalg.norm(outputs),
+        finite=is_finite(factors.left, factors.right),
+    )
+    return factors, certificate

@@ -1,0 +1,171 @@
+"""Layers of which only the calibration is drawn, and the quantities of calibration theory."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lowrank_theory._numerics import after, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory.calibration import Calibration
+from lowrank_theory.generators import activations, spectra
+from lowrank_theory.generators._random import normal
+from lowrank_theory.problems import Observed, Problem, Truth
+from lowrank_theory.recovery import LowRank
+from lowrank_theory.theorems._quantities import deviation
+
+
+class CalibrationSetting(eqx.Module):
+    r"""A layer whose *calibration* is drawn, without its rows: the scatter of m Gaussian rows is a
+    Wishart matrix.
+
+    The output covariance $\Sigma$ has exactly the squared `spectrum` as eigenvalues ($C = I$, $W$
+    square). Drawing costs the same for every number of `samples` (Bartlett's decomposition), so
+    that limits can be approached.
+    """
+
+    samples: Int[np.ndarray, ""] = eqx.field(
+        converter=np.asarray
+    )  # an array: one compilation serves all
+    inputs: int
+    rank: int
+    spectrum: spectra.AbstractSpectrum
+
+    def grown(self, factor: int) -> "CalibrationSetting":
+        """The same layer with `factor` times as many samples."""
+        return dataclasses.replace(self, samples=factor * self.samples)
+
+    def draw(self, *, key: PRNGKeyArray) -> Problem:
+        """A layer and the second moments of `samples` rows of it."""
+        with jax.enable_x64(True):
+            return _draw(self, key)
+
+
+@eqx.filter_jit
+def _draw(setting: CalibrationSetting, key: PRNGKeyArray) -> Problem:
+    left_key, right_key, normal_key, chi_key, mean_key = jax.random.split(key, 5)
+    size = setting.inputs
+    left = activations.haar(size, size, key=left_key)
+    right = activations.haar(size, size, key=after(left, right_key))
+    weights = matmul(left * setting.spectrum.values(size), right.T)
+    degrees = setting.samples - 1.0 - jnp.arange(size)
+    diagonal = jnp.sqrt(2 * jax.random.gamma(chi_key, degrees / 2, dtype=float))
+    triangle = jnp.tril(normal(normal_key, (size, size)), -1) + jnp.diag(diagonal)
+    mean = normal(mean_key, (size,)) / jnp.sqrt(setting.samples)
+    calibration = Calibration(
+        jnp.asarray(setting.samples, float), mean, matmul(triangle, triangle.T)
+    )
+    nothing = jnp.zeros((1, size))
+    true = jnp.asarray(True)
+    truth = Truth(weights, nothing, nothing, jnp.zeros(()), true, true, jnp.eye(size))
+    return Problem(Observed(weights=weights, calibration=calibration), truth, setting.rank)
+
+
+def population_loss(problem: Problem, factors: LowRank) -> Float[Array, ""]:
+    r"""$\mathbb E\lVert x^\top(W - Z)\rVert^2 = \operatorname{tr}\,(W-Z)^\top C(W-Z)$, on rows that
+    were not seen.
+    """
+    difference = trained_weights(problem) - matmul(factors.left, factors.right)
+    return jnp.sum(difference * matmul(true_second_moment(problem), difference))
+
+
+def output_spectrum(problem: Problem) -> Float[Array, " outputs"]:
+    r"""The eigenvalues of $\Sigma = W^\top CW$, largest first."""
+    weights = trained_weights(problem)
+    covariance = matmul(weights.T, true_second_moment(problem), weights)
+    return jnp.maximum(jnp.linalg.eigvalsh(covariance)[::-1], 0)
+
+
+def first_order_excess(eigenvalues: Float[Array, " outputs"], rank: int) -> Float[Array, ""]:
+    r"""$\sum_{j\le r<k}\dfrac{l_jl_k}{l_j-l_k}$: divided by $m$, the leading term of the excess
+    loss; meaningful where $l_r > l_{r+1}$.
+    """
+    kept, dropped = eigenvalues[:rank, None], eigenvalues[None, rank:]
+    return jnp.sum(safe_divide(kept * dropped, kept - dropped))
+
+
+def true_second_moment(problem: Problem) -> Float[Array, "inputs inputs"]:
+    """$C$, or a `ValueError` for a real layer."""
+    second_moment = problem.truth.second_moment
+    if second_moment is None:
+        raise ValueError(
+            "This statement needs the true second moment, which a real layer does not have."
+        )
+    return jnp.asarray(second_moment, float)
+
+
+def sample_count(problem: Problem) -> Float[Array, ""]:
+    """$m$."""
+    observed = problem.observed
+    if observed.activations is not None:
+        return jnp.asarray(observed.activations.shape[0], float)
+    assert observed.calibration is not None
+    return jnp.asarray(observed.calibration.count, float)
+
+
+def relative_deviation(problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    r"""$e = \sqrt{k/m} + t/\sqrt m$."""
+    eigenvalues = output_spectrum(problem)
+    cutoff = relative_rank_cutoff((eigenvalues.size,)) * eigenvalues[0]
+    dimensions = jnp.sum(eigenvalues > cutoff)
+    slack = deviation(failure_probability, sides=2)
+    return (jnp.sqrt(dimensions) + slack) / jnp.sqrt(sample_count(problem))
+
+
+def trained_weights(problem: Problem) -> Float[Array, "inputs outputs"]:
+    """$W$, or a `ValueError` where only outputs are known."""
+    if problem.observed.weights is None:
+        raise ValueError("This statement is about trained weights: give `Observed(weights=...)`.")
+    return jnp.asarray(problem.observed.weights, float)
+
+
+def rows_only(problem: Problem) -> Observed:
+    """The layer without the given outputs: what it computes itself is the target here."""
+    observed = problem.observed
+    return Observed(
+        weights=observed.weights,
+        activations=observed.activations,
+        calibration=observed.calibration,
+    )
+
+
+def weakest_outputs(problem: Problem) -> LowRank:
+    """The weakest output directions in place of the strongest: a wrong estimator."""
+    weights = trained_weights(problem)
+    covariance = matmul(weights.T, true_second_moment(problem), weights)
+    _, vectors = jnp.linalg.eigh(covariance)
+    weakest = vectors[:, : problem.rank]
+    return LowRank(matmul(weights, weakest), weakest.T)
+
+
+def sample_second_moment(problem: Problem) -> Float[Array, "inputs inputs"]:
+    r"""$\hat C$, of the rows or of the calibration."""
+    observed = problem.observed
+    if observed.activations is None:
+        assert observed.calibration is not None
+        return jnp.asarray(observed.calibration.gram()) / sample_count(problem)
+    rows = jnp.asarray(observed.activations, float)
+    return matmul(rows.T, rows) / rows.shape[0]
+
+
+def output_deviation(problem: Problem) -> Float[Array, " outputs"]:
+    r"""The eigenvalues of $D = \hat\Sigma - \Sigma$, largest first."""
+    weights = trained_weights(problem)
+    difference = sample_second_moment(problem) - true_second_moment(problem)
+    return jnp.linalg.eigvalsh(matmul(weights.T, difference, weights))[::-1]
+
+
+def largest_exchange(values: Float[Array, " count"], rank: int) -> Float[Array, ""]:
+    r"""$\kappa$: the most that $\operatorname{tr}\,(\Pi - \Pi')D$ can be for projectors of the
+    rank.
+    """
+    exchanged = min(rank, values.size - rank)
+    return jnp.sum(values[:exchanged]) - jnp.sum(values[values.size - exchanged :])
+
+
+def eigengap(problem: Problem) -> Float[Array, ""]:
+    r"""$l_r - l_{r+1}$, with zeros after the last eigenvalue."""
+    eigenvalues = jnp.append(output_spectrum(problem), 0.0)
+    return eigenvalues[problem.rank - 1] - eigenvalues[problem.rank]

@@ -1,0 +1,148 @@
+"""Spikes in Gaussian noise: settings, instances, what is seen of them in the limit."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+from numpy.typing import ArrayLike
+
+from lowrank_theory._numerics import AnyArray, check_count, matmul
+from lowrank_theory.recovery import LowRank, shrinkage, truncated_svd
+
+
+class SpikedMatrix(eqx.Module):
+    r"""A matrix of fixed rank in Gaussian noise: `observed` is $F + \sigma G$, and $F$ has the
+    singular values $x_i\sigma\sqrt L$ on its diagonal.
+
+    By the rotational invariance of the noise no generality is lost by unit vectors as the singular
+    vectors of $F$. `strengths` are the $x_i$.
+    """
+
+    observed: Float[AnyArray, "rows columns"]
+    strengths: Float[AnyArray, " rank"]
+    noise_scale: Float[AnyArray, ""]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths with which rounding grows."""
+        return self.observed.shape
+
+    @property
+    def aspect(self) -> float:
+        r"""$\beta$."""
+        return min(self.observed.shape) / max(self.observed.shape)
+
+    @property
+    def unit(self) -> Float[Array, ""]:
+        r"""$\sigma\sqrt L$."""
+        with jax.enable_x64(True):
+            return jnp.asarray(self.noise_scale) * math.sqrt(max(self.observed.shape))
+
+    @property
+    def signal(self) -> Float[Array, "rows columns"]:
+        """$F$."""
+        with jax.enable_x64(True):
+            return _diagonal(self.unit * self.strengths, self.observed.shape)
+
+
+class SpikedSetting(eqx.Module):
+    """Spikes of given `strengths`, in decreasing order, in a Gaussian matrix of given sizes.
+
+    Raises `ValueError` if the matrix is too small to hold them.
+    """
+
+    rows: int
+    columns: int
+    strengths: Float[AnyArray, " rank"]
+    noise_scale: Float[AnyArray, ""] | float = 1.0
+
+    def __check_init__(self) -> None:
+        for name in ("rows", "columns"):
+            why = " (at least one for each spike)"
+            check_count(name, getattr(self, name), np.size(self.strengths), why=why)
+
+    def grown(self, factor: int) -> "SpikedSetting":
+        r"""`factor` times as many rows and columns: the same $\beta$ and $x_i$."""
+        return SpikedSetting(
+            factor * self.rows, factor * self.columns, self.strengths, self.noise_scale
+        )
+
+    def draw(self, *, key: PRNGKeyArray) -> SpikedMatrix:
+        """A random instance, in float64; works under `jit` and `vmap`."""
+        with jax.enable_x64(True):
+            strengths = jnp.asarray(self.strengths, float)
+            scale = jnp.asarray(self.noise_scale, float)
+            noise = scale * jax.random.normal(key, (self.rows, self.columns), float)
+            empty = SpikedMatrix(noise, strengths, scale)
+            return SpikedMatrix(empty.signal + noise, strengths, scale)
+
+
+def _diagonal(values: Array, shape: tuple[int, ...]) -> Array:
+    places = jnp.arange(values.size)
+    return jnp.zeros(shape).at[places, places].set(values)
+
+
+def observed_strength(
+    strengths: Float[ArrayLike, " rank"], aspect: float | Float[Array, ""]
+) -> Float[Array, " rank"]:
+    r"""The limit $y$ of the singular values that the strengths $x$ lead to, in units of
+    $\sigma\sqrt L$.
+    """
+    with jax.enable_x64(True):
+        beta, least = jnp.asarray(aspect, float), jnp.asarray(aspect, float) ** 0.25
+        x = jnp.maximum(jnp.asarray(strengths, float), least)
+        return jnp.sqrt((x + 1 / x) * (x + beta / x))
+
+
+def alignments(
+    strengths: Float[ArrayLike, " rank"], aspect: float | Float[Array, ""]
+) -> tuple[Float[Array, " rank"], Float[Array, " rank"]]:
+    r"""The limits $c^2$, $\tilde c^2$ of the squared cosines on the short and on the long side."""
+    with jax.enable_x64(True):
+        beta, least = jnp.asarray(aspect, float), jnp.asarray(aspect, float) ** 0.25
+        x = jnp.asarray(strengths, float)
+        square = jnp.maximum(x, least) ** 2
+        excess = jnp.where(x > least, square**2 - beta, 0)
+        return excess / (square * (square + beta)), excess / (square * (square + 1))
+
+
+def truncation_loss(x: Float[Array, " rank"], beta: float) -> Float[Array, " rank"]:
+    r"""What truncation loses of a component in the limit, in units of $\sigma^2L$: $1 + \beta +
+    3\beta/x^2$ if it is detected, $x^2 + (1+\sqrt\beta)^2$ if not.
+    """
+    detected = 1 + beta + 3 * beta / jnp.maximum(x, beta**0.25) ** 2
+    missed = x**2 + (1 + math.sqrt(beta)) ** 2
+    return jnp.where(x > beta**0.25, detected, missed)
+
+
+def squared_cosines(instance: SpikedMatrix) -> tuple[Array, Array]:
+    """On the short and on the long side, of each component."""
+    observed = jnp.asarray(instance.observed)
+    short = observed if observed.shape[0] <= observed.shape[1] else observed.T
+    left, _, right = jnp.linalg.svd(short, full_matrices=False)
+    count = instance.strengths.size
+    return jnp.diagonal(left)[:count] ** 2, jnp.diagonal(right)[:count] ** 2
+
+
+def truncated(instance: SpikedMatrix, rank: int) -> LowRank:
+    observed = jnp.asarray(instance.observed)
+    if observed.shape[0] < observed.shape[1]:  # the cheaper side
+        return truncated_svd(observed.T, rank=rank)[0].T
+    return truncated_svd(observed, rank=rank)[0]
+
+
+def shrunk(
+    instance: SpikedMatrix, shrinker: shrinkage.AbstractShrinker, *, known: bool = True
+) -> LowRank:
+    noise_scale = instance.noise_scale if known else None
+    rank = min(instance.sizes)
+    return shrinkage.shrink_singular_values(
+        instance.observed, noise_scale, shrinker=shrinker, rank=rank
+    )
+
+
+def error(instance: SpikedMatrix, estimate: LowRank) -> Array:
+    return matmul(estimate.left, estimate.right) - instance.signal

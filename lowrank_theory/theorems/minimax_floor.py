@@ -1,0 +1,300 @@
+r"""What no estimator can do: a floor beneath the error of every recovery.
+
+**Model.** $Y = \tilde XM + E$, $\operatorname{rank}(\tilde XM) \le r$, $E_{ij}$ i.i.d. $N(0,
+\sigma^2)$; $q = \operatorname{rank}\tilde X$, $K$ outputs, $d = r(q+K-r)$, the dimension of the
+matrices of rank r.
+
+**Claim** (in expectation; van Trees' inequality, Gill and Levit 1995, proved in
+paper_notes/minimax_floor.md). $\inf_{\hat M}\sup_M\mathbb E\lVert\tilde X(\hat M -
+M)\rVert_F^2 \ge \sigma^2d$ over all estimators (`risk_floor`). A floor for the worst $M$ is proved
+by a random one, drawn so that every estimator suffers on average: around a strong matrix of rank r,
+
+$$ F = \begin{pmatrix} I \\ C/t \end{pmatrix} (tI + A) \begin{pmatrix} I & B/t \end{pmatrix},
+   \qquad A, B, C \text{ with i.i.d. } N(0, \rho^2) \text{ entries}, $$
+
+in orthonormal coordinates of the column space of $\tilde X$. For it, every estimator has
+
+$$ \mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge \frac{d^2}{T/\sigma^2 + d/\rho^2}, $$
+
+where $T$ is a polynomial in $\rho/t$ with $T(0) = d$ (`bayes_floor`); this tends to $\sigma^2d$ as
+$t\to\infty$ and then $\rho\to\infty$.
+
+- `truncation`, `soft_threshold`, `shrinkage`: the last line, for the truncated decomposition at the
+  true rank, soft thresholding at the edge of the noise, and the shrinkage of singular values that
+  is optimal in large layers.
+
+In the limit $t\to\infty$ the floor of this prior is attained: by the posterior mean.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lowrank_theory._numerics import AnyArray, check_count, check_positive, check_rank, matmul
+from lowrank_theory.error_measures import output_error
+from lowrank_theory.generators._random import normal
+from lowrank_theory.problems import Observed, Problem, Truth
+from lowrank_theory.recovery import (
+    ActivationWeighted,
+    LowRank,
+    recover,
+    shrinkage,
+    singular_value_threshold,
+)
+from lowrank_theory.theorems._quantities import (
+    column_space,
+    gaussian_noise_hypothesis,
+    output_norm,
+    planted_hypothesis,
+)
+from lowrank_theory.theorems._theorem import (
+    LOWER_IN_EXPECTATION,
+    AbstractStatement,
+    AbstractTheorem,
+    Hypothesis,
+)
+
+
+def risk_floor(rank: int, q: int, outputs: int, noise_scale: float) -> float:
+    r"""No estimator has $\sup_M\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2$ below $\sigma^2r(q +
+    K - r)$.
+    """
+    return noise_scale**2 * rank * (q + outputs - rank)
+
+
+def bayes_floor(
+    rank: int,
+    q: Float[Array, ""] | int,
+    outputs: int,
+    noise_scale: Float[AnyArray, ""] | float,
+    strength: Float[AnyArray, ""] | float,
+    spread: Float[AnyArray, ""] | float,
+) -> Float[AnyArray, ""] | float:
+    r"""$d^2/(T/\sigma^2 + d/\rho^2)$: no estimator has a smaller mean squared error over the prior.
+
+    With $p = q-r$, $s = K-r$ and $u = (\rho/t)^2$, the mean squared norm of the derivative of $F$
+    with respect to $A$, $B$ and $C$ is $T = r^2(1 + (p+s)u + psu^2) + r(1+ru)(p+s+2psu)$.
+    """
+    r, p, s = rank, q - rank, outputs - rank
+    u = (spread / strength) ** 2
+    dimension = r * (q + outputs - r)
+    change = r**2 * (1 + (p + s) * u + p * s * u**2) + r * (1 + r * u) * (p + s + 2 * p * s * u)
+    return dimension**2 / (change / noise_scale**2 + dimension / spread**2)
+
+
+class PriorDraw(eqx.Module):
+    r"""A layer whose target was drawn from the prior of strength $t$ and spread $\rho$."""
+
+    problem: Problem
+    strength: Float[AnyArray, ""]
+    spread: Float[AnyArray, ""]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sides of the weights."""
+        return self.problem.sizes
+
+
+class LeastFavourable(eqx.Module):
+    r"""Standard normal activations, a target from the prior, and Gaussian noise.
+
+    `strength` $t$, `spread` $\rho$ and `noise_scale` $\sigma$ are in the units of the outputs.
+    """
+
+    samples: int
+    inputs: int
+    outputs: int
+    rank: int
+    strength: Float[AnyArray, ""] = eqx.field(converter=np.asarray)
+    spread: Float[AnyArray, ""] = eqx.field(converter=np.asarray)
+    noise_scale: Float[AnyArray, ""] = eqx.field(converter=np.asarray)
+
+    def __check_init__(self) -> None:
+        for name in ("samples", "inputs", "outputs"):
+            check_count(name, getattr(self, name), 1)
+        check_rank(self.rank, min(self.samples, self.inputs), self.outputs)
+        for name in ("strength", "spread", "noise_scale"):
+            check_positive(name, getattr(self, name))
+
+    def draw(self, *, key: PRNGKeyArray) -> PriorDraw:
+        """A layer, in float64; works under `jit` and `vmap`."""
+        with jax.enable_x64(True):
+            return _draw(self, key)
+
+
+@eqx.filter_jit
+def _draw(setting: LeastFavourable, key: PRNGKeyArray) -> PriorDraw:
+    activations_key, target_key, noise_key = jax.random.split(key, 3)
+    activations = normal(activations_key, (setting.samples, setting.inputs))
+    left, values, right = jnp.linalg.svd(activations, full_matrices=False)
+    clean = _around_the_strong(setting, left.shape[1], key=target_key)
+    target = matmul(right.T / values, clean)
+    noise = setting.noise_scale * normal(noise_key, (setting.samples, setting.outputs))
+    outputs = matmul(left, clean) + noise
+    truth = Truth(
+        target,
+        noise,
+        activations,
+        noise_scale=jnp.asarray(setting.noise_scale, float),
+        gaussian_noise=jnp.asarray(True),
+        gaussian_rows=jnp.asarray(True),
+    )
+    problem = Problem(Observed(activations=activations, outputs=outputs), truth, setting.rank)
+    return PriorDraw(problem, jnp.asarray(setting.strength), jnp.asarray(setting.spread))
+
+
+def _around_the_strong(
+    setting: LeastFavourable, q: int, *, key: PRNGKeyArray
+) -> Float[Array, "q outputs"]:
+    """$F$ of the prior, in coordinates."""
+    rank = setting.rank
+    shapes = ((rank, rank), (rank, setting.outputs - rank), (q - rank, rank))
+    core, right, left = (
+        setting.spread * normal(k, shape)
+        for k, shape in zip(jax.random.split(key, 3), shapes, strict=True)
+    )
+    return strong_low_rank(core, right, left, setting.strength)
+
+
+def strong_low_rank(
+    core: Float[Array, "rank rank"],
+    right: Float[Array, "rank rest"],
+    left: Float[Array, "others rank"],
+    strength: Float[AnyArray, ""] | float,
+) -> Float[Array, "q outputs"]:
+    r"""$\begin{pmatrix} I \\ C/t\end{pmatrix}(tI + A)\begin{pmatrix} I & B/t\end{pmatrix}$ from
+    $A$, $B$, $C$ and $t$: a chart of the matrices of rank r.
+    """
+    identity = jnp.eye(core.shape[0])
+    columns = jnp.concatenate([identity, left / strength])
+    rows = jnp.concatenate([identity, right / strength], axis=1)
+    return matmul(columns, strength * identity + core, rows)
+
+
+def _prior(
+    strength: float, spread: float, noise_scale: float = 1.0, *, rank: int = 3
+) -> LeastFavourable:
+    return LeastFavourable(60, 24, 20, rank, strength, spread, noise_scale)
+
+
+_REGIMES = {
+    "strong": _prior(1e4, 3.0),
+    "less strong": _prior(100.0, 3.0),
+    "near the noise": _prior(20.0, 3.0),
+    "concentrated": _prior(1e3, 0.5),
+    "other units": _prior(1e-3, 3e-6, 1e-6),
+    "rank one": _prior(1e4, 2.0, rank=1),
+    "full rank": _prior(1e4, 4.0, rank=20),
+}
+
+
+class AbstractFloor(AbstractStatement):
+    r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge d^2/(T/\sigma^2 + d/\rho^2)$ over the
+    prior, for one estimator. Squared.
+    """
+
+    kind = LOWER_IN_EXPECTATION
+    needs = PriorDraw
+    regimes = _REGIMES
+    control = _REGIMES["strong"]
+
+    def hypotheses(self, instance: PriorDraw, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """i.i.d. Gaussian noise; the prior is that of the instance."""
+        return (
+            planted_hypothesis(instance.problem),
+            gaussian_noise_hypothesis(instance.problem.truth),
+        )
+
+    def broken_estimate(self, instance: PriorDraw, failure_probability: float) -> Array:
+        """The estimate, moved half of the way to the truth: it has seen what no estimator may."""
+        estimate = self.estimate(instance, failure_probability)
+        return (matmul(estimate.left, estimate.right) + instance.problem.truth.target_weights) / 2
+
+    @abc.abstractmethod
+    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+        """The estimator."""
+
+    def formula(
+        self, instance: PriorDraw, estimate: LowRank, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$d^2/(T/\sigma^2 + d/\rho^2)$."""
+        problem = instance.problem
+        floor = bayes_floor(
+            problem.rank,
+            column_space(problem.truth.layer_inputs).dimension,
+            problem.observed.shape[1],
+            problem.truth.noise_scale,
+            instance.strength,
+            instance.spread,
+        )
+        return jnp.asarray(floor)
+
+    def loss(self, instance: PriorDraw, estimate: LowRank | Array) -> Float[Array, ""]:
+        r"""$\lVert\tilde X(\hat M - M)\rVert_F^2$."""
+        return output_error(estimate, instance.problem.truth) ** 2
+
+    def magnitude(self, instance: PriorDraw) -> Float[Array, ""]:
+        r"""$\lVert Y\rVert_F^2$, of which the error is a difference."""
+        return output_norm(instance.problem) ** 2
+
+
+class Truncation(AbstractFloor):
+    r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge d^2/(T/\sigma^2 + d/\rho^2)$ for the
+    truncated decomposition of $PY$ at the true rank.
+    """
+
+    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+        """The data-driven recovery at the true rank."""
+        problem = instance.problem
+        return recover(problem.observed, problem.rank, ActivationWeighted()).factors
+
+
+class SoftThreshold(AbstractFloor):
+    r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge d^2/(T/\sigma^2 + d/\rho^2)$ for the
+    singular values of $PY$ lowered by $\sigma(\sqrt q+\sqrt K)$.
+    """
+
+    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+        r"""Soft thresholding at $\sigma(\sqrt q+\sqrt K)$."""
+        problem = instance.problem
+        q, outputs = min(problem.truth.layer_inputs.shape), problem.observed.shape[1]
+        factors, _ = singular_value_threshold(
+            problem.truth.layer_inputs,
+            problem.observed.target_outputs,
+            problem.truth.noise_scale * (q**0.5 + outputs**0.5),
+            rank=min(problem.observed.shape),
+        )
+        return factors
+
+
+class Shrinkage(AbstractFloor):
+    r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge d^2/(T/\sigma^2 + d/\rho^2)$ for the
+    shrinkage of singular values that is optimal in large layers (Gavish and Donoho 2017).
+    """
+
+    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+        """Optimal shrinkage in Frobenius norm, with the noise level known."""
+        problem = instance.problem
+        factors, _ = shrinkage.optimal_shrinkage(
+            problem.truth.layer_inputs,
+            problem.observed.target_outputs,
+            problem.truth.noise_scale,
+            shrinker=shrinkage.Frobenius(),
+            rank=min(problem.observed.shape),
+        )
+        return factors
+
+
+class MinimaxFloor(AbstractTheorem):
+    """What no estimator can do."""
+
+    truncation: Truncation = Truncation()
+    soft_threshold: SoftThreshold = SoftThreshold()
+    shrinkage: Shrinkage = Shrinkage()
+
+
+minimax_floor = MinimaxFloor()

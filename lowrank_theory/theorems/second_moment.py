@@ -1,0 +1,418 @@
+r"""How well m rows show the second moment of the activations.
+
+**Model.** Rows $x_1, \dots, x_m$ i.i.d. with $\mathbb Exx^\top = C$ of rank $k$, $\hat C = X^\top
+X/m$. The *effective rank* is $\rho = \operatorname{tr}C/\lVert C\rVert \le k$, and $\hat C_w$ is
+$\hat C$ in the coordinates in which $C$ is the identity.
+
+**Claims** (proved in paper_notes/second_moment.md; $t = \sqrt{2\ln(2/\delta)}$).
+
+For Gaussian rows:
+
+- `relative` (probability $1-\delta$): the roots of the eigenvalues of $\hat C_w$ are within $e =
+  (\sqrt k + t)/\sqrt m$ of one, so $(1-e)^2C \preceq \hat C \preceq (1+e)^2C$ where $e < 1$
+  (Davidson and Szarek 2001, Theorem II.13).
+- `absolute` (probability $1-\delta$): $\lVert\hat C - C\rVert \le \lVert C\rVert(2e + e^2)$.
+- `dimension_free` (probability $1-\delta$): $\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2)$
+  with $a = (\sqrt\rho + t + \tfrac34)/\sqrt m$. No dimension enters, and the leading constants
+  are those of the limit (Koltchinskii and Lounici 2017 give the order, Han 2022 the constants).
+- `expectation`: $\mathbb E\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2 + \tfrac{0.24}m)$ with
+  $a = (\sqrt\rho + 2.53)/\sqrt m$.
+
+For rows of bounded leverage, $x^\top C^+x \le R$ (always $R \ge k$; Tropp 2015, Theorem 5.1.1):
+
+- `leverage_above` (probability $1-\delta$): the eigenvalues of $\hat C_w$ are at most $1 + d$,
+  where $(1+d)\ln(1+d) - d = \tfrac Rm\ln\tfrac k\delta$.
+- `leverage_below` (probability $1-\delta$): they are at least $1 - d$, where $(1-d)\ln(1-d) + d =
+  \tfrac Rm\ln\tfrac k\delta$; zero where that is above one.
+"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_count,
+    matmul,
+    relative_rank_cutoff,
+    rounding_allowance,
+    safe_divide,
+)
+from lowrank_theory.generators._random import normal, uniform
+from lowrank_theory.generators.activations import haar
+from lowrank_theory.theorems._quantities import deviation, law_hypothesis
+from lowrank_theory.theorems._theorem import (
+    LOWER_WITH_PROBABILITY,
+    UPPER_IN_EXPECTATION,
+    UPPER_WITH_PROBABILITY,
+    AbstractStatement,
+    AbstractTheorem,
+    Hypothesis,
+)
+
+
+class Rows(eqx.Module):
+    r"""Rows and their law: the true `second_moment` $C$, whether it is Gaussian, and a bound
+    `leverage` on $x^\top C^+x$, infinite where there is none.
+    """
+
+    rows: Float[AnyArray, "samples inputs"]
+    second_moment: Float[AnyArray, "inputs inputs"]
+    gaussian: Bool[AnyArray, ""]
+    leverage: Float[AnyArray, ""]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths with which rounding grows."""
+        return self.rows.shape
+
+
+class GaussianRows(eqx.Module):
+    """Independent Gaussian rows; their second moment has the squared `scales` (inputs,) as
+    eigenvalues, in a uniform basis.
+    """
+
+    samples: int
+    scales: Float[AnyArray, " inputs"] = eqx.field(converter=np.asarray)
+
+    def __check_init__(self) -> None:
+        check_count("samples", self.samples, 1)
+
+    def draw(self, *, key: PRNGKeyArray) -> Rows:
+        """Rows and their law."""
+        with jax.enable_x64(True):
+            return _draw_gaussian(self, key)
+
+
+@eqx.filter_jit
+def _draw_gaussian(setting: GaussianRows, key: PRNGKeyArray) -> Rows:
+    basis_key, row_key = jax.random.split(key)
+    inputs = setting.scales.size
+    root = setting.scales[:, None] * haar(inputs, inputs, key=basis_key).T
+    rows = matmul(normal(row_key, (setting.samples, inputs)), root)
+    return Rows(rows, matmul(root.T, root), jnp.asarray(True), jnp.asarray(jnp.inf))
+
+
+class ResampledRows(eqx.Module):
+    r"""Rows drawn with replacement from a `population` $A$ (count, inputs), all equally likely: so
+    $C = A^\top A/n$, and the leverage is the largest one in the population.
+    """
+
+    samples: int
+    population: Float[AnyArray, "count inputs"] = eqx.field(converter=np.asarray)
+
+    def __check_init__(self) -> None:
+        check_count("samples", self.samples, 1)
+
+    def draw(self, *, key: PRNGKeyArray) -> Rows:
+        """Rows and their law."""
+        with jax.enable_x64(True):
+            return _draw_resampled(self, key)
+
+
+@eqx.filter_jit
+def _draw_resampled(setting: ResampledRows, key: PRNGKeyArray) -> Rows:
+    population = jnp.asarray(setting.population, float)
+    count = population.shape[0]
+    second_moment = matmul(population.T, population) / count
+    chosen = jnp.floor(count * uniform(key, (setting.samples,))).astype(int)
+    white, _ = _whitened(population, second_moment)
+    leverage = jnp.max(jnp.sum(white**2, axis=1))
+    return Rows(population[chosen], second_moment, jnp.asarray(False), leverage)
+
+
+def gaussian_deviation(
+    eigenvalues: Float[Array, " inputs"], samples: Array, failure_probability: float
+) -> Float[Array, ""]:
+    r"""$a = \min(\sqrt k + t, \sqrt\rho + t + \tfrac34)/\sqrt m$ for the `eigenvalues` of $C$: for
+    Gaussian rows, and with probability $1-\delta$ for all $u$ at once, $\bigl\lvert\lVert
+    Xu\rVert/\sqrt m - \lVert C^{1/2}u\rVert\bigr\rvert \le a\,\lVert C\rVert^{1/2}\lVert u\rVert$.
+    """
+    slack = deviation(failure_probability, sides=2)
+    dimension = jnp.sqrt(_rank(eigenvalues)) + slack
+    free = jnp.sqrt(_effective_rank(eigenvalues)) + slack + 0.75
+    return jnp.minimum(dimension, free) / jnp.sqrt(samples)
+
+
+def _rank(eigenvalues: Array) -> Array:
+    largest = jnp.max(eigenvalues)
+    cutoff = relative_rank_cutoff((eigenvalues.size,)) * largest
+    return jnp.sum(eigenvalues > cutoff).astype(float)
+
+
+def _effective_rank(eigenvalues: Array) -> Array:
+    return safe_divide(jnp.sum(eigenvalues), jnp.max(eigenvalues))
+
+
+def _whitened(rows: Array, second_moment: Array) -> tuple[Array, Array]:
+    """The rows in coordinates in which the second moment is a projector, and its diagonal."""
+    values, vectors = jnp.linalg.eigh(second_moment)
+    kept = values > relative_rank_cutoff(second_moment.shape) * values[-1]
+    scales = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
+    return matmul(rows, vectors) * scales, kept
+
+
+def _smallest_at_least(increasing: Callable[[Array], Array], level: Array, high: Array) -> Array:
+    """The argument in (0, high] from which on the function is at least the level, from above."""
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        enough = increasing(middle) >= level
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    return jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(high), high))[1]
+
+
+_SCALES = {
+    "isotropic": np.ones(10),
+    "slow decay": np.arange(1, 11) ** -0.5,
+    "power law": 1 / np.arange(1, 11),
+    "steep": 1 / np.arange(1, 11) ** 3,
+    "rank-deficient": np.arange(10) < 4,
+    "one massive direction": np.where(np.arange(10) < 1, 100.0, 1.0),
+}
+_GAUSSIAN = {name: GaussianRows(60, np.asarray(s, float)) for name, s in _SCALES.items()} | {
+    "fewer samples than inputs": GaussianRows(5, 1 / np.arange(1, 11))
+}
+_POPULATION = np.random.default_rng(0).standard_normal((64, 8))
+_OUTLYING = np.where(np.arange(64)[:, None] < 1, 20.0, 1.0)
+_BOUNDED = {
+    "single coordinates": ResampledRows(400, np.tile(np.eye(8), (8, 1))),
+    "signs": ResampledRows(400, np.sign(_POPULATION)),
+    "a Gaussian cloud": ResampledRows(400, _POPULATION),
+    "one outlying row": ResampledRows(400, _OUTLYING * _POPULATION),
+    "badly scaled inputs": ResampledRows(400, _POPULATION * 10.0 ** -np.arange(8)),
+    "rank-deficient": ResampledRows(400, _POPULATION * (np.arange(8) < 3)),
+}
+
+
+class AbstractSecondMoment(AbstractStatement):
+    r"""A bound on how far $\hat C$ is from $C$. The estimate is $\hat C$ itself."""
+
+    needs = Rows
+
+    @abc.abstractmethod
+    def law(self, instance: Rows) -> Hypothesis:
+        """The law of the rows."""
+
+    def hypotheses(self, instance: Rows, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """The law of the rows, and that they lie where their second moment does."""
+        rows, second_moment = jnp.asarray(instance.rows), jnp.asarray(instance.second_moment)
+        values, vectors = jnp.linalg.eigh(second_moment)
+        kept = values > relative_rank_cutoff(second_moment.shape) * values[-1]
+        outside = jnp.linalg.norm(matmul(rows, vectors) * ~kept)
+        size = jnp.linalg.norm(rows)
+        # A cut-off on the second moment is one on the squares of the rows.
+        allowed = jnp.sqrt(rounding_allowance(1.0, *instance.sizes)) * size
+        name = "the rows lie in the range of their second moment"
+        return (self.law(instance), Hypothesis(name, safe_divide(allowed - outside, size)))
+
+    def estimate(self, instance: Rows, failure_probability: float) -> Array:
+        r"""$\hat C = X^\top X/m$."""
+        rows = jnp.asarray(instance.rows, float)
+        return matmul(rows.T, rows) / rows.shape[0]
+
+
+class AbstractGaussian(AbstractSecondMoment):
+    """A bound for Gaussian rows."""
+
+    regimes = _GAUSSIAN
+    control = _GAUSSIAN["isotropic"]
+
+    def law(self, instance: Rows) -> Hypothesis:
+        """Gaussian."""
+        return law_hypothesis("the rows are independent and Gaussian", instance.gaussian)
+
+    def broken_estimate(self, instance: Rows, failure_probability: float) -> Array:
+        r"""$4\hat C$: every row counts four times."""
+        return 4 * self.estimate(instance, failure_probability)
+
+
+def _relative_eigenvalues(instance: Rows, estimate: Array) -> Array:
+    r"""The eigenvalues of $\hat C_w$, and ones for the directions that $C$ lacks."""
+    second_moment = jnp.asarray(instance.second_moment, float)
+    half, kept = _whitened(estimate, second_moment)
+    whole, _ = _whitened(half.T, second_moment)
+    return jnp.linalg.eigvalsh(whole + jnp.diag(1.0 - kept))
+
+
+class Relative(AbstractGaussian):
+    r"""$\lvert s_i - 1\rvert \le (\sqrt k + t)/\sqrt m$ for the singular values $s_i$ of
+    $XC^{-1/2}/\sqrt m$. Not squared; without unit.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+
+    def formula(
+        self, instance: Rows, estimate: Array, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$(\sqrt k + t)/\sqrt m$."""
+        rank = _rank(jnp.linalg.eigvalsh(instance.second_moment))
+        slack = deviation(failure_probability, sides=2)
+        return (jnp.sqrt(rank) + slack) / jnp.sqrt(instance.rows.shape[0])
+
+    def loss(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
+        r"""$\max_i\lvert s_i - 1\rvert$."""
+        values = jnp.maximum(_relative_eigenvalues(instance, estimate), 0)
+        return jnp.max(jnp.abs(jnp.sqrt(values) - 1))
+
+    def magnitude(self, instance: Rows) -> Float[Array, ""]:
+        """One; roots of rounded zeros are the roots of the rounding."""
+        return jnp.ones(())
+
+
+class AbstractNorm(AbstractGaussian):
+    r"""A bound on $\lVert\hat C - C\rVert$. In the squared units of the activations."""
+
+    @abc.abstractmethod
+    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+        r"""The bound over $\lVert C\rVert$."""
+
+    def formula(
+        self, instance: Rows, estimate: Array, failure_probability: float
+    ) -> Float[Array, ""]:
+        r"""$\lVert C\rVert$ times a function of the eigenvalues of $C$ and the number of rows."""
+        eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(instance.second_moment), 0)
+        samples = instance.rows.shape[0]
+        return eigenvalues[-1] * self.relative(eigenvalues, samples, failure_probability)
+
+    def loss(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
+        r"""$\lVert\hat C - C\rVert$."""
+        return jnp.max(jnp.abs(jnp.linalg.eigvalsh(estimate - instance.second_moment)))
+
+    def magnitude(self, instance: Rows) -> Float[Array, ""]:
+        r"""$\operatorname{tr}\hat C + \operatorname{tr}C$."""
+        seen = jnp.sum(jnp.asarray(instance.rows) ** 2) / instance.rows.shape[0]
+        return seen + jnp.trace(instance.second_moment)
+
+
+class Absolute(AbstractNorm):
+    r"""$\lVert\hat C - C\rVert \le \lVert C\rVert(2e + e^2)$, $e = (\sqrt k + t)/\sqrt m$."""
+
+    kind = UPPER_WITH_PROBABILITY
+
+    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+        r"""$2e + e^2$."""
+        slack = deviation(failure_probability, sides=2)
+        e = (jnp.sqrt(_rank(eigenvalues)) + slack) / jnp.sqrt(samples)
+        return 2 * e + e**2
+
+
+class DimensionFree(AbstractNorm):
+    r"""$\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2)$, $a = (\sqrt\rho + t +
+    \tfrac34)/\sqrt m$.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+
+    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+        r"""$2a + a^2$."""
+        slack = deviation(failure_probability, sides=2) + 0.75
+        a = (jnp.sqrt(_effective_rank(eigenvalues)) + slack) / jnp.sqrt(samples)
+        return 2 * a + a**2
+
+
+class Expectation(AbstractNorm):
+    r"""$\mathbb E\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2 + \tfrac{0.24}m)$, $a =
+    (\sqrt\rho + 2.53)/\sqrt m$.
+    """
+
+    kind = UPPER_IN_EXPECTATION
+
+    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+        r"""$2a + a^2 + 0.24/m$."""
+        a = (jnp.sqrt(_effective_rank(eigenvalues)) + 2.53) / jnp.sqrt(samples)
+        return 2 * a + a**2 + 0.24 / samples
+
+
+class AbstractLeverage(AbstractSecondMoment):
+    r"""A bound on the eigenvalues of $\hat C_w$ for rows of bounded leverage. Without unit."""
+
+    regimes = _BOUNDED
+    control = _BOUNDED["a Gaussian cloud"]
+
+    def law(self, instance: Rows) -> Hypothesis:
+        """Independent rows of bounded leverage."""
+        name = "the rows are independent and of bounded leverage"
+        return law_hypothesis(name, jnp.isfinite(jnp.asarray(instance.leverage)))
+
+    def level(self, instance: Rows, failure_probability: float) -> Array:
+        r"""$\tfrac Rm\ln\tfrac k\delta$."""
+        rank = _rank(jnp.linalg.eigvalsh(instance.second_moment))
+        finite = jnp.where(jnp.isfinite(instance.leverage), instance.leverage, 1.0)
+        return finite / instance.rows.shape[0] * jnp.log(rank / failure_probability)
+
+    def magnitude(self, instance: Rows) -> Float[Array, ""]:
+        """The leverage: what a row may weigh."""
+        return jnp.where(jnp.isfinite(instance.leverage), instance.leverage, 1.0)
+
+
+class LeverageAbove(AbstractLeverage):
+    r"""$\lambda_{\max}(\hat C_w) \le 1 + d$ where $(1+d)\ln(1+d) - d = \tfrac Rm\ln\tfrac
+    k\delta$.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+
+    def broken_estimate(self, instance: Rows, failure_probability: float) -> Array:
+        r"""$4\hat C$: every row counts four times."""
+        return 4 * self.estimate(instance, failure_probability)
+
+    def formula(
+        self, instance: Rows, estimate: Array, failure_probability: float
+    ) -> Float[Array, ""]:
+        """One more than the root $d$, which Bernstein's inequality bounds from above."""
+        level = self.level(instance, failure_probability)
+        high = level / 3 + jnp.sqrt(level**2 / 9 + 2 * level)
+        return 1 + _smallest_at_least(lambda d: (1 + d) * jnp.log1p(d) - d, level, high)
+
+    def loss(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
+        r"""The largest eigenvalue of $\hat C_w$."""
+        return _relative_eigenvalues(instance, estimate)[-1]
+
+
+class LeverageBelow(AbstractLeverage):
+    r"""$\lambda_{\min}(\hat C_w) \ge 1 - d$ where $(1-d)\ln(1-d) + d = \tfrac Rm\ln\tfrac
+    k\delta$.
+    """
+
+    kind = LOWER_WITH_PROBABILITY
+
+    def broken_estimate(self, instance: Rows, failure_probability: float) -> Array:
+        r"""$\tfrac14\hat C$: one row in four counts."""
+        return self.estimate(instance, failure_probability) / 4
+
+    def formula(
+        self, instance: Rows, estimate: Array, failure_probability: float
+    ) -> Float[Array, ""]:
+        """One less the root $d$, and zero where there is none."""
+        level = self.level(instance, failure_probability)
+
+        def exponent(d: Array) -> Array:
+            return jax.scipy.special.xlog1py(1 - d, -d) + d
+
+        return 1 - _smallest_at_least(exponent, level, jnp.ones_like(level))
+
+    def loss(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
+        r"""The least eigenvalue of $\hat C_w$."""
+        return _relative_eigenvalues(instance, estimate)[0]
+
+
+class SecondMoment(AbstractTheorem):
+    """How far the second moment of a sample is from the true one."""
+
+    relative: Relative = Relative()
+    absolute: Absolute = Absolute()
+    dimension_free: DimensionFree = DimensionFree()
+    expectation: Expectation = Expectation()
+    leverage_above: LeverageAbove = LeverageAbove()
+    leverage_below: LeverageBelow = LeverageBelow()
+
+
+second_moment = SecondMoment()

@@ -1,0 +1,122 @@
+"""Perturbations for tests, and the laws that every statement about them obeys."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lowrank_theory.perturbations import Perturbation
+
+TALL, SQUARE = (6, 4), (4, 4)
+
+
+def number(value: Any) -> float:
+    return float(np.asarray(value))
+
+
+def sides(statement: Any, instance: Perturbation) -> tuple[float, float]:
+    """Realised quantity and bound."""
+    return number(statement.realised(instance)), number(statement.bound(instance).value)
+
+
+def at_once(statement: Any, instance: Perturbation) -> tuple[float, float]:
+    """The same without the hypotheses, and without compiling a program of its own."""
+    with jax.enable_x64(True):
+        estimate = statement.estimate(instance, 0.5)
+        bound = statement.formula(instance, estimate, 0.5)
+        return number(statement.loss(instance, estimate)), number(bound)
+
+
+def drawn(
+    shape: tuple[int, int] = TALL,
+    *,
+    rank: int = 2,
+    width: int = 2,
+    noise: float = 0.3,
+    seed: int = 0,
+    symmetric: bool = False,
+) -> Perturbation:
+    """A matrix of rank `width`, with Gaussian noise."""
+    random = np.random.default_rng(seed)
+    rows, columns = shape
+    matrix = random.standard_normal((rows, width)) @ random.standard_normal((width, columns))
+    disturbance = noise * random.standard_normal(shape)
+    if symmetric:
+        matrix, disturbance = matrix + matrix.T, disturbance + disturbance.T
+    return Perturbation(matrix, disturbance, rank)
+
+
+def diagonal(matrix: list[float], noise: list[float], rank: int = 1) -> Perturbation:
+    return Perturbation(np.diag(np.array(matrix, float)), np.diag(np.array(noise, float)), rank)
+
+
+def mapped(instance: Perturbation, function: Any) -> Perturbation:
+    return Perturbation(function(instance.matrix), function(instance.noise), instance.rank)
+
+
+def rotated(instance: Perturbation, *, symmetric: bool = False) -> Perturbation:
+    random = np.random.default_rng(1)
+    left, right = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in instance.sizes)
+    right = left.T if symmetric else right
+    return mapped(instance, lambda part: left @ part @ right)
+
+
+def obeys_the_laws(
+    statement: Any, instance: Perturbation, *, degree: int, symmetric: bool = False
+) -> None:
+    """Units, rotations, transposition; compiled or not."""
+    expected = np.array(sides(statement, instance))
+    assert 0 < expected[0] <= expected[1]
+    for factor in (2.0**-20, 2.0**20):
+        there = sides(statement, mapped(instance, lambda part, f=factor: f * np.asarray(part)))
+        np.testing.assert_allclose(there, factor**degree * expected, rtol=1e-9)
+    there = sides(statement, rotated(instance, symmetric=symmetric))
+    np.testing.assert_allclose(there, expected, rtol=1e-9)
+    there = sides(statement, mapped(instance, np.transpose))
+    np.testing.assert_allclose(there, expected, rtol=1e-9)
+    assert at_once(statement, instance) == pytest.approx(sides(statement, instance), rel=1e-12)
+
+
+def compiles_for_many(statement: Any, instance: Perturbation) -> None:
+    """A program that maps over instances says of each what is said of it alone."""
+    with jax.enable_x64(True):
+        both = jax.tree.map(lambda part: np.stack([part, part / 2]), instance)
+        mapped_sides = jax.jit(
+            lambda both: jax.lax.map(
+                lambda one: (statement.realised(one), statement.bound(one).value), both
+            )
+        )(both)
+    halved = mapped(instance, lambda part: part / 2)
+    expected = np.transpose([at_once(statement, instance), at_once(statement, halved)])
+    np.testing.assert_allclose(np.asarray(mapped_sides), expected, rtol=1e-9)
+
+
+def freely(statement: Any, seed: int) -> Any:
+    """Random free choices of its adversary; call it inside `jax.enable_x64`."""
+    random = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: statement.adversary.start(key=jax.random.key(0)))
+    return jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape)), shapes)
+
+
+def adversary_keeps_its_word(statement: Any) -> None:
+    """What an adversary makes lies inside the hypotheses, and its estimate is the statement's."""
+    with jax.enable_x64(True):
+        for seed in range(3):
+            instance, known = statement.adversary.play(freely(statement, seed))
+            assert all(number(h.margin) >= 0 for h in statement.hypotheses(instance, 0.5))
+            realised, bound = at_once(statement, instance)
+            assert 0 < realised <= bound
+            if known is not None:
+                there = statement.loss(instance, known), statement.formula(instance, known, 0.5)
+                assert there == pytest.approx((realised, bound), rel=1e-7)
+
+
+def control_is_broken(statement: Any) -> None:
+    """The deliberately wrong estimate breaks the bound, which the right one keeps."""
+    with jax.enable_x64(True):
+        instance = statement.control.draw(key=jax.random.key(0))
+        realised, bound = at_once(statement, instance)
+        assert realised <= bound * (1 + 1e-9)
+        assert number(statement.loss(instance, statement.broken_estimate(instance, 0.5))) > bound

@@ -1,0 +1,189 @@
+"""Gaussian noise of unequal scales: an oracle in NumPy, exact cases, and what is refused."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from lowrank_theory.theorems.heteroskedastic_noise import (
+    ScaledNoise,
+    ScaledNoiseSetting,
+    expected_norm_bounds,
+    heteroskedastic_noise,
+    norm_parameters,
+    separable_scales,
+)
+
+STATEMENTS = heteroskedastic_noise.statements
+ROWS, COLUMNS = np.array([3.0, 1.0, 0.5, 0.0, 2.0]), np.array([0.2, 1.0, 0.7])
+SETTING = ScaledNoiseSetting(np.outer(ROWS, COLUMNS), 2)
+ANY = ScaledNoiseSetting(np.abs(np.random.default_rng(0).standard_normal((5, 3))), 2)
+T = math.sqrt(2 * math.log(20))
+
+
+def number(value: Any) -> float:
+    return float(np.asarray(value))
+
+
+def drawn(setting: ScaledNoiseSetting, seed: int = 0) -> ScaledNoise:
+    return setting.draw(key=jax.random.key(seed))
+
+
+def sides(name: str, instance: ScaledNoise) -> tuple[float, float]:
+    statement = STATEMENTS[f"heteroskedastic_noise.{name}"]
+    return number(statement.realised(instance)), number(statement.bound(instance).value)
+
+
+def bounds(scales: np.ndarray) -> tuple[float, float, float]:
+    with jax.enable_x64(True):
+        found = expected_norm_bounds(np.asarray(scales, float))
+        return number(found.covering), number(found.khintchine), number(found.moments)
+
+
+def beta(b: np.ndarray) -> tuple[float, float, float]:
+    """The three bounds from their definitions."""
+    m, k = b.shape
+    row, column = math.sqrt(max((b**2).sum(1))), math.sqrt(max((b**2).sum(0)))
+    star = b.max()
+    covering = min(
+        star * math.sqrt(k) + math.sqrt((b.max(1) ** 2).sum()),
+        star * math.sqrt(m) + math.sqrt((b.max(0) ** 2).sum()),
+    )
+    moments = min(
+        min(m, k) ** (1 / (2 * p))
+        * (math.sqrt(column**2 + (2 * p - 1) * star**2) + math.sqrt(row**2 + (2 * p - 1) * star**2))
+        for p in range(1, 65)
+    )
+    return covering, max(row, column) * math.sqrt(2 * math.log(m + k)), moments
+
+
+def test_a_draw_is_scaled_noise_and_an_orthonormal_basis():
+    instance = drawn(SETTING)
+    basis, standard = np.asarray(instance.basis), np.asarray(instance.standard)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-12)
+    np.testing.assert_array_equal(np.asarray(instance.scales), np.outer(ROWS, COLUMNS))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(instance.noise, np.outer(ROWS, COLUMNS) * standard)
+    assert instance.sizes == (5, 3)
+    many = np.stack([np.asarray(drawn(SETTING, seed).standard) for seed in range(40)])
+    assert np.std(many) == pytest.approx(1, abs=0.15)
+
+
+def test_separable_against_numpy():
+    instance = drawn(SETTING)
+    basis = np.asarray(instance.basis)
+    residual = np.outer(ROWS, COLUMNS) * np.asarray(instance.standard)
+    s = np.linalg.svd(basis.T @ np.diag(ROWS), compute_uv=False)
+    mean = s[0] * np.linalg.norm(COLUMNS) + np.linalg.norm(s) * 1.0
+    realised = np.linalg.norm(basis.T @ residual, 2)
+    assert sides("expected_separable", instance) == pytest.approx((realised, mean))
+    assert sides("separable", instance) == pytest.approx((realised, mean + T * s[0]))
+
+
+def test_any_scales_against_numpy():
+    instance = drawn(ANY)
+    b = np.asarray(instance.scales)
+    realised = np.linalg.norm(b * np.asarray(instance.standard), 2)
+    least = min(beta(b))
+    assert sides("expected_norm", instance) == pytest.approx((realised, least))
+    assert sides("norm", instance) == pytest.approx((realised, least + T * b.max()))
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        np.ones((5, 3)),
+        np.eye(5, 3),
+        np.outer(ROWS, COLUMNS),
+        np.outer(COLUMNS, ROWS),
+        np.ones((400, 300)),
+        np.arange(15.0).reshape(5, 3) ** 3,
+    ],
+)
+def test_expected_norm_bounds_by_their_definitions(scales):
+    assert bounds(scales) == pytest.approx(beta(scales))
+
+
+def test_each_bound_is_the_least_somewhere():
+    assert np.argmin(bounds(np.ones((30, 30)))) == 0
+    assert np.argmin(bounds(np.eye(30))) == 1
+    band = abs(np.subtract.outer(np.arange(900), np.arange(900))) < 200
+    assert np.argmin(bounds(band.astype(float))) == 2
+
+
+def test_norm_parameters_by_hand():
+    with jax.enable_x64(True):
+        found = norm_parameters(np.array([[3.0, 4.0], [0.0, 1.0]]))
+    assert [number(x) for x in found] == pytest.approx([5, math.sqrt(17), 4])
+
+
+def test_splitting_the_scales_between_rows_and_columns_is_free():
+    """All but the product is convention: s_R + s_C without a projector."""
+    instance = dataclasses.replace(drawn(SETTING), basis=np.eye(5))
+    with jax.enable_x64(True):
+        found = separable_scales(instance)
+        row, column, entry = norm_parameters(np.outer(ROWS, COLUMNS))
+        assert number(found.mean) == pytest.approx(number(row + column))
+        assert number(found.norm) == pytest.approx(number(entry))
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_both_sides_scale_with_the_scales(name, factor):
+    instance, kind = drawn(SETTING), name.split(".")[1]
+    scaled = dataclasses.replace(instance, scales=factor * np.outer(ROWS, COLUMNS))
+    np.testing.assert_allclose(sides(kind, scaled), factor * np.array(sides(kind, instance)))
+
+
+def test_broken_estimates_are_too_large():
+    instance = drawn(SETTING)
+    residual = np.outer(ROWS, COLUMNS) * np.asarray(instance.standard)
+    with jax.enable_x64(True):
+        for name, statement in STATEMENTS.items():
+            wrong = number(statement.loss(instance, statement.broken_estimate(instance, 0.05)))
+            projected = name.endswith("separable")
+            other = residual if projected else 3.0 * np.asarray(instance.standard)
+            assert wrong == pytest.approx(np.linalg.norm(other, 2))
+            assert number(statement.magnitude(instance)) == pytest.approx(np.linalg.norm(residual))
+
+
+def test_no_bound_outside_the_hypotheses():
+    not_separable = drawn(ANY)
+    other_law = dataclasses.replace(drawn(SETTING), gaussian=np.asarray(False))
+    for name, statement in STATEMENTS.items():
+        assert number(statement.bound(other_law).value) == math.inf
+        with pytest.raises(Exception, match="independent and Gaussian' does not hold"):
+            statement.bound(other_law).require()
+        bound = statement.bound(not_separable)
+        assert math.isinf(number(bound.value)) == name.endswith("separable")
+        if name.endswith("separable"):
+            with pytest.raises(Exception, match="scales have rank one' does not hold"):
+                bound.require()
+
+
+def test_silence_is_separable():
+    instance = drawn(ScaledNoiseSetting(np.zeros((5, 3)), 2))
+    assert sides("separable", instance) == (0, 0)
+    assert sides("norm", instance) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("scales", "directions", "message"),
+    [
+        (-np.ones((3, 2)), 1, "none may be negative"),
+        (np.ones(3), 1, "`scales` must have shape"),
+        (np.ones((3, 2)), 4, "`directions` must be an integer from 1 to 3"),
+        (np.ones((3, 2)), 0, "`directions` must be an integer from 1 to 3"),
+    ],
+)
+def test_bad_settings(scales, directions, message):
+    with pytest.raises(ValueError, match=message):
+        ScaledNoiseSetting(scales, directions)
+
+
+def test_other_instances_are_refused():
+    with pytest.raises(ValueError, match="must be a `ScaledNoise`; got ndarray"):
+        heteroskedastic_noise.norm.bound(np.eye(3))

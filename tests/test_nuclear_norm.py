@@ -1,0 +1,303 @@
+"""Nuclear-norm fits against plain iterations in NumPy, exact cases, and their laws."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery import (
+    NuclearNormBall,
+    SingularValueThreshold,
+    WeightNuclearNormBall,
+    WeightNuclearNormPenalty,
+    nuclear_norm_ball,
+    recover,
+    weight_nuclear_norm_ball,
+    weight_nuclear_norm_penalty,
+)
+from lowrank_theory.recovery.nuclear_norm import ball_threshold
+
+SHAPE = (7, 4, 3)  # few shapes, so that compilations are shared
+TIGHT: dict[str, Any] = {"tolerance": 1e-11, "max_steps": 20_000}
+
+
+def instance(seed: int = 0, *, dependent: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    samples, inputs, outputs = SHAPE
+    rows = random.standard_normal((samples, inputs)) * np.array([2.0, 1.0, 0.8, 0.6])
+    if dependent:
+        rows[:, -1] = 2 * rows[:, 0]
+    return rows, random.standard_normal((samples, outputs))
+
+
+def nuclear(matrix: np.ndarray) -> float:
+    return float(np.linalg.norm(matrix, "nuc"))
+
+
+def project(matrix: np.ndarray, radius: float) -> np.ndarray:
+    """On the nuclear-norm ball: components leave the simplex one by one, smallest first."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    if values.sum() <= radius:
+        return matrix
+    kept = len(values)
+    while (by := (values[:kept].sum() - radius) / kept) > values[kept - 1]:
+        kept -= 1
+    return left * np.maximum(values - by, 0) @ right
+
+
+def threshold(matrix: np.ndarray, by: float) -> np.ndarray:
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    return left * np.maximum(values - by, 0) @ right
+
+
+def iterate(rows: np.ndarray, outputs: np.ndarray, proximal: Any) -> np.ndarray:
+    """Plain proximal gradient on the weights; `proximal(matrix, step)`."""
+    step = 1 / np.linalg.norm(rows, 2) ** 2
+    weights = np.zeros((rows.shape[1], outputs.shape[1]))
+    for _ in range(4_000):
+        weights = proximal(weights + step * rows.T @ (outputs - rows @ weights), step)
+    return weights
+
+
+def half_square(matrix: np.ndarray) -> float:
+    return float(np.sum(matrix**2) / 2)
+
+
+# --- on the outputs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.7, 2.0, 1e3])
+@pytest.mark.parametrize("dependent", [False, True])
+def test_ball_is_the_projection_of_what_the_layer_can_express(radius, dependent):
+    rows, outputs = instance(dependent=dependent)
+    observed = Observed(activations=rows, outputs=outputs)
+    recovery = recover(observed, 3, NuclearNormBall(radius)).require()
+    attainable = rows @ np.linalg.pinv(rows, rcond=1e-10) @ outputs
+    expected = project(attainable, radius)
+    np.testing.assert_allclose(rows @ recovery.factors, expected, atol=1e-12)
+    residual = np.linalg.norm(outputs - expected)
+    np.testing.assert_allclose(recovery.certificate.optimal_error, residual, rtol=1e-12)
+
+
+def test_ball_threshold_by_hand():
+    with jax.enable_x64(True):
+        values = jnp.array([5.0, 3.0, 1.0])
+        assert float(ball_threshold(values, 4.0)) == 2.0  # 3 + 1 + 0
+        assert float(ball_threshold(values, 6.0)) == pytest.approx(1.0)
+        assert float(ball_threshold(values, 9.0)) == 0.0
+        assert float(ball_threshold(values, 100.0)) == 0.0
+        assert float(ball_threshold(values, 0.0)) == 5.0
+
+
+def test_ball_keeps_the_leading_components_of_a_lower_rank():
+    rows, outputs = instance()
+    observed = Observed(activations=rows, outputs=outputs)
+    everything = rows @ recover(observed, 3, NuclearNormBall(2.0)).factors
+    one = recover(observed, 1, NuclearNormBall(2.0)).factors
+    left, values, right = np.linalg.svd(everything, full_matrices=False)
+    np.testing.assert_allclose(rows @ one, left[:, :1] * values[:1] @ right[:1], atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_ball_scales(factor):
+    rows, outputs = instance()
+    fits = [
+        rows
+        @ recover(Observed(activations=rows, outputs=c * outputs), 3, NuclearNormBall(c)).factors
+        for c in (1.0, factor)
+    ]
+    expected = factor * np.asarray(fits[0])
+    np.testing.assert_allclose(fits[1], expected, rtol=1e-9, atol=1e-12 * factor)
+
+
+def test_ball_is_the_threshold_that_it_finds():
+    rows, outputs = instance()
+    observed = Observed(activations=rows, outputs=outputs)
+    values = np.linalg.svd(rows @ np.linalg.pinv(rows) @ outputs, compute_uv=False)
+    lowered = (values.sum() - 2.0) / 3
+    assert lowered < values[-1]
+    by_radius = rows @ recover(observed, 3, NuclearNormBall(2.0)).factors
+    by_threshold = rows @ recover(observed, 3, SingularValueThreshold(float(lowered))).factors
+    np.testing.assert_allclose(by_radius, by_threshold, atol=1e-12)
+
+
+def test_ball_has_the_derivative_of_differences():
+    rows, outputs = instance()
+    direction = np.random.default_rng(5).standard_normal(outputs.shape)
+
+    def fitted(size: Any) -> Any:
+        factors, _ = nuclear_norm_ball(rows, outputs + size * direction, 1.5, rank=3)
+        return jnp.sum(jnp.asarray(rows) @ (factors.left @ factors.right) * direction)
+
+    with jax.enable_x64(True):
+        slope = float(jax.grad(fitted)(0.0))
+        difference = float(fitted(1e-5) - fitted(-1e-5)) / 2e-5
+    assert slope == pytest.approx(difference, rel=1e-6)
+
+
+# --- on the weights -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+@pytest.mark.parametrize("penalty", [0.05, 1.0, 4.0])
+def test_penalised_weights_are_those_of_plain_iterations(penalty, dependent):
+    rows, outputs = instance(1, dependent=dependent)
+    fit = weight_nuclear_norm_penalty(rows, outputs, penalty, **TIGHT)
+    expected = iterate(rows, outputs, lambda matrix, step: threshold(matrix, step * penalty))
+    minimum = half_square(outputs - rows @ expected) + penalty * nuclear(expected)
+    weights = np.asarray(fit.weights)
+    objective = half_square(outputs - rows @ weights) + penalty * nuclear(weights)
+    assert bool(fit.converged)
+    np.testing.assert_allclose(fit.objective, objective, rtol=1e-12)
+    np.testing.assert_allclose(objective, minimum, rtol=1e-8)
+    np.testing.assert_allclose(weights, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+@pytest.mark.parametrize("radius", [0.1, 0.5, 100.0])
+def test_constrained_weights_are_those_of_plain_iterations(radius, dependent):
+    rows, outputs = instance(2, dependent=dependent)
+    fit = weight_nuclear_norm_ball(rows, outputs, radius, **TIGHT)
+    expected = iterate(rows, outputs, lambda matrix, _: project(matrix, radius))
+    weights = np.asarray(fit.weights)
+    assert bool(fit.converged)
+    assert nuclear(weights) <= radius * (1 + 1e-12)
+    objective = half_square(outputs - rows @ weights)
+    np.testing.assert_allclose(fit.objective, objective, rtol=1e-12)
+    np.testing.assert_allclose(objective, half_square(outputs - rows @ expected), rtol=1e-8)
+    np.testing.assert_allclose(weights, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 40])
+def test_the_gap_bounds_the_distance_to_the_minimum(steps):
+    rows, outputs = instance(3)
+    for solve, number in ((weight_nuclear_norm_penalty, 0.3), (weight_nuclear_norm_ball, 0.6)):
+        best = solve(rows, outputs, number, **TIGHT)
+        fit = solve(rows, outputs, number, tolerance=1e-12, max_steps=steps)
+        assert int(fit.steps) == steps
+        assert not bool(fit.converged)
+        assert float(fit.objective - best.objective) <= float(fit.duality_gap)
+        assert float(best.duality_gap) < float(fit.duality_gap)
+
+
+def test_the_gaps_are_those_of_their_formulas():
+    rows, outputs = instance(3)
+    fit = weight_nuclear_norm_ball(rows, outputs, 0.6, tolerance=1e-12, max_steps=4)
+    weights = np.asarray(fit.weights)
+    slope = rows.T @ (rows @ weights - outputs)
+    gap = np.sum(slope * weights) + 0.6 * np.linalg.norm(slope, 2)
+    np.testing.assert_allclose(fit.duality_gap, gap, rtol=1e-9)
+
+    fit = weight_nuclear_norm_penalty(rows, outputs, 0.3, tolerance=1e-12, max_steps=4)
+    weights = np.asarray(fit.weights)
+    projector = rows @ np.linalg.pinv(rows)
+    residual = projector @ outputs - rows @ weights
+    scale = min(1, 0.3 / np.linalg.norm(rows.T @ residual, 2))
+    primal = half_square(residual) + 0.3 * nuclear(weights)
+    dual = half_square(projector @ outputs) - half_square(projector @ outputs - scale * residual)
+    np.testing.assert_allclose(fit.duality_gap, primal - dual, rtol=1e-9)
+
+
+def test_a_price_above_the_gradient_at_zero_buys_nothing():
+    rows, outputs = instance()
+    price = float(np.linalg.norm(rows.T @ outputs, 2))
+    fit = weight_nuclear_norm_penalty(rows, outputs, 1.001 * price)
+    assert int(fit.steps) == 0
+    assert not np.any(np.asarray(fit.weights))
+    assert bool(fit.converged)
+    assert np.any(np.asarray(weight_nuclear_norm_penalty(rows, outputs, 0.99 * price).weights))
+    nothing = weight_nuclear_norm_ball(rows, outputs, 0.0)
+    assert not np.any(np.asarray(nothing.weights))
+    np.testing.assert_allclose(nothing.objective, half_square(outputs))
+
+
+def test_orthonormal_activations_have_the_closed_form():
+    random = np.random.default_rng(4)
+    rows, _ = np.linalg.qr(random.standard_normal(SHAPE[:2]))
+    outputs = random.standard_normal((SHAPE[0], SHAPE[2]))
+    fit = weight_nuclear_norm_penalty(rows, outputs, 0.5)
+    np.testing.assert_allclose(fit.weights, threshold(rows.T @ outputs, 0.5), atol=1e-12)
+    fit = weight_nuclear_norm_ball(rows, outputs, 1.0)
+    np.testing.assert_allclose(fit.weights, project(rows.T @ outputs, 1.0), atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_weights_scale(factor):
+    rows, outputs = instance()
+    for solve, degree in ((weight_nuclear_norm_penalty, 1), (weight_nuclear_norm_ball, 1)):
+        once, scaled = (solve(rows, c * outputs, c**degree, **TIGHT) for c in (1.0, factor))
+        np.testing.assert_allclose(scaled.weights, factor * np.asarray(once.weights), rtol=1e-5)
+        np.testing.assert_allclose(scaled.objective, factor**2 * float(once.objective), rtol=1e-9)
+    stretched = weight_nuclear_norm_penalty(factor * rows, outputs, factor, **TIGHT)
+    once = weight_nuclear_norm_penalty(rows, outputs, 1.0, **TIGHT)
+    np.testing.assert_allclose(factor * np.asarray(stretched.weights), once.weights, atol=1e-6)
+
+
+def test_a_batch_is_a_loop():
+    rows, outputs = zip(*(instance(seed) for seed in (6, 7)), strict=True)
+    for solve, number in ((weight_nuclear_norm_penalty, 0.3), (weight_nuclear_norm_ball, 0.6)):
+        batch = jax.jit(jax.vmap(lambda x, y, s=solve, n=number: s(x, y, n).weights))(
+            np.stack(rows).astype("float32"), np.stack(outputs).astype("float32")
+        )
+        assert batch.dtype == "float32"
+        for weights, x, y in zip(batch, rows, outputs, strict=True):
+            alone = solve(x.astype("float32"), y.astype("float32"), number).weights
+            np.testing.assert_allclose(weights, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [WeightNuclearNormPenalty(0.5), WeightNuclearNormBall(0.6)])
+def test_methods_keep_the_leading_components_of_the_outputs(method):
+    rows, outputs = instance()
+    observed = Observed(activations=rows, outputs=outputs)
+    everything = rows @ recover(observed, 3, method).require().factors
+    two = rows @ recover(observed, 2, method).factors
+    left, values, right = np.linalg.svd(everything, full_matrices=False)
+    np.testing.assert_allclose(two, left[:, :2] * values[:2] @ right[:2], atol=1e-10)
+    solve: Any = {
+        WeightNuclearNormPenalty: weight_nuclear_norm_penalty,
+        WeightNuclearNormBall: weight_nuclear_norm_ball,
+    }[type(method)]
+    number = 0.5 if solve is weight_nuclear_norm_penalty else 0.6
+    fit = solve(rows, outputs, number)
+    np.testing.assert_allclose(everything, rows @ np.asarray(fit.weights), atol=1e-10)
+
+
+def test_an_iteration_that_stops_early_is_not_certified():
+    rows, outputs = instance()
+    observed = Observed(activations=rows, outputs=outputs)
+    recovery = recover(observed, 3, WeightNuclearNormPenalty(0.1, max_steps=1))
+    assert not bool(recovery.certificate.certified)
+    with pytest.raises(RuntimeError, match="not certified"):
+        jax.block_until_ready(recovery.require().factors.left)
+
+
+def test_what_is_not_finite_does_not_converge():
+    rows, outputs = instance()
+    outputs[0, 0] = np.nan
+    for solve in (weight_nuclear_norm_penalty, weight_nuclear_norm_ball):
+        assert not bool(solve(rows, outputs, 1.0).converged)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (NuclearNormBall, "radius"),
+        (WeightNuclearNormBall, "radius"),
+        (WeightNuclearNormPenalty, "penalty"),
+    ],
+)
+def test_bad_numbers_are_named(method, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be a non-negative finite number"):
+        method(-1.0)
+    rows, outputs = instance()
+    biased = Observed(activations=rows, outputs=outputs, bias=np.zeros(3))
+    with pytest.raises(ValueError, match=f"`{method.__name__}` has no affine version"):
+        recover(biased, 1, method(1.0))
+    if method is not NuclearNormBall:
+        with pytest.raises(ValueError, match="`tolerance` must be a positive"):
+            method(1.0, tolerance=0.0)
+        with pytest.raises(ValueError, match="`max_steps` must be an integer >= 1"):
+            method(1.0, max_steps=0)

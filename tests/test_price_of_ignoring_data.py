@@ -1,0 +1,250 @@
+"""Truncation in the wrong metric: factors against an oracle, where they are attained, and laws."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from lowrank_theory.generators import activations, noise, targets
+from lowrank_theory.problems import Layer, Observed, Setting
+from lowrank_theory.recovery import ActivationWeighted, TruncatedSVD, recover
+from lowrank_theory.theorems.price_of_ignoring_data import (
+    distortion,
+    price_bound,
+    price_of_ignoring_data,
+)
+from lowrank_theory.verification import Verdict, attack, verify
+
+STATEMENTS = {name.split(".")[-1]: s for name, s in price_of_ignoring_data.statements.items()}
+METRICS = [name for name in STATEMENTS if name != "weight_tail"]
+every_statement = pytest.mark.parametrize("name", STATEMENTS)
+every_metric = pytest.mark.parametrize("name", METRICS)
+SAMPLES, INPUTS, OUTPUTS, RANK = 20, 5, 4, 2
+
+
+def rows_and_weights(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((SAMPLES, INPUTS)) * [3.0, 2.0, 1.0, 0.5, 0.2]
+    return rows, random.standard_normal((INPUTS, OUTPUTS))
+
+
+def layer(seed: int = 0, rank: int = RANK) -> Layer:
+    rows, weights = rows_and_weights(seed)
+    return Layer(Observed(weights=weights, activations=rows), rank)
+
+
+def number(value: Any) -> float:
+    return float(np.asarray(value))
+
+
+def sides(name: str, instance: Any) -> tuple[float, float]:
+    statement = STATEMENTS[name]
+    return number(statement.realised(instance)), number(statement.bound(instance).value)
+
+
+def metric_of(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A square root of the metric, and the rows on which it is judged."""
+    if name == "channel_scaling":
+        return np.diag(np.sqrt(np.sum(rows**2, axis=0))), rows
+    if name == "covariance_weighting":
+        return rows.T @ rows, rows
+    if name == "stale_calibration":
+        half = len(rows) // 2
+        return np.real(scipy.linalg.sqrtm(rows[:half].T @ rows[:half])), rows[half:]
+    return np.eye(rows.shape[1]), rows
+
+
+def truncated(matrix: np.ndarray, rank: int) -> np.ndarray:
+    left, values, right = scipy.linalg.svd(matrix, full_matrices=False)
+    return (left[:, :rank] * values[:rank]) @ right[:rank]
+
+
+def tail(matrix: np.ndarray, rank: int) -> float:
+    return float(np.linalg.norm(scipy.linalg.svdvals(matrix)[rank:]))
+
+
+@every_statement
+@pytest.mark.parametrize("seed", range(3))
+def test_both_sides_against_numpy(name, seed):
+    """With square roots and inverses, of which the library uses neither."""
+    rows, weights = rows_and_weights(seed)
+    metric, judged = metric_of(name, rows)
+    inverse = scipy.linalg.inv(metric)
+    realised = np.linalg.norm(judged @ (weights - inverse @ truncated(metric @ weights, RANK)))
+    if name == "weight_tail":
+        bound = np.linalg.norm(rows, 2) * tail(weights, RANK)
+    else:
+        bound = np.linalg.cond(judged @ inverse) * tail(judged @ weights, RANK)
+    assert sides(name, layer(seed)) == pytest.approx((realised, bound), rel=1e-8)
+    assert realised <= bound
+
+
+@every_statement
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_units_of_activations_and_weights(name, factor):
+    rows, weights = rows_and_weights()
+    plain = sides(name, layer())
+    for seen, applied in ((factor * rows, weights), (rows, factor * weights)):
+        scaled = Layer(Observed(weights=applied, activations=seen), RANK)
+        assert sides(name, scaled) == pytest.approx([factor * s for s in plain], rel=1e-8)
+        with jax.enable_x64(True):
+            size = number(STATEMENTS[name].magnitude(scaled))
+        assert size == pytest.approx(factor * np.linalg.norm(rows) * np.linalg.norm(weights))
+
+
+@every_statement
+def test_rotating_outputs_changes_nothing(name):
+    rows, weights = rows_and_weights(1)
+    rotation = scipy.linalg.qr(np.random.default_rng(2).standard_normal((OUTPUTS, OUTPUTS)))[0]
+    turned = Layer(Observed(weights=weights @ rotation, activations=rows), RANK)
+    assert sides(name, turned) == pytest.approx(sides(name, layer(1)), rel=1e-8)
+
+
+@every_metric
+def test_orthonormal_activations_cost_nothing(name):
+    basis = scipy.linalg.qr(np.random.default_rng(0).standard_normal((SAMPLES // 2, INPUTS)))[0]
+    rows = np.concatenate([basis[:, :INPUTS]] * 2)
+    _, weights = rows_and_weights()
+    realised, bound = sides(name, Layer(Observed(weights=weights, activations=rows), RANK))
+    assert realised == pytest.approx(bound)
+
+
+def test_channel_norms_undo_channel_scales():
+    """Orthogonal channels of any scales: scaling is all that there is to know of them."""
+    basis = scipy.linalg.qr(np.random.default_rng(0).standard_normal((SAMPLES, INPUTS)))[0]
+    rows = basis[:, :INPUTS] * [1e3, 10.0, 1.0, 0.1, 1e-3]
+    _, weights = rows_and_weights()
+    instance = Layer(Observed(weights=weights, activations=rows), RANK)
+    realised, bound = sides("channel_scaling", instance)
+    assert realised == pytest.approx(bound) == pytest.approx(tail(rows @ weights, RANK))
+    with jax.enable_x64(True):
+        seen = jnp.asarray(rows)
+        assert number(distortion(seen, jnp.eye(INPUTS))) == pytest.approx(1e6)
+        assert number(distortion(seen, seen.T @ seen)) == pytest.approx(1e6, rel=1e-3)
+        assert number(distortion(seen, seen)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_column_norms_are_near_the_best_diagonal(seed):
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((SAMPLES, INPUTS)) @ random.standard_normal((INPUTS, INPUTS))
+    with jax.enable_x64(True):
+        norms = jnp.diag(jnp.linalg.norm(jnp.asarray(rows), axis=0))
+        ours = number(distortion(jnp.asarray(rows), norms))
+    for _ in range(50):
+        other = np.exp(random.standard_normal(INPUTS))
+        assert ours <= math.sqrt(INPUTS) * np.linalg.cond(rows * other)
+
+
+def test_metric_of_the_data_itself_is_the_data_driven_layer():
+    half = SAMPLES // 2
+    rows, weights = rows_and_weights()
+    rows = np.concatenate([rows[:half], rows[:half]])
+    realised, bound = sides(
+        "stale_calibration", Layer(Observed(weights=weights, activations=rows), RANK)
+    )
+    seen = Observed(weights=weights, activations=rows[half:])
+    best = recover(seen, RANK, ActivationWeighted()).certificate.optimal_error
+    assert realised == pytest.approx(number(best)) == pytest.approx(bound)
+
+
+def test_weights_alone_are_the_library_s_truncated_svd():
+    instance = layer()
+    expected = recover(instance.observed, RANK, TruncatedSVD()).factors.materialise()
+    with jax.enable_x64(True):
+        for name in ("condition_number", "weight_tail"):
+            got = STATEMENTS[name].estimate(instance, 0.5)
+            np.testing.assert_allclose(got.left @ got.right, expected, atol=1e-12)
+
+
+@every_metric
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_factor_is_attained_in_the_limit_at_every_rank(name, rank):
+    """The note's weights: in the metric, nearly tied where the data differ most."""
+    rows, _ = rows_and_weights(3)
+    metric, judged = metric_of(name, rows)
+    inverse, eta = scipy.linalg.inv(metric), 1e-4
+    _, values, directions = scipy.linalg.svd(judged @ inverse, full_matrices=False)
+    kappa = values[0] / values[-1]
+    seen = np.zeros((INPUTS, OUTPUTS))
+    seen[:, 0], seen[:, 1] = directions[0], (1 + eta) * directions[-1]
+    for index in range(1, rank):
+        seen[:, index + 1] = (1 + eta) * kappa * directions[index]
+    weights = inverse @ seen
+    instance = Layer(Observed(weights=weights, activations=rows), rank)
+    realised, bound = sides(name, instance)
+    assert 0.999 * bound <= realised <= bound
+    assert realised == pytest.approx(kappa / (1 + eta) * tail(judged @ weights, rank), rel=1e-6)
+    assert kappa > 1.5
+
+
+@every_statement
+def test_attack_reaches_the_bound(name):
+    witness = attack(STATEMENTS[name], key=jax.random.key(0), restarts=2, steps=300)
+    assert STATEMENTS[name].sharp
+    assert 0.99 <= witness.ratio <= 1
+
+
+@every_metric
+def test_outside_its_hypotheses_the_bound_is_infinite(name):
+    rows, weights = rows_and_weights()
+    dead = rows.copy()
+    dead[:, 2] = 0
+    few = rows[: INPUTS - 1]
+    for seen in (dead, few):
+        bound = STATEMENTS[name].bound(Layer(Observed(weights=weights, activations=seen), RANK))
+        assert number(bound.value) == math.inf
+        failing = {h.name for h in bound.hypotheses if not bool(h.holds)}
+        assert "the activations have full column rank" in failing
+        assert failing <= {
+            "the activations have full column rank",
+            "the metric has full column rank",
+        }
+        with pytest.raises(RuntimeError, match="full column rank' does not hold"):
+            jax.block_until_ready(bound.require())
+
+
+@every_statement
+def test_compressed_activations_are_another_question(name):
+    rows, weights = rows_and_weights()
+    observed = Observed(weights=weights, activations=rows, compressed_activations=rows)
+    bound = STATEMENTS[name].bound(Layer(observed, RANK))
+    failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
+    assert failing == ["the compressed layer sees the same activations"]
+    assert number(bound.value) == math.inf
+
+
+def test_stale_calibration_needs_enough_samples_in_both_halves():
+    rows, weights = rows_and_weights()
+    observed = Observed(weights=weights, activations=rows[: 2 * INPUTS - 1])
+    bound = STATEMENTS["stale_calibration"].bound(Layer(observed, RANK))
+    failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
+    assert failing == ["the metric has full column rank"]
+
+
+def test_price_bound_is_the_smaller_of_its_two():
+    observed = layer().observed
+    two = [sides(name, layer())[1] for name in ("condition_number", "weight_tail")]
+    assert number(price_bound(observed, RANK)) == min(two) == two[1]
+    assert list(STATEMENTS)[:2] == ["condition_number", "weight_tail"]
+
+
+@every_statement
+def test_needs_weights_and_activations(name):
+    with pytest.raises(ValueError, match=r"give `Observed\(weights=..., activations=...\)`"):
+        STATEMENTS[name].bound(Layer(Observed(weights=np.eye(3)), 1))
+
+
+@every_metric
+def test_verification_is_consistent(name):
+    setting = Setting(
+        30, 6, 5, 2, activations=activations.MassiveDirections(1, 10.0), noise=noise.Gaussian(0.0)
+    )
+    settings = {"massive": dataclasses.replace(setting, target=targets.ApproximateRank())}
+    report = verify(STATEMENTS[name], trials=400, key=jax.random.key(0), settings=settings)
+    assert report.verdict is Verdict.CONSISTENT

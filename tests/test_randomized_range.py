@@ -1,0 +1,290 @@
+"""Random sketches: every bound against an oracle in NumPy, constants against sampling."""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from scipy import stats
+
+from lowrank_theory.theorems.randomized_range import (
+    Sketched,
+    SketchSetting,
+    inverse_moment,
+    inverse_norm,
+    mean_inverse_norm,
+    randomized_range,
+    range_basis,
+)
+from lowrank_theory.verification import Verdict, attack, verify
+
+STATEMENTS = {name.split(".")[-1]: s for name, s in randomized_range.statements.items()}
+SURE = ("structural", "truncation", "truncation_spectral")
+SPECTRAL = ("spectral", "spectral_tail")
+every_statement = pytest.mark.parametrize("name", STATEMENTS)
+SIZE, RANK, OVERSAMPLING = 8, 2, 3
+VALUES = 1 / np.arange(1.0, SIZE + 1)
+DELTA = 0.05
+
+
+def drawn(power_iterations: int = 0, values: np.ndarray = VALUES, seed: int = 0) -> Sketched:
+    setting = SketchSetting(values, RANK, OVERSAMPLING, power_iterations)
+    return setting.draw(key=jax.random.key(seed))
+
+
+def number(value: Any) -> float:
+    return float(np.asarray(value))
+
+
+def sides(name: str, instance: Sketched) -> tuple[float, float]:
+    statement = STATEMENTS[name]
+    return number(statement.realised(instance)), number(statement.bound(instance).value)
+
+
+def oracle(name: str, instance: Sketched) -> tuple[float, float]:
+    matrix, sketch = np.asarray(instance.matrix), np.asarray(instance.sketch)
+    q, rank, width = int(instance.power_iterations), instance.rank, sketch.shape[1]
+    p = width - rank
+    _, s, right = scipy.linalg.svd(matrix)
+    basis = scipy.linalg.qr(
+        np.linalg.matrix_power(matrix @ matrix.T, q) @ matrix @ sketch, mode="economic"
+    )[0]
+    whole = matrix - basis @ (basis.T @ matrix)
+    u, values, v = scipy.linalg.svd(basis.T @ matrix)
+    truncated = matrix - basis @ (u[:, :rank] * values[:rank]) @ v[:rank]
+    tail = np.sum(s[rank:] ** 2)
+    t, t1 = (3 / DELTA) ** (1 / p), (3 / DELTA) ** (1 / (p + 1))
+    deviation = math.sqrt(2 * math.log(3 / DELTA))
+    mu = stats.chi2(p + 1).expect(lambda x: x ** (-p / 2)) ** (2 / p)
+    c = inverse_norm(rank, p)
+    others = s[rank:] ** (2 * q + 1)
+
+    def mean(k: int) -> float:
+        pairs = itertools.product(s[:k], s[k:])
+        excess = sum(b**2 * (b / a) ** (4 * q) for a, b in pairs)
+        return float(np.sum(s[k:] ** 2) + excess / (width - k - 1))
+
+    def frobenius(residual: np.ndarray) -> float:
+        return float(np.sum(residual**2))
+
+    def operator(residual: np.ndarray) -> float:
+        return float(scipy.linalg.svdvals(residual)[0])
+
+    if name == "structural":
+        first, second = np.split(right @ sketch, [rank])
+        missed = others[:, None] * second @ np.linalg.pinv(first) * s[:rank] ** (-2.0 * q)
+        return frobenius(truncated), tail + frobenius(missed)
+    if name == "truncation":
+        return frobenius(truncated), tail + frobenius(whole)
+    if name == "truncation_spectral":
+        return operator(truncated) ** 2, s[rank] ** 2 + operator(whole) ** 2
+    if name == "frobenius":
+        return frobenius(whole), min(mean(k) for k in range(width - 1))
+    if name == "truncated":
+        return frobenius(truncated), mean(rank)
+    if name == "frobenius_tail":
+        spread = t * math.sqrt(mu * np.sum(s[:rank] ** (-4.0 * q))) * np.linalg.norm(others)
+        largest = deviation * t1 * c * s[rank - 1] ** (-2.0 * q) * others[0]
+        return frobenius(truncated), tail + (spread + largest) ** 2
+    if name == "spectral":
+        total = (1 + math.sqrt(rank / (p - 1))) * others[0]
+        total += mean_inverse_norm(rank, p) * np.linalg.norm(others)
+    else:
+        total = (1 + t * math.sqrt(mu * rank) + deviation * t1 * c) * others[0]
+        total += t1 * c * np.linalg.norm(others)
+    return operator(whole), total ** (1 / (2 * q + 1))
+
+
+@every_statement
+@pytest.mark.parametrize("power_iterations", [0, 2])
+def test_both_sides_against_numpy(name, power_iterations):
+    instance = drawn(power_iterations)
+    assert sides(name, instance) == pytest.approx(oracle(name, instance), rel=1e-7)
+
+
+@every_statement
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_units_of_the_matrix(name, factor):
+    plain, scaled = drawn(1), drawn(1, factor * VALUES)
+    degree = 1 if name in SPECTRAL else 2
+    expected = [side * factor**degree for side in sides(name, plain)]
+    assert sides(name, scaled) == pytest.approx(expected, rel=1e-9)
+    with jax.enable_x64(True):
+        sizes = [number(STATEMENTS[name].magnitude(each)) for each in (plain, scaled)]
+    assert sizes[1] == pytest.approx(sizes[0] * factor**degree)
+
+
+@every_statement
+def test_turning_the_matrix_turns_the_sketch(name):
+    random, one = np.random.default_rng(0), drawn(1)
+    left, right = (scipy.linalg.qr(random.standard_normal((SIZE, SIZE)))[0] for _ in range(2))
+    turned = Sketched(
+        left @ np.asarray(one.matrix) @ right.T, right @ np.asarray(one.sketch), 1, True, RANK
+    )
+    assert sides(name, turned) == pytest.approx(sides(name, one), rel=1e-8)
+
+
+def test_range_is_that_of_the_powers_however_steep():
+    steep = drawn(4, 10.0 ** -np.arange(SIZE))
+    with jax.enable_x64(True):
+        basis = np.asarray(range_basis(steep))
+    np.testing.assert_allclose(basis.T @ basis, np.eye(RANK + OVERSAMPLING), atol=1e-13)
+    np.testing.assert_allclose(np.abs(basis[:5, :5]), np.eye(5), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SURE)
+def test_attack_reaches_the_sure_bounds(name):
+    assert STATEMENTS[name].sharp
+    witness = attack(STATEMENTS[name], key=jax.random.key(0), restarts=3, steps=400)
+    assert 0.99 <= witness.ratio <= 1
+
+
+def test_structural_is_nearly_attained_by_a_strong_signal():
+    random = np.random.default_rng(0)
+    sketch = random.standard_normal((SIZE, RANK))
+    values = np.where(np.arange(SIZE) < RANK, 1e4, 1.0)
+    instance = Sketched(np.diag(values), sketch, 0, True, RANK)
+    realised, bound = sides("structural", instance)
+    assert realised == pytest.approx(bound, rel=1e-5)
+    assert realised > 2 * (SIZE - RANK)  # far from the optimum
+
+
+def test_truncation_is_attained_by_hand():
+    phi = 0.1
+    range_found = np.array([[0, math.cos(phi)], [1, 0], [0, math.sin(phi)]])
+    matrix = np.diag([5.0, 1.0, 0.0])
+    instance = Sketched(matrix, np.eye(3)[:, :2], 0, False, 1)
+    statement = STATEMENTS["truncation"]
+    with jax.enable_x64(True):
+        basis = jnp.asarray(range_found)
+        loss = number(statement.loss(instance, basis))
+        bound = number(statement.formula(instance, basis, DELTA))
+    assert loss == pytest.approx(1 + 25 * math.sin(phi) ** 2)
+    assert bound == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("name", ["frobenius", "truncated", "spectral", "frobenius_tail"])
+def test_gaussian_statements_hold_in_a_few_regimes(name):
+    settings = {label: SketchSetting(VALUES, RANK, 4, q) for label, q in (("none", 0), ("one", 1))}
+    report = verify(STATEMENTS[name], trials=1000, key=jax.random.key(0), settings=settings)
+    assert report.verdict is Verdict.CONSISTENT
+
+
+def test_power_iterations_bring_the_mean_bound_to_the_optimum():
+    optimum = np.sum(VALUES[RANK:] ** 2)
+    excess = [sides("truncated", drawn(q))[1] / optimum - 1 for q in (0, 1, 2, 8)]
+    assert excess[0] == pytest.approx(RANK / (OVERSAMPLING - 1))
+    assert excess == sorted(excess, reverse=True)
+    assert excess[-1] < 1e-3
+
+
+def test_constants_are_no_larger_than_those_of_the_literature():
+    for rank, p in itertools.product((1, 2, 10, 100), (2, 4, 10, 50)):
+        assert inverse_norm(rank, p) <= math.e * math.sqrt(rank + p) / (p + 1)
+        assert mean_inverse_norm(rank, p) <= math.e * math.sqrt(rank + p) / p
+        assert mean_inverse_norm(rank, p) <= math.sqrt(rank / (p - 1))
+        if p >= 4:
+            assert inverse_moment(p) < 3 / (p + 1)
+    exact = stats.chi2(5).expect(lambda x: x**-2.0) ** 0.5
+    assert inverse_moment(4) == pytest.approx(exact)
+    # One row: the norm of the inverse is one over the root of a chi-square variable.
+    t = 1e3
+    assert stats.chi2(5).cdf(t**-2) == pytest.approx((inverse_norm(1, 4) / t) ** 5, rel=1e-4)
+
+
+@pytest.mark.parametrize(("rank", "p"), [(3, 2), (5, 4)])
+def test_inverse_of_a_gaussian_matrix(rank, p):
+    random = np.random.default_rng(0)
+    samples = random.standard_normal((40_000, rank, rank + p))
+    smallest = np.linalg.svd(samples, compute_uv=False)[:, -1]
+    assert np.mean(1 / smallest) <= mean_inverse_norm(rank, p)
+    assert np.mean(1 / smallest) >= 0.6 * mean_inverse_norm(rank, p)
+    for quantile in (0.01, 0.001):
+        t = 1 / np.quantile(smallest, quantile)
+        bound = (inverse_norm(rank, p) / t) ** (p + 1)
+        assert 0.6 * quantile <= bound <= 2.5 * quantile
+
+
+def test_hypotheses_and_what_their_failure_does():
+    one = drawn()
+    known = Sketched(one.matrix, one.sketch, 0, False, RANK)
+    for name in set(STATEMENTS) - set(SURE):
+        bound = STATEMENTS[name].bound(known)
+        assert number(bound.value) == math.inf
+        with pytest.raises(RuntimeError, match=r"i\.i\.d\. Gaussian' does not hold"):
+            jax.block_until_ready(bound.require())
+    narrow = Sketched(one.matrix, np.asarray(one.sketch)[:, : RANK + 1], 0, True, RANK)
+    failing = [h.name for h in STATEMENTS["truncated"].bound(narrow).hypotheses if not h.holds]
+    assert failing == ["the sketch has at least two columns more than the rank"]
+    blind = np.asarray(one.sketch).copy()
+    blind[0] = 0
+    bound = STATEMENTS["structural"].bound(Sketched(one.matrix, blind, 0, True, RANK))
+    assert [h.name for h in bound.hypotheses if not h.holds] == [
+        "the sketch meets every leading singular vector"
+    ]
+    assert number(bound.value) == math.inf
+    poor = np.where(np.arange(SIZE) < 1, 1.0, 0.0)
+    for name in ("structural", "frobenius_tail"):
+        assert number(STATEMENTS[name].bound(drawn(1, poor)).value) == math.inf
+        assert math.isfinite(number(STATEMENTS[name].bound(drawn(0, poor)).value))
+
+
+def test_smaller_failure_probability_costs_more():
+    for name in ("frobenius_tail", "spectral_tail"):
+        values = [
+            number(STATEMENTS[name].bound(drawn(), failure_probability=d).value)
+            for d in (0.3, 0.01)
+        ]
+        assert values[0] < values[1]
+
+
+def test_vmap_is_a_loop():
+    statement = STATEMENTS["truncated"]
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(3), 3)
+        setting = SketchSetting(VALUES, RANK, OVERSAMPLING, 1)
+        instances = jax.lax.map(lambda key: setting.draw(key=key), keys)
+        together = jax.jit(jax.vmap(statement.realised))(instances)
+        for index in range(3):
+            one = jax.tree.map(lambda leaf, i=index: leaf[i], instances)
+            assert number(together[index]) == pytest.approx(number(statement.realised(one)))
+
+
+GOOD: dict[str, Any] = {
+    "matrix": np.eye(4),
+    "sketch": np.ones((4, 2)),
+    "power_iterations": 0,
+    "gaussian": True,
+    "rank": 2,
+}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "rank": ({"rank": 3}, "`rank` must be an integer from 1 to 2 .*the sketch find"),
+    "rank zero": ({"rank": 0}, "`rank` must be an integer from 1"),
+    "sketch": ({"sketch": np.ones((3, 2))}, "`sketch` has 3 columns of the matrix"),
+    "integers": ({"matrix": np.eye(4, dtype=int)}, "`matrix` must be floating point"),
+    "power": ({"power_iterations": -1}, "`power_iterations` must be an integer >= 0; got -1"),
+    "NaN": ({"sketch": np.full((4, 2), np.nan)}, "`sketch` has 8 non-finite entries"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_instances_are_refused(name):
+    change, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        Sketched(**{**GOOD, **change})
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="`oversampling` must be an integer from 0 to 6"):
+        SketchSetting(VALUES, RANK, 7)
+    with pytest.raises(ValueError, match="`rank` must be an integer from 1 to 8"):
+        SketchSetting(VALUES, 9, 0)
+    with pytest.raises(ValueError, match="`power_iterations` must be an integer >= 0"):
+        SketchSetting(VALUES, RANK, 2, -1)
+    with pytest.raises(ValueError, match="must be a `Sketched`; got ndarray"):
+        STATEMENTS["truncated"].bound(np.eye(3))
+    assert drawn().sizes == (SIZE, SIZE)

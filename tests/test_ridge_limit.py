@@ -1,0 +1,184 @@
+"""What a ridge costs: laws, exact cases, and the sure bounds against slow NumPy."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from lowrank_theory.problems import Layer, Observed
+from lowrank_theory.theorems.ridge_limit import RidgedLayer, RidgedSetting, ridge_limit
+from lowrank_theory.verification import verify
+from lowrank_theory.verification.attack import attack
+
+STATEMENTS = {name.split(".")[1]: s for name, s in ridge_limit.statements.items()}
+every_statement = pytest.mark.parametrize("name", STATEMENTS)
+SETTING = RidgedSetting(16, 6, 2, np.ones(8), np.linspace(2, 1, 6), 0.5)
+UNITS = {"weights": (1, 0), "data_loss": (2, 2), "trade": (2, 2)}  # of weights, of activations
+
+
+def drawn(strength: float = 0.5, seed: int = 0) -> RidgedLayer:
+    setting = dataclasses.replace(SETTING, strength=np.asarray(strength))
+    return setting.draw(key=jax.random.key(seed))
+
+
+def stated(activations: Any, weights: Any, penalty: float, rank: int) -> RidgedLayer:
+    observed = Observed(activations=np.asarray(activations), weights=np.asarray(weights))
+    return RidgedLayer(Layer(observed, rank), np.asarray(penalty))
+
+
+def parts(instance: RidgedLayer) -> tuple[np.ndarray, np.ndarray, float, int]:
+    observed, rank = instance.observed, instance.layer.rank
+    arrays = (np.asarray(observed.activations), np.asarray(observed.weights))
+    return (*arrays, float(np.asarray(instance.penalty)), rank)
+
+
+def sides(name: str, instance: RidgedLayer) -> tuple[float, float]:
+    statement = STATEMENTS[name]
+    return float(statement.realised(instance)), float(statement.bound(instance).value)
+
+
+def by_hand(instance: RidgedLayer) -> dict[str, tuple[float, float]]:
+    """Realised quantities and bounds, in NumPy from their definitions."""
+    seen, weights, mu, rank = parts(instance)
+    gram = seen.T @ seen
+
+    def recovered(penalty: float) -> np.ndarray:
+        moment = weights.T @ (gram + penalty * np.eye(len(gram))) @ weights
+        _, vectors = np.linalg.eigh(moment)
+        top = vectors[:, ::-1][:, :rank]
+        return weights @ top @ top.T
+
+    pulled, plain = recovered(mu), recovered(0.0)
+    energies = np.sort(np.linalg.eigvalsh(weights.T @ gram @ weights))[::-1]
+    gap = energies[rank - 1] - energies[rank]
+    values = np.linalg.svd(weights, compute_uv=False)
+    spread = mu * (values[0] ** 2 - values[-1] ** 2)
+    angle = math.asin(spread / gap) / 2 if spread < gap else None
+    excess = np.sum((seen @ (weights - pulled)) ** 2) - np.sum((seen @ (weights - plain)) ** 2)
+    least = min(rank, weights.shape[1] - rank)
+    traded = np.sum((weights - plain) ** 2) - np.sum((weights - pulled) ** 2)
+    return {
+        "weights": (
+            float(np.linalg.norm(pulled - plain, 2)),
+            values[0] * (1 if angle is None else math.sin(angle)),
+        ),
+        "data_loss": (
+            excess,
+            least * spread * (1 if angle is None else math.tan(angle) / 2),
+        ),
+        "trade": (excess, mu * traded),
+    }
+
+
+@every_statement
+@pytest.mark.parametrize("strength", [0.01, 0.5, 0.99, 3.0])
+def test_both_sides_are_what_they_say(name, strength):
+    instance = drawn(strength)
+    np.testing.assert_allclose(sides(name, instance), by_hand(instance)[name], rtol=1e-6)
+
+
+@every_statement
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_both_sides_scale_with_the_units(name, factor):
+    seen, weights, mu, rank = parts(drawn())
+    base = np.array(sides(name, drawn()))
+    of_weights, of_activations = UNITS[name]
+    found = sides(name, stated(seen, factor * weights, mu, rank))
+    np.testing.assert_allclose(found, factor**of_weights * base, rtol=1e-8)
+    found = sides(name, stated(factor * seen, weights, factor**2 * mu, rank))
+    np.testing.assert_allclose(found, factor**of_activations * base, rtol=1e-8)
+
+
+@every_statement
+def test_both_sides_do_not_depend_on_the_basis(name):
+    seen, weights, mu, rank = parts(drawn())
+    random = np.random.default_rng(0)
+    rows, inputs, outputs = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in (16, 8, 6))
+    turned = stated(rows @ seen @ inputs, inputs.T @ weights @ outputs, mu, rank)
+    np.testing.assert_allclose(sides(name, turned), sides(name, drawn()), rtol=1e-8)
+
+
+def test_a_quarter_turn_by_hand():
+    """The gap is 4 - 1 = 3, and the ridge spreads over 9 mu - mu = 8 mu; x = 8 mu / 3."""
+    weights, seen = np.diag([1.0, 3.0]), np.diag([2.0, 1 / 3])
+    before, after = (stated(seen, weights, mu, 1) for mu in (0.374, 0.376))
+    assert sides("weights", before) == pytest.approx(
+        (0, 3 * math.sin(math.asin(8 * 0.374 / 3) / 2)), abs=1e-12
+    )
+    assert sides("weights", after) == pytest.approx((3, 3))
+    assert sides("data_loss", before)[0] == pytest.approx(0, abs=1e-12)
+    assert sides("data_loss", after) == pytest.approx((3, 8 * 0.376))
+    assert sides("trade", after) == pytest.approx((3, 8 * 0.376))
+
+
+def test_the_older_forms_are_weaker():
+    for strength in (0.01, 0.3, 0.9, 1.0, 1.3, 5.0):
+        instance = drawn(strength)
+        weights = parts(instance)[1]
+        norm = np.linalg.norm(weights, 2)
+        assert sides("weights", instance)[1] <= strength * norm * (1 + 1e-9)
+        if strength <= 1:
+            assert sides("weights", instance)[1] <= strength * norm / math.sqrt(2) * (1 + 1e-9)
+
+
+def test_isometric_weights_are_not_moved():
+    instance = stated(np.diag([3.0, 2.0, 1.0]), np.eye(3), 100.0, 2)
+    for name in STATEMENTS:
+        assert sides(name, instance) == pytest.approx((0, 0), abs=1e-12)
+
+
+def test_nothing_moves_at_full_rank():
+    seen, weights, mu, _ = parts(drawn())
+    instance = stated(seen, weights, mu, 6)
+    assert sides("weights", instance)[0] == pytest.approx(0, abs=1e-12)
+    assert sides("data_loss", instance) == pytest.approx((0, 0), abs=1e-12)
+
+
+def test_without_a_gap_the_bounds_are_the_trivial_ones():
+    instance = stated(np.eye(3), np.diag([2.0, 2.0, 1.0]), 0.1, 1)
+    assert sides("weights", instance)[1] == pytest.approx(2)
+    assert sides("data_loss", instance)[1] == pytest.approx(0.1 * 3)
+
+
+@every_statement
+def test_other_activations_and_biases_are_outside(name):
+    seen, weights, mu, rank = parts(drawn())
+    given: dict[str, dict[str, Any]] = {
+        "always did": {"compressed_activations": seen + 1},
+        "has no bias": {"bias": np.ones(6)},
+    }
+    for words, extra in given.items():
+        observed = Observed(activations=seen, weights=weights, **extra)
+        bound = STATEMENTS[name].bound(RidgedLayer(Layer(observed, rank), np.asarray(mu)))
+        failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
+        assert len(failing) == 1
+        assert words in failing[0]
+        assert float(bound.value) == math.inf
+        with pytest.raises(RuntimeError, match="does not hold"):
+            jax.block_until_ready(bound.require())
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match="`instance` must be a `RidgedLayer`; got Layer"):
+        ridge_limit.weights.bound(drawn().layer)
+    rows_missing = RidgedLayer(Layer(Observed(weights=np.eye(3)), 1), np.asarray(1.0))
+    with pytest.raises(ValueError, match=r"give `Observed\(activations=...\)`"):
+        ridge_limit.weights.bound(rows_missing)
+    weights_missing = Observed(activations=np.eye(3), outputs=np.eye(3))
+    with pytest.raises(ValueError, match=r"give `Observed\(weights=...\)`"):
+        ridge_limit.weights.bound(RidgedLayer(Layer(weights_missing, 1), np.asarray(1.0)))
+    with pytest.raises(ValueError, match="`rank` must be"):
+        dataclasses.replace(SETTING, rank=7)
+
+
+@every_statement
+def test_sampling_and_attack_agree_with_the_theorem(name):
+    statement = STATEMENTS[name]
+    regimes = {key: statement.regimes[key] for key in ("weak ridge", "beyond the gap")}
+    report = verify(statement, trials=60, key=jax.random.key(0), settings=regimes)
+    assert report.verdict.value == "consistent"
+    witness = attack(statement, key=jax.random.key(0), restarts=4, steps=400)
+    assert 0.99 <= witness.ratio <= 1

@@ -1,0 +1,214 @@
+"""Second moments of samples: laws, exact cases, and the inversion of Chernoff's exponents."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from lowrank_theory.theorems.second_moment import (
+    GaussianRows,
+    ResampledRows,
+    Rows,
+    gaussian_deviation,
+    second_moment,
+)
+from lowrank_theory.verification import verify
+
+STATEMENTS = {name.split(".")[1]: s for name, s in second_moment.statements.items()}
+GAUSSIAN = ("relative", "absolute", "dimension_free", "expectation")
+BOUNDED = ("leverage_above", "leverage_below")
+SCALES = np.array([3.0, 2.0, 1.0, 0.5])
+POPULATION = np.random.default_rng(1).standard_normal((12, 4))
+SIDES = 2 * math.exp(-2)  # the failure probability at which t = 2
+every_statement = pytest.mark.parametrize("name", STATEMENTS)
+
+
+def drawn(name: str, seed: int = 0) -> Rows:
+    key = jax.random.key(seed)
+    if name in GAUSSIAN:
+        return GaussianRows(60, SCALES).draw(key=key)
+    return ResampledRows(60, POPULATION).draw(key=key)
+
+
+def given(rows: Any, second: Any, *, gaussian: bool = True, leverage: float = math.inf) -> Rows:
+    return Rows(
+        np.asarray(rows, float),
+        np.asarray(second, float),
+        np.asarray(gaussian),
+        np.asarray(leverage),
+    )
+
+
+def changed(instance: Rows, matrix: np.ndarray) -> Rows:
+    """The rows in other coordinates."""
+    rows, second = np.asarray(instance.rows), np.asarray(instance.second_moment)
+    return Rows(
+        rows @ matrix, matrix.T @ second @ matrix, instance.gaussian, np.asarray(instance.leverage)
+    )
+
+
+def sides(name: str, instance: Rows, **options: float) -> tuple[float, float]:
+    statement = STATEMENTS[name]
+    return float(statement.realised(instance)), float(statement.bound(instance, **options).value)
+
+
+@every_statement
+def test_realised_against_numpy(name):
+    instance = drawn(name)
+    rows, second = np.asarray(instance.rows), np.asarray(instance.second_moment)
+    sample = rows.T @ rows / 60
+    relative = np.sort(np.linalg.eigvals(np.linalg.solve(second, sample)).real)
+    expected = {
+        "relative": np.max(np.abs(np.sqrt(relative) - 1)),
+        "leverage_above": relative[-1],
+        "leverage_below": relative[0],
+    }.get(name, np.linalg.norm(sample - second, 2))
+    assert sides(name, instance)[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_gaussian_bounds_by_hand():
+    """M = 100, k = 4, t = 2, and rho = (9 + 4 + 1 + 1/4)/9."""
+    instance = GaussianRows(100, SCALES).draw(key=jax.random.key(0))
+    root, e = math.sqrt(14.25 / 9), 0.4
+    for name, bound in (
+        ("relative", e),
+        ("absolute", 9 * (2 * e + e**2)),
+        ("dimension_free", 9 * ((a := (root + 2.75) / 10) ** 2 + 2 * a)),
+        ("expectation", 9 * ((a := (root + 2.53) / 10) ** 2 + 2 * a + 0.0024)),
+    ):
+        found = sides(name, instance, failure_probability=SIDES)[1]
+        assert found == pytest.approx(bound, rel=1e-9), name
+
+
+def test_dimension_counts_only_what_is_there():
+    instance = GaussianRows(100, np.array([3.0, 2.0, 0.0, 0.0])).draw(key=jax.random.key(0))
+    e = (math.sqrt(2) + 2) / 10
+    assert sides("relative", instance, failure_probability=SIDES)[1] == pytest.approx(e)
+    assert sides("relative", instance)[0] < 1  # the directions without rows do not count
+
+
+def test_deviation_is_the_better_of_both():
+    with jax.enable_x64(True):
+        flat = float(gaussian_deviation(jnp.ones(9), jnp.asarray(100.0), SIDES))
+        steep = float(gaussian_deviation(jnp.array([1.0] + [1e-4] * 99), jnp.asarray(100.0), SIDES))
+    assert flat == pytest.approx(0.5)
+    assert steep == pytest.approx((math.sqrt(1.0099) + 2.75) / 10)
+
+
+@pytest.mark.parametrize("level", [1e-4, 0.1, 0.9, 1.5, 30.0])
+def test_leverage_bounds_invert_the_exponents(level):
+    """Rows +-e_1 with R = 1, k = 1: the level is ln(1/delta)/m."""
+    rows = np.ones((4, 1))
+    instance = given(rows, np.eye(1), gaussian=False, leverage=4 * level / math.log(2))
+    above = sides("leverage_above", instance, failure_probability=0.5)[1]
+    below = sides("leverage_below", instance, failure_probability=0.5)[1]
+    high = optimize.brentq(lambda d: (1 + d) * math.log1p(d) - d - level, 0, 1e3)
+    assert above == pytest.approx(1 + high, rel=1e-9)
+    if level >= 1:
+        assert below == 0
+    else:
+        low = optimize.brentq(
+            lambda d: (1 - d) * math.log1p(-d) + d - level, 0, 1 - 1e-12, xtol=1e-14
+        )
+        assert below == pytest.approx(1 - low, rel=1e-9)
+        # The quadratic forms that textbooks quote are weaker.
+        assert below >= 1 - math.sqrt(2 * level)
+    assert above <= 1 + level / 3 + math.sqrt(level**2 / 9 + 2 * level)
+
+
+def test_leverage_counts_dimension_and_rows():
+    """The level is (R/m) ln(k/delta): four times the rows divide it by four."""
+    for name in BOUNDED:
+        bounds = [
+            sides(name, given(np.eye(2)[[0, 1] * n], np.eye(2) / 2, gaussian=False, leverage=r))[1]
+            for n, r in ((20, 2.0), (80, 8.0))
+        ]
+        assert bounds[0] == pytest.approx(bounds[1], rel=1e-9)
+    instance = given(np.eye(2)[[0, 1] * 20], np.eye(2) / 2, gaussian=False, leverage=2.0)
+    d = sides("leverage_above", instance, failure_probability=0.1)[1] - 1
+    assert (1 + d) * math.log1p(d) - d == pytest.approx(2 / 40 * math.log(2 / 0.1))
+
+
+def test_resampled_rows_know_their_law():
+    instance = ResampledRows(500, POPULATION).draw(key=jax.random.key(3))
+    second = POPULATION.T @ POPULATION / 12
+    np.testing.assert_allclose(instance.second_moment, second, rtol=1e-12)
+    scores = np.sum(POPULATION @ np.linalg.inv(second) * POPULATION, axis=1)
+    assert float(instance.leverage) == pytest.approx(scores.max())
+    drawn_rows = np.asarray(instance.rows)
+    found = [int(np.argmin(np.linalg.norm(POPULATION - row, axis=1))) for row in drawn_rows]
+    np.testing.assert_allclose(drawn_rows, POPULATION[found], rtol=1e-15)
+    counts = np.bincount(found, minlength=12)
+    assert counts.min() > 15
+    assert counts.max() < 80
+
+
+@every_statement
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_both_sides_scale_with_the_units_of_the_activations(name, factor):
+    instance = drawn(name)
+    degree = 2 if name in ("absolute", "dimension_free", "expectation") else 0
+    found = sides(name, changed(instance, factor * np.eye(4)))
+    np.testing.assert_allclose(found, factor**degree * np.array(sides(name, instance)), rtol=1e-9)
+
+
+@every_statement
+def test_both_sides_do_not_depend_on_the_basis(name):
+    instance = drawn(name)
+    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))
+    found = sides(name, changed(instance, basis))
+    np.testing.assert_allclose(found, sides(name, instance), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["relative", *BOUNDED])
+def test_relative_forms_do_not_depend_on_any_coordinates(name):
+    instance = drawn(name)
+    found = sides(name, changed(instance, np.triu(np.ones((4, 4)))))
+    np.testing.assert_allclose(found, sides(name, instance), rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["relative", "absolute", "dimension_free", *BOUNDED])
+def test_smaller_failure_probability_costs_more(name):
+    bounds = [sides(name, drawn(name), failure_probability=d)[1] for d in (0.3, 0.05)]
+    assert (bounds[0] < bounds[1]) == (name != "leverage_below")
+
+
+@every_statement
+def test_outside_its_hypotheses_a_bound_is_infinite(name):
+    rows, second = np.eye(3), np.diag([1.0, 1.0, 0.0])
+    law = name in GAUSSIAN
+    outside = given(rows, second, gaussian=law, leverage=math.inf if law else 3.0)
+    wrong_law = given(rows, np.eye(3), gaussian=not law, leverage=math.inf)
+    worst = -math.inf if name == "leverage_below" else math.inf
+    for instance, words in (
+        (outside, "range of their second moment"),
+        (wrong_law, "independent and"),
+    ):
+        bound = STATEMENTS[name].bound(instance)
+        failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
+        assert len(failing) == 1
+        assert words in failing[0]
+        assert float(bound.value) == worst
+        with pytest.raises(RuntimeError, match="does not hold"):
+            jax.block_until_ready(bound.require())
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="`samples` must be an integer >= 1"):
+        GaussianRows(0, SCALES)
+    with pytest.raises(ValueError, match="`samples` must be an integer >= 1"):
+        ResampledRows(0, POPULATION)
+    with pytest.raises(ValueError, match="`instance` must be a `Rows`; got ndarray"):
+        second_moment.relative.bound(np.eye(3))
+
+
+@every_statement
+def test_sampling_agrees_and_catches_what_is_wrong(name):
+    statement = STATEMENTS[name]
+    regime = {"control": statement.control}
+    report = verify(statement, trials=200, key=jax.random.key(0), settings=regime)
+    assert report.verdict.value == "consistent"
