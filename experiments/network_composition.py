@@ -69,7 +69,9 @@ def measure(*, quick: bool) -> dict[str, Any]:
     for depth in DEPTHS[:2] if quick else DEPTHS:
         setting = Fitted(Random(SAMPLES, (WIDTH,) * (depth + 1), RANK, GAIN))
         key = jax.random.fold_in(jax.random.key(SEED), depth)
-        error, telescoping, residuals = sample(_relative, setting, trials=4 if quick else 50, key=key)
+        error, telescoping, residuals = sample(
+            _relative, setting, trials=4 if quick else 50, key=key
+        )
         by_depth.append(
             {
                 "depth": depth,

@@ -31,7 +31,10 @@ def _measured(instance: RidgedLayer) -> Any:
         estimate = statement.estimate(instance, 0.5)
         bound = statement.formula(instance, estimate, 0.5)
         both.append((statement.loss(instance, estimate), bound))
-    outputs = matmul(instance.observed.activations, instance.observed.weights)
+    activations, weights = instance.observed.activations, instance.observed.weights
+    assert activations is not None
+    assert weights is not None
+    outputs = matmul(activations, weights)
     values = singular_values(after(both[-1][0], outputs))
     gap = values[RANK - 1] ** 2 - values[RANK] ** 2
     units = (1.0, gap, gap)

@@ -50,7 +50,9 @@ def nuclear(matrix):
     return float(np.linalg.norm(matrix, "nuc"))
 
 
-def instance(samples=8, inputs=4, outputs=3, rank=2, *, scale=0.7, bound=1.5, seed=0):
+def instance(
+    samples=8, inputs=4, outputs=3, rank=2, *, scale=0.7, bound=1.5, seed=0
+) -> tuple[Any, Any, dict[str, Any], Any]:
     """Activations, outputs, options, true pre-activations; the bound is in units of the noise."""
     random = np.random.default_rng(seed)
     activations = random.standard_normal((samples, inputs))
@@ -161,9 +163,7 @@ def test_agrees_with_a_general_solver_where_the_box_binds():
         return loss(activations @ free.reshape(2, 2), outputs, scale)
 
     def slope(free):
-        return (
-            activations.T @ gradient(activations @ free.reshape(2, 2), outputs, scale)
-        ).ravel()
+        return (activations.T @ gradient(activations @ free.reshape(2, 2), outputs, scale)).ravel()
 
     box = optimize.LinearConstraint(np.kron(activations, np.eye(2)), -bound, bound)
     best = optimize.minimize(objective, np.zeros(4), jac=slope, method="SLSQP", constraints=[box])
@@ -248,9 +248,7 @@ def test_scale_equivariance(factor):
     ]:
         assert scaled.steps == fit.steps
         np.testing.assert_allclose(scaled.weights / on_weights, fit.weights, atol=1e-12)
-        np.testing.assert_allclose(
-            scaled.preactivations / on_point, fit.preactivations, atol=1e-12
-        )
+        np.testing.assert_allclose(scaled.preactivations / on_point, fit.preactivations, atol=1e-12)
         assert scaled.objective / on_value == pytest.approx(fit.objective, rel=1e-12)
         assert scaled.duality_gap / on_value == pytest.approx(fit.duality_gap, abs=1e-12)
 
@@ -307,7 +305,8 @@ def test_recover_keeps_the_leading_components():
     observed = Observed(activations=activations, outputs=outputs)
     fit = solve(activations, outputs, **options, penalty=0.3)
     for rank in (1, 3):
-        recovery = recover(observed, rank, CensoredLikelihood(**options, penalty=0.3)).require()
+        method = CensoredLikelihood(**options, penalty=0.3)
+        recovery: Any = recover(observed, rank, method).require()
         left, values, right = np.linalg.svd(fit.preactivations, full_matrices=False)
         expected = left[:, :rank] * values[:rank] @ right[:rank]
         product = np.asarray(recovery.factors.left) @ np.asarray(recovery.factors.right)
@@ -326,13 +325,14 @@ def test_method_refuses_what_it_cannot_fit():
     observed = Observed(activations=np.eye(3), outputs=np.eye(3), bias=np.ones(3))
     with pytest.raises(ValueError, match="no affine version"):
         recover(observed, 1, method)
-    for options in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"noise_scale": 0.0, "bound": 1.0, "penalty": 1.0},
         {"noise_scale": 1.0, "bound": 0.0, "penalty": 1.0},
         {"noise_scale": 1.0, "bound": 1.0, "penalty": -1.0},
         {"noise_scale": 1.0, "bound": 1.0, "penalty": 1.0, "tolerance": 0.0},
         {"noise_scale": 1.0, "bound": 1.0, "penalty": 1.0, "max_steps": 0},
-    ):
+    )
+    for options in wrong:
         with pytest.raises(ValueError, match="must be"):
             CensoredLikelihood(**options)
 

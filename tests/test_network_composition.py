@@ -1,4 +1,4 @@
-"""From layer errors to the network's: laws, a slow oracle in NumPy, and where bounds are attained."""
+"""From layer errors to the network's: laws, an oracle in NumPy, and where bounds are attained."""
 
 import math
 from typing import Any
@@ -147,7 +147,10 @@ def test_residuals_are_attained_where_errors_are_orthogonal():
     """X_1 = (1, 1), X~_1 = (1, 0): what is lost is orthogonal to what is left."""
     column = np.array([[1.0], [1.0]])
     network = Network(
-        (column, np.full((1, 1), 2.0)), (np.array([[1.0], [0.0]]), np.full((1, 1), 0.5)), np.eye(2), 1
+        (column, np.full((1, 1), 2.0)),
+        (np.array([[1.0], [0.0]]), np.full((1, 1), 0.5)),
+        np.eye(2),
+        1,
     )
     realised, bound = sides("residuals", network)
     assert realised == pytest.approx(2**2 * 1 + 1.5**2)
@@ -174,7 +177,7 @@ def test_one_layer_is_its_own_residual():
 
 @pytest.mark.parametrize("name", ["telescoping", "residuals"])
 def test_adversary_plays_any_network(name):
-    statement = STATEMENTS[name]
+    statement: Any = STATEMENTS[name]
     for seed in range(3):
         with jax.enable_x64(True):
             free = statement.adversary.start(key=jax.random.key(seed))

@@ -33,14 +33,14 @@ def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
     optimum = np.linalg.norm(scipy.linalg.svdvals(outputs)[rank:])
     if name == "gram":
         change = np.asarray(instance.gram_change)
-        _, vectors = scipy.linalg.eigh(outputs.T @ outputs + change)
+        _, vectors = np.linalg.eigh(outputs.T @ outputs + change)
         values = scipy.linalg.eigvalsh(change)
         pairs = min(rank, count - rank)
         bound = sum(values[count - 1 - i] - values[i] for i in range(pairs))
         kept = vectors[:, count - rank :]
     else:
         change = np.asarray(instance.outputs_change)
-        _, _, right = scipy.linalg.svd(outputs + change)
+        _, _, right = np.linalg.svd(outputs + change)
         kept = right[:rank].T
         bound = math.sqrt(2) * np.linalg.norm(scipy.linalg.svdvals(change)[: 2 * rank])
     error = np.linalg.norm(outputs - outputs @ kept @ kept.T)
@@ -77,8 +77,8 @@ def test_units_of_the_outputs(name, factor):
 @every_statement
 def test_rotations_change_nothing(name):
     one, random = drawn(1), np.random.default_rng(0)
-    left = scipy.linalg.qr(random.standard_normal((SAMPLES, SAMPLES)))[0]
-    right = scipy.linalg.qr(random.standard_normal((OUTPUTS, OUTPUTS)))[0]
+    left = np.linalg.qr(random.standard_normal((SAMPLES, SAMPLES)))[0]
+    right = np.linalg.qr(random.standard_normal((OUTPUTS, OUTPUTS)))[0]
     turned = Perturbed(
         left @ np.asarray(one.outputs) @ right,
         right.T @ np.asarray(one.gram_change) @ right,

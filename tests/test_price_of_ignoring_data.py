@@ -60,7 +60,7 @@ def metric_of(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def truncated(matrix: np.ndarray, rank: int) -> np.ndarray:
-    left, values, right = scipy.linalg.svd(matrix, full_matrices=False)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
     return (left[:, :rank] * values[:rank]) @ right[:rank]
 
 
@@ -74,7 +74,7 @@ def test_both_sides_against_numpy(name, seed):
     """With square roots and inverses, of which the library uses neither."""
     rows, weights = rows_and_weights(seed)
     metric, judged = metric_of(name, rows)
-    inverse = scipy.linalg.inv(metric)
+    inverse = np.linalg.inv(metric)
     realised = np.linalg.norm(judged @ (weights - inverse @ truncated(metric @ weights, RANK)))
     if name == "weight_tail":
         bound = np.linalg.norm(rows, 2) * tail(weights, RANK)
@@ -100,14 +100,14 @@ def test_units_of_activations_and_weights(name, factor):
 @every_statement
 def test_rotating_outputs_changes_nothing(name):
     rows, weights = rows_and_weights(1)
-    rotation = scipy.linalg.qr(np.random.default_rng(2).standard_normal((OUTPUTS, OUTPUTS)))[0]
+    rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((OUTPUTS, OUTPUTS)))[0]
     turned = Layer(Observed(weights=weights @ rotation, activations=rows), RANK)
     assert sides(name, turned) == pytest.approx(sides(name, layer(1)), rel=1e-8)
 
 
 @every_metric
 def test_orthonormal_activations_cost_nothing(name):
-    basis = scipy.linalg.qr(np.random.default_rng(0).standard_normal((SAMPLES // 2, INPUTS)))[0]
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((SAMPLES // 2, INPUTS)))[0]
     rows = np.concatenate([basis[:, :INPUTS]] * 2)
     _, weights = rows_and_weights()
     realised, bound = sides(name, Layer(Observed(weights=weights, activations=rows), RANK))
@@ -116,7 +116,7 @@ def test_orthonormal_activations_cost_nothing(name):
 
 def test_channel_norms_undo_channel_scales():
     """Orthogonal channels of any scales: scaling is all that there is to know of them."""
-    basis = scipy.linalg.qr(np.random.default_rng(0).standard_normal((SAMPLES, INPUTS)))[0]
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((SAMPLES, INPUTS)))[0]
     rows = basis[:, :INPUTS] * [1e3, 10.0, 1.0, 0.1, 1e-3]
     _, weights = rows_and_weights()
     instance = Layer(Observed(weights=weights, activations=rows), RANK)
@@ -149,8 +149,8 @@ def test_metric_of_the_data_itself_is_the_data_driven_layer():
         "stale_calibration", Layer(Observed(weights=weights, activations=rows), RANK)
     )
     seen = Observed(weights=weights, activations=rows[half:])
-    best = recover(seen, RANK, ActivationWeighted()).certificate.optimal_error
-    assert realised == pytest.approx(number(best)) == pytest.approx(bound)
+    certificate: Any = recover(seen, RANK, ActivationWeighted()).certificate
+    assert realised == pytest.approx(number(certificate.optimal_error)) == pytest.approx(bound)
 
 
 def test_weights_alone_are_the_library_s_truncated_svd():
@@ -168,8 +168,8 @@ def test_factor_is_attained_in_the_limit_at_every_rank(name, rank):
     """The note's weights: in the metric, nearly tied where the data differ most."""
     rows, _ = rows_and_weights(3)
     metric, judged = metric_of(name, rows)
-    inverse, eta = scipy.linalg.inv(metric), 1e-4
-    _, values, directions = scipy.linalg.svd(judged @ inverse, full_matrices=False)
+    inverse, eta = np.linalg.inv(metric), 1e-4
+    _, values, directions = np.linalg.svd(judged @ inverse, full_matrices=False)
     kappa = values[0] / values[-1]
     seen = np.zeros((INPUTS, OUTPUTS))
     seen[:, 0], seen[:, 1] = directions[0], (1 + eta) * directions[-1]

@@ -122,7 +122,7 @@ def test_energy_of_equal_values():
 
 @pytest.mark.parametrize("known", [True, False])
 def test_noise_fills_only_the_column_space_of_the_activations(known):
-    """A rank of 40 in 100 inputs: the threshold is that of a 40 x 60 matrix, whatever else is zero."""
+    """A rank of 40 in 100 inputs: the threshold is that of a 40 x 60 matrix."""
     random = np.random.default_rng(5)
     inputs = random.standard_normal((150, 40)) @ random.standard_normal((40, 100))
     basis, _ = np.linalg.qr(inputs)
@@ -198,7 +198,7 @@ def test_screenot_against_its_equation(at_most):
         step = 1e-6
         return (log_transform(np.log(y) + step) - log_transform(np.log(y) - step)) / (2 * step)
 
-    threshold = optimize.brentq(lambda y: slope(y) + 4, noise_values[0] * 1.001, 10 * values[0])
+    threshold: Any = optimize.brentq(lambda y: slope(y) + 4, noise_values[0] * 1.001, 10 * values[0])
     for factor, extra in ((1 - 1e-6, 0), (1 + 1e-6, 1)):
         # A component moved to either side of the threshold, from among the replaced ones.
         left, _, right = np.linalg.svd(matrix, full_matrices=False)

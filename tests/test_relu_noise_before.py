@@ -22,7 +22,9 @@ from lowrank_theory.theorems.relu_noise_before import (
 )
 from lowrank_theory.verification.attack import replay
 
-STATEMENTS = {name.split(".")[1]: s for name, s in relu_noise_before.statements.items()}
+STATEMENTS: dict[str, Any] = {
+    name.split(".")[1]: s for name, s in relu_noise_before.statements.items()
+}
 ABOUT_CANDIDATES = ("likely", "curvature")
 SETTING = Setting(
     samples=20,
@@ -123,9 +125,7 @@ def test_values_against_numpy(name):
     elif name == "curvature":
         point = inputs @ np.asarray(instance.weights)
         change = point - clean
-        slopes = [
-            np.where(outputs > 0, z - outputs, hazard(z)) for z in (point, clean)
-        ]
+        slopes = [np.where(outputs > 0, z - outputs, hazard(z)) for z in (point, clean)]
         expected = (np.sum((slopes[0] - slopes[1]) * change), CURVATURE * np.sum(change**2))
     elif name == "likely":
         point = inputs @ np.asarray(instance.weights)
@@ -141,7 +141,7 @@ def test_values_against_numpy(name):
         error = np.linalg.norm(estimate.preactivations - clean)
         expected = (error, (b + root) / (2 * CURVATURE))
         assert number(estimate.duality_gap) < 1e-6
-    np.testing.assert_allclose(sides(statement, instance), expected, rtol=1e-8)
+    np.testing.assert_allclose(sides(statement, instance), np.array(expected), rtol=1e-8)
 
 
 def test_convex_penalty_is_what_the_statement_says():

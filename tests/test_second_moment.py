@@ -106,12 +106,12 @@ def test_leverage_bounds_invert_the_exponents(level):
     instance = given(rows, np.eye(1), gaussian=False, leverage=4 * level / math.log(2))
     above = sides("leverage_above", instance, failure_probability=0.5)[1]
     below = sides("leverage_below", instance, failure_probability=0.5)[1]
-    high = optimize.brentq(lambda d: (1 + d) * math.log1p(d) - d - level, 0, 1e3)
+    high: Any = optimize.brentq(lambda d: (1 + d) * math.log1p(d) - d - level, 0, 1e3)
     assert above == pytest.approx(1 + high, rel=1e-9)
     if level >= 1:
         assert below == 0
     else:
-        low = optimize.brentq(
+        low: Any = optimize.brentq(
             lambda d: (1 - d) * math.log1p(-d) + d - level, 0, 1 - 1e-12, xtol=1e-14
         )
         assert below == pytest.approx(1 - low, rel=1e-9)

@@ -132,7 +132,7 @@ def test_median_halves_the_law_of_marchenko_and_pastur(aspect):
 
 def test_median_of_the_quarter_circle():
     # the median m of the quarter-circle law, theta - sin theta = pi / 2 at m^2 = 2 + 2 cos theta
-    angle = optimize.brentq(lambda a: a - np.sin(a) - np.pi / 2, 1, 3, xtol=1e-15)
+    angle: Any = optimize.brentq(lambda a: a - np.sin(a) - np.pi / 2, 1, 3, xtol=1e-15)
     median = float(np.asarray(shrinkage.marchenko_pastur_median(1.0)))
     assert median == pytest.approx(2 + 2 * np.cos(angle), rel=1e-12)
 
@@ -224,7 +224,7 @@ def test_layer_against_oracle_where_activations_have_deficient_rank(name, noise_
     outputs = outputs + random.standard_normal((40, 6))
     method = OptimalShrinkage(RULES[name], noise_scale)
     observed = Observed(activations=inputs, outputs=outputs)
-    recovery = recover(observed, 6, method)
+    recovery: Any = recover(observed, 6, method)
     attainable = inputs @ np.linalg.pinv(inputs, rcond=1e-12) @ outputs
     expected = oracle(attainable, name, noise_scale, q=4)
     assert np.linalg.norm(expected) > 1

@@ -130,6 +130,7 @@ def test_figures_of_a_large_layer():
 def test_draws_and_growth():
     grown = SETTING.grown(3)
     assert (grown.rows, grown.columns, grown.rank) == (21, 12, 6)
+    assert white_residual.limit.growth == white_residual.edge.growth == (1, 2, 4)
     instance = dataclasses.replace(SETTING, law=noise.Rademacher(2.0)).draw(key=jax.random.key(0))
     assert instance.sizes == (7, 4)
     assert set(np.abs(np.asarray(instance.matrix)).ravel()) == {2.0}

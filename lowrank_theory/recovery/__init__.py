@@ -11,6 +11,8 @@ from lowrank_theory.recovery.activation_weighted import activation_weighted as a
 from lowrank_theory.recovery.activation_weighted import (
     activation_weighted_from_moments as activation_weighted_from_moments,
 )
+from lowrank_theory.recovery.censored import CensoredLikelihood as CensoredLikelihood
+from lowrank_theory.recovery.censored import censored_likelihood as censored_likelihood
 from lowrank_theory.recovery.nuclear_norm import NuclearNormBall as NuclearNormBall
 from lowrank_theory.recovery.nuclear_norm import WeightFit as WeightFit
 from lowrank_theory.recovery.nuclear_norm import WeightNuclearNormBall as WeightNuclearNormBall
@@ -28,8 +30,6 @@ from lowrank_theory.recovery.randomized import Randomized as Randomized
 from lowrank_theory.recovery.randomized import randomized as randomized
 from lowrank_theory.recovery.rank_penalised import RankPenalised as RankPenalised
 from lowrank_theory.recovery.rank_penalised import rank_penalised as rank_penalised
-from lowrank_theory.recovery.censored import CensoredLikelihood as CensoredLikelihood
-from lowrank_theory.recovery.censored import censored_likelihood as censored_likelihood
 from lowrank_theory.recovery.relu import NuclearNormRelu as NuclearNormRelu
 from lowrank_theory.recovery.relu import nuclear_norm_relu as nuclear_norm_relu
 from lowrank_theory.recovery.ridge import Ridge as Ridge

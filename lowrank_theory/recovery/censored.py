@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from lowrank_theory._numerics import (
+    AnyArray,
     check_array,
     check_count,
     check_positive,
@@ -82,7 +83,7 @@ def negative_log_survival(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def censored_loss(
     preactivations: Float[Array, "samples outputs"],
-    outputs: Float[Array, "samples outputs"],
+    outputs: Float[AnyArray, "samples outputs"],
     noise_scale: Float[Array, ""],
 ) -> Float[Array, ""]:
     r"""$f(F)$, in the squared units of the outputs. Call it inside `jax.enable_x64`."""
@@ -92,7 +93,7 @@ def censored_loss(
 
 def censored_gradient(
     preactivations: Float[Array, "samples outputs"],
-    outputs: Float[Array, "samples outputs"],
+    outputs: Float[AnyArray, "samples outputs"],
     noise_scale: Float[Array, ""],
 ) -> Float[Array, "samples outputs"]:
     r"""$\nabla f(F)$: $F_{ij} - Y_{ij}$ where $Y_{ij} > 0$, else $\sigma h(F_{ij}/\sigma)$. Call it

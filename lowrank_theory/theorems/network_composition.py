@@ -117,9 +117,7 @@ def compressed_by_layers(
     compressed = []
     original = replaced = jnp.asarray(inputs)
     for layer in weights:
-        observed = Observed(
-            weights=layer, activations=original, compressed_activations=replaced
-        )
+        observed = Observed(weights=layer, activations=original, compressed_activations=replaced)
         kept = min(rank, *layer.shape)
         fitted = recover(observed, kept, ActivationWeighted()).factors.materialise()
         compressed.append(jnp.asarray(fitted))
@@ -185,9 +183,7 @@ _REGIMES = {
     "contracting": Random(gain=np.asarray(0.1), damage=np.asarray(0.3)),
     "expanding": Random(gain=np.asarray(10.0), damage=np.asarray(0.3)),
     "fitted": Fitted(Random(gain=np.asarray(1.4))),
-    "fewer samples than inputs": Random(
-        samples=5, gain=np.asarray(1.4), damage=np.asarray(0.3)
-    ),
+    "fewer samples than inputs": Random(samples=5, gain=np.asarray(1.4), damage=np.asarray(0.3)),
 }
 _CONTROL = Random(damage=np.asarray(0.01), gain=np.asarray(1.4))
 
@@ -251,7 +247,7 @@ class AbstractAnyCompression(AbstractStatement):
 
 
 class Telescoping(AbstractAnyCompression):
-    r"""$\lVert X_L - \tilde X_L\rVert_F \le \sum_i\pi_i\lVert\tilde X_{i-1}(W_i - M_i)\rVert_F$ with
+    r"""$\lVert X_L - \tilde X_L\rVert_F \le \sum_i\pi_i\lVert\tilde X_{i-1}(W_i - M_i)\rVert_F$,
     $\pi_i = \prod_{j \gt i}\lVert W_j\rVert$. Not squared; in the units of the outputs.
     """
 

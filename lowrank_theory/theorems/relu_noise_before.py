@@ -1,8 +1,8 @@
 r"""Recovery behind a ReLU: noise before it.
 
-**Model.** $Y = \rho(\tilde XM + \sigma G)$ with $\rho = \mathrm{relu}$, $G_{ij}$ i.i.d. $N(0, 1)$,
-$F^* = \tilde XM$ of rank $r$, $|F^*_{ij}| \le \alpha$; $P$ projects on the columns of $\tilde X$, of
-dimension $q$, and there are $K$ outputs. With the censored likelihood (Tobin 1958)
+**Model.** $Y = \rho(\tilde XM + \sigma G)$ with $\rho = \mathrm{relu}$, $G_{ij}$ i.i.d. $N(0,
+1)$, $F^* = \tilde XM$ of rank $r$, $|F^*_{ij}| \le \alpha$; $P$ projects on the columns of $\tilde
+X$, of dimension $q$, and there are $K$ outputs. With the censored likelihood (Tobin 1958)
 
 $$ f(F) = \sum_{Y_{ij} > 0} \tfrac12 (Y_{ij} - F_{ij})^2
         - \sum_{Y_{ij} = 0} \sigma^2 \ln\Phi(-F_{ij}/\sigma) $$
@@ -43,7 +43,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import AnyArray, matmul, rounding_allowance, safe_divide
-from lowrank_theory.generators import activations, noise, spectra, targets
+from lowrank_theory.generators import activations, noise, targets
 from lowrank_theory.problems import NoiseThenRelu, Observed, Problem, Setting, Truth
 from lowrank_theory.recovery.censored import (
     CensoredFit,
@@ -440,9 +440,9 @@ class Score(AbstractScore):
 
 
 class Likely(AbstractStatement):
-    r"""$\lVert\hat F - F^*\rVert_F \le \tfrac2\kappa\lVert(PS)_{(2r)}\rVert_F$ for every $\hat F$ of
-    rank $r$ in the box that is at least as likely as the truth, and $(b + \sqrt{b^2 + 2\kappa e})/
-    \kappa$ for one whose loss is $e$ above. In the units of the outputs.
+    r"""$\lVert\hat F - F^*\rVert_F \le \tfrac2\kappa\lVert(PS)_{(2r)}\rVert_F$ for every $\hat F$
+    of rank $r$ in the box that is at least as likely as the truth, and $(b + \sqrt{b^2 +
+    2\kappa e})/\kappa$ for one whose loss is $e$ above. In the units of the outputs.
     """
 
     box: float = BOX

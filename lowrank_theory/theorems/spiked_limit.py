@@ -173,7 +173,7 @@ class SingularValues(AbstractLimit):
         return instance.unit * instance.strengths
 
     def formula(
-        self, instance: SpikedMatrix, estimate: Array, failure_probability: float
+        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\sigma\sqrt L\sum_iy_i$."""
         return instance.unit * jnp.sum(observed_strength(instance.strengths, instance.aspect))
@@ -284,7 +284,7 @@ class NoiseScale(AbstractLimit):
         return jnp.median(values) / math.sqrt(max(instance.sizes))
 
     def formula(
-        self, instance: SpikedMatrix, estimate: Array, failure_probability: float
+        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\sigma$."""
         return jnp.asarray(instance.noise_scale)
