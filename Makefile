@@ -40,8 +40,9 @@ test: $(VENV)/.tools ## lint, check types, run the tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
-figures: $(VENV)/.library ## run every experiment; writes figures/
-	@set -e; for script in $(EXPERIMENTS); do echo $$script; $(BIN)/python $$script; done
+figures: $(VENV)/.library ## run every experiment and every attack; writes figures/
+	@set -e; for script in $(EXPERIMENTS); do echo $$script; $(BIN)/python $$script $(SIZE); done
+	$(BIN)/lowrank-theory attack --workers $(WORKERS) --out $(ATTACKS) --json $(ATTACKS)/table.json
 
 bench: $(VENV)/.library ## run every benchmark
 	@set -e; for script in $(BENCHMARKS); do echo $$script; $(BIN)/python $$script; done

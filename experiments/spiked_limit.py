@@ -47,7 +47,9 @@ def _losses(instance: SpikedMatrix) -> dict[str, Any]:
 
     def error(rule: shrinkage.AbstractShrinker | None) -> Array:
         """The singular values of the estimate minus the signal."""
-        kept = jnp.where(first, y, 0) if rule is None else rule.shrink(y, jnp.asarray(instance.aspect))
+        kept = (
+            jnp.where(first, y, 0) if rule is None else rule.shrink(y, jnp.asarray(instance.aspect))
+        )
         signal = [jnp.zeros(side).at[0].set(1.0) for side in instance.sizes]
         tall = jnp.linalg.qr(jnp.column_stack([left * kept, -instance.strengths * signal[0]]), "r")
         wide = jnp.linalg.qr(jnp.column_stack([right.T, signal[1]]), "r")

@@ -1,7 +1,7 @@
 """The theory of low-rank compression of neural networks, executable.
 
 Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound the error
-(`theorems`), and `verify` the bounds.
+(`theorems`), and `verify`, `attack` and `scale` the bounds.
 """
 
 from lowrank_theory import generators as generators
@@ -26,4 +26,6 @@ from lowrank_theory.recovery import TruncatedSVD as TruncatedSVD
 from lowrank_theory.recovery import recover as recover
 from lowrank_theory.verification import Report as Report
 from lowrank_theory.verification import Verdict as Verdict
+from lowrank_theory.verification import attack as attack
+from lowrank_theory.verification import scale as scale
 from lowrank_theory.verification import verify as verify

@@ -37,7 +37,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from lowrank_theory.verification.report import write_atomically
+from lowrank_theory._files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "lowrank_theory"

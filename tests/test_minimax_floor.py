@@ -54,7 +54,8 @@ def test_the_floor_is_that_of_the_derivative(rank, q, outputs):
     def chart(flat: Any) -> Any:
         parts = jnp.split(flat, np.cumsum(sizes)[:-1])
         blocks = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-        return strong_low_rank(*blocks, strength)
+        core, right, left = blocks
+        return strong_low_rank(core, right, left, strength)
 
     with jax.enable_x64(True):
         signs = np.random.default_rng(0).standard_normal((4000, sum(sizes)))

@@ -9,6 +9,7 @@ import pytest
 
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import (
+    Certificate,
     NuclearNormBall,
     SingularValueThreshold,
     WeightNuclearNormBall,
@@ -75,6 +76,7 @@ def test_ball_is_the_projection_of_what_the_layer_can_express(radius, dependent)
     rows, outputs = instance(dependent=dependent)
     observed = Observed(activations=rows, outputs=outputs)
     recovery = recover(observed, 3, NuclearNormBall(radius)).require()
+    assert isinstance(recovery.certificate, Certificate)
     attainable = rows @ np.linalg.pinv(rows, rcond=1e-10) @ outputs
     expected = project(attainable, radius)
     np.testing.assert_allclose(rows @ recovery.factors, expected, atol=1e-12)

@@ -198,7 +198,9 @@ def test_screenot_against_its_equation(at_most):
         step = 1e-6
         return (log_transform(np.log(y) + step) - log_transform(np.log(y) - step)) / (2 * step)
 
-    threshold: Any = optimize.brentq(lambda y: slope(y) + 4, noise_values[0] * 1.001, 10 * values[0])
+    threshold: Any = optimize.brentq(
+        lambda y: slope(y) + 4, noise_values[0] * 1.001, 10 * values[0]
+    )
     for factor, extra in ((1 - 1e-6, 0), (1 + 1e-6, 1)):
         # A component moved to either side of the threshold, from among the replaced ones.
         left, _, right = np.linalg.svd(matrix, full_matrices=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery import RankPenalised, rank_penalised, recover
+from lowrank_theory.recovery import Certificate, RankPenalised, rank_penalised, recover
 
 
 def instance(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -31,6 +31,7 @@ def test_it_is_the_best_of_all_ranks(penalty, most):
     recovery = recover(
         Observed(activations=rows, outputs=outputs), most, RankPenalised(penalty)
     ).require()
+    assert isinstance(recovery.certificate, Certificate)
     fits = truncations(rows, outputs)[: most + 1]
     prices = [np.sum((outputs - fit) ** 2) + penalty * k for k, fit in enumerate(fits)]
     best = fits[int(np.argmin(prices))]

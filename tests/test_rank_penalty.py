@@ -117,7 +117,7 @@ def test_the_oracle_is_its_formula(price, scale):
         )
     )
     clean = np.linalg.svd(rows @ target, compute_uv=False)
-    level = np.linalg.norm(np.linalg.qr(rows)[0].T @ error, 2)
+    level = float(np.linalg.norm(np.linalg.qr(rows)[0].T @ error, 2))
     realised, bound = sides(Oracle(price), problem)
     assert bound == pytest.approx(worst_case(clean, math.sqrt(price) * level, level))
     assert realised <= bound

@@ -49,7 +49,7 @@ def error(x: float, eta: float, c: float, d: float) -> np.ndarray:
     return np.linalg.svd(np.diag([x, 0]) - eta * np.outer(left, right), compute_uv=False)
 
 
-def oracle(matrix: np.ndarray, name: str, noise_scale: float | None, q: int | None = None):
+def oracle(matrix: np.ndarray, name: str, noise_scale: float | None, q: Any = None):
     """The estimate by definition; noise fills q of the rows."""
     u, s, v = np.linalg.svd(matrix, full_matrices=False)
     q = matrix.shape[0] if q is None else q
@@ -62,7 +62,7 @@ def oracle(matrix: np.ndarray, name: str, noise_scale: float | None, q: int | No
             density = lambda t: np.sqrt((high - t) * (t - low)) / (2 * np.pi * beta * t)  # noqa: E731
             return integrate.quad(density, low, top, limit=200)[0] - 0.5
 
-        median = optimize.brentq(
+        median: Any = optimize.brentq(
             mass, (1 - beta**0.5) ** 2 + 1e-9, (1 + beta**0.5) ** 2, xtol=1e-12
         )
         unit = np.median(s[:shorter]) / np.sqrt(median)

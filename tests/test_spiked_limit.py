@@ -184,7 +184,7 @@ def shrink(name: str, y: float, beta: float) -> float:
 
 @pytest.mark.parametrize("shape", [(12, 27), (27, 12)])
 def test_realised_quantities_against_oracle(shape):
-    instance = drawn(SpikedSetting(*shape, np.array([3.0, 1.6]), np.asarray(0.7)))
+    instance = drawn(SpikedSetting(shape[0], shape[1], np.array([3.0, 1.6]), np.asarray(0.7)))
     observed = np.asarray(instance.observed)
     unit = 0.7 * np.sqrt(27)
     signal = np.zeros(shape)

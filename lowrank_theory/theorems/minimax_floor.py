@@ -154,7 +154,7 @@ def _around_the_strong(
     rank = setting.rank
     shapes = ((rank, rank), (rank, setting.outputs - rank), (q - rank, rank))
     core, right, left = (
-        setting.spread * normal(k, shape)
+        jnp.asarray(setting.spread * normal(k, shape))
         for k, shape in zip(jax.random.split(key, 3), shapes, strict=True)
     )
     return strong_low_rank(core, right, left, setting.strength)

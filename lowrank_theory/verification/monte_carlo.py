@@ -379,14 +379,26 @@ class _Judge:
         return KNOWN_TO if asymptotic else 0.0
 
     def _mean(self, sample: Sample) -> tuple[float, float]:
-        """Mean ratio, infinite if any is, and the half-width of its two-sided interval."""
+        """Mean ratio, infinite if any is, and the half-width of its two-sided interval.
+
+        For a lower bound it is realised / bound that is averaged, and then inverted: the mean of
+        the inverse would be larger, and no statement speaks of it.
+        """
         ratio, count = sample.ratio, sample.applicable
         if count < 2:
             return math.nan, math.inf
         if not np.isfinite(ratio).all():
             return math.inf, 0.0
-        error = float(np.std(ratio, ddof=1)) / math.sqrt(count)
-        return float(np.mean(ratio)), error * float(stats.t.isf(self.level / 2, count - 1))
+        if sample.direction is not Direction.LOWER:
+            return float(np.mean(ratio)), self._half_width(ratio)
+        if not ratio.all():
+            return 0.0, 0.0  # a bound of zero, with which every mean is infinite
+        mean = float(np.mean(1 / ratio))
+        return 1 / mean, self._half_width(1 / ratio) / mean**2
+
+    def _half_width(self, numbers: np.ndarray) -> float:
+        error = float(np.std(numbers, ddof=1)) / math.sqrt(numbers.size)
+        return error * float(stats.t.isf(self.level / 2, numbers.size - 1))
 
     # -- judgements -------------------------------------------------------------------------------
 
