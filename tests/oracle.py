@@ -18,21 +18,15 @@ Array = np.ndarray
 class Question:
     """Minimise |outputs - inputs Z - bias|^2 + mu |weights - Z|^2 over rank, and bias if affine.
 
-    mu is `ridge` times the mean squared input. With a threshold, the nuclear norm of inputs Z is
-    penalised instead.
+    mu is `penalty`. With a threshold, the nuclear norm of inputs Z is penalised instead.
     """
 
     inputs: Array
     outputs: Array
     weights: Any = None
-    ridge: float = 0.0
+    penalty: float = 0.0
     affine: bool = False
     threshold: float | None = None
-
-    @property
-    def penalty(self) -> float:
-        inputs = centred(self.inputs) if self.affine else self.inputs
-        return self.ridge * float(np.sum(inputs**2)) / inputs.shape[1]
 
 
 def product(*matrices: Array) -> Array:
@@ -85,7 +79,7 @@ def solve(question: Question, rank: int) -> tuple[Array, Array | None]:
         left, values, right = svd(attainable(inputs, outputs))
         shrunk = np.maximum(values - question.threshold, 0)[:rank]
         weights = pseudo_inverse(inputs) @ ((left[:, :rank] * shrunk) @ right[:rank])
-    elif question.ridge:
+    elif question.penalty:
         mu = question.penalty
         normal = inputs.T @ inputs + mu * np.eye(inputs.shape[1])
         root = scipy.linalg.cholesky(normal, lower=True)
@@ -111,7 +105,7 @@ def objective(question: Question, weights: Array, bias: Array | None = None) -> 
         nuclear = float(np.sum(svd(product(question.inputs, weights))[1]))
         return norm(residual) ** 2 / 2 + question.threshold * nuclear
     squares = norm(residual) ** 2
-    if question.ridge:
+    if question.penalty:
         squares += question.penalty * norm(question.weights - weights) ** 2
     return squares**0.5
 
@@ -121,7 +115,7 @@ def relative_gap(question: Question, rank: int) -> float:
     inputs, outputs = question.inputs, question.outputs
     if question.affine:
         inputs, outputs = centred(inputs), centred(outputs)
-    if question.ridge:
+    if question.penalty:
         root = question.penalty**0.5
         inputs = np.concatenate([inputs, root * np.eye(inputs.shape[1])])
         outputs = np.concatenate([outputs, root * question.weights])

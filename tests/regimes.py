@@ -14,6 +14,7 @@ from lowrank_theory import (
     ActivationWeighted,
     Calibration,
     Observed,
+    Ridge,
     SingularValueThreshold,
     TruncatedSVD,
 )
@@ -118,10 +119,11 @@ REGIMES = {
 class Method:
     """A method, what it observes of a case, and the question it answers.
 
-    `unit` is the scale of the outputs, for fields in their units.
+    `unit` is the scale of the outputs and `inputs` that of the activations, for fields in their
+    units.
     """
 
-    make: Callable[[float], Any]
+    make: Callable[[float, float], Any]
     observe: Callable[[Case], Observed]
     question: Callable[[Case, float], Question]
     from_rows: bool = True
@@ -139,7 +141,10 @@ def _outputs(case: Case, affine: bool) -> Array:
     return outputs + case.bias if affine else outputs
 
 
-def _weighted(*, mismatch: bool, affine: bool, ridge: float = 0.0, moments: bool) -> Method:
+def _weighted(*, mismatch: bool, affine: bool, penalty: float = 0.0, moments: bool) -> Method:
+    def make(unit: float, inputs: float) -> Any:
+        return Ridge(penalty * inputs**2) if penalty else ActivationWeighted()
+
     def observe(case: Case) -> Observed:
         bias = case.bias if affine else None
         if moments:
@@ -157,26 +162,26 @@ def _weighted(*, mismatch: bool, affine: bool, ridge: float = 0.0, moments: bool
             case.compressed if mismatch else case.activations,
             _outputs(case, affine),
             case.weights,
-            ridge,
+            penalty,
             affine,
         )
 
-    return Method(lambda unit: ActivationWeighted(ridge), observe, question, not moments)
+    return Method(make, observe, question, not moments)
 
 
 METHODS = {
     "truncated svd": Method(
-        lambda unit: TruncatedSVD(),
+        lambda unit, inputs: TruncatedSVD(),
         lambda case: Observed(weights=case.weights),
         lambda case, unit: Question(np.eye(case.weights.shape[0]), case.weights),
     ),
     "singular value threshold": Method(
-        lambda unit: SingularValueThreshold(1.5 * unit),
+        lambda unit, inputs: SingularValueThreshold(1.5 * unit),
         lambda case: Observed(activations=case.compressed, outputs=case.outputs),
         lambda case, unit: Question(case.compressed, case.outputs, threshold=1.5 * unit),
     ),
     "outputs": Method(
-        lambda unit: ActivationWeighted(),
+        lambda unit, inputs: ActivationWeighted(),
         lambda case: Observed(activations=case.compressed, outputs=case.outputs),
         lambda case, unit: Question(case.compressed, case.outputs),
     ),
@@ -184,11 +189,11 @@ METHODS = {
     "mismatch": _weighted(mismatch=True, affine=False, moments=False),
     "affine": _weighted(mismatch=False, affine=True, moments=False),
     "affine, mismatch": _weighted(mismatch=True, affine=True, moments=False),
-    "ridge": _weighted(mismatch=False, affine=False, ridge=0.1, moments=False),
-    "affine, ridge": _weighted(mismatch=True, affine=True, ridge=0.1, moments=False),
+    "ridge": _weighted(mismatch=False, affine=False, penalty=1.0, moments=False),
+    "affine, ridge": _weighted(mismatch=True, affine=True, penalty=1.0, moments=False),
     "moments: weighted": _weighted(mismatch=False, affine=False, moments=True),
     "moments: mismatch": _weighted(mismatch=True, affine=False, moments=True),
     "moments: affine": _weighted(mismatch=False, affine=True, moments=True),
     "moments: affine, mismatch": _weighted(mismatch=True, affine=True, moments=True),
-    "moments: affine, ridge": _weighted(mismatch=True, affine=True, ridge=0.1, moments=True),
+    "moments: affine, ridge": _weighted(mismatch=True, affine=True, penalty=1.0, moments=True),
 }

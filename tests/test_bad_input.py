@@ -106,8 +106,8 @@ CALLS = {
         r"`TruncatedSVD` compresses weights: give `Observed\(weights=...\)`",
     ),
     "ridge without weights": (
-        lambda: recover(Observed(activations=X, outputs=Y), method=lrt.ActivationWeighted(0.1)),
-        "`ridge` pulls towards the trained weights",
+        lambda: recover(Observed(activations=X, outputs=Y), method=lrt.Ridge(0.1)),
+        "`Ridge` pulls towards the trained weights",
     ),
     "threshold without rows": (
         lambda: recover(Observed(weights=W), method=lrt.SingularValueThreshold(1.0)),
@@ -123,8 +123,8 @@ CALLS = {
         lambda: recover(Observed(weights=W, calibration=Calibration.empty(8))),
         "`calibration` has seen no samples yet: call `update` first",
     ),
-    "negative ridge": (lambda: lrt.ActivationWeighted(-1.0), "`ridge` must be .* got -1.0"),
-    "NaN ridge": (lambda: lrt.ActivationWeighted(math.nan), "`ridge` must be .* got nan"),
+    "negative ridge": (lambda: lrt.Ridge(-1.0), "`penalty` must be .* got -1.0"),
+    "NaN ridge": (lambda: lrt.Ridge(math.nan), "`penalty` must be .* got nan"),
     "negative threshold": (
         lambda: lrt.SingularValueThreshold(-1.0),
         "`threshold` must be a non-negative finite number; got -1.0",
@@ -325,7 +325,7 @@ def test_static_facts_are_found_under_jit_too(observe):
 METHODS = {
     "svd": lrt.TruncatedSVD(),
     "weighted": WEIGHTED,
-    "ridge": lrt.ActivationWeighted(0.1),
+    "ridge": lrt.Ridge(2.0),
     "threshold": lrt.SingularValueThreshold(1.0),
 }
 
@@ -353,14 +353,14 @@ def test_zeros_have_an_answer(name, zero):
         assert relative <= 1e-12
 
 
-@pytest.mark.parametrize("ridge", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["weighted", "ridge"])
 @pytest.mark.parametrize("bias", [None, np.ones(6)])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_zero_moments_have_an_answer(compressed, bias, ridge):
+def test_zero_moments_have_an_answer(compressed, bias, name):
     for weights, rows in ((W, 0 * X), (0 * W, X), (0 * W, 0 * X)):
         calibration = seen(*([rows] * (1 + compressed)), compressed=compressed)
         observed = Observed(weights=weights, calibration=calibration, bias=bias)
-        recovery = recover(observed, method=lrt.ActivationWeighted(ridge)).require()
+        recovery = recover(observed, method=METHODS[name]).require()
         dense = np.asarray(recovery.factors.materialise())
         outputs = rows @ dense + (0 if recovery.bias is None else np.asarray(recovery.bias))
         np.testing.assert_allclose(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from lowrank_theory import ActivationWeighted, Calibration, Observed, recover
+from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.theorems.numerical_route import Perturbed, RouteSetting, numerical_route
 from lowrank_theory.verification import Verdict, attack, verify
 
@@ -43,7 +45,7 @@ def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
         _, _, right = np.linalg.svd(outputs + change)
         kept = right[:rank].T
         bound = math.sqrt(2) * np.linalg.norm(scipy.linalg.svdvals(change)[: 2 * rank])
-    error = np.linalg.norm(outputs - outputs @ kept @ kept.T)
+    error = float(np.linalg.norm(outputs - outputs @ kept @ kept.T))
     return (error**2 - optimum**2 if name == "gram" else error - optimum), bound
 
 
@@ -236,3 +238,20 @@ def test_wrong_settings_are_refused():
         numerical_route.gram.bound(np.eye(3))
     assert drawn().sizes == (SAMPLES, OUTPUTS)
     assert jnp.ndim(drawn().outputs) == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("rank", "left"), [(2, False), (2, True), (3, True)])
+def test_certificate_of_moments_is_the_bound_at_the_least_optimum(rank, left, seed):
+    """Five outputs, so that two pairs can turn; with an optimum of zero, and with one far off."""
+    random = np.random.default_rng(seed)
+    rows, weights = random.standard_normal((20, 6)), random.standard_normal((6, 5))
+    if not left:
+        weights = weights[:, :rank] @ random.standard_normal((rank, 5))
+    seen = Observed(weights=weights, calibration=Calibration.empty(6).update(rows))
+    certificate: Any = recover(seen, rank, ActivationWeighted()).certificate
+    change = rounding_allowance(np.sum(rows**2) * np.sum(weights**2), 6, 5)
+    optimum = np.linalg.norm(scipy.linalg.svdvals(rows @ weights)[rank:]) ** 2
+    least = max(float(optimum) - (rank + 1) * change, 0.0)
+    expected = math.sqrt(least + 2 * 2 * change) - math.sqrt(least)
+    assert float(certificate.excess_bound) == pytest.approx(expected, rel=1e-9 if not left else 0.1)

@@ -221,6 +221,14 @@ def test_screenot_agrees_with_the_hard_threshold_for_white_noise():
         assert rank_choice.screenot(weights(left * values @ right), 8) == expected
 
 
+def test_screenot_for_noise_of_equal_singular_values():
+    """There the threshold of a square matrix is the root of 3 times that value."""
+    for factor, expected in ((0.999, 0), (1.001, 1)):
+        values = np.ones(9)
+        values[0] = factor * 3**0.5
+        assert rank_choice.screenot(weights(np.diag(values)), 2) == expected
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

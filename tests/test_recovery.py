@@ -28,9 +28,11 @@ methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys()
 regimes = pytest.mark.parametrize("regime", REGIMES.values(), ids=REGIMES.keys())
 
 
-def fit(method: Method, case: Case, rank: int = 2, unit: float = 1.0) -> Any:
+def fit(
+    method: Method, case: Case, rank: int = 2, *, unit: float = 1.0, inputs: float = 1.0
+) -> Any:
     """Dense weights, bias and the recovery, as NumPy arrays."""
-    recovery = lrt.recover(method.observe(case), rank=rank, method=method.make(unit))
+    recovery = lrt.recover(method.observe(case), rank=rank, method=method.make(unit, inputs))
     bias = None if recovery.bias is None else np.asarray(recovery.bias)
     return np.asarray(recovery.factors.materialise()), bias, recovery
 
@@ -91,10 +93,10 @@ def test_certificate_states_the_optimal_error_and_the_norm(method, regime):
     weights, bias = solve(asked, rank)
     residual = asked.outputs - product(asked.inputs, weights)
     best = (norm(residual if bias is None else residual - bias) ** 2) + (
-        asked.penalty * norm(asked.weights - weights) ** 2 if asked.ridge else 0
+        asked.penalty * norm(asked.weights - weights) ** 2 if asked.penalty else 0
     )
     target = asked.outputs - asked.outputs.mean(axis=0) if asked.affine else asked.outputs
-    size = norm(target) ** 2 + (asked.penalty * norm(asked.weights) ** 2 if asked.ridge else 0)
+    size = norm(target) ** 2 + (asked.penalty * norm(asked.weights) ** 2 if asked.penalty else 0)
     assert float(recovery.certificate.target_norm) == pytest.approx(size**0.5, rel=1e-10)
     rows = 1e-10 if method.from_rows else 1e-3
     assert float(recovery.certificate.optimal_error) == pytest.approx(
@@ -152,7 +154,7 @@ def test_scale_of_the_activations(method, factor):
     weights, bias, _ = fit(method, CASE)
     names = ("activations", "compressed", "outputs", "bias")
     scaled = CASE.map(**dict.fromkeys(names, lambda a: a * factor))
-    scaled_weights, scaled_bias, _ = fit(method, scaled, unit=factor)
+    scaled_weights, scaled_bias, _ = fit(method, scaled, unit=factor, inputs=factor)
     close(question(method, CASE), scaled_weights, weights)
     if bias is not None:
         np.testing.assert_allclose(scaled_bias / factor, bias, atol=1e-11 * norm(bias))
@@ -240,7 +242,7 @@ def test_the_affine_residual_has_no_mean(method):
     weights, bias, _ = fit(method, shifted)
     residual = asked.outputs - product(asked.inputs, weights) - bias
     assert norm(residual.mean(axis=0)) <= 1e-14 * norm(asked.inputs) * norm(weights)
-    if not asked.ridge:
+    if not asked.penalty:
         base = question(method, CASE)
         close(Question(base.inputs, base.outputs), weights, fit(method, CASE)[0], 1e-8)
 
@@ -250,8 +252,8 @@ def test_the_affine_residual_has_no_mean(method):
 SINGLE = CASE.cast(np.float32)
 
 
-def dense(method: Method, case: Case, unit: float = 1.0) -> Any:
-    recovery = lrt.recover(method.observe(case), rank=2, method=method.make(unit))
+def dense(method: Method, case: Case) -> Any:
+    recovery = lrt.recover(method.observe(case), rank=2, method=method.make(1.0, 1.0))
     return recovery.factors.materialise(), recovery.bias
 
 
@@ -285,7 +287,7 @@ def test_the_x64_flag_changes_nothing(method):
 
 @methods
 def test_dtypes_are_kept_and_float32_is_computed_in_float64(method):
-    recovery = lrt.recover(method.observe(SINGLE), rank=2, method=method.make(1.0))
+    recovery = lrt.recover(method.observe(SINGLE), rank=2, method=method.make(1.0, 1.0))
     assert recovery.factors.dtype == np.float32
     assert recovery.bias is None or recovery.bias.dtype == np.float32
     exact, _, _ = fit(method, SINGLE.cast(np.float64))

@@ -232,6 +232,9 @@ def test_layer_against_oracle_where_activations_have_deficient_rank(name, noise_
     error = np.linalg.norm(outputs - expected)
     assert float(np.asarray(recovery.certificate.optimal_error)) == pytest.approx(error)
     assert bool(recovery.certificate.certified)
+    norms = (np.linalg.norm(a) for a in (inputs, np.linalg.pinv(inputs, rcond=1e-12), outputs))
+    allowance = 2 * 32 * np.finfo(float).eps * 40**0.5 * np.prod(list(norms))
+    assert float(np.asarray(recovery.certificate.excess_bound)) == pytest.approx(allowance)
     assert recovery.bias is None
     # One component is kept, so factors of rank one hold it.
     one = recover(observed, 1, method)
@@ -310,6 +313,21 @@ def test_gradient_is_that_of_the_estimate_also_at_ties(name, noise_scale, values
     assert np.all(np.isfinite(gradient))
     # The median is among the ties only if it is one of the tied values, which it is not here.
     assert float(np.sum(gradient * along)) == pytest.approx(expected, rel=1e-4), tied
+
+
+def test_gradient_where_fewer_components_are_held_than_kept():
+    local = np.random.default_rng(3)
+    matrix = 5 * local.standard_normal((7, 5))
+    weights, along = local.standard_normal((7, 5)), local.standard_normal((7, 5))
+
+    def score(matrix: Any) -> Any:
+        factors = shrink_singular_values(matrix, 0.3, shrinker=RULES["operator"], rank=2)
+        return jnp.sum(weights * (factors.left @ factors.right))
+
+    with jax.enable_x64(True):
+        gradient = np.asarray(jax.jit(jax.grad(score))(jnp.asarray(matrix)))
+        expected = slope(score, matrix, along)
+    assert float(np.sum(gradient * along)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_gradient_of_a_layer_in_all_its_arguments():

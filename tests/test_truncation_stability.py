@@ -104,7 +104,7 @@ def test_ky_fan_against_numpy(count):
     instance = INSTANCES["tall"]
     error = truncated(instance.perturbed, 2) - instance.matrix
     first, second, *_ = values(instance.noise)
-    caps = sorted([2 * first, 2 * second, first, second])[::-1]
+    caps = [2 * first, 2 * second, first, second]
     expected = sum(values(error)[:count]), sum(caps[:count])
     assert at_once(KyFan(count), instance) == pytest.approx(expected, rel=1e-11)
 
@@ -142,6 +142,13 @@ def test_schatten_is_attained(exponent, copies):
 def test_ky_fan_is_attained(count, expected):
     instance = diagonal([2, 2, 0, 0], [-1.000001, -1.000001, 1, 1], 2)
     assert at_once(KyFan(count), instance) == pytest.approx((expected, expected), rel=1e-5)
+
+
+def test_ky_fan_takes_the_caps_in_their_order():
+    """Not the largest first: $2z_1 + 2z_2$ is less than $2z_1 + z_1$ here."""
+    instance = diagonal([3, 3, 0], [1, 0.1, 0], 2)
+    bounds = [at_once(KyFan(count), instance)[1] for count in (1, 2, 3, 4, 5)]
+    np.testing.assert_allclose(bounds, [2, 2.2, 3.2, 3.3, 3.3])
 
 
 def test_golden_ratio_is_attained():

@@ -421,3 +421,20 @@ def test_statement_of_ones_own_is_reported_by_its_class():
 
 def test_kind_of_a_report():
     assert str(Kind(Direction.LOWER, Certainty.EXPECTATION)) == "lower bound in expectation"
+
+
+def test_the_mean_of_a_lower_bound_is_of_the_realised_quantity():
+    """Half of 0.5 and half of 1.5 is one on average, and so is a lower bound of one; the mean of
+    the inverses, 4/3, would refute it.
+    """
+    judgement = monte_carlo._Judge(
+        theorems.minimax_floor.truncation, failure_probability=0.05, confidence=0.99
+    )
+    realised, ones = np.tile([0.5, 1.5], 500), np.ones(1000)
+    fair = Sample(Direction.LOWER, 1000, realised, ones, 0 * ones)
+    assert judgement._mean(fair)[0] == pytest.approx(1)
+    assert not judgement.refutes(fair, 1.0)
+    assert judgement.refutes(dataclasses.replace(fair, realised=0.9 * realised), 1.0)
+    assert judgement.regime("only", dataclasses.replace(fair, realised=1.1 * realised)).verdict is (
+        Verdict.CONSISTENT
+    )

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import lowrank_theory as lrt
 from lowrank_theory.generators import activations, noise, targets
 from lowrank_theory.recovery import (
-    activation_weighted, activation_weighted_from_moments, singular_value_threshold, truncated_svd)
+    activation_weighted, activation_weighted_from_moments, ridge, singular_value_threshold,
+    truncated_svd)
 
 faulthandler.dump_traceback_later({limit} - 10, exit=True)
 LANES, SIZES = 1000, dict(samples=12, inputs=8, outputs=6, rank=2)
@@ -52,7 +53,7 @@ def mismatch(key):
 
 def affine_ridge(key):
     W, X, T, Y, b = parts(key)
-    return dense(activation_weighted(W, X, T, None, b, rank=2, ridge=0.1))
+    return dense(ridge(W, X, jnp.asarray(0.1), T, None, b, rank=2))
 
 def seen(X, *T):
     return lrt.Calibration.empty(8, compressed=bool(T)).update(X, *T)
@@ -118,7 +119,7 @@ def recovered(W, X, method):
 
 X = jax.random.normal(jax.random.key(0), (12, 8))
 W = jax.random.normal(jax.random.key(1), (8, 6))
-for method in (lrt.TruncatedSVD(), lrt.ActivationWeighted(), lrt.ActivationWeighted(0.1),
+for method in (lrt.TruncatedSVD(), lrt.ActivationWeighted(), lrt.Ridge(0.1),
                lrt.SingularValueThreshold(1.0)):
     run = eqx.filter_jit(lambda W, X: recovered(W, X, method))
     required = eqx.filter_jit(lambda W, X: recovered(W, X, method).require().factors.left)

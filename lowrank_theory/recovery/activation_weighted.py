@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import (
     after,
-    check_positive,
     in_float64,
     matmul,
     relative_rank_cutoff,
@@ -36,29 +35,18 @@ from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_rig
 
 
 class ActivationWeighted(AbstractMethod):
-    r"""The minimiser of $\lVert Y - \tilde XZ\rVert_F^2 + \mu\lVert W - Z\rVert_F^2$ over matrices
-    $Z$ of rank r.
+    r"""The minimiser of $\lVert Y - \tilde XZ\rVert_F^2$ over matrices $Z$ of rank r.
 
-    $\mu$ is `ridge` times the mean squared activation, $\lVert\tilde X\rVert_F^2/N$; zero, the
-    default, is the best fit itself. With a `bias`, activations and outputs are centred and the new
-    bias is exact: the best rank-r *affine* map.
+    With a `bias`, activations and outputs are centred and the new bias is exact: the best rank-r
+    *affine* map. Where few samples leave directions open, `Ridge` decides them.
 
     Where the rows are at hand they are used (orthogonal decompositions of the outputs; accurate to
     rounding). A `Calibration` is used through its float64 Gram, whose certificate says whether the
     squared condition number did harm.
     """
 
-    ridge: float = 0.0
-
-    def __check_init__(self) -> None:
-        check_positive("ridge", self.ridge, zero=True)
-
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the layer to what it sees. Raises `ValueError` where nothing says what that is."""
-        if self.ridge and observed.weights is None:
-            raise ValueError(
-                "`ridge` pulls towards the trained weights: give `Observed(weights=...)`."
-            )
         if observed.activations is not None:
             fitted = activation_weighted(
                 observed.weights,
@@ -67,13 +55,12 @@ class ActivationWeighted(AbstractMethod):
                 observed.outputs,
                 observed.bias,
                 rank=rank,
-                ridge=self.ridge,
                 resolution=resolution(observed.activations, observed.compressed_activations),
             )
         else:
             seen = check_calibrated("ActivationWeighted", observed)
             fitted = activation_weighted_from_moments(
-                observed.weights, seen, observed.bias, rank=rank, ridge=self.ridge
+                observed.weights, seen, observed.bias, rank=rank
             )
         factors, bias, certificate = fitted
         return Recovery(factors, bias, certificate, self)
@@ -101,7 +88,6 @@ def activation_weighted(
     bias: Float[Array, " outputs"] | None = None,
     *,
     rank: int,
-    ridge: float = 0.0,
     resolution: float = float(np.finfo(np.float64).eps),
 ) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
     r"""The pure function beneath `ActivationWeighted`, from rows: factors, new bias, certificate.
@@ -124,11 +110,6 @@ def activation_weighted(
     input_mean, output_mean = jnp.mean(layer_inputs, axis=0), jnp.mean(outputs, axis=0)
     if bias is not None:
         layer_inputs, outputs = layer_inputs - input_mean, outputs - output_mean
-    if ridge:
-        assert weights is not None
-        root = jnp.sqrt(ridge * jnp.mean(jnp.sum(layer_inputs**2, axis=0)))
-        layer_inputs = jnp.concatenate([layer_inputs, root * jnp.eye(layer_inputs.shape[1])])
-        outputs = jnp.concatenate([outputs, root * weights])
 
     if needs_inverse:
         layer_inputs = after(outputs, layer_inputs)  # whose decomposition may make the outputs
@@ -166,7 +147,6 @@ def activation_weighted_from_moments(
     bias: Float[Array, " outputs"] | None = None,
     *,
     rank: int,
-    ridge: float = 0.0,
 ) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
     r"""The pure function beneath `ActivationWeighted`, from second moments: factors, new bias,
     certificate.
@@ -175,7 +155,7 @@ def activation_weighted_from_moments(
     perturbation $\Delta$ of that n x n matrix costs at most $2\min(r, n-r)\lVert\Delta\rVert$ in
     squared error (paper_notes/numerical_route.md), and rounding perturbs it on the scale of $\lVert
     W\rVert^2\lVert X\rVert^2$, not of its own norm: the certificate compares the two with the
-    computed optimum.
+    least that the optimum can be, which is computed with the same rounding.
     Directions of $\tilde X$ too weak for the Gram may hold as much of the outputs as is left: where
     some were dropped, the certificate counts on that. Results have the dtype of the weights.
     """
@@ -183,12 +163,6 @@ def activation_weighted_from_moments(
     gram = calibration.gram(centred=centred)
     compressed_gram = calibration.compressed_gram(centred=centred)
     cross_gram = calibration.cross_gram(centred=centred)
-    penalty = ridge * jnp.mean(jnp.diagonal(compressed_gram)) * jnp.eye(gram.shape[0])
-    gram, compressed_gram, cross_gram = (
-        gram + penalty,
-        compressed_gram + penalty,
-        cross_gram + penalty,
-    )
 
     total = jnp.sum(weights * matmul(gram, weights))
     magnitude = jnp.sum(weights**2) * jnp.trace(gram)
@@ -219,11 +193,14 @@ def activation_weighted_from_moments(
 
     optimum = jnp.maximum(total - jnp.sum(energies[:rank]), 0)
     pairs = max(1, min(rank, core.shape[1] - rank))  # one for the products, where none can turn
-    excess = 2 * pairs * rounding_allowance(magnitude, *weights.shape)
-    least = jnp.where(resolved, optimum, jnp.maximum(jnp.sum(energies[rank:]), 0))
+    allowance = rounding_allowance(magnitude, *weights.shape)
+    doubt = (rank + 1) * allowance  # of the optimum: the trace, and r eigenvalues
+    least = jnp.where(resolved, optimum, jnp.sum(energies[rank:]))
+    least = jnp.maximum(least - doubt, 0)
+    most = jnp.where(resolved, least, optimum + doubt) + 2 * pairs * allowance
     certificate = Certificate(
         optimal_error=safe_sqrt(optimum),
-        excess_bound=safe_sqrt(optimum + excess) - safe_sqrt(least) + shifted,
+        excess_bound=safe_sqrt(most) - safe_sqrt(least) + shifted,
         target_norm=safe_sqrt(jnp.maximum(total, 0)),
         finite=is_finite(factors.left, factors.right),
     )

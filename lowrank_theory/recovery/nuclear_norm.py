@@ -268,11 +268,11 @@ def weight_nuclear_norm_ball(
 
 
 class _Coordinates(eqx.Module):
-    r"""The problem in the singular vectors of $	ilde X = U\operatorname{diag}(s)V^	op$.
+    r"""The problem in the singular vectors of $\tilde X = U\operatorname{diag}(s)V^\top$.
 
-    Unknown is $T = s_1V^	op Z$, with the nuclear norm of $s_1Z$. `values` are the $s_i/s_1$ in a
+    Unknown is $T = s_1V^\top Z$, with the nuclear norm of $s_1Z$. `values` are the $s_i/s_1$ in a
     column, zero where they are negligible, so that the gradient is 1-Lipschitz; `target` is
-    $U^	op Y$, and `unattainable` the rest of $\tfrac12\lVert Y\rVert_F^2$.
+    $U^\top Y$, and `unattainable` the rest of $\tfrac12\lVert Y\rVert_F^2$.
     """
 
     values: Float[Array, "count 1"]

@@ -159,7 +159,8 @@ def randomized(
     taken_out = samples * jnp.sum(mean**2) if affine else 0.0
     scale = safe_sqrt(jnp.sum(weights**2) * (energy + taken_out))
     rounding = 2 * rounding_allowance(scale, *weights.shape)
-    squared_rounding = rank * rounding * scale if isinstance(seen, Calibration) else 0.0
+    most = max(rank, width - rank)  # of the energies are added up, each with its own rounding
+    squared_rounding = most * rounding * scale if isinstance(seen, Calibration) else 0.0
     least = jnp.clip(jnp.sum(energies[rank:]) - squared_rounding, 0, error)
     certificate = Certificate(
         optimal_error=safe_sqrt(error),

@@ -30,6 +30,7 @@ from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import AbstractMethod, DualityGap, Recovery, is_finite
 from lowrank_theory.recovery._subspaces import leading_right_vectors
+from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
 
 class NuclearNormRelu(AbstractMethod):
@@ -234,13 +235,7 @@ def _solve(
 def _project(
     matrix: Float[Array, "rows columns"], radius: Real[Array, ""]
 ) -> tuple[Float[Array, "rows columns"], Float[Array, ""]]:
-    r"""The nearest matrix of nuclear norm at most the radius, and the operator norm before.
-
-    Singular values are lowered by the $\theta \ge 0$ that brings their sum down to $R$. For
-    $s_1 \ge s_2 \ge \dots$ it is $\theta = \max(0, \max_k (s_1 + \dots + s_k - R) / k)$: the
-    quotient rises while $s_{k+1}$ exceeds it and falls from then on.
-    """
+    """The nearest matrix of nuclear norm at most the radius, and the operator norm before."""
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    counts = jnp.arange(1, values.size + 1)
-    threshold = jnp.maximum(0, jnp.max((jnp.cumsum(values) - radius) / counts))
-    return matmul(left * jnp.maximum(values - threshold, 0), right), values[0]
+    lowered = jnp.maximum(values - ball_threshold(values, radius), 0)
+    return matmul(left * lowered, right), values[0]

@@ -41,10 +41,9 @@ class Ridge(AbstractMethod):
     r"""The minimiser of $\lVert Y - \tilde XZ\rVert_F^2 + \mu\lVert W - Z\rVert_F^2$ over matrices
     $Z$ of rank r.
 
-    `penalty` $\mu \ge 0$ is in the units of squared activations, summed over the samples. The field
-    `ridge` of `ActivationWeighted` is the same in proportion to the data, $\mu =$ `ridge` $\cdot
-    \lVert\tilde X\rVert_F^2/N$. With a `bias`, activations and outputs are centred before, and the
-    penalty does not see the new bias.
+    `penalty` $\mu \ge 0$ is in the units of squared activations, summed over the samples: to be
+    compared with $\lVert\tilde X\rVert_F^2/N$, what the data say of an input on average. With a
+    `bias`, activations and outputs are centred before, and the penalty does not see the new bias.
 
     Rows are used where they are at hand, by orthogonal decompositions; a `Calibration` otherwise.
     Errors in the certificate are square roots of the whole objective.
@@ -64,16 +63,16 @@ class Ridge(AbstractMethod):
             fitted = ridge(
                 observed.weights,
                 observed.activations,
+                penalty,
                 observed.compressed_activations,
                 observed.outputs,
                 observed.bias,
-                penalty,
                 rank=rank,
                 resolution=resolution(observed.activations, observed.compressed_activations),
             )
         else:
             seen = check_calibrated("Ridge", observed)
-            fitted = ridge_from_moments(observed.weights, seen, observed.bias, penalty, rank=rank)
+            fitted = ridge_from_moments(observed.weights, seen, penalty, observed.bias, rank=rank)
         factors, bias, certificate = fitted
         return Recovery(factors, bias, certificate, self)
 
@@ -82,10 +81,10 @@ class Ridge(AbstractMethod):
 def ridge(
     weights: Float[Array, "inputs outputs"],
     activations: Float[Array, "samples inputs"],
-    compressed_activations: Float[Array, "samples inputs"] | None,
-    outputs: Float[Array, "samples outputs"] | None,
-    bias: Float[Array, " outputs"] | None,
     penalty: Float[Array, ""],
+    compressed_activations: Float[Array, "samples inputs"] | None = None,
+    outputs: Float[Array, "samples outputs"] | None = None,
+    bias: Float[Array, " outputs"] | None = None,
     *,
     rank: int,
     resolution: float = float(np.finfo(np.float64).eps),
@@ -128,8 +127,8 @@ def ridge(
 def ridge_from_moments(
     weights: Float[Array, "inputs outputs"],
     calibration: Calibration,
-    bias: Float[Array, " outputs"] | None,
     penalty: Float[Array, ""],
+    bias: Float[Array, " outputs"] | None = None,
     *,
     rank: int,
 ) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:

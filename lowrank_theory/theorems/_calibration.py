@@ -122,13 +122,11 @@ def trained_weights(problem: Problem) -> Float[Array, "inputs outputs"]:
 
 
 def rows_only(problem: Problem) -> Observed:
-    """The layer without the given outputs: what it computes itself is the target here."""
-    observed = problem.observed
-    return Observed(
-        weights=observed.weights,
-        activations=observed.activations,
-        calibration=observed.calibration,
-    )
+    """The layer as it is: it computes its own target, from what it always saw, without a bias."""
+    observed, seen = problem.observed, problem.observed.calibration
+    if seen is not None:
+        seen = dataclasses.replace(seen, compressed=None)
+    return Observed(weights=observed.weights, activations=observed.activations, calibration=seen)
 
 
 def weakest_outputs(problem: Problem) -> LowRank:

@@ -139,6 +139,13 @@ def gaussian_edge(problem: Problem, failure_probability: float) -> Float[Array, 
     return jnp.asarray(problem.truth.noise_scale) * edge
 
 
+def largest_rank(problem: Problem) -> Float[Array, ""]:
+    r"""$d = \min(q, K)$, above which no outputs of the layer have their rank."""
+    return jnp.minimum(
+        column_space(problem.truth.layer_inputs).dimension, problem.observed.shape[1]
+    )
+
+
 def output_norm(problem: Problem) -> Float[Array, ""]:
     r"""$\lVert Y\rVert_F$."""
     return jnp.linalg.norm(problem.observed.target_outputs)

@@ -23,7 +23,8 @@ their $(1+\sqrt2)^2 = 5.83$):
 - `exact_radius` (sure), constrained with $R = \lVert F^*\rVert_*$ and $\operatorname{rank}F^* \le
   r$: $\le 4k(1-k/d)\nu^2$ with $k = \min(r, d/2)$; at most $4r\nu^2$.
 - `truncation` (sure): $\le \sum_{r<i\le d-r}s_i^2 + (\tau_r + 2\zeta_k)^2 + \zeta_r^2$ with
-  $\tau_r^2 = \sum_{r<i\le2r}s_i^2$, $\zeta_j^2 = \sum_{i\le j}z_i^2$ and $k = \min(r, d-r)$.
+  $\tau_r^2 = \sum_{r<i\le2r}s_i^2$, $\zeta_j^2 = \sum_{i\le j}z_i^2$ and $k = \min(r, d-r)$,
+  zero for $r \ge d$.
 - `golden_ratio` (sure; not squared): $\lVert\hat F - F^*\rVert_F \le T_r + \varphi(T_{r,2r} +
   \zeta_{2r})$ for the truncated one, $T_r^2 = \sum_{i>r}s_i^2$, $T_{r,2r}^2 =
   \sum_{r<i\le3r}s_i^2$ and $\varphi = \tfrac{1+\sqrt5}2$.
@@ -38,7 +39,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import safe_sqrt
+from lowrank_theory._numerics import safe_divide, safe_sqrt
 from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
@@ -52,9 +53,9 @@ from lowrank_theory.recovery import (
 from lowrank_theory.theorems._adversaries import TargetAndNoise, TargetAndSpectrum
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
-    column_space,
     gaussian_edge,
     gaussian_noise_hypothesis,
+    largest_rank,
     least_squares,
     no_bias_hypothesis,
     output_norm,
@@ -332,15 +333,9 @@ class ExactRadius(AbstractConstrained):
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$4k(1-k/d)\nu^2$."""
-        sides = _sides(instance)
+        sides = largest_rank(instance)
         k = jnp.minimum(instance.rank, sides / 2)
-        return 4 * k * (1 - k / sides) * _operator_norm_of_noise(instance) ** 2
-
-
-def _sides(problem: Problem) -> Float[Array, ""]:
-    r"""$d = \min(q, K)$."""
-    q = column_space(problem.truth.layer_inputs).dimension
-    return jnp.minimum(q, problem.observed.shape[1])
+        return 4 * k * (1 - safe_divide(k, sides)) * _operator_norm_of_noise(instance) ** 2
 
 
 def _norm_of(values: Float[Array, " count"], first: int, beyond: Array | int) -> Float[Array, ""]:
@@ -384,7 +379,7 @@ class Truncation(AbstractTruncated):
         r"""$\sum_{r<i\le d-r}s_i^2 + (\tau_r + 2\zeta_k)^2 + \zeta_r^2$."""
         clean = singular_values(instance.truth.clean_outputs)
         noise_values, _ = attainable_noise(instance)
-        r, sides = instance.rank, _sides(instance)
+        r, sides = instance.rank, largest_rank(instance)
         middle = _norm_of(clean, r, sides - r)
         swapped = _norm_of(clean, r, 2 * r) + 2 * _norm_of(
             noise_values, 0, jnp.minimum(r, sides - r)

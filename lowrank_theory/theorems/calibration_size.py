@@ -31,7 +31,8 @@ I)(W-Z)$, and $Q$ the same with $C$:
   Attained.
 - `ridge_gaussian` (probability $1-\delta$): with $Z^*$ the minimiser of $Q$, $\theta =
   l_1(C)/(l_1(C)+\mu)$ and $\epsilon = \bigl(\sqrt{\operatorname{tr}C(C+\mu)^{-1}} +
-  \sqrt\theta(t+\tfrac34)\bigr)/\sqrt m$, $Q(\hat M) \le \dfrac{(\lVert C^{1/2}(W-Z^*)\rVert_F +
+  \sqrt\theta(t+\tfrac34)\bigr)/\sqrt m$, or $\sqrt\theta(\sqrt{\operatorname{rank}C} + t)/\sqrt
+  m$ if that is smaller, $Q(\hat M) \le \dfrac{(\lVert C^{1/2}(W-Z^*)\rVert_F +
   t\lVert C^{1/2}(W-Z^*)\rVert/\sqrt m)^2 + \mu\lVert W-Z^*\rVert_F^2}{1-\theta +
   (\sqrt\theta-\epsilon)_+^2}$: no dimension enters, and it holds for any number of rows.
 """
@@ -401,14 +402,14 @@ class AbstractRidged(AbstractStatement):
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The recovery with the ridge from m rows."""
-        observed, weights = instance.observed, trained_weights(instance)
+        weights, observed = trained_weights(instance), rows_only(instance)
         penalty = sample_count(instance) * self.penalty(instance)
         if observed.activations is None:
             seen = observed.calibration
             assert seen is not None
-            return ridge_from_moments(weights, seen, None, penalty, rank=instance.rank)[0]
+            return ridge_from_moments(weights, seen, penalty, rank=instance.rank)[0]
         rows = jnp.asarray(observed.activations, float)
-        return ridge(weights, rows, None, None, None, penalty, rank=instance.rank)[0]
+        return ridge(weights, rows, penalty, rank=instance.rank)[0]
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The weakest output directions in place of the strongest."""

@@ -32,145 +32,39 @@ For a Gaussian sketch, with $p \ge 2$:
   $\Omega_1^+$ and of $\Omega_2$ added, each with its share $\delta/3$.
 """
 
-import functools
 import math
-from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-from numpy.typing import ArrayLike
+from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import (
-    AnyArray,
-    check_array,
-    check_count,
-    check_rank,
-    check_same,
-    matmul,
-    relative_rank_cutoff,
-    safe_divide,
-)
-from lowrank_theory.generators._random import normal
-from lowrank_theory.recovery._subspaces import leading_right_vectors
+from lowrank_theory._numerics import matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.theorems._quantities import deviation, law_hypothesis, singular_values
+from lowrank_theory.theorems._sketches import (
+    SketchAdversary,
+    Sketched,
+    SketchSetting,
+    outside,
+    outside_truncated,
+    parts,
+    powers,
+    range_basis,
+)
 from lowrank_theory.theorems._theorem import (
     UPPER,
     UPPER_IN_EXPECTATION,
     UPPER_WITH_PROBABILITY,
-    AbstractAdversary,
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
 )
 
 
-def _whole(name: str, value: Any) -> Int[AnyArray, ""]:
-    """A count as an array, so that one compilation serves all."""
-    if isinstance(value, Array):
-        return value
-    return np.asarray(check_count(name, np.asarray(value).item(), 0))
-
-
-class Sketched(eqx.Module):
-    r"""A matrix $A$, the sketch $\Omega$ that meets it, the rank asked for and the number of power
-    iterations.
-
-    `gaussian` says whether the entries of the sketch are i.i.d. $N(0, 1)$. Raises `ValueError` for
-    wrong or mismatched shapes, integer dtypes, non-finite entries, a rank that the matrix cannot
-    have, or a sketch with fewer columns than the rank.
-    """
-
-    matrix: Float[AnyArray, "rows columns"]
-    sketch: Float[AnyArray, "columns width"]
-    power_iterations: Int[AnyArray, ""]
-    gaussian: Bool[AnyArray, ""]
-    rank: int = eqx.field(static=True)
-
-    def __init__(
-        self,
-        matrix: ArrayLike,
-        sketch: ArrayLike,
-        power_iterations: Any,
-        gaussian: Any,
-        rank: int,
-    ) -> None:
-        self.matrix = check_array("matrix", matrix, "rows", "columns")
-        self.sketch = check_array("sketch", sketch, "columns", "width")
-        rows, columns = self.matrix.shape
-        check_same("sketch", self.sketch.shape[0], "matrix", columns, "columns of the matrix")
-        why = " (which the matrix can have, and the sketch find)"
-        self.rank = check_count("rank", rank, 1, min(rows, *self.sketch.shape), why)
-        self.power_iterations = _whole("power_iterations", power_iterations)
-        self.gaussian = jnp.asarray(gaussian, bool)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The lengths with which rounding grows."""
-        return tuple(self.matrix.shape)
-
-    @property
-    def oversampling(self) -> int:
-        """$p$, by how many columns the sketch is wider than the rank."""
-        return self.sketch.shape[1] - self.rank
-
-    @property
-    def values(self) -> Float[Array, " count"]:
-        """The singular values of the matrix."""
-        return singular_values(jnp.asarray(self.matrix, float))
-
-
-class SketchSetting(eqx.Module):
-    r"""A matrix with the given singular values, and a Gaussian sketch of it.
-
-    The matrix is diagonal, which loses nothing: turning its singular vectors turns a Gaussian
-    sketch into another one.
-    """
-
-    values: Float[AnyArray, " size"]
-    rank: int
-    oversampling: int
-    power_iterations: Int[AnyArray, ""] = eqx.field(
-        converter=functools.partial(_whole, "power_iterations"), default=0
-    )
-
-    def __check_init__(self) -> None:
-        size = np.shape(self.values)[0]
-        check_rank(self.rank, size, size)
-        check_count("oversampling", self.oversampling, 0, size - self.rank)
-
-    def draw(self, *, key: PRNGKeyArray) -> Sketched:
-        """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
-            values = jnp.asarray(self.values, float)
-            sketch = normal(key, (values.size, self.rank + self.oversampling))
-            power_iterations = jnp.asarray(self.power_iterations)
-            return Sketched(jnp.diag(values), sketch, power_iterations, True, self.rank)
-
-
-def range_basis(instance: Sketched) -> Float[Array, "rows width"]:
-    r"""$Q$: an orthonormal basis of the columns of $(AA^\top)^qA\Omega$, orthonormalised after
-    every product, as rounding demands.
-    """
-    matrix = jnp.asarray(instance.matrix, float)
-
-    def orthonormal(columns: Array) -> Array:
-        return jnp.linalg.qr(columns)[0]
-
-    def iterate(_: Any, basis: Array) -> Array:
-        return orthonormal(matmul(matrix, orthonormal(matmul(matrix.T, basis))))
-
-    start = orthonormal(matmul(matrix, jnp.asarray(instance.sketch, float)))
-    return jax.lax.fori_loop(0, jnp.asarray(instance.power_iterations), iterate, start)
-
-
 def inverse_moment(oversampling: int) -> float:
     r"""$\mu_p = (\mathbb E\chi_{p+1}^{-p})^{2/p} =
     \tfrac12\bigl(\Gamma(\tfrac12)/\Gamma(\tfrac{p+1}2)\bigr)^{2/p}$, with which
     $\mathbb P(\lVert\Omega_1^+\rVert_F^2\ge t^2\mu_pr) \le t^{-p}$ for an r x (r+p) Gaussian
-    matrix; below $3/(p+1)$ for $p \ge 4$.
+    matrix; below $3/(p+1)$ for $p \ge 3$.
     """
     p = oversampling
     return 0.5 * math.exp((math.lgamma(0.5) - math.lgamma((p + 1) / 2)) * 2 / p)
@@ -203,7 +97,7 @@ def _setting(values: np.ndarray, power_iterations: int = 0) -> SketchSetting:
 
 
 _SLOW, _STEEP = _INDEX**-0.5, np.exp(-0.5 * (_INDEX - 1))
-_DIRECT = {
+_REGIMES = {
     "slow power law": _setting(_SLOW),
     "power law": _setting(1 / _INDEX),
     "exponential decay": _setting(_STEEP),
@@ -211,47 +105,18 @@ _DIRECT = {
     "strong signal in noise": _setting(np.where(_INDEX <= _RANK, 1e3, 1.0)),
     "gap beyond the rank": _setting(np.where(_INDEX <= _RANK + 1, 1.0, 0.01)),
     "exactly low rank": _setting(np.where(_INDEX <= _RANK, 1.0, 0.0)),
-}
-_POWERS = {
-    **_DIRECT,
     "slow power law, one power iteration": _setting(_SLOW, 1),
     "exponential decay, two power iterations": _setting(_STEEP, 2),
     "ties, two power iterations": _setting(np.ones(_SIZE), 2),
 }
-_CONTROL = _setting(10.0 ** -(_INDEX - 1))
-
-
-class SketchAdversary(AbstractAdversary):
-    """Any singular values and any sketch, without power iterations: the matrix is diagonal, which
-    loses nothing.
-    """
-
-    size: int
-    rank: int
-    oversampling: int
-
-    def start(self, *, key: PRNGKeyArray) -> dict[str, Array]:
-        """Logarithms of the decrements of the singular values, and the sketch."""
-        values_key, sketch_key = jax.random.split(key)
-        width = self.rank + self.oversampling
-        return {
-            "decrements": normal(values_key, (self.size,)),
-            "sketch": normal(sketch_key, (self.size, width)),
-        }
-
-    def play(self, free: dict[str, Array]) -> tuple[Sketched, Array]:
-        """The instance, and the range of the sketch."""
-        values = jnp.cumsum(jnp.exp(free["decrements"]))[::-1]
-        matrix, sketch = jnp.diag(values), free["sketch"]
-        instance = Sketched(matrix, sketch, 0, False, self.rank)
-        return instance, jnp.linalg.qr(matmul(matrix, sketch))[0]
 
 
 class AbstractSketchStatement(AbstractStatement):
     r"""A statement about the range found from a sketch, and what is left outside it."""
 
     needs = Sketched
-    control = _CONTROL
+    regimes = _REGIMES
+    control = _setting(10.0 ** -(_INDEX - 1))
 
     def estimate(self, instance: Sketched, failure_probability: float) -> Array:
         """The range found from the sketch."""
@@ -263,16 +128,36 @@ class AbstractSketchStatement(AbstractStatement):
         return safe_divide(narrow, jnp.linalg.norm(narrow))
 
 
-class AbstractTruncated(AbstractSketchStatement):
-    r"""A statement about $\lVert A - Q[Q^\top A]_r\rVert_F^2$."""
-
-    def loss(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
-        r"""$\lVert A - Q[Q^\top A]_r\rVert_F^2$."""
-        return jnp.sum(_outside_truncated(instance, estimate) ** 2)
+class AbstractSquared(AbstractSketchStatement):
+    """A statement about a squared norm."""
 
     def magnitude(self, instance: Sketched) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F^2$."""
         return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+
+
+class AbstractTruncated(AbstractSquared):
+    r"""A statement about $\lVert A - Q[Q^\top A]_r\rVert_F^2$."""
+
+    def loss(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
+        r"""$\lVert A - Q[Q^\top A]_r\rVert_F^2$."""
+        return jnp.sum(outside_truncated(instance, estimate) ** 2)
+
+
+class AbstractForEveryRange(AbstractSketchStatement):
+    """A statement without hypotheses."""
+
+    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """None."""
+        return ()
+
+
+class AbstractGaussian(AbstractSketchStatement):
+    """A statement about a Gaussian sketch, wide enough."""
+
+    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """A Gaussian sketch, wide enough."""
+        return (_gaussian(instance), _oversampled(instance))
 
 
 class AbstractSpectral(AbstractSketchStatement):
@@ -280,25 +165,11 @@ class AbstractSpectral(AbstractSketchStatement):
 
     def loss(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert A - QQ^\top A\rVert$."""
-        return singular_values(_outside(instance, estimate))[0]
+        return singular_values(outside(instance, estimate))[0]
 
     def magnitude(self, instance: Sketched) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F$."""
         return jnp.linalg.norm(jnp.asarray(instance.matrix, float))
-
-
-def _outside(instance: Sketched, basis: Array) -> Array:
-    """$A - QQ^TA$."""
-    matrix = jnp.asarray(instance.matrix, float)
-    return matrix - matmul(basis, matmul(basis.T, matrix))
-
-
-def _outside_truncated(instance: Sketched, basis: Array) -> Array:
-    """$A - Q[Q^TA]_r$."""
-    matrix = jnp.asarray(instance.matrix, float)
-    coordinates = matmul(basis.T, matrix)
-    vectors, _ = leading_right_vectors(coordinates, instance.rank)
-    return matrix - matmul(basis, coordinates, vectors, vectors.T)
 
 
 def _gaussian(instance: Sketched) -> Hypothesis:
@@ -318,25 +189,8 @@ def _of_rank(instance: Sketched) -> Hypothesis:
     return Hypothesis(name, jnp.where(needed & (last == 0), -1.0, last))
 
 
-def _powers(instance: Sketched) -> tuple[Array, Array]:
-    r"""$s_i^{-2q}$ of the leading singular values and $s_j^{2q+1}$ of the others, with $s_r$ for
-    the unit of the powers: nothing overflows.
-    """
-    values, rank = instance.values, instance.rank
-    twice, unit = 2.0 * jnp.asarray(instance.power_iterations), values[rank - 1]
-    leading = safe_divide(unit, values[:rank]) ** twice
-    return leading, values[rank:] * safe_divide(values[rank:], unit) ** twice
-
-
 def _tail(values: Array, rank: int) -> Array:
     return jnp.sum(values[rank:] ** 2)
-
-
-def _parts(instance: Sketched) -> tuple[Array, Array]:
-    r"""$\Omega_1$ and $\Omega_2$: the sketch in the right singular vectors."""
-    _, _, right = jnp.linalg.svd(jnp.asarray(instance.matrix, float), full_matrices=True)
-    turned = matmul(right, jnp.asarray(instance.sketch, float))
-    return turned[: instance.rank], turned[instance.rank :]
 
 
 class Structural(AbstractTruncated):
@@ -345,13 +199,12 @@ class Structural(AbstractTruncated):
     """
 
     kind = UPPER
-    regimes = _POWERS
     adversary = SketchAdversary(size=3, rank=1, oversampling=0)
     sharp = True
 
     def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
         r"""$\Omega_1$ of full rank; with power iterations, $A$ of rank at least r."""
-        values = singular_values(_parts(instance)[0])
+        values = singular_values(parts(instance)[0])
         smallest = safe_divide(values[-1], values[0])
         margin = smallest - relative_rank_cutoff(instance.sketch.shape)
         name = "the sketch meets every leading singular vector"
@@ -361,85 +214,66 @@ class Structural(AbstractTruncated):
         self, instance: Sketched, estimate: Array, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\sum_{j>r}s_j^2 + \lVert\Sigma_2^{2q+1}\Omega_2\Omega_1^+\Sigma_1^{-2q}\rVert_F^2$."""
-        first, second = _parts(instance)
-        leading, others = _powers(instance)
+        first, second = parts(instance)
+        leading, others = powers(instance)
         inverse = jnp.linalg.solve(matmul(first, first.T), first).T
         missed = matmul(others[:, None] * second[: others.size], inverse * leading)
         return _tail(instance.values, instance.rank) + jnp.sum(missed**2)
 
 
-class Truncation(AbstractTruncated):
+class Truncation(AbstractTruncated, AbstractForEveryRange):
     r"""$\lVert A - Q[Q^\top A]_r\rVert_F^2 \le \sum_{j>r}s_j^2 + \lVert A - QQ^\top
     A\rVert_F^2$, for every range. Squared.
     """
 
     kind = UPPER
-    regimes = _POWERS
     adversary = SketchAdversary(size=3, rank=1, oversampling=1)
     sharp = True
-
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """None."""
-        return ()
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\sum_{j>r}s_j^2 + \lVert A - QQ^\top A\rVert_F^2$."""
-        return _tail(instance.values, instance.rank) + jnp.sum(_outside(instance, estimate) ** 2)
+        return _tail(instance.values, instance.rank) + jnp.sum(outside(instance, estimate) ** 2)
 
 
-class TruncationSpectral(AbstractSketchStatement):
+class TruncationSpectral(AbstractSquared, AbstractForEveryRange):
     r"""$\lVert A - Q[Q^\top A]_r\rVert^2 \le s_{r+1}^2 + \lVert A - QQ^\top A\rVert^2$, for every
     range. Squared.
     """
 
     kind = UPPER
-    regimes = _POWERS
     adversary = SketchAdversary(size=4, rank=1, oversampling=1)
     sharp = True
-
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """None."""
-        return ()
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$s_{r+1}^2 + \lVert A - QQ^\top A\rVert^2$."""
         first_missed = jnp.max(instance.values[instance.rank :], initial=0.0)
-        return first_missed**2 + singular_values(_outside(instance, estimate))[0] ** 2
+        return first_missed**2 + singular_values(outside(instance, estimate))[0] ** 2
 
     def loss(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert A - Q[Q^\top A]_r\rVert^2$."""
-        return singular_values(_outside_truncated(instance, estimate))[0] ** 2
-
-    def magnitude(self, instance: Sketched) -> Float[Array, ""]:
-        r"""$\lVert A\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+        return singular_values(outside_truncated(instance, estimate))[0] ** 2
 
 
 def _expected(instance: Sketched, kept: int) -> Array:
     r"""$\mathrm{tail}_k^2 + \frac1{\ell-k-1}\sum_{i\le k<j}s_j^2(s_j/s_i)^{4q}$."""
     values = instance.values
     dropped = values[kept:]
-    ratios = safe_divide(dropped[:, None], jnp.broadcast_to(values[:kept], (dropped.size, kept)))
-    powers = ratios ** (4.0 * jnp.asarray(instance.power_iterations))
-    excess = jnp.sum(dropped[:, None] ** 2 * powers)
+    ratios = safe_divide(dropped[:, None], values[:kept])
+    fourth = ratios ** (4.0 * jnp.asarray(instance.power_iterations))
+    excess = jnp.sum(dropped[:, None] ** 2 * fourth)
     return _tail(values, kept) + excess / (instance.sketch.shape[1] - kept - 1)
 
 
-class Frobenius(AbstractSketchStatement):
+class Frobenius(AbstractSquared, AbstractGaussian):
     r"""$\mathbb E\lVert A - QQ^\top A\rVert_F^2 \le \min_{k\le\ell-2}\bigl(\mathrm{tail}_k^2 +
     \tfrac1{\ell-k-1}\sum_{i\le k<j}s_j^2(s_j/s_i)^{4q}\bigr)$. Squared.
     """
 
     kind = UPPER_IN_EXPECTATION
-    regimes = _POWERS
-
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """A Gaussian sketch, wide enough."""
-        return (_gaussian(instance), _oversampled(instance))
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float
@@ -450,24 +284,15 @@ class Frobenius(AbstractSketchStatement):
 
     def loss(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert A - QQ^\top A\rVert_F^2$."""
-        return jnp.sum(_outside(instance, estimate) ** 2)
-
-    def magnitude(self, instance: Sketched) -> Float[Array, ""]:
-        r"""$\lVert A\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+        return jnp.sum(outside(instance, estimate) ** 2)
 
 
-class Truncated(AbstractTruncated):
+class Truncated(AbstractTruncated, AbstractGaussian):
     r"""$\mathbb E\lVert A - Q[Q^\top A]_r\rVert_F^2 \le \sum_{j>r}s_j^2 +
     \tfrac1{p-1}\sum_{i\le r<j}s_j^2(s_j/s_i)^{4q}$. Squared.
     """
 
     kind = UPPER_IN_EXPECTATION
-    regimes = _POWERS
-
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """A Gaussian sketch, wide enough."""
-        return (_gaussian(instance), _oversampled(instance))
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float
@@ -485,18 +310,13 @@ def _root(instance: Sketched, factor: Array | float, spread: Array | float) -> A
     return unit * (factor + spread * total) ** (1 / power)
 
 
-class Spectral(AbstractSpectral):
+class Spectral(AbstractSpectral, AbstractGaussian):
     r"""$\mathbb E\lVert A - QQ^\top A\rVert \le \Bigl(\bigl(1 +
     \sqrt{\tfrac r{p-1}}\bigr)s_{r+1}^{2q+1} + c\,\bigl(\sum_{j>r}s_j^{4q+2}\bigr)^{1/2}
     \Bigr)^{1/(2q+1)}$. The operator norm, not squared.
     """
 
     kind = UPPER_IN_EXPECTATION
-    regimes = _POWERS
-
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """A Gaussian sketch, wide enough."""
-        return (_gaussian(instance), _oversampled(instance))
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float
@@ -514,7 +334,6 @@ class FrobeniusTail(AbstractTruncated):
     """
 
     kind = UPPER_WITH_PROBABILITY
-    regimes = _POWERS
 
     def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough; with power iterations, $A$ of rank at least r."""
@@ -525,7 +344,7 @@ class FrobeniusTail(AbstractTruncated):
     ) -> Float[Array, ""]:
         """The bound, by `inverse_moment` and `inverse_norm`."""
         rank, p = instance.rank, max(instance.oversampling, 2)
-        leading, others = _powers(instance)
+        leading, others = powers(instance)
         share = 3 / jnp.asarray(failure_probability)
         whole = jnp.sqrt(inverse_moment(p) * jnp.sum(leading**2)) * share ** (1 / p)
         largest = inverse_norm(rank, p) * share ** (1 / (p + 1))
@@ -534,18 +353,13 @@ class FrobeniusTail(AbstractTruncated):
         return _tail(instance.values, rank) + missed**2
 
 
-class SpectralTail(AbstractSpectral):
+class SpectralTail(AbstractSpectral, AbstractGaussian):
     r"""$\lVert A - QQ^\top A\rVert \le \Bigl(\bigl(1 + t\sqrt{\mu_pr} + u\,t'\,C\bigr)
     s_{r+1}^{2q+1} + t'\,C\,\bigl(\sum_{j>r}s_j^{4q+2}\bigr)^{1/2}\Bigr)^{1/(2q+1)}$ with
     probability $1-\delta$, with the same $t, t', u$. The operator norm, not squared.
     """
 
     kind = UPPER_WITH_PROBABILITY
-    regimes = _POWERS
-
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """A Gaussian sketch, wide enough."""
-        return (_gaussian(instance), _oversampled(instance))
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float

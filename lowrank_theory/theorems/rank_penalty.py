@@ -7,8 +7,8 @@ $\lambda = \sqrt\mu$ as they are: $\hat F = \operatorname{arg}\min\lVert Y-\tild
 
 **Claims** (squared errors; proved in paper_notes/rank_penalty.md):
 
-- `selected_rank`, `detected_rank` (sure): $\operatorname{rank}\hat F$ is at most $\#\{s_i >
-  \lambda-\nu\}$ and at least $\#\{s_i > \lambda+\nu\}$.
+- `selected_rank`, `detected_rank` (sure): $\operatorname{rank}\hat F$ is at most $\#\{i \le d:
+  s_i > \lambda-\nu\}$ and at least $\#\{s_i > \lambda+\nu\}$.
 - `oracle` (sure): $\lVert\hat F - F^*\rVert_F^2 \le \max_j\{j\nu^2 + \sum_{i\le d-j}\min(s_i,
   s_{i+j}+2\nu, \lambda+\nu)^2\}$ over the ranks $j$ that these two allow. At most $\sum_i\min(s_i,
   \lambda+\nu)^2 + \nu^2\#\{s_i > \lambda-\nu\}$, and, for $\mu \ge (1+\theta)\nu^2$ and $c =
@@ -17,7 +17,7 @@ $\lambda = \sqrt\mu$ as they are: $\hat F = \operatorname{arg}\min\lVert Y-\tild
 - `exact_rank` (sure), $\operatorname{rank}F^* \le r$ and $\lambda \ge \nu$: $\le
   r\max((\lambda+\nu)^2, 5\nu^2)$.
 - `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$: `oracle` with $\sigma(\sqrt
-  q+\sqrt K+t)$ in the place of $\nu$, $t = \sqrt{2\ln(1/\delta)}$.
+  q+\sqrt K+t)$ in the place of $\nu$, $t = \sqrt{2\ln(1/\delta)}$, for every $\lambda$.
 
 The sure ones are attained: $F^* = \operatorname{diag}(\lambda+\nu, \dots)$ and noise $-\nu$ on it
 leave nothing above the threshold.
@@ -37,9 +37,9 @@ from lowrank_theory.recovery import LowRank, rank_penalised
 from lowrank_theory.theorems._adversaries import TargetAndNoise
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
-    column_space,
     gaussian_edge,
     gaussian_noise_hypothesis,
+    largest_rank,
     least_squares,
     output_norm,
     planted_hypothesis,
@@ -104,8 +104,8 @@ def _may_be_kept(
     values = singular_values(problem.truth.clean_outputs)
     room = rounding_allowance(output_norm(problem), *problem.sizes)
     least = jnp.sum(values > threshold + noise_norm + room)
-    most = jnp.sum(values > threshold - noise_norm - room)
-    return least.astype(float), most.astype(float)
+    most = jnp.minimum(jnp.sum(values > threshold - noise_norm - room), largest_rank(problem))
+    return least.astype(float), most
 
 
 def worst_case(
@@ -114,13 +114,10 @@ def worst_case(
     r"""$\max_j\{j\nu^2 + \sum_{i\le d-j}\min(s_i, s_{i+j}+2\nu, \lambda+\nu)^2\}$."""
     values = singular_values(problem.truth.clean_outputs)
     count = values.size
-    sides = jnp.minimum(
-        column_space(problem.truth.layer_inputs).dimension, problem.observed.shape[1]
-    )
     kept, place = jnp.arange(count + 1)[:, None], jnp.arange(count)[None, :]
     shifted = jnp.concatenate([values, jnp.zeros(count)])[kept + place]
     missed = jnp.minimum(jnp.minimum(values, threshold + noise_norm), shifted + 2 * noise_norm)
-    missed = jnp.where(place < sides - kept, missed, 0)
+    missed = jnp.where(place < largest_rank(problem) - kept, missed, 0)
     totals = kept[:, 0] * noise_norm**2 + jnp.sum(missed**2, axis=1)
     least, most = _may_be_kept(problem, threshold, noise_norm)
     possible = (least <= kept[:, 0]) & (kept[:, 0] <= most)
@@ -186,7 +183,7 @@ class AbstractSelection(AbstractPenalised):
 
 
 class SelectedRank(AbstractSelection):
-    r"""$\operatorname{rank}\hat F \le \#\{s_i > \lambda-\nu\}$, with $\mu$ = `price`
+    r"""$\operatorname{rank}\hat F \le \#\{i \le d: s_i > \lambda-\nu\}$, with $\mu$ = `price`
     $\cdot\,\nu^2$.
     """
 
@@ -209,7 +206,7 @@ class SelectedRank(AbstractSelection):
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
-        r"""$\#\{s_i > \lambda-\nu\}$."""
+        r"""$\#\{i \le d: s_i > \lambda-\nu\}$."""
         threshold = self.threshold(instance, failure_probability)
         return _may_be_kept(instance, threshold, _noise_norm(instance))[1]
 

@@ -182,20 +182,22 @@ class AbstractRidgeLimit(AbstractStatement):
     def hypotheses(
         self, instance: RidgedLayer, failure_probability: float
     ) -> tuple[Hypothesis, ...]:
-        """No bias, no other activations and no other outputs."""
+        """No bias, no other activations and no other outputs; a penalty and no reward."""
         observed = instance.observed
         plain = observed.compressed_activations is observed.outputs is None
         name = "the layer sees and gives what it always did"
-        return (no_bias_hypothesis(instance.layer), Hypothesis(name, 0.0 if plain else -1.0))
+        return (
+            no_bias_hypothesis(instance.layer),
+            Hypothesis(name, 0.0 if plain else -1.0),
+            Hypothesis("the penalty is not negative", instance.penalty),
+        )
 
     def estimate(self, instance: RidgedLayer, failure_probability: float) -> _Pair:
         r"""$Z_\mu$ and $Z_0$."""
         layer = instance.layer
         weights, seen = _weights(layer), _activations(layer)
         plain, _, _ = activation_weighted(weights, seen, rank=layer.rank)
-        pulled, _, _ = ridge(
-            weights, after(plain.left, seen), None, None, None, instance.penalty, rank=layer.rank
-        )
+        pulled, _, _ = ridge(weights, after(plain.left, seen), instance.penalty, rank=layer.rank)
         return _Pair(pulled, plain)
 
     def broken_estimate(self, instance: RidgedLayer, failure_probability: float) -> _Pair:

@@ -12,7 +12,8 @@ largest singular values of $Z$.
   the least of $s_r(A)$ and $|s_i(A) - s_j(B)|$, $i \le r < j$ (Wedin 1972).
 - `gap`, `gap_operator_norm`, $g = s_r(A) - s_{r+1}(A) > 0$, a gap of $A$ alone, and $p = 2,
   \infty$: $\max(\lVert\sin\Theta(U, \hat U)\rVert_{S_p}, \lVert\sin\Theta(V, \hat V)\rVert_{S_p})
-  \le 2\lVert Z_{(r)}\rVert_{S_p}/g$, this project's own. It implies Theorem 4 of Yu, Wang and
+  \le 2\lVert Z_{(r)}\rVert_{S_p}/g$, this project's own for finite $p$; for $\lVert Z\rVert \le
+  g/2$, and for $p = \infty$, it follows from Wedin and Weyl. It implies Theorem 4 of Yu, Wang and
   Samworth 2015, which has $2(2s_1(A) + \lVert Z\rVert)/(s_r(A) + s_{r+1}(A))$ in place of the 2,
   and, where $\operatorname{rank}A = r$, the bound of Luo, Han and Zhang 2021.
 - `both_sides`: $\bigl(\lVert\sin\Theta(U, \hat U)\rVert_F^2 + \lVert\sin\Theta(V, \hat

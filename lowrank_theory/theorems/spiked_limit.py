@@ -119,10 +119,11 @@ _WORST = {
 _THRESHOLDED = {
     "all kept": _setting(_SQUARE, 4.0, 3.0, 2.2),
     "one kept": _setting(_WIDE, 3.0, 1.3, 0.5),
-    "as strong as the threshold hides": _setting(_WIDE, 1.9, 1.84, 1.78),
 }
+_HARDEST = {**_THRESHOLDED, "at the threshold": _setting(_WIDE, 1.9, 1.84, 1.78)}
 _CONTROL = _setting(_WIDE, 1.7, 1.5, 1.3)
 _ELONGATED = _setting((8, 96), 3.0, 2.0, 0.5)
+_NEAR_THRESHOLD = _setting((8, 96), 1.6, 0.4, 0.2)
 _ONE_LARGEST = {  # a maximum over nearly equal losses would approach its limit too slowly
     "wide": _setting(_WIDE, 4.0, 1.5, 0.3, noise_scale=0.1),
     "elongated": _ELONGATED,
@@ -336,8 +337,8 @@ class Truncation(AbstractSquaredLoss):
     kind = ASYMPTOTIC_EQUALITY
     regimes = _WIDE_ONLY
     control = _CONTROL
-    growth = (1, 2, 6)  # the slowest of these limits
-    trials_per_mean = 0.1
+    growth = (1, 2, 8)  # the slowest of these limits
+    trials_per_mean = 0.08
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         """Truncation at the rank of the signal."""
@@ -373,7 +374,7 @@ class HardThreshold(AbstractSquaredLoss):
 
     kind = ASYMPTOTIC_EQUALITY
     regimes = _THRESHOLDED
-    control = _ELONGATED
+    control = _CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         r"""Singular values kept above $\lambda_*(\beta)$, in units of their median noise."""
@@ -391,7 +392,7 @@ class HardThresholdWorstCase(AbstractSquaredLoss):
     """
 
     kind = ASYMPTOTIC_UPPER
-    regimes = _THRESHOLDED
+    regimes = _HARDEST
     control = _CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
@@ -487,7 +488,7 @@ class Operator(AbstractNormLoss):
     """
 
     regimes = _ONE_LARGEST
-    control = _ELONGATED
+    control = _NEAR_THRESHOLD
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         """The optimal shrinkage."""

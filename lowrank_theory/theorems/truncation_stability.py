@@ -9,9 +9,9 @@ $z_i$ of $Z$.
 - `frobenius`, `nuclear`, `schatten_4`, `operator_norm`: $\lVert[B]_r - A\rVert_{S_p} \le (1 +
   2^p)^{1/p}\lVert Z_{(r)}\rVert_{S_p}$ for every $p \ge 1$: $\sqrt5$, 3, $17^{1/4}$ and 2 (compare
   Luo, Han and Zhang 2021; for $p > 2$ orthogonality alone gives $\sqrt5$).
-- `ky_fan`: the $k$ largest singular values of $[B]_r - A$ have at most the sum of the $k$ largest
-  of $2z_1, \dots, 2z_r, z_1, \dots, z_r$, for each $k$. Hence the same in every unitarily
-  invariant norm.
+- `ky_fan`: the $k$ largest singular values of $[B]_r - A$ have at most the sum of the first $k$ of
+  $2z_1, \dots, 2z_r, z_1, \dots, z_r$, for each $k$. So every unitarily invariant norm of $[B]_r -
+  A$ is at most that of these numbers.
 - `golden_ratio`: $\lVert[B]_r - A\rVert_F \le \tfrac{1+\sqrt5}2\lVert Z_{(2r)}\rVert_F$.
 - `approximate_rank`, $A$ any matrix: $\lVert[B]_r - [A]_r\rVert_F^2 \le (\tau + \zeta)^2 + (\tau +
   2\zeta)^2$ with $\zeta = \lVert Z_{(r)}\rVert_F$ and $\tau = \lVert(A - [A]_r)_{(r)}\rVert_F$.
@@ -156,7 +156,7 @@ class Schatten(AbstractLowRank):
 
 
 class KyFan(AbstractLowRank):
-    r"""$\sum_{i\le k}s_i([A+Z]_r - A)$ is at most the sum of the $k$ largest of $2z_1, \dots, 2z_r,
+    r"""$\sum_{i\le k}s_i([A+Z]_r - A)$ is at most the sum of the first $k$ of $2z_1, \dots, 2z_r,
     z_1, \dots, z_r$ for $\operatorname{rank}A \le r$, with $k$ the `count`, at least one.
     """
 
@@ -170,8 +170,7 @@ class KyFan(AbstractLowRank):
     ) -> Float[Array, ""]:
         """The sum of these."""
         noise = singular_values(jnp.asarray(instance.noise))[: instance.rank]
-        caps = jnp.sort(jnp.concatenate([2 * noise, noise]), descending=True)
-        return jnp.sum(caps[: self.count])
+        return jnp.sum(jnp.concatenate([2 * noise, noise])[: self.count])
 
     def loss(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         """The sum of the largest singular values of the error."""

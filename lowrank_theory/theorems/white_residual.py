@@ -8,7 +8,7 @@ singular values.
 **Claims** (proved in paper_notes/white_residual.md):
 
 - `any_residual` (sure): the share is at most $r\lVert R\rVert^2/\lVert R\rVert_F^2$, the rank over
-  the stable rank. Attained where $r$ singular values are equal and the others zero.
+  the stable rank. Attained where the $r$ largest singular values are equal.
 - `expected`, i.i.d. Gaussian entries: the mean share is at most $\tfrac1{LS}\sum_{i\le
   r}\bigl((\sqrt L + \sqrt{S-i+1})^2 - \tfrac12\bigr) \le r(L^{-1/2} + S^{-1/2})^2$ at every size.
 - `gaussian` (probability $1-\delta$): the share is at most $\dfrac{r(\sqrt L + \sqrt S +
@@ -19,8 +19,8 @@ singular values.
   $(\theta - \sin\theta\cos\theta)/\pi$, where $\theta$ solves `counted_share`$(\theta, S/L) = r/S$:
   the upper tail of the law of Marchenko and Pastur (1967).
 
-So rank 64 captures at most 2.62 % of a white 5120 x 25600 residual: what quantisation leaves is no
-prey for a low-rank correction, unless activations weight it.
+So rank 64 captures on average at most 2.62 % of a Gaussian 5120 x 25600 residual: what quantisation
+leaves is no prey for a low-rank correction, unless activations weight it.
 """
 
 import dataclasses

@@ -27,7 +27,7 @@ from lowrank_theory.theorems import (
 from lowrank_theory.theorems._theorem import assess
 
 KNOWN_TO = 0.03  # how near one the mean ratio of a limit must end
-BATCH = 128
+BATCH = 32
 MANY, LARGE_BATCH = 2_000, 1_024  # from here on, compile thoroughly
 CONTROL_TRIALS = 200  # at least
 POWER = 0.99

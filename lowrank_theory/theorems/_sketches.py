@@ -1,0 +1,181 @@
+"""Sketches of a matrix: instances, settings, the range that is found and what is left outside."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from numpy.typing import ArrayLike
+
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_array,
+    check_count,
+    check_rank,
+    check_same,
+    matmul,
+    safe_divide,
+)
+from lowrank_theory.generators._random import normal
+from lowrank_theory.recovery._subspaces import leading_right_vectors
+from lowrank_theory.theorems._quantities import singular_values
+from lowrank_theory.theorems._theorem import AbstractAdversary
+
+
+def _whole(name: str, value: Any) -> Int[AnyArray, ""]:
+    """A count as an array, so that one compilation serves all."""
+    if isinstance(value, Array):
+        return value
+    return np.asarray(check_count(name, np.asarray(value).item(), 0))
+
+
+class Sketched(eqx.Module):
+    r"""A matrix $A$, the sketch $\Omega$ that meets it, the rank asked for and the number of power
+    iterations.
+
+    `gaussian` says whether the entries of the sketch are i.i.d. $N(0, 1)$. Raises `ValueError` for
+    wrong or mismatched shapes, integer dtypes, non-finite entries, a rank that the matrix cannot
+    have, or a sketch with fewer columns than the rank.
+    """
+
+    matrix: Float[AnyArray, "rows columns"]
+    sketch: Float[AnyArray, "columns width"]
+    power_iterations: Int[AnyArray, ""]
+    gaussian: Bool[AnyArray, ""]
+    rank: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        matrix: ArrayLike,
+        sketch: ArrayLike,
+        power_iterations: Any,
+        gaussian: Any,
+        rank: int,
+    ) -> None:
+        self.matrix = check_array("matrix", matrix, "rows", "columns")
+        self.sketch = check_array("sketch", sketch, "columns", "width")
+        rows, columns = self.matrix.shape
+        check_same("sketch", self.sketch.shape[0], "matrix", columns, "columns of the matrix")
+        why = " (which the matrix can have, and the sketch find)"
+        self.rank = check_count("rank", rank, 1, min(rows, *self.sketch.shape), why)
+        self.power_iterations = _whole("power_iterations", power_iterations)
+        self.gaussian = jnp.asarray(gaussian, bool)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths with which rounding grows."""
+        return tuple(self.matrix.shape)
+
+    @property
+    def oversampling(self) -> int:
+        """$p$, by how many columns the sketch is wider than the rank."""
+        return self.sketch.shape[1] - self.rank
+
+    @property
+    def values(self) -> Float[Array, " count"]:
+        """The singular values of the matrix."""
+        return singular_values(jnp.asarray(self.matrix, float))
+
+
+class SketchSetting(eqx.Module):
+    r"""A matrix with the given singular values, and a Gaussian sketch of it.
+
+    The matrix is diagonal, which loses nothing: turning its singular vectors turns a Gaussian
+    sketch into another one.
+    """
+
+    values: Float[AnyArray, " size"]
+    rank: int
+    oversampling: int
+    power_iterations: Int[AnyArray, ""] = eqx.field(
+        converter=functools.partial(_whole, "power_iterations"), default=0
+    )
+
+    def __check_init__(self) -> None:
+        size = np.shape(self.values)[0]
+        check_rank(self.rank, size, size)
+        check_count("oversampling", self.oversampling, 0, size - self.rank)
+
+    def draw(self, *, key: PRNGKeyArray) -> Sketched:
+        """A random instance, in float64; works under `jit` and `vmap`."""
+        with jax.enable_x64(True):
+            values = jnp.asarray(self.values, float)
+            sketch = normal(key, (values.size, self.rank + self.oversampling))
+            power_iterations = jnp.asarray(self.power_iterations)
+            return Sketched(jnp.diag(values), sketch, power_iterations, True, self.rank)
+
+
+def range_basis(instance: Sketched) -> Float[Array, "rows width"]:
+    r"""$Q$: an orthonormal basis of the columns of $(AA^\top)^qA\Omega$, orthonormalised after
+    every product, as rounding demands.
+    """
+    matrix = jnp.asarray(instance.matrix, float)
+
+    def orthonormal(columns: Array) -> Array:
+        return jnp.linalg.qr(columns)[0]
+
+    def iterate(_: Any, basis: Array) -> Array:
+        return orthonormal(matmul(matrix, orthonormal(matmul(matrix.T, basis))))
+
+    start = orthonormal(matmul(matrix, jnp.asarray(instance.sketch, float)))
+    return jax.lax.fori_loop(0, jnp.asarray(instance.power_iterations), iterate, start)
+
+
+class SketchAdversary(AbstractAdversary):
+    """Any singular values and any sketch, without power iterations: the matrix is diagonal, which
+    loses nothing.
+    """
+
+    size: int
+    rank: int
+    oversampling: int
+
+    def start(self, *, key: PRNGKeyArray) -> dict[str, Array]:
+        """Logarithms of the decrements of the singular values, and the sketch."""
+        values_key, sketch_key = jax.random.split(key)
+        width = self.rank + self.oversampling
+        return {
+            "decrements": normal(values_key, (self.size,)),
+            "sketch": normal(sketch_key, (self.size, width)),
+        }
+
+    def play(self, free: dict[str, Array]) -> tuple[Sketched, Array]:
+        """The instance, and the range of the sketch."""
+        values = jnp.cumsum(jnp.exp(free["decrements"]))[::-1]
+        matrix, sketch = jnp.diag(values), free["sketch"]
+        instance = Sketched(matrix, sketch, 0, False, self.rank)
+        return instance, jnp.linalg.qr(matmul(matrix, sketch))[0]
+
+
+def outside(instance: Sketched, basis: Array) -> Array:
+    """$A - QQ^TA$."""
+    matrix = jnp.asarray(instance.matrix, float)
+    return matrix - matmul(basis, matmul(basis.T, matrix))
+
+
+def outside_truncated(instance: Sketched, basis: Array) -> Array:
+    """$A - Q[Q^TA]_r$."""
+    matrix = jnp.asarray(instance.matrix, float)
+    coordinates = matmul(basis.T, matrix)
+    vectors, _ = leading_right_vectors(coordinates, instance.rank)
+    return matrix - matmul(basis, coordinates, vectors, vectors.T)
+
+
+def powers(instance: Sketched) -> tuple[Array, Array]:
+    r"""$s_i^{-2q}$ of the leading singular values and $s_j^{2q+1}$ of the others, with $s_r$ for
+    the unit of the powers: nothing overflows.
+    """
+    values, rank = instance.values, instance.rank
+    twice, unit = 2.0 * jnp.asarray(instance.power_iterations), values[rank - 1]
+    leading = safe_divide(unit, values[:rank]) ** twice
+    return leading, values[rank:] * safe_divide(values[rank:], unit) ** twice
+
+
+def parts(instance: Sketched) -> tuple[Array, Array]:
+    r"""$\Omega_1$ and $\Omega_2$: the sketch in the right singular vectors."""
+    _, _, right = jnp.linalg.svd(jnp.asarray(instance.matrix, float), full_matrices=True)
+    turned = matmul(right, jnp.asarray(instance.sketch, float))
+    return turned[: instance.rank], turned[instance.rank :]
