@@ -215,6 +215,21 @@ def test_at_full_rank_nothing_is_lost():
         assert sides(name, problem) == pytest.approx((0, 0), abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["no_gap", "ridge"])
+def test_what_a_compressed_network_sees_plays_no_part(name):
+    rows = np.random.default_rng(1).standard_normal((2, 9, 5))
+    problem = random_problem()
+    weights = problem.observed.weights
+    one, other = (
+        Problem(Observed(weights=weights, calibration=seen), problem.truth, 1)
+        for seen in (
+            Calibration.empty(5).update(rows[0]),
+            Calibration.empty(5, compressed=True).update(*rows),
+        )
+    )
+    assert sides(name, other) == pytest.approx(sides(name, one), rel=1e-12)
+
+
 def test_hypotheses():
     problem = random_problem(10.0)
     bound = STATEMENTS["gap"].bound(problem)

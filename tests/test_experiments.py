@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ from lowrank_theory.theorems import CONTENTS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
-NOT_OF_A_THEOREM = {"train_digits"}
+NOT_OF_A_THEOREM = {"train_digits", "phase_diagram"}
 
 
 def stems(folder: str, suffix: str) -> set[str]:
@@ -52,8 +53,8 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
     [
         ("lowrank_theory/theorems", ".py", set()),
         ("experiments", ".py", NOT_OF_A_THEOREM),
-        ("figures", ".svg", set()),
-        ("figures", ".json", set()),
+        ("figures", ".svg", {"phase_diagram"}),
+        ("figures", ".json", {"phase_diagram"}),
         ("paper_notes", ".md", {"README", "notation"}),
     ],
 )
@@ -81,6 +82,17 @@ def test_the_committed_numbers_can_be_drawn(name: str, experiment):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gallery_shows_every_figure(name: str):
     assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
+
+
+def test_the_bound_is_tightest_for_few_components_near_the_threshold(experiment):
+    made = numbers("phase_diagram")
+    assert made["seed"] == experiment("phase_diagram").SEED and made["quick"] is False
+    rank, strength = np.unravel_index(np.argmax(made["ratios"]), np.shape(made["ratios"]))
+    assert made["ranks"][rank] <= 2
+    assert 0.5 <= made["strengths"][strength] <= 1.5
+    assert made["largest_ratio"] < 1
+    assert isinstance(experiment("phase_diagram").draw(made), Figure)
+    assert "(phase_diagram.svg)" in (ROOT / "figures" / "README.md").read_text()
 
 
 def test_the_limit_is_met_where_the_signal_is_detected():

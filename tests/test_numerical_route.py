@@ -32,7 +32,7 @@ def sides(name: str, instance: Perturbed) -> tuple[float, float]:
 def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
     outputs = np.asarray(instance.outputs)
     rank, count = instance.rank, outputs.shape[1]
-    optimum = np.linalg.norm(scipy.linalg.svdvals(outputs)[rank:])
+    optimum = float(np.linalg.norm(scipy.linalg.svdvals(outputs)[rank:]))
     if name == "gram":
         change = np.asarray(instance.gram_change)
         _, vectors = np.linalg.eigh(outputs.T @ outputs + change)
@@ -46,7 +46,7 @@ def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
         kept = right[:rank].T
         bound = math.sqrt(2) * np.linalg.norm(scipy.linalg.svdvals(change)[: 2 * rank])
     error = float(np.linalg.norm(outputs - outputs @ kept @ kept.T))
-    return (error**2 - optimum**2 if name == "gram" else error - optimum), bound
+    return (error**2 - optimum**2 if name == "gram" else error - optimum), float(bound)
 
 
 @every_statement

@@ -86,6 +86,28 @@ def test_swapped_components_cost_five():
     assert bound == pytest.approx(10)
 
 
+def test_five_is_approached_at_the_least_price():
+    """What is kept, as its value is barely above the noise, is almost orthogonal to the target."""
+    small = 0.01
+    direction = np.array([small, math.sqrt(1 - small**2)])
+    target = (2 - 3 * small) * np.kron(np.outer(direction, direction), np.eye(2))
+    outputs = np.diag(np.repeat([1 + small**3 / 2, 1 - small], 2))
+    problem = Problem.stated(Observed(activations=np.eye(4), outputs=outputs), target, 2)
+    realised, bound = sides(ExactRank(price=1.0), problem)
+    assert bound == pytest.approx(10, rel=1e-5)
+    assert 0.97 * bound < realised <= bound
+
+
+def test_no_rank_is_above_that_of_the_activations():
+    """Where noise alone is above the threshold, zero components may be selected: but only d."""
+    activations = np.diag([1.0, 1.0, 0.0, 0.0])
+    problem = Problem.stated(
+        Observed(activations=activations, outputs=np.eye(4)), np.zeros((4, 4)), 2
+    )
+    assert sides(SelectedRank(price=0.25), problem) == (2.0, 2.0)
+    assert sides(Oracle(price=0.25), problem) == pytest.approx((2.0, 2.0))
+
+
 def test_strong_components_are_detected():
     problem = stated([10, 8, 0], [0.5, -0.5, 0.5], rank=2)
     assert sides(DetectedRank(), problem) == (2.0, 2.0)

@@ -161,6 +161,13 @@ def test_other_activations_and_biases_are_outside(name):
             jax.block_until_ready(bound.require())
 
 
+@every_statement
+def test_a_reward_in_place_of_a_penalty_is_outside(name):
+    bound = STATEMENTS[name].bound(RidgedLayer(drawn().layer, np.asarray(-1e-3)))
+    assert [h.name for h in bound.hypotheses if not h.holds] == ["the penalty is not negative"]
+    assert float(bound.value) == math.inf
+
+
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="`instance` must be a `RidgedLayer`; got Layer"):
         ridge_limit.weights.bound(drawn().layer)

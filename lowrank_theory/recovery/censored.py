@@ -275,12 +275,18 @@ def _scalar(name: str, value: Any, *, zero: bool = False) -> Any:
 
 
 class _Scaled(eqx.Module):
-    """The problem in units of the noise: basis of the columns, outputs, box."""
+    """The problem in units of the noise; NaN throughout for numbers that make no sense."""
 
     basis: Float[Array, "samples width"]
     inverse: Float[Array, "inputs width"]
     outputs: Float[Array, "samples outputs"]
     box: Float[Array, ""]
+    penalty: Float[Array, ""]
+
+    @property
+    def origin(self) -> Float[Array, "width outputs"]:
+        """The coordinates of zero."""
+        return 0 * matmul(self.basis.T, self.outputs)
 
     def gradient(self, point: Float[Array, "samples outputs"]) -> Float[Array, "samples outputs"]:
         """The gradient of the loss."""
@@ -290,6 +296,13 @@ class _Scaled(eqx.Module):
         """The loss."""
         return censored_loss(point, self.outputs, jnp.ones(()))
 
+    def split(
+        self, place: Float[Array, "samples outputs"]
+    ) -> tuple[Float[Array, "samples outputs"], Float[Array, "width outputs"]]:
+        """The nearest point of the box, and where the other operator of the splitting starts."""
+        inside = jnp.clip(place, -self.box, self.box)
+        return inside, matmul(self.basis.T, 2 * inside - place - self.gradient(inside))
+
     def shrunk(self, coordinates: Float[Array, "width outputs"]) -> Float[Array, "width outputs"]:
         """The coordinates, shrunk until the point lies in the box: rank and columns stay."""
         largest = jnp.max(jnp.abs(matmul(self.basis, coordinates)))
@@ -297,8 +310,15 @@ class _Scaled(eqx.Module):
 
 
 def _scaled(
-    activations: Array, outputs: Array, noise_scale: Array, bound: Array, sound: Array, eps: float
+    activations: Array,
+    outputs: Array,
+    noise_scale: Array,
+    bound: Array,
+    penalty: Array,
+    eps: float,
 ) -> _Scaled:
+    sound = is_finite(activations, outputs, noise_scale, bound, penalty) & jnp.all(outputs >= 0)
+    sound &= (noise_scale > 0) & (bound >= 0) & (penalty >= 0)
     # LAPACK's SVD answers NaN with NaN, but never returns from an infinity.
     activations, outputs, noise_scale = (
         jnp.where(sound, a, jnp.nan) for a in (activations, outputs, noise_scale)
@@ -307,11 +327,8 @@ def _scaled(
     negligible = values <= relative_rank_cutoff(activations.shape, eps) * values[0]
     basis = jnp.where(negligible, 0, left)  # masked, not sliced: any rank, one shape
     inverse = safe_divide(right.T, jnp.where(negligible, 0, values))
-    return _Scaled(basis, inverse, outputs / noise_scale, bound / noise_scale)
-
-
-def _sound(*numbers: Any) -> Bool[Array, ""]:
-    return is_finite(*numbers) & jnp.all(jnp.stack([jnp.all(n >= 0) for n in numbers[1:]]))
+    outputs, box, weight = (n / noise_scale for n in (outputs, bound, penalty))
+    return _Scaled(basis, inverse, outputs, box, weight)
 
 
 @in_float64
@@ -335,10 +352,8 @@ def _solve(
     into the box, is $F$. As $-Q^T(\nabla f(F) + B)$ is $V$ in the limit only, $B$ is corrected
     by the difference, and the certificate costs no decomposition.
     """
-    sound = _sound(activations, outputs, noise_scale, bound, penalty) & (noise_scale > 0)
-    scaled = _scaled(activations, outputs, noise_scale, bound, sound, resolution)
-    weight = penalty / noise_scale
-    basis, box = scaled.basis, scaled.box
+    scaled = _scaled(activations, outputs, noise_scale, bound, penalty, resolution)
+    basis, box, weight = scaled.basis, scaled.box, scaled.penalty
     allowed = tolerance * box * jnp.sum(jnp.abs(scaled.gradient(jnp.zeros_like(outputs))))
 
     def unfinished(state: Any) -> Bool[Array, ""]:
@@ -347,8 +362,7 @@ def _solve(
 
     def advance(state: Any) -> Any:
         step, place, _, _ = state
-        inside = jnp.clip(place, -box, box)
-        target = matmul(basis.T, 2 * inside - place - scaled.gradient(inside))
+        inside, target = scaled.split(place)
         left, values, right = jnp.linalg.svd(target, full_matrices=False)
         coordinates = matmul(left * jnp.maximum(values - weight, 0), right)
         subgradient = matmul(left * jnp.minimum(values, weight), right)
@@ -360,8 +374,8 @@ def _solve(
         gap = jnp.sum(box * jnp.abs(normal) - normal * point)
         return step + 1, place + matmul(basis, coordinates) - inside, feasible, gap
 
-    start = matmul(basis, jnp.zeros_like(matmul(basis.T, outputs)))
-    state = (jnp.int32(0), start, matmul(basis.T, start), jnp.asarray(jnp.inf))
+    start = scaled.origin
+    state = (jnp.int32(0), matmul(basis, start), start, jnp.asarray(jnp.inf))
     steps, _, coordinates, gap = jax.lax.while_loop(unfinished, advance, state)
     point = matmul(basis, coordinates)
     nuclear = jnp.sum(jnp.linalg.svd(coordinates, compute_uv=False))
@@ -389,14 +403,12 @@ def _search(
     """The splitting of `_solve` with truncation in the place of soft thresholding; of its points,
     shrunk into the box, the likeliest.
     """
-    sound = _sound(activations, outputs, noise_scale, bound) & (noise_scale > 0)
-    scaled = _scaled(activations, outputs, noise_scale, bound, sound, resolution)
-    basis, box = scaled.basis, scaled.box
+    scaled = _scaled(activations, outputs, noise_scale, bound, jnp.zeros(()), resolution)
+    basis = scaled.basis
 
     def advance(_: Any, state: Any) -> Any:
         place, best, least = state
-        inside = jnp.clip(place, -box, box)
-        target = matmul(basis.T, 2 * inside - place - scaled.gradient(inside))
+        inside, target = scaled.split(place)
         vectors, _ = leading_right_vectors(target, rank)
         coordinates = matmul(target, vectors, vectors.T)
         feasible = scaled.shrunk(coordinates)
@@ -404,7 +416,7 @@ def _search(
         best = jnp.where(loss < least, feasible, best)
         return place + matmul(basis, coordinates) - inside, best, jnp.minimum(loss, least)
 
-    start = jnp.where(sound, jnp.zeros_like(matmul(basis.T, outputs)), jnp.nan)
+    start = scaled.origin
     state = (matmul(basis, start), start, jnp.asarray(jnp.inf))
     _, best, _ = jax.lax.fori_loop(0, steps, advance, state)
     return noise_scale * matmul(scaled.inverse, best)

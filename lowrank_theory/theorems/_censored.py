@@ -69,6 +69,7 @@ class CandidateSetting(eqx.Module):
 
 
 def local_fit(problem: Problem, box: float) -> Float[Array, "inputs outputs"]:
+    """The likeliest weights that a local search finds."""
     scale = jnp.asarray(problem.truth.noise_scale)
     return censored_low_rank(
         problem.truth.layer_inputs,
@@ -126,10 +127,14 @@ def loss_gradient(problem: Problem, point: Array) -> Array:
     return censored_gradient(point, problem.observed.target_outputs, noise_scale(problem))
 
 
-def attainable_score(problem: Problem) -> Float[Array, " count"]:
-    """The singular values of $PS$."""
-    space = column_space(problem.truth.layer_inputs)
-    return singular_values(space.coordinates(-loss_gradient(problem, problem.truth.clean_outputs)))
+def score(problem: Problem) -> Float[Array, "samples outputs"]:
+    r"""$S = -\nabla f(F^*)$."""
+    return -loss_gradient(problem, problem.truth.clean_outputs)
+
+
+def attainable_score(problem: Problem) -> Float[Array, "width outputs"]:
+    """$U^TS$, which has the singular values of $PS$."""
+    return column_space(problem.truth.layer_inputs).coordinates(score(problem))
 
 
 def least_curvature(box: float) -> Float[Array, ""]:
@@ -166,6 +171,7 @@ def candidate_rank(candidate: Candidate) -> Hypothesis:
 
 
 def rectified_gaussian(problem: Problem) -> tuple[Hypothesis, ...]:
+    """The model, and Gaussian noise."""
     truth = problem.truth
     signal = jax.nn.relu(truth.clean_outputs + truth.noise) - truth.noise
     name = "the outputs are rectified noisy outputs"

@@ -2,7 +2,8 @@ r"""Recovery behind a ReLU: noise before it.
 
 **Model.** $Y = \rho(\tilde XM + \sigma G)$ with $\rho = \mathrm{relu}$, $G_{ij}$ i.i.d. $N(0, 1)$
 and independent of $\tilde X$ and $M$, $F^* = \tilde XM$ of rank $r$, $|F^*_{ij}| \le \alpha$; $P$
-projects on the columns of $\tilde X$, of dimension $q$, and there are $K$ outputs. With the censored likelihood (Tobin 1958)
+projects on the columns of $\tilde X$, of dimension $q$, and there are $K$ outputs. With the
+censored likelihood (Tobin 1958)
 
 $$ f(F) = \sum_{Y_{ij} > 0} \tfrac12 (Y_{ij} - F_{ij})^2
         - \sum_{Y_{ij} = 0} \sigma^2 \ln\Phi(-F_{ij}/\sigma) $$
@@ -64,6 +65,7 @@ from lowrank_theory.theorems._censored import (
     loss_gradient,
     noise_scale,
     rectified_gaussian,
+    score,
     total_norm,
     truth_in_box,
 )
@@ -131,10 +133,9 @@ class Curvature(AbstractStatement):
 
     def loss(self, instance: Candidate, estimate: Array) -> Float[Array, ""]:
         r"""$\langle\nabla f(F) - \nabla f(F^*), F - F^*\rangle$."""
-        clean = instance.problem.truth.clean_outputs
-        points = (estimate, clean)
-        after, before = (loss_gradient(instance.problem, point) for point in points)
-        return jnp.sum((after - before) * (estimate - clean))
+        problem = instance.problem
+        rise = loss_gradient(problem, estimate) + score(problem)
+        return jnp.sum(rise * (estimate - problem.truth.clean_outputs))
 
     def magnitude(self, instance: Candidate) -> Float[Array, ""]:
         r"""$(\lVert Y\rVert_F + \sigma\sqrt{mK})^2$."""
@@ -154,12 +155,11 @@ class AbstractScore(AbstractStatement):
 
     def estimate(self, instance: Problem, failure_probability: float) -> Array:
         """$U^TS$, which has the singular values of $PS$."""
-        score = self.broken_estimate(instance, failure_probability)
-        return column_space(instance.truth.layer_inputs).coordinates(score)
+        return attainable_score(instance)
 
     def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
         """$S$ without its projection."""
-        return -loss_gradient(instance, instance.truth.clean_outputs)
+        return score(instance)
 
     def loss(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert PS\rVert$."""
@@ -233,7 +233,8 @@ class Likely(AbstractStatement):
     ) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 2\kappa e})/\kappa$ with $b = \lVert(PS)_{(2r)}\rVert_F$."""
         problem = instance.problem
-        b = jnp.linalg.norm(attainable_score(problem)[: 2 * problem.rank])
+        values = singular_values(attainable_score(problem))
+        b = jnp.linalg.norm(values[: 2 * problem.rank])
         return _likely_bound(b, excess_loss(problem, estimate), least_curvature(self.box))
 
     def loss(self, instance: Candidate, estimate: Array) -> Float[Array, ""]:
@@ -340,7 +341,7 @@ class Convex(AbstractConvex):
 
     def penalty(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\lVert PS\rVert$."""
-        return self.inflation * attainable_score(problem)[0]
+        return self.inflation * singular_values(attainable_score(problem))[0]
 
     def formula(
         self, instance: Problem, estimate: CensoredFit, failure_probability: float
@@ -348,8 +349,8 @@ class Convex(AbstractConvex):
         r"""$(b + \sqrt{b^2 + 4\kappa g})/(2\kappa)$ with $b = \sqrt r(\lVert PS\rVert +
         \lambda)$.
         """
-        score = attainable_score(instance)[0]
-        b = math.sqrt(instance.rank) * (1 + self.inflation) * score
+        norm = singular_values(attainable_score(instance))[0]
+        b = math.sqrt(instance.rank) * (1 + self.inflation) * norm
         return _convex_bound(b, estimate.duality_gap, least_curvature(self.box))
 
 
