@@ -300,6 +300,17 @@ def test_outside_its_hypotheses_there_is_no_limit(strengths, noise_scale, failin
         jax.block_until_ready(bound.require())
 
 
+@pytest.mark.parametrize(("strongest", "holds"), [(0.7, False), (0.72, True)])
+def test_operator_rule_asks_for_a_detected_component(strongest, holds):
+    """The threshold is 0.7071 at beta = 1/4; a weaker second component is no matter."""
+    instance = SpikedMatrix(np.ones((4, 16)), np.array([strongest, 0.1]), np.asarray(3.0))
+    failing = [
+        h.name for h in spiked_limit.operator.bound(instance).hypotheses if not bool(h.holds)
+    ]
+    assert failing == ([] if holds else ["a component is detected"])
+    assert all(bool(h.holds) for h in spiked_limit.nuclear.bound(instance).hypotheses)
+
+
 @every_statement
 def test_statement_is_a_limit_of_spiked_matrices(name):
     statement = STATEMENTS[name]

@@ -12,7 +12,8 @@ $y\sigma\sqrt L$, $y^2 = (x+1/x)(x+\beta/x)$, if $x > \beta^{1/4}$, and not at a
   optimal for $\beta = 1$ only);
 - `HardThreshold`: $\eta = y$ where $y > \lambda_*(\beta)$,
 
-and zero for $y \le 1+\sqrt\beta$, the edge of the noise (Gavish and Donoho 2014, 2017).
+and zero for $y \le 1+\sqrt\beta$, the edge of the noise (Gavish and Donoho 2014, 2017). They
+are the best of the rules that are zero there.
 """
 
 import abc

@@ -189,7 +189,7 @@ class AbstractRidgeLimit(AbstractStatement):
         return (
             no_bias_hypothesis(instance.layer),
             Hypothesis(name, 0.0 if plain else -1.0),
-            Hypothesis("the penalty is not negative", instance.penalty),
+            Hypothesis("the penalty is not negative", jnp.asarray(instance.penalty)),
         )
 
     def estimate(self, instance: RidgedLayer, failure_probability: float) -> _Pair:

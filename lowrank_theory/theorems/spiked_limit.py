@@ -22,8 +22,9 @@ Donoho 2014, 2017; Leeb 2022; derived from the first two in paper_notes/spiked_l
   `hard_threshold_worst_case`: at most $\tfrac12\sigma^2r(q+K+\sqrt{q^2+14qK+K^2})$;
 - optimal shrinkage, with $s^2 = 1-c^2$ and $\tilde s^2 = 1-\tilde c^2$: `frobenius`
   $\sum x^2(1-c^2\tilde c^2)$, and `frobenius_worst_case` at most $\sigma^2r(q+K)$; `nuclear`
-  $\sum x\sqrt{1-(c\tilde c-s\tilde s)_+^2}$; `operator` $\max x\sqrt{1-\min(c,\tilde c)^2}$, the
-  norms in units of $\sigma\sqrt L$.
+  $\sum x\sqrt{1-(c\tilde c-s\tilde s)_+^2}$; `operator` $\max x\sqrt{1-\min(c,\tilde c)^2}$ if one
+  component is detected; the norms in units of $\sigma\sqrt L$. They are optimal among rules that
+  put zero at the edge of the noise and below.
 
 The regimes of equalities stay away from the threshold $\beta^{1/4}$ (1.5 times above it or more,
 half of it or less; 1.3 times for `hard_threshold`, which drops such components): nearer, the limit
@@ -136,17 +137,20 @@ class AbstractLimit(AbstractStatement):
     needs = SpikedMatrix
     growth = (1, 2, 4)
     trials_per_mean = 0.15
+    asks_detection = False
 
     def hypotheses(
         self, instance: SpikedMatrix, failure_probability: float
     ) -> tuple[Hypothesis, ...]:
-        """Noise, and distinct strengths in decreasing order."""
+        """Noise, and distinct strengths in decreasing order; where asked, the first is detected."""
         strengths = jnp.append(jnp.asarray(instance.strengths), 0.0)
         apart = jnp.min(strengths[:-1] - strengths[1:])
         margins = {
             "there is noise": jnp.asarray(instance.noise_scale),
             "the strengths are positive and decrease": apart,
         }
+        if self.asks_detection:
+            margins["a component is detected"] = strengths[0] - instance.aspect**0.25
         return tuple(
             Hypothesis(name, jnp.where(margin > 0, margin, -1.0), Standing.TRUSTED)
             for name, margin in margins.items()
@@ -484,11 +488,12 @@ class Nuclear(AbstractNormLoss):
 
 class Operator(AbstractNormLoss):
     r"""$\lVert\hat F-F\rVert/\sigma\sqrt L\to\max x\sqrt{1-\min(c,\tilde c)^2}$ for the shrinkage
-    that is optimal in operator norm (Leeb 2022).
+    that is optimal in operator norm (Leeb 2022), if one component is detected.
     """
 
     regimes = _ONE_LARGEST
     control = _NEAR_THRESHOLD
+    asks_detection = True  # else the rule, which jumps there, keeps noise at the edge now and then
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         """The optimal shrinkage."""
