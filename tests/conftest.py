@@ -1,6 +1,7 @@
 """Settings of the test suite: threads, data folder, hypothesis profiles."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -33,3 +34,14 @@ def data_folder() -> Path:
     if not path.is_dir():
         pytest.skip(f"LOWRANK_DATA is {folder!r}, which is not a folder")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Forget compiled programs after each file: Linux gives a process some 65,000 memory maps, a
+    program takes fifteen, and the compiler crashes where there are none left.
+    """
+    yield
+    import jax  # not above, where it would import SciPy before the number of threads is set
+
+    jax.clear_caches()
