@@ -18,14 +18,14 @@ export LOWRANK_DATA ?= $(abspath ../shared/data)
 endif
 
 # Compiled once, kept for the next run; threads would only get in the way of small decompositions.
-verify test figures: export JAX_COMPILATION_CACHE_DIR := $(abspath $(VENV))/jax-cache
-verify test figures: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
-verify test figures: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
-verify test figures: export OPENBLAS_NUM_THREADS := 1
+verify test figures attack: export JAX_COMPILATION_CACHE_DIR := $(abspath $(VENV))/jax-cache
+verify test figures attack: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+verify test figures attack: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+verify test figures attack: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help verify test figures bench lock clean
+.PHONY: help verify test figures attack bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -40,9 +40,11 @@ test: $(VENV)/.tools ## lint, check types, run the tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
-figures: $(VENV)/.library ## run every experiment and every attack; writes figures/
+figures: $(VENV)/.library ## run every experiment; writes figures/ (SIZE=--quick: few trials, to out/figures)
 	@set -e; for script in $(EXPERIMENTS); do echo $$script; $(BIN)/python $$script $(SIZE); done
-	$(BIN)/lowrank-theory attack --workers $(WORKERS) --out $(ATTACKS) --json $(ATTACKS)/table.json
+
+attack: $(VENV)/.library ## attack every sure statement; writes its worst instances to figures/attack
+	$(BIN)/lowrank-theory attack --workers $(WORKERS) --out figures/attack --json figures/attack/table.json
 
 bench: $(VENV)/.library ## run every benchmark
 	@set -e; for script in $(BENCHMARKS); do echo $$script; $(BIN)/python $$script; done

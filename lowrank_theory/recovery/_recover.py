@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import AnyArray, check_rank
+from lowrank_theory._numerics import AnyArray, check_rank, in_float64, matmul
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.recovery._subspaces import leading_right_vectors
 
 NEAR_OPTIMAL = 1e-3
 NEGLIGIBLE = 1e-10
@@ -119,6 +120,35 @@ def recover(observed: Observed, rank: int, method: AbstractMethod) -> Recovery:
             f"`method` must be a method such as `ActivationWeighted()`; got {method!r}."
         )
     return method.fit(observed, check_rank(rank, *observed.shape))
+
+
+def check_no_bias(method: AbstractMethod, observed: Observed) -> None:
+    """Refuse an affine layer, for a method that has no affine version."""
+    if observed.bias is not None:
+        raise ValueError(f"`{type(method).__name__}` has no affine version: leave `bias` out.")
+
+
+def leading_part(
+    method: AbstractMethod,
+    weights: Float[Array, "inputs outputs"],
+    preactivations: Float[Array, "samples outputs"],
+    rank: int,
+    *,
+    gap: Float[Array, ""],
+    closed: Bool[Array, ""],
+) -> Recovery:
+    """The `rank` leading components of a convex fit, whose dense `weights` give these
+    `preactivations`.
+    """
+    factors = _leading_factors(weights, preactivations, rank=rank)
+    finite = is_finite(factors.left, factors.right)
+    return Recovery(factors, None, DualityGap(gap, closed, finite), method)
+
+
+@in_float64
+def _leading_factors(weights: Array, preactivations: Array, *, rank: int) -> LowRank:
+    vectors, _ = leading_right_vectors(preactivations, rank)
+    return LowRank(matmul(weights, vectors), vectors.T)
 
 
 def is_finite(*arrays: Array | np.ndarray) -> Bool[Array, ""]:

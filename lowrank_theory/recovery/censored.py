@@ -33,8 +33,13 @@ from lowrank_theory._numerics import (
     safe_divide,
 )
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import AbstractMethod, DualityGap, Recovery, is_finite
+from lowrank_theory.recovery._recover import (
+    AbstractMethod,
+    Recovery,
+    check_no_bias,
+    is_finite,
+    leading_part,
+)
 from lowrank_theory.recovery._subspaces import leading_right_vectors
 
 _FAR = 5.0  # from here on the continued fraction has converged ...
@@ -133,8 +138,7 @@ class CensoredLikelihood(AbstractMethod):
                 "`CensoredLikelihood` fits outputs seen after a ReLU: give "
                 "`Observed(activations=..., outputs=...)`."
             )
-        if observed.bias is not None:
-            raise ValueError("`CensoredLikelihood` has no affine version: leave `bias` out.")
+        check_no_bias(self, observed)
         fit = censored_likelihood(
             observed.layer_inputs,
             observed.outputs,
@@ -144,20 +148,8 @@ class CensoredLikelihood(AbstractMethod):
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        factors = _leading_factors(fit.weights, fit.preactivations, rank=rank)
-        finite = is_finite(factors.left, factors.right)
-        return Recovery(factors, None, DualityGap(fit.duality_gap, fit.converged, finite), self)
-
-
-@in_float64
-def _leading_factors(
-    weights: Float[Array, "inputs outputs"],
-    preactivations: Float[Array, "samples outputs"],
-    *,
-    rank: int,
-) -> LowRank:
-    vectors, _ = leading_right_vectors(preactivations, rank)
-    return LowRank(matmul(weights, vectors), vectors.T)
+        gap, closed = fit.duality_gap, fit.converged
+        return leading_part(self, fit.weights, fit.preactivations, rank, gap=gap, closed=closed)
 
 
 class CensoredFit(eqx.Module):

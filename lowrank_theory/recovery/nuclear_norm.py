@@ -30,11 +30,10 @@ from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Certificate,
-    DualityGap,
     Recovery,
-    is_finite,
+    check_no_bias,
+    leading_part,
 )
-from lowrank_theory.recovery._subspaces import leading_right_vectors
 from lowrank_theory.recovery.singular_value_threshold import singular_value_threshold
 
 
@@ -56,7 +55,7 @@ class NuclearNormBall(AbstractMethod):
         """Project what the layer can express on the ball. Raises `ValueError` without activations,
         or with a bias.
         """
-        _check_no_bias(self, observed)
+        check_no_bias(self, observed)
         factors, certificate = nuclear_norm_ball(
             observed.layer_inputs,
             observed.target_outputs,
@@ -128,7 +127,7 @@ class WeightNuclearNormPenalty(AbstractMethod):
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the outputs. Raises `ValueError` without activations, or with a bias."""
-        _check_no_bias(self, observed)
+        check_no_bias(self, observed)
         fit = weight_nuclear_norm_penalty(
             observed.layer_inputs,
             observed.target_outputs,
@@ -158,7 +157,7 @@ class WeightNuclearNormBall(AbstractMethod):
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the outputs. Raises `ValueError` without activations, or with a bias."""
-        _check_no_bias(self, observed)
+        check_no_bias(self, observed)
         fit = weight_nuclear_norm_ball(
             observed.layer_inputs,
             observed.target_outputs,
@@ -356,23 +355,12 @@ def _accelerated(
     return point, nuclear, reached, steps
 
 
-def _check_no_bias(method: AbstractMethod, observed: Observed) -> None:
-    if observed.bias is not None:
-        raise ValueError(f"`{type(method).__name__}` has no affine version: leave `bias` out.")
-
-
 def _recovery(method: AbstractMethod, observed: Observed, fit: WeightFit, rank: int) -> Recovery:
-    factors = _leading_factors(observed.layer_inputs, fit.weights, rank=rank)
-    finite = is_finite(factors.left, factors.right)
-    return Recovery(factors, None, DualityGap(fit.duality_gap, fit.converged, finite), method)
+    preactivations = _product(observed.layer_inputs, fit.weights)
+    gap, closed = fit.duality_gap, fit.converged
+    return leading_part(method, fit.weights, preactivations, rank, gap=gap, closed=closed)
 
 
 @in_float64
-def _leading_factors(
-    layer_inputs: Float[Array, "samples inputs"],
-    weights: Float[Array, "inputs outputs"],
-    *,
-    rank: int,
-) -> LowRank:
-    vectors, _ = leading_right_vectors(matmul(layer_inputs, weights), rank)
-    return LowRank(matmul(weights, vectors), vectors.T)
+def _product(layer_inputs: Array, weights: Array) -> Array:
+    return matmul(layer_inputs, weights)

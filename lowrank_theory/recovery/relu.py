@@ -27,9 +27,13 @@ from lowrank_theory._numerics import (
     safe_divide,
 )
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import AbstractMethod, DualityGap, Recovery, is_finite
-from lowrank_theory.recovery._subspaces import leading_right_vectors
+from lowrank_theory.recovery._recover import (
+    AbstractMethod,
+    Recovery,
+    check_no_bias,
+    is_finite,
+    leading_part,
+)
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
 
@@ -58,8 +62,7 @@ class NuclearNormRelu(AbstractMethod):
                 "`NuclearNormRelu` fits outputs seen after a ReLU: give "
                 "`Observed(activations=..., outputs=...)`."
             )
-        if observed.bias is not None:
-            raise ValueError("`NuclearNormRelu` has no affine version: leave `bias` out.")
+        check_no_bias(self, observed)
         fit = nuclear_norm_relu(
             observed.layer_inputs,
             observed.outputs,
@@ -67,20 +70,8 @@ class NuclearNormRelu(AbstractMethod):
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        factors = _leading_factors(fit.weights, fit.preactivations, rank=rank)
-        finite = is_finite(factors.left, factors.right)
-        return Recovery(factors, None, DualityGap(fit.duality_gap, fit.converged, finite), self)
-
-
-@in_float64
-def _leading_factors(
-    weights: Float[Array, "inputs outputs"],
-    preactivations: Float[Array, "samples outputs"],
-    *,
-    rank: int,
-) -> LowRank:
-    vectors, _ = leading_right_vectors(preactivations, rank)
-    return LowRank(matmul(weights, vectors), vectors.T)
+        gap, closed = fit.duality_gap, fit.converged
+        return leading_part(self, fit.weights, fit.preactivations, rank, gap=gap, closed=closed)
 
 
 class NuclearNormFit(eqx.Module):

@@ -40,7 +40,13 @@ from lowrank_theory._numerics import (
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
+from lowrank_theory.recovery._recover import (
+    AbstractMethod,
+    Certificate,
+    Recovery,
+    check_no_bias,
+    is_finite,
+)
 from lowrank_theory.recovery._subspaces import _all_right_vectors
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -186,8 +192,7 @@ class OptimalShrinkage(AbstractMethod):
         """Shrink what the layer can express. Raises `ValueError` without activations, or with a
         bias.
         """
-        if observed.bias is not None:
-            raise ValueError("`OptimalShrinkage` has no affine version: leave `bias` out.")
+        check_no_bias(self, observed)
         factors, certificate = optimal_shrinkage(
             observed.layer_inputs,
             observed.target_outputs,

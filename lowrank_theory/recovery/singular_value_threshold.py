@@ -20,7 +20,13 @@ from lowrank_theory._numerics import (
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
+from lowrank_theory.recovery._recover import (
+    AbstractMethod,
+    Certificate,
+    Recovery,
+    check_no_bias,
+    is_finite,
+)
 from lowrank_theory.recovery._subspaces import thresholded_right_vectors
 
 
@@ -43,8 +49,7 @@ class SingularValueThreshold(AbstractMethod):
         """Threshold what the layer can express. Raises `ValueError` without activations, or with a
         bias.
         """
-        if observed.bias is not None:
-            raise ValueError("`SingularValueThreshold` has no affine version: leave `bias` out.")
+        check_no_bias(self, observed)
         factors, certificate = singular_value_threshold(
             observed.layer_inputs,
             observed.target_outputs,
