@@ -9,7 +9,7 @@ PINS := --constraint constraints.txt --build-constraint constraints.txt
 # From one line of constraints.txt: the pip of Python 3.11 knows no --group.
 PIP_PIN := $(shell grep '^pip==' constraints.txt)
 
-EXPERIMENTS := $(filter-out experiments/_%,$(wildcard experiments/*.py))
+EXPERIMENTS := $(filter-out experiments/_% experiments/train_%,$(wildcard experiments/*.py))
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # Real networks and data, where they lie beside the checkout.
