@@ -31,6 +31,7 @@ BATCH = 32
 MANY, LARGE_BATCH = 2_000, 1_024  # from here on, compile thoroughly
 CONTROL_TRIALS = 200  # at least
 POWER = 0.99
+_STEP = 1 - 1e-3  # below a ratio, which would not exceed itself; rounding does not fill it
 
 Progress = Callable[[str, int, int], None]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -471,7 +472,7 @@ class _Judge:
         if self.allowed_rate is None:
             mean, half = self._mean(sample)
             spread = half * max(1.0, math.sqrt(sample.applicable / number))
-            return (mean - 3 * spread) / (1 + self._tolerance)
+            return _STEP * (mean - 3 * spread) / (1 + self._tolerance)
         rates = np.linspace(0, 1, 2001)[1:]
         powerful = rates[stats.binom.sf(self._least_count(number) - 1, number, rates) >= POWER]
         counts = np.arange(1, sample.applicable + 1)
@@ -479,8 +480,7 @@ class _Judge:
         enough = counts[shown >= powerful[0]] if powerful.size else powerful
         if not enough.size:
             return math.nan
-        # A step below the ratio, which would not exceed itself, that rounding does not fill.
-        return _largest(sample.refuting_factor, int(enough[0])) * (1 - 1e-3)
+        return _STEP * _largest(sample.refuting_factor, int(enough[0]))
 
 
 def _largest(numbers: np.ndarray, rank: int) -> float:
