@@ -12,23 +12,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import (
-    after,
     check_positive,
     in_float64,
     matmul,
-    relative_rank_cutoff,
     resolution,
-    rounding_allowance,
-    safe_sqrt,
 )
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._attainable import attainable
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Certificate,
     Recovery,
     check_no_bias,
-    is_finite,
 )
 from lowrank_theory.recovery._subspaces import kept_right_vectors
 
@@ -76,22 +72,9 @@ def rank_penalised(
     product of the factors is differentiable where no squared singular value is at the penalty, and
     $s_r > s_{r+1}$ if more than r are above it.
     """
-    layer_inputs = after(outputs, layer_inputs)
-    inverse = jnp.linalg.pinv(
-        layer_inputs, rtol=relative_rank_cutoff(layer_inputs.shape, resolution)
-    )
-    solution = matmul(inverse, outputs)
-    attainable = matmul(layer_inputs, solution)
-    vectors, energies = kept_right_vectors(attainable, penalty, rank)
-    factors = LowRank(matmul(solution, vectors), vectors.T)
-
-    scale = jnp.linalg.norm(layer_inputs) * jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
+    found = attainable(layer_inputs, outputs, resolution)
+    vectors, energies = kept_right_vectors(found.fitted, penalty, rank)
+    factors = LowRank(matmul(found.solution, vectors), vectors.T)
     kept = jnp.any(vectors != 0, axis=0)
     left_out = jnp.sum(energies[rank:]) + jnp.sum(jnp.where(kept, 0, energies[:rank]))
-    certificate = Certificate(
-        optimal_error=safe_sqrt(jnp.sum((outputs - attainable) ** 2) + left_out),
-        excess_bound=2 * rounding_allowance(scale, *layer_inputs.shape, outputs.shape[1]),
-        target_norm=jnp.linalg.norm(outputs),
-        finite=is_finite(factors.left, factors.right),
-    )
-    return factors, certificate
+    return factors, found.certificate(factors, left_out)

@@ -32,20 +32,18 @@ from lowrank_theory._numerics import (
     check_positive,
     in_float64,
     matmul,
-    relative_rank_cutoff,
     resolution,
-    rounding_allowance,
     safe_divide,
     safe_sqrt,
 )
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._attainable import attainable
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Certificate,
     Recovery,
     check_no_bias,
-    is_finite,
 )
 from lowrank_theory.recovery._subspaces import _all_right_vectors
 
@@ -220,30 +218,20 @@ def optimal_shrinkage(
     singular value is where the rule has a jump or a kink, if those that it keeps are at most
     `rank`; ties do no harm.
     """
-    layer_inputs = after(outputs, layer_inputs)
-    cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
-    inverse = jnp.linalg.pinv(layer_inputs, rtol=cutoff)
-    solution = matmul(inverse, outputs)
-    attainable = matmul(layer_inputs, solution)
-    q = jnp.round(jnp.sum(jax.lax.stop_gradient(inverse.T * layer_inputs)))  # the trace of P
-    unit, aspect = _noise_unit(attainable, q, noise_scale)
+    found = attainable(layer_inputs, outputs, resolution)
+    q = jnp.round(
+        jnp.sum(jax.lax.stop_gradient(found.inverse.T * found.layer_inputs))
+    )  # the trace of P
+    unit, aspect = _noise_unit(found.fitted, q, noise_scale)
     shrunk_vectors, vectors, energies = _shrunk_right_vectors(
-        shrinker, after(unit, attainable), unit, aspect, rank
+        shrinker, after(unit, found.fitted), unit, aspect, rank
     )
-    factors = LowRank(matmul(solution, shrunk_vectors), vectors.T)
-
-    scale = jnp.linalg.norm(layer_inputs) * jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
+    factors = LowRank(matmul(found.solution, shrunk_vectors), vectors.T)
     kept = jnp.where(
         jnp.arange(energies.size) < rank, _multipliers(shrinker, energies, unit, aspect), 0
     )
-    residual = jnp.sum((outputs - attainable) ** 2) + jnp.sum((1 - kept) ** 2 * energies)
-    certificate = Certificate(
-        optimal_error=safe_sqrt(residual),
-        excess_bound=2 * rounding_allowance(scale, *layer_inputs.shape, outputs.shape[1]),
-        target_norm=jnp.linalg.norm(outputs),
-        finite=is_finite(factors.left, factors.right),
-    )
-    return factors, certificate
+    left_out = jnp.sum((1 - kept) ** 2 * energies)
+    return factors, found.certificate(factors, left_out)
 
 
 @in_float64

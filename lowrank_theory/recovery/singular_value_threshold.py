@@ -9,23 +9,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import (
-    after,
     check_positive,
     in_float64,
     matmul,
-    relative_rank_cutoff,
     resolution,
-    rounding_allowance,
-    safe_sqrt,
 )
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._attainable import attainable
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Certificate,
     Recovery,
     check_no_bias,
-    is_finite,
 )
 from lowrank_theory.recovery._subspaces import thresholded_right_vectors
 
@@ -74,24 +70,9 @@ def singular_value_threshold(
     Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where no
     singular value is at the threshold, if those above it are at most `rank`; ties do no harm.
     """
-    layer_inputs = after(outputs, layer_inputs)
-    inverse = jnp.linalg.pinv(
-        layer_inputs, rtol=relative_rank_cutoff(layer_inputs.shape, resolution)
-    )
-    solution = matmul(inverse, outputs)
-    attainable = matmul(layer_inputs, solution)
-    shrunk_vectors, vectors, energies = thresholded_right_vectors(attainable, threshold, rank)
-    factors = LowRank(matmul(solution, shrunk_vectors), vectors.T)
-
-    scale = jnp.linalg.norm(layer_inputs) * jnp.linalg.norm(inverse) * jnp.linalg.norm(outputs)
+    found = attainable(layer_inputs, outputs, resolution)
+    shrunk_vectors, vectors, energies = thresholded_right_vectors(found.fitted, threshold, rank)
+    factors = LowRank(matmul(found.solution, shrunk_vectors), vectors.T)
     shrunk = jnp.minimum(energies, threshold**2)
-    residual = jnp.sum((outputs - attainable) ** 2) + jnp.sum(
-        jnp.where(jnp.arange(energies.size) < rank, shrunk, energies)
-    )
-    certificate = Certificate(
-        optimal_error=safe_sqrt(residual),
-        excess_bound=2 * rounding_allowance(scale, *layer_inputs.shape, outputs.shape[1]),
-        target_norm=jnp.linalg.norm(outputs),
-        finite=is_finite(factors.left, factors.right),
-    )
-    return factors, certificate
+    left_out = jnp.sum(jnp.where(jnp.arange(energies.size) < rank, shrunk, energies))
+    return factors, found.certificate(factors, left_out)
