@@ -101,10 +101,14 @@ def float_dtype(*trees: Any) -> np.dtype:
 
 
 def resolution(*arrays: Any) -> float:
-    """Machine epsilon of the coarsest float dtype among the arrays: what their stored values can
-    tell apart.
+    """Machine epsilon of the coarsest float dtype among the arrays, at most that of float32: what
+    their stored values can tell apart.
+
+    Half precision counts as float32: by its own epsilon, a matrix of a few hundred columns would
+    have no rank left at all.
     """
-    return max(float(jnp.finfo(a.dtype).eps) for a in arrays if a is not None)
+    coarsest = max(float(jnp.finfo(a.dtype).eps) for a in arrays if a is not None)
+    return min(coarsest, float(np.finfo(np.float32).eps))
 
 
 def relative_rank_cutoff(

@@ -24,7 +24,7 @@ from lowrank_theory._numerics import (
     in_float64,
     matmul,
 )
-from lowrank_theory.calibration import Calibration
+from lowrank_theory.calibration import AbstractCalibration
 from lowrank_theory.generators.activations import (
     AbstractActivations,
     AbstractMismatch,
@@ -39,8 +39,7 @@ class Observed(eqx.Module):
     r"""What may be known of a layer: the sole input of estimators and certificates.
 
     - `weights` $W$ (inputs, outputs): the trained layer.
-    - `activations` $X$ (samples, inputs): what it sees, or `calibration`: their streamed second
-      moments.
+    - `activations` $X$ (samples, inputs): what it sees, or `calibration`: what was kept of it.
     - `compressed_activations` $\tilde X$ (samples, inputs): what its replacement will see, if that
       differs.
     - `outputs` $Y$ (samples, outputs): what to reproduce, if not $XW$ (plus bias).
@@ -55,7 +54,7 @@ class Observed(eqx.Module):
     compressed_activations: Float[AnyArray, "samples inputs"] | None
     outputs: Float[AnyArray, "samples outputs"] | None
     bias: Float[AnyArray, " outputs"] | None
-    calibration: Calibration | None
+    calibration: AbstractCalibration | None
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class Observed(eqx.Module):
         compressed_activations: ArrayLike | None = None,
         outputs: ArrayLike | None = None,
         bias: ArrayLike | None = None,
-        calibration: Calibration | None = None,
+        calibration: AbstractCalibration | None = None,
     ) -> None:
         def checked(name: str, value: ArrayLike | None, *axes: str):
             return None if value is None else check_array(name, value, *axes)
@@ -83,6 +82,11 @@ class Observed(eqx.Module):
     def _check_agreement(self) -> None:
         if self.weights is None and (self.activations is None or self.outputs is None):
             raise ValueError("Give `weights`, or `activations` together with `outputs`.")
+        if not (self.calibration is None or isinstance(self.calibration, AbstractCalibration)):
+            raise ValueError(
+                "`calibration` must be one, such as `Calibration.empty(inputs)` after its updates; "
+                f"got {type(self.calibration).__name__}."
+            )
         if self.calibration is not None and self.activations is not None:
             raise ValueError("Give `activations` or `calibration`, not both.")
         if self.activations is None and not (self.compressed_activations is self.outputs is None):
@@ -93,7 +97,7 @@ class Observed(eqx.Module):
         for name in ("activations", "compressed_activations", "calibration"):
             value = getattr(self, name)
             if value is not None:
-                got = value.inputs if isinstance(value, Calibration) else value.shape[1]
+                got = value.inputs if isinstance(value, AbstractCalibration) else value.shape[1]
                 check_same(name, got, "weights", inputs, "inputs")
         if self.activations is not None:
             for name in ("compressed_activations", "outputs"):

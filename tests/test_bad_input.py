@@ -254,10 +254,26 @@ CALLS = {
 
 # The suite checks types as it imports the library, and would object first: these run without.
 WRONG_TYPES = {
+    "mesh of a number": (
+        lambda: lrt.ShardedCalibration(Calibration.empty(8), 8, "rows"),  # pyright: ignore[reportArgumentType]
+        "`mesh` must be a mesh .* got int",
+    ),
+    "class of calibration": (
+        lambda: lrt.ShardedCalibration(Calibration, 8, "rows"),  # pyright: ignore[reportArgumentType]
+        "`calibration` must be a calibration",
+    ),
     "fractional rank": (lambda: recover(rank=2.0), "`rank` must be an integer .* got 2.0"),
     "rank of words": (lambda: recover(rank="2"), "`rank` must be an integer .* got '2'"),
     "no rank": (lambda: recover(rank=None), "`rank` must be an integer .* got None"),
     "array observed": (lambda: recover(W), "`observed` must be an `Observed`; got ndarray"),
+    "array swept": (
+        lambda: lrt.every_rank(W, WEIGHTED),  # pyright: ignore[reportArgumentType]
+        "`observed` must be an `Observed`; got ndarray",
+    ),
+    "fractional swept rank": (
+        lambda: lrt.every_rank(LAYER, WEIGHTED).at(2.0),  # pyright: ignore[reportArgumentType]
+        "`rank` must be .* got 2.0",
+    ),
     "class of method": (
         lambda: recover(method=lrt.ActivationWeighted),
         "`method` must be a method such as .*; got <class",

@@ -27,7 +27,14 @@ from lowrank_theory._numerics import check_count, relative_rank_cutoff
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks.perceptron import Perceptron, Split
 from lowrank_theory.problems import Layer, Observed, Problem
-from lowrank_theory.recovery import ActivationWeighted, LowRank, TruncatedSVD, recover
+from lowrank_theory.recovery import (
+    ActivationWeighted,
+    EveryRank,
+    LowRank,
+    TruncatedSVD,
+    every_rank,
+    recover,
+)
 from lowrank_theory.theorems import Hypothesis, Standing, planted_rank, price_of_ignoring_data
 
 BATCH = 4_000
@@ -127,14 +134,15 @@ def study(
         )
         inputs, outputs = layer.weights.shape
         swept = _ranks(inputs, outputs, ranks)
-        agnostic, driven = _truncated(layer, swept[-1]), _data_driven(layer, swept[-1])
+        agnostic = every_rank(Observed(weights=layer.weights, bias=layer.bias), TruncatedSVD())
+        driven = _data_driven(layer, swept[-1])
         stated = _stated(layer, swept[-1], layer_key)
         errors = _errors(layer, agnostic, driven, swept)
         rest = Perceptron(network.weights[index:], network.biases[index:])
         seen, labels = held_out[index], split.held_out_labels
         for rank in swept:
-            truncated = agnostic.replace_first(rest, rank)
-            refitted = driven.replace_first(rest, rank)
+            truncated = _with_first(rest, agnostic, rank)
+            refitted = _with_first(rest, driven, rank)
             rows.append(
                 {
                     "network": name,
@@ -165,24 +173,13 @@ class _StudiedLayer:
     held_out: Float[np.ndarray, "held_out inputs"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Compression:
-    r"""$X \mapsto \mathbf 1c^\top + (X - \mathbf 1\mu^\top)WV_rV_r^\top$ at every rank up to that
-    of the factors $WV$ and $V^\top$, whose leading parts are those of the smaller ranks.
-    """
-
-    left: Float[np.ndarray, "inputs rank"]
-    right: Float[np.ndarray, "rank outputs"]
-    centre: Float[np.ndarray, " outputs"]
-    input_mean: Float[np.ndarray, " inputs"]
-
-    def replace_first(self, network: Perceptron, rank: int) -> Perceptron:
-        """The network with this in the place of its first layer, in its own dtype."""
-        left, right = self.left[:, :rank], self.right[:rank]
-        bias = self.centre - self.input_mean @ left @ right
-        dtype = network.biases[0].dtype
-        factors = LowRank(left.astype(dtype), right.astype(dtype))
-        return network.with_layer(0, factors, bias.astype(dtype))
+def _with_first(network: Perceptron, layers: EveryRank, rank: int) -> Perceptron:
+    """The network with the layer of this rank in the place of its first, in its own dtype."""
+    recovery = layers.at(rank)
+    left, right, bias = recovery.factors.left, recovery.factors.right, recovery.bias
+    dtype = network.biases[0].dtype
+    factors = LowRank(np.asarray(left, dtype), np.asarray(right, dtype))
+    return network.with_layer(0, factors, np.asarray(bias, dtype))
 
 
 def _ranks(inputs: int, outputs: int, count: int) -> list[int]:
@@ -197,29 +194,23 @@ def _half(inputs: int, outputs: int) -> int:
     return max(1, min(inputs, outputs) // 2)
 
 
-def _truncated(layer: _StudiedLayer, rank: int) -> _Compression:
-    factors = recover(Observed(weights=layer.weights), rank, TruncatedSVD()).factors
-    nothing = np.zeros(len(layer.weights))
-    return _Compression(np.asarray(factors.left), np.asarray(factors.right), layer.bias, nothing)
-
-
-def _data_driven(layer: _StudiedLayer, rank: int) -> _Compression:
-    """The affine fit to the training rows: from their streamed moments where these resolve it."""
+def _data_driven(layer: _StudiedLayer, rank: int) -> EveryRank:
+    """The affine fit to the training rows: from their streamed moments where these resolve it up to
+    this rank.
+    """
     seen = Calibration.empty(layer.training.shape[1])
     for start in range(0, len(layer.training), BATCH):
         seen = seen.update(layer.training[start : start + BATCH])
     observed = Observed(weights=layer.weights, bias=layer.bias, calibration=seen)
-    recovery = recover(observed, rank, ActivationWeighted())
-    if not recovery.certificate.certified:
-        rows = Observed(weights=layer.weights, bias=layer.bias, activations=layer.training)
-        recovery = recover(rows, rank, ActivationWeighted())
-    left, right = np.asarray(recovery.factors.left), np.asarray(recovery.factors.right)
-    mean = np.asarray(seen.mean)
-    return _Compression(left, right, mean @ layer.weights + layer.bias, mean)
+    layers = every_rank(observed, ActivationWeighted())
+    if bool(layers.certificates.certified[rank]):
+        return layers
+    rows = Observed(weights=layer.weights, bias=layer.bias, activations=layer.training)
+    return every_rank(rows, ActivationWeighted())
 
 
 def _errors(
-    layer: _StudiedLayer, agnostic: _Compression, driven: _Compression, ranks: list[int]
+    layer: _StudiedLayer, agnostic: EveryRank, driven: EveryRank, ranks: list[int]
 ) -> dict[int, Row]:
     r"""The errors on held-out rows, and the bound on the first of them.
 
@@ -229,7 +220,10 @@ def _errors(
     linear = layer.held_out @ layer.weights
     outputs = linear + layer.bias
     norm = float(np.linalg.norm(outputs))
-    driven_triangle = _triangle(outputs - driven.centre)
+    agnostic_right, driven_right = (
+        np.asarray(each.factors.right, np.float64) for each in (agnostic, driven)
+    )
+    driven_triangle = _triangle(outputs - np.asarray(driven.bias))
     agnostic_triangle = _triangle(linear)
     best = _singular_values(outputs - outputs.mean(axis=0))
     activations_norm = _singular_values(layer.held_out)[0]
@@ -241,12 +235,12 @@ def _errors(
     return {
         rank: {
             "data_agnostic_error": relative(
-                _projected_out(agnostic_triangle, agnostic.right[:rank])
+                _projected_out(agnostic_triangle, agnostic_right[:rank])
             ),
             "data_agnostic_new_bias_error": relative(
-                _projected_out(driven_triangle, agnostic.right[:rank])
+                _projected_out(driven_triangle, agnostic_right[:rank])
             ),
-            "data_driven_error": relative(_projected_out(driven_triangle, driven.right[:rank])),
+            "data_driven_error": relative(_projected_out(driven_triangle, driven_right[:rank])),
             "optimal_error": relative(best[rank:]),
             "price_bound": relative(activations_norm * weights[rank:]),
         }

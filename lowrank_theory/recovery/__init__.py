@@ -1,5 +1,8 @@
 """Recover low-rank weights: one verb, `recover`, and one file for each method."""
 
+from lowrank_theory.recovery._every_rank import AbstractNestedMethod as AbstractNestedMethod
+from lowrank_theory.recovery._every_rank import EveryRank as EveryRank
+from lowrank_theory.recovery._every_rank import every_rank as every_rank
 from lowrank_theory.recovery._low_rank import LowRank as LowRank
 from lowrank_theory.recovery._recover import AbstractMethod as AbstractMethod
 from lowrank_theory.recovery._recover import Certificate as Certificate
@@ -10,6 +13,9 @@ from lowrank_theory.recovery.activation_weighted import ActivationWeighted as Ac
 from lowrank_theory.recovery.activation_weighted import activation_weighted as activation_weighted
 from lowrank_theory.recovery.activation_weighted import (
     activation_weighted_from_moments as activation_weighted_from_moments,
+)
+from lowrank_theory.recovery.activation_weighted import (
+    activation_weighted_from_triangle as activation_weighted_from_triangle,
 )
 from lowrank_theory.recovery.censored import CensoredLikelihood as CensoredLikelihood
 from lowrank_theory.recovery.censored import censored_likelihood as censored_likelihood
@@ -26,6 +32,14 @@ from lowrank_theory.recovery.nuclear_norm import (
 from lowrank_theory.recovery.nuclear_norm import (
     weight_nuclear_norm_penalty as weight_nuclear_norm_penalty,
 )
+from lowrank_theory.recovery.published import ASVD as ASVD
+from lowrank_theory.recovery.published import COALA as COALA
+from lowrank_theory.recovery.published import DRONE as DRONE
+from lowrank_theory.recovery.published import ESPACE as ESPACE
+from lowrank_theory.recovery.published import QERA as QERA
+from lowrank_theory.recovery.published import SVDLLM as SVDLLM
+from lowrank_theory.recovery.published import CorDA as CorDA
+from lowrank_theory.recovery.published import DiagonalQERA as DiagonalQERA
 from lowrank_theory.recovery.randomized import Randomized as Randomized
 from lowrank_theory.recovery.randomized import randomized as randomized
 from lowrank_theory.recovery.rank_penalised import RankPenalised as RankPenalised

@@ -19,8 +19,13 @@ from jaxtyping import Array, Float
 from lowrank_theory._numerics import matmul, safe_divide
 
 
-def _all_right_vectors(matrix: Array) -> tuple[Array, Array]:
-    """All right singular vectors (columns) and squared singular values (padded with zeros)."""
+def all_right_vectors(
+    matrix: Float[Array, "rows columns"],
+) -> tuple[Float[Array, "columns columns"], Float[Array, " columns"]]:
+    """All right singular vectors (columns) and squared singular values (padded with zeros).
+
+    Not differentiable: JAX says so.
+    """
     rows, columns = matrix.shape
     core = jnp.linalg.qr(matrix, mode="r") if rows > columns else matrix
     _, values, vectors = jnp.linalg.svd(core, full_matrices=True)
@@ -28,8 +33,13 @@ def _all_right_vectors(matrix: Array) -> tuple[Array, Array]:
     return vectors.T, energies
 
 
-def _all_eigenvectors(matrix: Array) -> tuple[Array, Array]:
-    """All eigenvectors (columns) and eigenvalues, largest first."""
+def all_eigenvectors(
+    matrix: Float[Array, "size size"],
+) -> tuple[Float[Array, "size size"], Float[Array, " size"]]:
+    """All eigenvectors (columns) and eigenvalues, largest first.
+
+    Differentiable where no two eigenvalues are equal.
+    """
     values, vectors = jnp.linalg.eigh(matrix)
     return vectors[:, ::-1], values[::-1]
 
@@ -48,14 +58,14 @@ def leading_right_vectors(
     """The `rank` leading right singular vectors, and all squared singular values in decreasing
     order.
     """
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     return vectors[:, :rank], energies
 
 
 @leading_right_vectors.defjvp
 def _(rank: int, primals: tuple[Array], tangents: tuple[Array]):
     (matrix,), (change,) = primals, tangents
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     half = matmul(matrix.T, change)
     return (vectors[:, :rank], energies), _tangents(vectors, energies, half + half.T, rank)
 
@@ -67,14 +77,14 @@ def leading_eigenvectors(
     """The `rank` leading eigenvectors of a symmetric matrix, and all eigenvalues in decreasing
     order.
     """
-    vectors, energies = _all_eigenvectors(matrix)
+    vectors, energies = all_eigenvectors(matrix)
     return vectors[:, :rank], energies
 
 
 @leading_eigenvectors.defjvp
 def _(rank: int, primals: tuple[Array], tangents: tuple[Array]):
     (matrix,), (change,) = primals, tangents
-    vectors, energies = _all_eigenvectors(matrix)
+    vectors, energies = all_eigenvectors(matrix)
     return (vectors[:, :rank], energies), _tangents(vectors, energies, change, rank)
 
 
@@ -100,7 +110,7 @@ def thresholded_right_vectors(
 
     without a trace of ties: it needs $s_i \ne \tau$, and $s_r > s_{r+1}$ where more than r survive.
     """
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     _, shrinkage = _shrinkage(energies, threshold)
     leading = vectors[:, :rank]
     return leading * shrinkage[:rank], leading, energies
@@ -109,7 +119,7 @@ def thresholded_right_vectors(
 @thresholded_right_vectors.defjvp
 def _(rank: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
     (matrix, threshold), (change, threshold_change) = primals, tangents
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     survive, shrinkage = _shrinkage(energies, threshold)
     leading, values = vectors[:, :rank], jnp.sqrt(energies)
     half = matmul(matrix.T, change)
@@ -146,14 +156,14 @@ def kept_right_vectors(
     Their span has a derivative where none is at the penalty, and $s_r > s_{r+1}$ where more than
     `rank` are above it.
     """
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     return jnp.where(energies[:rank] > penalty, vectors[:, :rank], 0), energies
 
 
 @kept_right_vectors.defjvp
 def _(rank: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
     (matrix, penalty), (change, _) = primals, tangents
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     kept = (energies > penalty) & (jnp.arange(energies.size) < rank)
     half = matmul(matrix.T, change)
     rotated = matmul(vectors.T, half + half.T, vectors)

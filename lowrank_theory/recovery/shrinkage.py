@@ -45,7 +45,7 @@ from lowrank_theory.recovery._recover import (
     Recovery,
     check_no_bias,
 )
-from lowrank_theory.recovery._subspaces import _all_right_vectors
+from lowrank_theory.recovery._subspaces import all_right_vectors
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 _NEWTON_STEPS = 8
@@ -303,7 +303,7 @@ def _shrunk_right_vectors(
 
     with $h'$ for the quotient where $l_i$ and $l_j$ (almost) agree: ties leave no trace.
     """
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     leading = vectors[:, :rank]
     return leading * _multipliers(shrinker, energies, unit, aspect)[:rank], leading, energies
 
@@ -311,7 +311,7 @@ def _shrunk_right_vectors(
 @_shrunk_right_vectors.defjvp
 def _(shrinker: AbstractShrinker, rank: int, primals: tuple, tangents: tuple):
     (matrix, unit, aspect), (change, unit_change, _) = primals, tangents
-    vectors, energies = _all_right_vectors(matrix)
+    vectors, energies = all_right_vectors(matrix)
     h, slopes = jax.jvp(
         lambda e: _multipliers(shrinker, e, unit, aspect), (energies,), (jnp.ones_like(energies),)
     )

@@ -125,7 +125,7 @@ def rows_only(problem: Problem) -> Observed:
     """The layer as it is: it computes its own target, from what it always saw, without a bias."""
     observed, seen = problem.observed, problem.observed.calibration
     if seen is not None:
-        seen = dataclasses.replace(seen, compressed=None)
+        seen = dataclasses.replace(seen.moments(), compressed=None)
     return Observed(weights=observed.weights, activations=observed.activations, calibration=seen)
 
 

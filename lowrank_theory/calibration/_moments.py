@@ -1,0 +1,300 @@
+"""What every calibration answers, and the default one: second moments."""
+
+import abc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_array,
+    check_count,
+    check_same,
+    in_float64,
+    matmul,
+)
+from lowrank_theory.calibration._file import write
+
+State = TypeVar("State", bound="AbstractCalibration")
+Rows = tuple[AnyArray, AnyArray | None]
+
+
+class AbstractCalibration(eqx.Module):
+    r"""Streamed statistics of activations $X$ and, optionally, compressed activations $\tilde X$.
+
+    Start with `empty(inputs)` of the kind wanted, then `calibration = calibration.update(batch)`
+    for each batch, or let `calibrate` do it. Memory does not grow with the number of samples, and
+    `merge` combines what several machines saw, in any order up to rounding.
+    """
+
+    count: eqx.AbstractVar[Float[AnyArray, ""]]
+    mean: eqx.AbstractVar[Float[AnyArray, " inputs"]]
+
+    @property
+    @abc.abstractmethod
+    def has_compressed(self) -> bool:
+        """Whether batches come with compressed activations."""
+
+    @property
+    @abc.abstractmethod
+    def layer_input_mean(self) -> Float[AnyArray, " inputs"]:
+        r"""The mean of $\tilde X$, which is $X$ where no compressed activations came."""
+
+    @property
+    @abc.abstractmethod
+    def block(self) -> int:
+        """How many rows are worth waiting for: fewer at once cost more than their share."""
+
+    @abc.abstractmethod
+    def moments(self) -> "Calibration":
+        """The second moments."""
+
+    @abc.abstractmethod
+    def absorb(self: State, activations: AnyArray, compressed: AnyArray | None) -> State:
+        """What `update` does with a batch that it has checked."""
+
+    @abc.abstractmethod
+    def join(self: State, other: Any) -> State:
+        """What `merge` does with statistics that it has checked."""
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs of the layer."""
+        return self.mean.shape[0]
+
+    # Not `Self`, which beartype, the checker of types in the tests, does not know in a method.
+    def update(  # noqa: PYI019
+        self: State, activations: ArrayLike, compressed_activations: ArrayLike | None = None
+    ) -> State:
+        """The statistics after one more batch of shape (samples, inputs).
+
+        Raises `ValueError` for a wrong shape, non-finite entries or an integer dtype; the
+        statistics so far are untouched.
+        """
+        return self.absorb(*check_batch(self, activations, compressed_activations))
+
+    def merge(self: State, other: State) -> State:  # noqa: PYI019
+        """The statistics of both sets of samples together."""
+        check_alike("other", other, "self", self)
+        return self.join(other)
+
+    def gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
+        r"""$X^\top X$, or its centred version."""
+        seen = self.moments()
+        return _moment(seen.scatter, seen.count, seen.mean, seen.mean, centred)
+
+    def compressed_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
+        r"""$\tilde X^\top\tilde X$, or its centred version."""
+        seen = self.moments()
+        scatter = seen.scatter if seen.compressed is None else seen.compressed.scatter
+        mean = seen.layer_input_mean
+        return _moment(scatter, seen.count, mean, mean, centred)
+
+    def cross_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
+        r"""$\tilde X^\top X$, or its centred version."""
+        seen = self.moments()
+        scatter = seen.scatter if seen.compressed is None else seen.compressed.cross_scatter
+        return _moment(scatter, seen.count, seen.layer_input_mean, seen.mean, centred)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the statistics to a safetensors file, all or nothing. `load_calibration` reads it,
+        and `merge` combines the files of several machines.
+        """
+        write(self, Path(path), batches=0)
+
+
+def check_batch(
+    seen: AbstractCalibration, activations: ArrayLike, compressed: ArrayLike | None = None
+) -> Rows:
+    """A batch that the calibration can absorb, or a `ValueError`."""
+    batch = check_array("activations", activations, "samples", "inputs")
+    check_same("activations", batch.shape[1], "calibration", seen.inputs, "inputs")
+    if (compressed is not None) != seen.has_compressed:
+        raise ValueError(
+            "`compressed_activations` must come with every batch or with none: this "
+            f"calibration was started with `compressed={seen.has_compressed}`."
+        )
+    if compressed is None:
+        return batch, None
+    other = check_array("compressed_activations", compressed, "samples", "inputs")
+    check_same("compressed_activations", other.shape[1], "activations", batch.shape[1], "inputs")
+    check_same("compressed_activations", other.shape[0], "activations", batch.shape[0], "samples")
+    return batch, other
+
+
+def check_alike(
+    name: str, other: AbstractCalibration, whose: str, one: AbstractCalibration
+) -> None:
+    """Two calibrations must be of one kind and size."""
+    if type(other) is not type(one):
+        raise ValueError(
+            f"`{name}` is a `{type(other).__name__}`, but `{whose}` is a `{type(one).__name__}`. "
+            "They must be of one kind; `moments()` of either is a `Calibration`."
+        )
+    check_same(name, other.inputs, whose, one.inputs, "inputs")
+    if other.has_compressed != one.has_compressed:
+        raise ValueError(
+            f"`{name}` must hold compressed activations exactly if `{whose}` does, which was "
+            f"started with `compressed={one.has_compressed}`."
+        )
+
+
+class CompressedMoments(eqx.Module):
+    r"""What involves compressed activations: their mean, and $\tilde X^\top X$ and
+    $\tilde X^\top\tilde X$, both centred.
+    """
+
+    mean: Float[AnyArray, " inputs"]
+    cross_scatter: Float[AnyArray, "inputs inputs"]
+    scatter: Float[AnyArray, "inputs inputs"]
+
+
+class Calibration(AbstractCalibration):
+    r"""Float64 second moments.
+
+    The state is the count, the means and the *centred* scatter matrices $S = \sum_t (x_t - \bar
+    x)(x_t - \bar x)^\top$, merged batch by batch (Chan, Golub and LeVeque 1983). Both the plain
+    Gram $X^\top X = S + m\,\bar x\bar x^\top$ (layers without a bias) and the centred one (affine
+    layers) follow without cancellation, even where a large mean dominates.
+
+    Squares hold half the digits: outputs $10^{-7}$ times smaller than activations and weights allow
+    are lost. The certificate of a recovery says where that matters; for such layers there is
+    `TriangularCalibration`.
+    """
+
+    count: Float[AnyArray, ""]
+    mean: Float[AnyArray, " inputs"]
+    scatter: Float[AnyArray, "inputs inputs"]
+    compressed: CompressedMoments | None = None
+
+    @staticmethod
+    def empty(inputs: int, *, compressed: bool = False) -> "Calibration":
+        """Nothing seen yet; `compressed` says whether batches will come with compressed
+        activations.
+        """
+        inputs = check_count("inputs", inputs, 1)
+        vector, matrix = np.zeros(inputs), np.zeros((inputs, inputs))
+        moments = CompressedMoments(vector, matrix, matrix) if compressed else None
+        return Calibration(np.zeros(()), vector, matrix, moments)
+
+    @property
+    def has_compressed(self) -> bool:
+        """Whether batches come with compressed activations."""
+        return self.compressed is not None
+
+    @property
+    def layer_input_mean(self) -> Float[AnyArray, " inputs"]:
+        r"""The mean of $\tilde X$, which is $X$ where no compressed activations came."""
+        return self.mean if self.compressed is None else self.compressed.mean
+
+    @property
+    def block(self) -> int:
+        """As many rows as hide the cost of adding their product to the sum."""
+        return 4096
+
+    def moments(self) -> "Calibration":
+        """These."""
+        return self
+
+    def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "Calibration":
+        """One more batch."""
+        return _absorbed(self, activations, compressed)
+
+    def join(self, other: "Calibration") -> "Calibration":
+        """Both together."""
+        return _joined(self, other)
+
+
+def _moment(
+    scatter: AnyArray, count: AnyArray, left: AnyArray, right: AnyArray, centred: bool
+) -> AnyArray:
+    return scatter if centred else _uncentred(scatter, count, left, right)
+
+
+@in_float64
+def _uncentred(scatter: Array, count: Array, left: Array, right: Array) -> Array:
+    return scatter + count * jnp.outer(left, right)
+
+
+def gram_of(rows: Array) -> Array:
+    """The products of all columns. Of a large matrix only blocks on and above the diagonal, ten of
+    sixteen, are multiplied.
+    """
+    inputs = rows.shape[1]
+    width = max(256, -(-inputs // 4))
+    upper = [
+        jnp.pad(matmul(rows[:, i : i + width].T, rows[:, i:]), ((0, 0), (i, 0)))
+        for i in range(0, inputs, width)
+    ]
+    upper = jnp.triu(jnp.concatenate(upper))
+    return upper + jnp.triu(upper, 1).T
+
+
+def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`in_float64` that, where values are at hand, reads a batch once: within the program, it is
+    promoted on the way, and not in passes of its own.
+    """
+    traced, program = in_float64(function), jax.jit(function)
+
+    def at_the_border(*arrays: Any) -> Any:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays)):
+            return traced(*arrays)
+        with jax.enable_x64(True):
+            return program(*arrays)
+
+    return at_the_border
+
+
+def about_mean(rows: AnyArray) -> tuple[Array, Array, Array]:
+    """The number of rows, their mean, and the rows without it."""
+    rows = jnp.asarray(rows, float)
+    mean = jnp.mean(rows, axis=0)
+    return jnp.asarray(rows.shape[0], float), mean, rows - mean
+
+
+def shares(count: AnyArray, added: AnyArray) -> tuple[Array, Array, Array]:
+    """The count of both, the share of what is added, and the weight of the shift of the mean."""
+    count, added = jnp.asarray(count), jnp.asarray(added)
+    share = added / jnp.maximum(count + added, 1)
+    return count + added, share, count * share
+
+
+@promoted_within
+def _absorbed(seen: Calibration, activations: Array, compressed: Array | None) -> Calibration:
+    count, mean, centred = about_mean(activations)
+    moments = None
+    if compressed is not None:
+        _, compressed_mean, centred_compressed = about_mean(compressed)
+        moments = CompressedMoments(
+            compressed_mean, matmul(centred_compressed.T, centred), gram_of(centred_compressed)
+        )
+    return _combined(seen, Calibration(count, mean, gram_of(centred), moments))
+
+
+def _combined(one: Calibration, other: Calibration) -> Calibration:
+    count, share, weight = shares(one.count, other.count)
+    shift = jnp.asarray(other.mean - one.mean)
+    mean = one.mean + share * shift
+    scatter = one.scatter + other.scatter + weight * jnp.outer(shift, shift)
+    if one.compressed is None or other.compressed is None:
+        return Calibration(count, mean, scatter)
+    a, b = one.compressed, other.compressed
+    moved = jnp.asarray(b.mean - a.mean)
+    moments = CompressedMoments(
+        a.mean + share * moved,
+        a.cross_scatter + b.cross_scatter + weight * jnp.outer(moved, shift),
+        a.scatter + b.scatter + weight * jnp.outer(moved, moved),
+    )
+    return Calibration(count, mean, scatter, moments)
+
+
+_joined = in_float64(_combined)

@@ -1,0 +1,132 @@
+"""Streams of batches, and files from which they resume."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lowrank_theory._numerics import AnyArray, check_count
+from lowrank_theory.calibration._file import read, write
+from lowrank_theory.calibration._moments import (
+    AbstractCalibration,
+    Calibration,
+    Rows,
+    State,
+    check_alike,
+    check_batch,
+)
+from lowrank_theory.calibration._triangular import TriangularCalibration
+
+_KINDS = {kind.__name__: kind for kind in (Calibration, TriangularCalibration)}
+
+
+def load_calibration(path: str | os.PathLike[str]) -> AbstractCalibration:
+    """The calibration that `save` or `calibrate` wrote, of the kind that it was.
+
+    Raises `FileNotFoundError` if there is none, and `ValueError` if the file is truncated or
+    damaged, holds something else, or was written by a newer version of this library.
+    """
+    return read(Path(path), _KINDS)[0]
+
+
+def calibrate(
+    batches: Iterable[Any],
+    start: State,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    save_every: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> State:
+    r"""The statistics of all batches of an iterator.
+
+    ```python
+    seen = calibrate(batches, Calibration.empty(inputs), file="layer.safetensors")
+    ```
+
+    `start` says of which kind. A batch is an array (samples, inputs) of any floating dtype or, if
+    `start` is for compressed activations, a pair (activations, compressed activations). Small
+    batches are gathered into blocks of `start.block` rows and large ones cut, so that speed and
+    memory do not depend on their size.
+
+    With a `file`, the statistics are saved every `save_every` batches and at the end; if it exists,
+    the run goes on from it, passing over as many batches as it has seen, so that `batches` must
+    begin where they began. A run that was killed has lost what it had not saved, and ends with the
+    same numbers as one that was not, bit for bit. `progress(batches, samples)` is called after each
+    batch with the numbers seen so far.
+
+    Raises `ValueError` if there are no batches; for a batch of a wrong shape, with entries that are
+    not finite or of an integer dtype, naming its number, counted from one; and for a file that is
+    damaged or holds something else. What was saved stays.
+    """
+    save_every = check_count("save_every", save_every, 1)
+    path = None if file is None else Path(file)
+    seen, saved, number = start, 0, 0
+    if path is not None and path.exists():
+        seen, saved = read(path, _KINDS)
+        try:
+            check_alike(str(path), seen, "start", start)
+        except ValueError as problem:
+            raise ValueError(f"{problem} Give another file, or start as it did.") from None
+    samples = int(seen.count)
+    pending: list[Rows] = []
+    for number, batch in enumerate(batches, 1):
+        if number <= saved:
+            continue
+        try:
+            rows = check_batch(seen, *(batch if isinstance(batch, tuple) else (batch,)))
+        except ValueError as problem:
+            raise ValueError(f"Batch {number}: {problem}") from None
+        saving = path is not None and number % save_every == 0
+        seen, pending = _absorbed(seen, [*pending, rows], everything=saving)
+        if path is not None and saving:
+            write(seen, path, batches=number)
+        samples += rows[0].shape[0]
+        if progress is not None:
+            progress(number, samples)
+    if number == 0:
+        raise ValueError("`batches` is empty. An iterator can be used only once: make a new one.")
+    if number < saved:
+        raise ValueError(
+            f"The file {str(path)!r} has seen {saved} batches, but `batches` has only {number}: it "
+            "belongs to another stream. Give another file."
+        )
+    seen, _ = _absorbed(seen, pending, everything=True)
+    if path is not None and number > saved and number % save_every:
+        write(seen, path, batches=number)
+    return seen
+
+
+def _absorbed(seen: State, pending: list[Rows], *, everything: bool) -> tuple[State, list[Rows]]:
+    """The statistics with all whole blocks of the pending rows, and what is left of these."""
+    rows, block = sum(batch[0].shape[0] for batch in pending), seen.block
+    if rows == 0 or (rows < block and not everything):
+        return seen, [*pending[:-1], *map(_owned, pending[-1:])]
+    stacked = jax.tree.map(_stacked, *pending) if len(pending) > 1 else pending[0]
+    for first in range(0, rows, block):
+        part = _part(stacked, slice(first, first + block))
+        if rows - first < block and not everything:
+            return seen, [_owned(part)]
+        seen = seen.absorb(*part)
+    return seen, []
+
+
+def _part(rows: Rows, which: slice) -> Rows:
+    return jax.tree.map(lambda array: array[which], rows)
+
+
+def _stacked(*parts: AnyArray) -> AnyArray:
+    """One array, on the device if the parts are."""
+    if not all(isinstance(part, Array) for part in parts):
+        return np.concatenate(parts)
+    with jax.enable_x64(True):
+        return jnp.concatenate(parts)
+
+
+def _owned(rows: Rows) -> Rows:
+    """The same rows where nobody else writes: an iterator may fill one buffer again and again."""
+    return jax.tree.map(lambda part: part if isinstance(part, Array) else np.array(part), rows)

@@ -1,0 +1,133 @@
+"""A triangular factor of the rows in place of their second moments."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lowrank_theory._numerics import AnyArray, check_count, in_float64
+from lowrank_theory.calibration._moments import (
+    AbstractCalibration,
+    Calibration,
+    CompressedMoments,
+    about_mean,
+    gram_of,
+    promoted_within,
+    shares,
+)
+
+
+class TriangularCalibration(AbstractCalibration):
+    r"""A float64 triangular factor of the rows: nothing is squared, so that no digits are lost.
+
+    The state is the count, the means, and the upper-triangular factor $R$, of non-negative
+    diagonal, of the *centred* rows of $[\tilde X\;X]$ (of $X$ where no compressed activations
+    come): $R^\top R$ is their scatter, $R$ is to them what a recovery needs of them. A batch is
+    absorbed by an orthogonal decomposition of $R$, a row for the shift of the means and the
+    centred batch, stacked (TSQR: Demmel, Grigori, Hoemmen and Langou 2012).
+
+    It costs about twice as much as second moments, if batches have four times as many rows as $R$
+    has columns, as `calibrate` sees to; smaller batches cost more.
+    """
+
+    count: Float[AnyArray, ""]
+    mean: Float[AnyArray, " inputs"]
+    compressed_mean: Float[AnyArray, " inputs"] | None
+    triangle: Float[AnyArray, "columns columns"]
+
+    @staticmethod
+    def empty(inputs: int, *, compressed: bool = False) -> "TriangularCalibration":
+        """Nothing seen yet; `compressed` says whether batches will come with compressed
+        activations.
+        """
+        inputs = check_count("inputs", inputs, 1)
+        mean, columns = np.zeros(inputs), 2 * inputs if compressed else inputs
+        triangle = np.zeros((columns, columns))
+        return TriangularCalibration(np.zeros(()), mean, mean if compressed else None, triangle)
+
+    @property
+    def has_compressed(self) -> bool:
+        """Whether batches come with compressed activations."""
+        return self.compressed_mean is not None
+
+    @property
+    def layer_input_mean(self) -> Float[AnyArray, " inputs"]:
+        r"""The mean of $\tilde X$, which is $X$ where no compressed activations came."""
+        return self.mean if self.compressed_mean is None else self.compressed_mean
+
+    @property
+    def block(self) -> int:
+        """As many rows as keep the work on $R$ itself to a fifth."""
+        return 4 * self.triangle.shape[0]
+
+    def moments(self) -> Calibration:
+        """The second moments, squared at last."""
+        return _squared(self)
+
+    def rows(self) -> tuple[Float[Array, "rows inputs"] | None, Float[Array, "rows inputs"]]:
+        r"""Few rows that have the products of all rows of $\tilde X$ (`None` where there are none)
+        and of $X$. The first holds the means, times the root of the count; without it, they have
+        the products of all rows less their means.
+        """
+        return _rows(self)
+
+    def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "TriangularCalibration":
+        """One more batch."""
+        return _absorbed(self, activations, compressed)
+
+    def join(self, other: "TriangularCalibration") -> "TriangularCalibration":
+        """Both together."""
+        return _joined(self, other)
+
+
+def _means(seen: TriangularCalibration) -> Array:
+    return _beside(seen.compressed_mean, seen.mean)
+
+
+def _beside(compressed: AnyArray | None, rows: AnyArray) -> Array:
+    r"""$[\tilde X\;X]$."""
+    if compressed is None:
+        return jnp.asarray(rows)
+    return jnp.concatenate([compressed, rows], axis=-1)
+
+
+@promoted_within
+def _absorbed(
+    seen: TriangularCalibration, activations: Array, compressed: Array | None
+) -> TriangularCalibration:
+    return _combined(seen, *about_mean(_beside(compressed, activations)))
+
+
+def _combined(
+    seen: TriangularCalibration, added: Array, means: Array, rows: Array
+) -> TriangularCalibration:
+    """With `added` more samples of these means, whose scatter about them is that of `rows`."""
+    count, share, weight = shares(seen.count, added)
+    shift = means - _means(seen)
+    between = jnp.sqrt(weight) * shift[None]
+    triangle = jnp.linalg.qr(jnp.concatenate([seen.triangle, between, rows]), mode="r")
+    triangle = jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[:, None] * triangle
+    means, inputs = _means(seen) + share * shift, seen.mean.shape[0]
+    compressed_mean = None if seen.compressed_mean is None else means[:inputs]
+    return TriangularCalibration(count, means[-inputs:], compressed_mean, triangle)
+
+
+@in_float64
+def _joined(one: TriangularCalibration, other: TriangularCalibration) -> TriangularCalibration:
+    return _combined(one, jnp.asarray(other.count), _means(other), jnp.asarray(other.triangle))
+
+
+@in_float64
+def _squared(seen: TriangularCalibration) -> Calibration:
+    scatter, inputs = gram_of(jnp.asarray(seen.triangle)), seen.mean.shape[0]
+    moments = None
+    if seen.compressed_mean is not None:
+        cross_scatter, compressed_scatter = scatter[:inputs, inputs:], scatter[:inputs, :inputs]
+        moments = CompressedMoments(seen.compressed_mean, cross_scatter, compressed_scatter)
+    return Calibration(seen.count, seen.mean, scatter[-inputs:, -inputs:], moments)
+
+
+@in_float64
+def _rows(seen: TriangularCalibration) -> tuple[Array | None, Array]:
+    inputs = seen.mean.shape[0]
+    rows = jnp.concatenate([jnp.sqrt(seen.count) * _means(seen)[None], seen.triangle])
+    return (None if seen.compressed_mean is None else rows[:, :inputs]), rows[:, -inputs:]

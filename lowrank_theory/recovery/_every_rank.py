@@ -1,0 +1,142 @@
+r"""All ranks of a layer from one factorisation.
+
+The best layers of ranks 1, 2, ... of one problem are nested: $Z_r = BV_rV_r^\top$, with $V_r$ the
+first r columns of one orthonormal $V$. So one decomposition gives them all, and their errors.
+"""
+
+import abc
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+from lowrank_theory._numerics import AnyArray, check_count, in_float64, matmul
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
+
+
+class EveryRank(eqx.Module):
+    r"""What a method recovers at each rank from 0 to full, the smaller side of the weights.
+
+    - `factors`: those of full rank; columns of the left and rows of the right come in order, and
+      the first r of them are the factors of rank r;
+    - `certificates`: one certificate whose entries are arrays, with one number for each rank;
+    - `bias` and `input_mean`: of an affine layer $x \mapsto b + (x - \bar x)Z_r$.
+    """
+
+    factors: LowRank
+    certificates: Certificate
+    bias: Float[AnyArray, "*stack outputs"] | None
+    input_mean: Float[AnyArray, "*stack inputs"] | None
+    method: AbstractMethod = eqx.field(static=True)
+
+    @property
+    def errors(self) -> Float[Array, "*stack ranks"]:
+        """The optimal error at each rank from 0 to full: what the layer of that rank attains."""
+        return self.certificates.optimal_error
+
+    def at(self, rank: int | Int[Array, ""]) -> Recovery:
+        """The recovery of this rank, as `recover` gives it.
+
+        An integer cuts the factors. A traced one (`jit`, `vmap`, `lax.map`) cannot: it sets to zero
+        what is beyond it. Either way one program serves all ranks. Raises `ValueError` for an
+        integer outside 0 to full; a traced one is clipped.
+        """
+        full = width = self.factors.rank
+        if not isinstance(rank, Tracer):
+            rank = width = check_count("rank", rank, 0, full)
+        at_hand = not isinstance(self.factors.left, Tracer)
+        means = None if self.input_mean is None else (self.bias, self.input_mean)
+        factors, bias, certificate = _at(
+            self.factors,
+            self.certificates,
+            means,
+            jnp.asarray(rank),
+            width=full if at_hand else width,
+        )
+        if width < factors.rank:
+            factors = _cut(factors, width)
+        return Recovery(factors, self.bias if means is None else bias, certificate, self.method)
+
+
+@functools.partial(in_float64, like=0)
+def _at(
+    factors: LowRank,
+    certificates: Certificate,
+    means: tuple[Array, Array] | None,
+    rank: Int[Array, ""],
+    *,
+    width: int,
+) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    kept = jnp.arange(width) < rank
+    left = jnp.where(kept, factors.left[:, :width], 0)
+    right = jnp.where(kept[:, None], factors.right[:width], 0)
+    index = jnp.clip(rank, 0, factors.rank)
+    certificate = jax.tree.map(lambda each: each[index], certificates)
+    bias = None if means is None else means[0] - matmul(means[1], left, right)
+    return LowRank(left, right), bias, certificate
+
+
+def _cut(factors: LowRank, width: int) -> LowRank:
+    """The leading part of factors at hand, cut by NumPy: JAX would compile each width anew."""
+    with jax.enable_x64(True):
+        left, right = np.asarray(factors.left), np.asarray(factors.right)
+        return LowRank(jax.device_put(left[:, :width]), jax.device_put(right[:width]))
+
+
+class AbstractNestedMethod(AbstractMethod):
+    """A method whose layers of all ranks come from one factorisation."""
+
+    @abc.abstractmethod
+    def fit_every_rank(self, observed: Observed) -> EveryRank:
+        """The recoveries of all ranks."""
+
+
+def every_rank(observed: Observed, method: AbstractMethod) -> EveryRank:
+    """Recover a layer at all ranks, for the price of one.
+
+    ```python
+    sweep = every_rank(Observed(weights=W, activations=X), ActivationWeighted())
+    rank = int(np.argmax(sweep.errors <= tolerance))
+    recovery = sweep.at(rank).require()
+    ```
+
+    For `TruncatedSVD` and `ActivationWeighted`. Under `jit`, `vmap` and `lax.map` one program
+    serves all ranks; many layers of one shape are a stack, as in `recover`. It is differentiable
+    where no two singular values are equal (`recover`, where those at the cut are not), unless there
+    are fewer samples, or inputs, than outputs: there JAX refuses.
+
+    Raises `ValueError` for another method, or where the method needs something that was not
+    observed.
+    """
+    if not isinstance(observed, Observed):
+        raise ValueError(f"`observed` must be an `Observed`; got {type(observed).__name__}.")
+    if not isinstance(method, AbstractNestedMethod):
+        raise ValueError(
+            "`method` must be one whose ranks are nested, `TruncatedSVD()` or "
+            f"`ActivationWeighted()`; got {method!r}. Call `recover` for each rank."
+        )
+    return method.fit_every_rank(observed)
+
+
+def certified_at(
+    rank: int | None, certify: Callable[[int | Array], Certificate], full: int
+) -> Certificate:
+    """The certificate of one rank or, without any, those of all ranks from 0 to full."""
+    return jax.vmap(certify)(jnp.arange(full + 1)) if rank is None else certify(rank)
+
+
+def within(energies: Float[Array, " count"], rank: int | Array) -> Float[Array, ""]:
+    """The sum of the first `rank` energies."""
+    return jnp.sum(jnp.where(jnp.arange(energies.size) < rank, energies, 0))
+
+
+def beyond(energies: Float[Array, " count"], rank: int | Array) -> Float[Array, ""]:
+    """The sum of the others."""
+    return jnp.sum(jnp.where(jnp.arange(energies.size) < rank, 0, energies))
