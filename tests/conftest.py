@@ -10,6 +10,14 @@ import pytest
 # Before SciPy is first imported, whose OpenBLAS also serves JAX: one thread for each test process.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Programs are small here and run few times: compiling them well took most of the tests' time.
+# `XLA_FLAGS= make test` compiles them as a user does.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",
+)
 
 _data = Path(__file__).parents[2] / "shared" / "data"
 if _data.is_dir():
