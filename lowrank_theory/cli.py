@@ -1,42 +1,45 @@
 """The command `lowrank-theory`: check the theorems by sampling, by attack, and by their rates."""
 
 import argparse
+import contextlib
 import dataclasses
 import enum
 import functools
 import math
-import multiprocessing
-import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent import futures
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
+from lowrank_theory import _printing as printing
 from lowrank_theory import networks
 from lowrank_theory._files import plain, to_json, write_atomically
 from lowrank_theory.networks import layer_study
 from lowrank_theory.networks.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty
 from lowrank_theory.verification import report as reports
-from lowrank_theory.verification.attack import SMALLER, Finding, Witness, attack
-from lowrank_theory.verification.monte_carlo import (
-    BATCH,
-    Report,
-    StatementReport,
-    Verdict,
-    verify,
-)
-from lowrank_theory.verification.report import number, percent
+from lowrank_theory.verification.attack import Finding, Witness, attack
+from lowrank_theory.verification.monte_carlo import Plan, Report, Verdict
+from lowrank_theory.verification.sampling import batch_size, reference
 from lowrank_theory.verification.scaling import Fit, scale
+from lowrank_theory.verification.sweep import (
+    Here,
+    LostWorkerError,
+    Store,
+    cluster,
+    each,
+    lost_workers,
+    processes,
+    sweep,
+)
 
 EXIT_CODES: dict[enum.Enum, int] = {
     Verdict.CONSISTENT: 0,
@@ -49,6 +52,7 @@ EXIT_CODES: dict[enum.Enum, int] = {
 }
 BAD_USAGE = 2
 INTERRUPTED = 130
+POINTS = "points"  # the folder of what is finished, within that of the report
 
 FAILURE_PROBABILITY = 0.05
 CONFIDENCE = 0.99
@@ -73,8 +77,9 @@ class Preset:
         """The trials of a statement, in whole batches: what is computed anyway is counted."""
         regimes = len(statement.regimes)
         each = max(self.per_regime, math.ceil(self.trials / regimes))
-        if not _is_asymptotic(statement):  # there a trial is a batch already
-            each = BATCH * math.ceil(each / BATCH)
+        if statement.kind.certainty is not Certainty.ASYMPTOTIC:  # there a trial is many already
+            batch = batch_size(statement, each)
+            each = batch * math.ceil(each / batch)
         return each * regimes
 
 
@@ -85,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, by default those of the process.
 
     Returns the exit code: 0 if every statement is consistent, 1 if any is refuted, 3 if any is
-    inconclusive, 2 for bad usage, 130 if interrupted.
+    inconclusive, 2 for bad usage, 130 if interrupted or a worker was lost.
     """
     try:
         options = _parser().parse_args(argv)
@@ -94,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_.code if isinstance(exit_.code, int) else BAD_USAGE
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. No file was left half written.")
+        return INTERRUPTED
+    except LostWorkerError as error:
+        Console(stderr=True).print(str(error), soft_wrap=True)
         return INTERRUPTED
 
 
@@ -122,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("out/verify"),
         metavar="DIR",
         help="folder of report.html, report.json and figures (default: out/verify). An earlier "
-        "report there is overwritten file by file; a folder with anything else is refused",
+        "report there is overwritten file by file; a folder with anything else is refused. What is "
+        "finished is kept in DIR/points: after an interruption, the same command goes on from it",
     )
     climb = commands.add_parser(
         "attack",
@@ -159,8 +168,15 @@ def _add_common(command: argparse.ArgumentParser, run: Callable[..., int], also:
         help=f"these theorems or statements, such as planted_rank or planted_rank.gaussian {also}",
     )
     command.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
-    command.add_argument(
+    where = command.add_mutually_exclusive_group()
+    where.add_argument(
         "--workers", type=_count, default=1, metavar="N", help="processes (default: 1)"
+    )
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run on the workers of this Dask scheduler, such as tcp://10.0.0.1:8786 "
+        "(needs the extra `cluster`)",
     )
     command.add_argument(
         "--json", type=Path, metavar="FILE", help="write the rows of the tables here as well"
@@ -191,21 +207,23 @@ def _seed(text: str) -> int:
 
 def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     _prepare(options, refuse)
-    console = _console()
-    chosen = _chosen(options.only)
+    console = printing.make_console()
     start = time.monotonic()
-    jobs = {name: functools.partial(_check, name, options.preset, options.seed) for name in chosen}
-    if not options.only:
-        jobs |= {name: functools.partial(_study, name, options.seed) for name in NETWORKS}
-    results = _each(jobs, options.workers, console)
-    report = Report(tuple(r for r in results if isinstance(r, StatementReport)))
-    skipped = [result for result in results if isinstance(result, str)]
+    plans = [_plan(name, found, options) for name, found in _chosen(options.only).items()]
+    store = Store(options.out / POINTS)
+    with _executor(options, refuse) as executor, _progress(plans, store, console) as progress:
+        names = () if options.only else NETWORKS
+        studying = [executor.submit(_study, name, options.seed) for name in names]
+        report = Report(tuple(sweep(plans, executor=executor, store=store, progress=progress)))
+        with lost_workers():
+            found = [future.result() for future in studying]
+    skipped = tuple(result for result in found if isinstance(result, str))
     if options.only:
-        skipped = ["Networks were left out: the run was restricted by --only."]
+        skipped = ("Networks were left out: the run was restricted by --only.",)
     record = reports.Record(
         report=report,
-        studies=tuple(result for result in results if isinstance(result, LayerStudy)),
-        skipped=tuple(skipped),
+        studies=tuple(result for result in found if isinstance(result, LayerStudy)),
+        skipped=skipped,
         preset=options.preset,
         only=tuple(options.only),
         seed=options.seed,
@@ -217,11 +235,26 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
         reports.write(record, options.out)
         if options.json:
             write_atomically(options.json, to_json(record.summary()))
+        store.prune()
     except OSError as error:
         refuse(f"cannot write the report: {error}")
-    _show(record, console)
+    printing.show(record, console)
+    if store.found:
+        points = sum(plan.points() for plan in plans)
+        console.print(f"{store.found:,} of {points:,} points had been computed before.")
     console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
     return EXIT_CODES[report.verdict]
+
+
+def _plan(name: str, statement: AbstractStatement, options: argparse.Namespace) -> Plan:
+    return Plan(
+        name=name,
+        statement=reference(statement),
+        trials=PRESETS[options.preset].of(statement),
+        key=jax.random.key(options.seed),
+        failure_probability=FAILURE_PROBABILITY,
+        confidence=CONFIDENCE,
+    )
 
 
 def _chosen(only: Sequence[str]) -> dict[str, AbstractStatement]:
@@ -230,13 +263,6 @@ def _chosen(only: Sequence[str]) -> dict[str, AbstractStatement]:
         for name, statement in STATEMENTS.items()
         if not only or name in only or name.split(".")[0] in only
     }
-
-
-def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, markup=False, width=128)
-    return console
 
 
 def _attack(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
@@ -249,23 +275,19 @@ def _attack(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
             _make_writable(options.out)
         except OSError as error:
             refuse(f"argument --out: cannot write to {options.out}: {error.strerror}")
-    console = _console()
-    jobs = {name: functools.partial(_climb, name, options.seed, options.out) for name in chosen}
-    found: list[Witness] = _each(jobs, options.workers, console)
+    console = printing.make_console()
+    jobs = {name: functools.partial(_climb, name, options.seed) for name in chosen}
+    found: dict[str, Witness] = {}
+    with _executor(options, refuse) as executor:
+        for name, witness in _each(jobs, executor, console):
+            found[name] = witness
+            if options.out is not None:
+                witness.save(options.out / f"{name}.json")
+    witnesses = [found[name] for name in jobs]
     if options.json:
-        write_atomically(options.json, to_json(plain([witness.row() for witness in found])))
-    table = _table("statement", "sharp", ">best ratio", ">seconds", "bound times 0.95", "finding")
-    for w in found:
-        table.add_row(
-            w.name,
-            "yes" if w.sharp else "–",
-            f"{w.ratio:.4f}",
-            f"{w.seconds:.1f}",
-            "broken" if w.ratio > SMALLER else "not broken",
-            w.finding.value,
-        )
-    console.print(table)
-    codes = {EXIT_CODES[witness.finding] for witness in found}
+        write_atomically(options.json, to_json(plain([witness.row() for witness in witnesses])))
+    console.print(printing.witnesses(witnesses))
+    codes = {EXIT_CODES[witness.finding] for witness in witnesses}
     return 1 if 1 in codes else max(codes)
 
 
@@ -274,32 +296,15 @@ def _scale(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> in
     if not chosen:
         refuse("argument --only: none of these states a rate")
     _writable(options.json, refuse)
-    console = _console()
+    console = printing.make_console()
     jobs = {name: functools.partial(_fit, name, options.seed) for name in chosen}
-    fits: list[Fit] = [fit for fits in _each(jobs, options.workers, console) for fit in fits]
+    with _executor(options, refuse) as executor:
+        found = dict(_each(jobs, executor, console))
+    fits: list[Fit] = [fit for name in jobs for fit in found[name]]
     if options.json:
         write_atomically(options.json, to_json(plain([fit.row() for fit in fits])))
-    table = _table(
-        "statement", "in", ">from – to", ">error: slope", ">theory",
-        ">bound: slope", ">theory", "agrees",
-    )  # fmt: skip
-    for fit in fits:
-        table.add_row(
-            fit.name,
-            fit.quantity,
-            f"{fit.values[0]:g} – {fit.values[-1]:g}",
-            _whole(f"{fit.realised.slope:.3f} ± {fit.realised.high - fit.realised.slope:.3f}"),
-            _exponent(fit.realised.predicted),
-            f"{fit.bound.slope:.3f}",
-            _exponent(fit.bound.predicted),
-            "yes" if fit.agrees else Text("no", "bold red"),
-        )
-    console.print(table)
+    console.print(printing.rates(fits))
     return 0 if all(fit.agrees for fit in fits) else 1
-
-
-def _exponent(predicted: float | None) -> str:
-    return "–" if predicted is None else f"{predicted:g}"
 
 
 def _prepare(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> None:
@@ -309,7 +314,8 @@ def _prepare(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> 
         refuse(f"argument --out: {out} is a file; name a folder")
     _writable(options.json, refuse)
     try:
-        if out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
+        others = out.is_dir() and any(file.name != POINTS for file in out.iterdir())
+        if others and not (out / "report.json").is_file():
             refuse(
                 f"argument --out: {out} is not empty and holds no report.json of an earlier run; "
                 "name another folder, or empty it"
@@ -336,19 +342,7 @@ def _make_writable(folder: Path) -> None:
         pass
 
 
-# What a worker process does: everything that it needs comes by name.
-
-
-def _check(name: str, preset: str, seed: int) -> StatementReport:
-    statement = STATEMENTS[name]
-    (found,) = verify(
-        statement,
-        trials=PRESETS[preset].of(statement),
-        key=jax.random.key(seed),
-        failure_probability=FAILURE_PROBABILITY,
-        confidence=CONFIDENCE,
-    ).statements
-    return found
+# What a worker does: everything that it needs comes by name.
 
 
 def _study(name: str, seed: int) -> LayerStudy | str:
@@ -362,27 +356,35 @@ def _study(name: str, seed: int) -> LayerStudy | str:
     return layer_study.study(name, *loaded, key=jax.random.key(seed))
 
 
-def _climb(name: str, seed: int, folder: Path | None) -> Witness:
-    witness = attack(STATEMENTS[name], key=jax.random.key(seed))
-    if folder is not None:
-        witness.save(folder / f"{name}.json")
-    return witness
+def _climb(name: str, seed: int) -> Witness:
+    return attack(STATEMENTS[name], key=jax.random.key(seed))
 
 
 def _fit(name: str, seed: int) -> tuple[Fit, ...]:
     return scale(STATEMENTS[name], key=jax.random.key(seed))
 
 
-def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.monotonic()
-    return job(), time.monotonic() - start
+# Where it runs, and how far it has come.
 
 
-def _each(jobs: Mapping[str, Callable[[], Any]], workers: int, console: Console) -> list[Any]:
-    """What the jobs return, in their order. A bar in a terminal, or else a line for each, says what
-    is done.
-    """
-    bar = Progress(
+@contextlib.contextmanager
+def _executor(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> Iterator[Executor]:
+    """Where the options want the work to be done."""
+    with contextlib.ExitStack() as stack:
+        if options.scheduler is not None:
+            try:
+                executor = stack.enter_context(cluster(options.scheduler))
+            except ValueError as error:
+                refuse(f"argument --scheduler: {error}")
+        elif options.workers > 1:
+            executor = stack.enter_context(processes(options.workers))
+        else:
+            executor = Here()
+        yield executor
+
+
+def _bar(console: Console) -> Bar:
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -391,130 +393,53 @@ def _each(jobs: Mapping[str, Callable[[], Any]], workers: int, console: Console)
         transient=True,
         disable=not console.is_terminal,
     )
-    found: dict[str, Any] = {}
-    with bar:
+
+
+@contextlib.contextmanager
+def _progress(
+    plans: Sequence[Plan], store: Store, console: Console
+) -> Iterator[Callable[[str, int, int], None]]:
+    """Counts points: a bar in a terminal, or else a line for each statement, with the time left.
+    What is wrong with the points of an earlier run is said too.
+    """
+    points = sum(plan.points() for plan in plans)
+    start, done = time.monotonic(), 0
+
+    def progress(name: str, done_here: int, total: int) -> None:
+        nonlocal done
+        done += 1
+        bar.update(task, advance=1, description=name)
+        if done_here == total and not console.is_terminal:
+            seconds = time.monotonic() - start
+            left = (points - done) * seconds / max(done - store.found, 1)
+            console.print(
+                f"{name}: {done:,} of {points:,} points after {seconds:.0f} s, {left:.0f} s left",
+                soft_wrap=True,
+            )
+
+    with _bar(console) as bar, warnings.catch_warnings():
+        warnings.filterwarnings("always", message=".*is corrupt", category=UserWarning)
+        warnings.showwarning = lambda message, *_: console.print(str(message), soft_wrap=True)
+        task = bar.add_task("", total=points)
+        yield progress
+
+
+def _each(
+    jobs: Mapping[str, Callable[[], Any]], executor: Executor, console: Console
+) -> Iterator[tuple[str, Any]]:
+    """What the jobs return, as they end. A bar in a terminal, or else a line for each, says so."""
+    start = time.monotonic()
+    with _bar(console) as bar:
         task = bar.add_task("", total=len(jobs))
-        for name, (result, seconds) in _run(jobs, workers):
-            found[name] = result
+        for name, result in each(jobs, executor):
             bar.update(task, advance=1, description=name)
             if not console.is_terminal:
-                console.print(f"{name}: {_in_words(result)}, {seconds:.1f} s", soft_wrap=True)
-    return [found[name] for name in jobs]
+                seconds = time.monotonic() - start
+                console.print(f"{name}: {_in_words(result)}, after {seconds:.0f} s", soft_wrap=True)
+            yield name, result
 
 
-def _run(
-    jobs: Mapping[str, Callable[[], Any]], workers: int
-) -> Iterator[tuple[str, tuple[Any, float]]]:
-    if workers == 1:
-        yield from ((name, _timed(job)) for name, job in jobs.items())
-        return
-    # Spawned, since a process that has computed with JAX cannot be forked.
-    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        names = {pool.submit(_timed, job): name for name, job in jobs.items()}
-        try:
-            for future in futures.as_completed(names):
-                yield names[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _in_words(result: Any) -> str:
-    match result:
-        case StatementReport():
-            return f"{result.verdict.value}, {result.trials:,} trials"
-        case LayerStudy():
-            return f"{len(result.rows)} layers and ranks"
-        case Witness():
-            return f"ratio {result.ratio:.4f}"
-        case tuple():
-            return f"{sum(fit.agrees for fit in result)} of {len(result)} rates agree"
-    return result
-
-
-def _is_asymptotic(statement: AbstractStatement) -> bool:
-    return statement.kind.certainty is Certainty.ASYMPTOTIC
-
-
-def _show(record: reports.Record, console: Console) -> None:
-    console.print(_verdicts(record.report))
-    for sentence in record.skipped:
-        console.print(sentence)
-    if record.layers:
-        console.print(_layers(record.layers))
-        if record.finding:
-            console.print(record.finding, style="bold")
-        for study in record.studies:
-            for finding in study.summary():
-                console.print(f"{finding['network']}: {finding['sentence']}")
-
-
-def _verdicts(report: Report) -> Table:
-    table = _table(
-        "statement", "kind", ">applicable / trials", ">violations / allowed",
-        ">median, largest ratio", ">critical constant", ">controls caught", "verdict",
-    )  # fmt: skip
-    styles = {Verdict.CONSISTENT: "green", Verdict.REFUTED: "bold red"}
-    theorem = None
-    for statement, row in zip(report.statements, report.rows(), strict=True):
-        heading, _, name = statement.name.partition(".")
-        if heading != theorem:
-            theorem = heading
-            table.add_section()
-            table.add_row(heading, style="bold")
-        violations = "–" if row["violations"] is None else f"{row['violations']:,}"
-        caught = sum(control.caught for control in statement.controls)
-        table.add_row(
-            f"  {name}",
-            row["kind"],
-            _whole(f"{row['applicable']:,} / {row['trials']:,}"),
-            _whole(f"{violations} / {percent(row['allowed'])}"),
-            _whole(f"{number(row['ratio_median'])}, {number(row['ratio_max'])}"),
-            number(row["critical_constant"]),
-            f"{caught} of {len(statement.controls)}",
-            Text(row["verdict"], styles.get(statement.verdict, "yellow")),
-        )
-    return table
-
-
-def _layers(rows: list[dict]) -> Table:
-    """Each layer at up to three ranks: small, middle and large."""
-    table = _table(
-        "network, layer", ">shape", ">rank", ">agnostic error", ">driven error",
-        ">optimum", ">price bound", ">accuracy, dense", ">agnostic", ">driven",
-    )  # fmt: skip
-    layers: dict[tuple, list[dict]] = {}
-    for row in rows:
-        layers.setdefault((row["network"], row["layer"]), []).append(row)
-    for (network, layer), group in layers.items():
-        table.add_section()
-        chosen = sorted({len(group) * quarter // 4 for quarter in (1, 2, 3)})
-        for row in (group[index] for index in chosen):
-            errors = ("data_agnostic_error", "data_driven_error", "optimal_error", "price_bound")
-            accuracies = ("accuracy_dense", "accuracy_data_agnostic", "accuracy")
-            table.add_row(
-                f"{network}, {layer}",
-                " × ".join(map(str, row["shape"])),
-                str(row["rank"]),
-                *(number(row[name]) for name in errors),
-                *(percent(row[name]) for name in accuracies),
-            )
-    return table
-
-
-def _whole(text: str) -> str:
-    """The same text, in which no line is broken."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _table(*columns: str) -> Table:
-    """A table with these headings; a leading `>` aligns a column to the right."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        heading = column.removeprefix(">")
-        # Where a terminal is narrow, what does not fit is folded, never cut off.
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    table.columns[0].no_wrap = True
-    table.columns[-1].no_wrap = True
-    return table
+def _in_words(result: Witness | tuple[Fit, ...]) -> str:
+    if isinstance(result, Witness):
+        return f"ratio {result.ratio:.4f}"
+    return f"{sum(fit.agrees for fit in result)} of {len(result)} rates agree"

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from lowrank_theory.theorems import CONTENTS, Direction
 from lowrank_theory.verification import (
     Control,
     RegimeReport,
-    Report,
     Sample,
     StatementReport,
     Verdict,
@@ -51,14 +51,14 @@ def a_statement(name: str, verdict: Verdict = Verdict.CONSISTENT) -> StatementRe
 
 @pytest.fixture
 def verdicts(monkeypatch):
-    """What `verify` finds, by statement, instead of a long search; consistent where not set."""
+    """What the sweep finds, by statement, instead of a long search; consistent where not set."""
     found: dict[str, Verdict] = {}
 
-    def verify(statement, **_):
-        (name,) = (name for name, known in cli.STATEMENTS.items() if known is statement)
-        return Report((a_statement(name, found.get(name, Verdict.CONSISTENT)),))
+    def sweep(plans, **_):
+        names = [plan.name for plan in plans]
+        return [a_statement(name, found.get(name, Verdict.CONSISTENT)) for name in names]
 
-    monkeypatch.setattr(cli, "verify", verify)
+    monkeypatch.setattr(cli, "sweep", sweep)
     return found
 
 
@@ -95,7 +95,8 @@ def test_a_run_of_one_statement(tmp_path, capsys, monkeypatch):
     everything = strict(out / "report.json")
     assert everything["theorems"] == rows["theorems"]
     assert everything["seed"] == 0 and everything["versions"].keys() >= {"python", "jax", "numpy"}
-    assert {path.name for path in out.iterdir()} == {"report.html", "report.json", "tightness.svg"}
+    written = {path.name for path in out.iterdir()}
+    assert written == {"report.html", "report.json", "tightness.svg", "points"}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_the_same_findings_make_the_same_files(verdicts, tmp_path, monkeypatch):
     monkeypatch.setattr(cli.time, "monotonic", lambda: 0.0)
     for folder in ("a", "b"):
         cli.main(["verify", "--only", "planted_rank", "--out", str(tmp_path / folder)])
-    for path in (tmp_path / "a").iterdir():
+    for path in (tmp_path / "a").glob("*.*"):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
@@ -203,7 +204,7 @@ def test_a_statement_without_applicable_trials_is_reported(tmp_path, monkeypatch
     empty = Sample(Direction.UPPER, 9, *(np.zeros(0) for _ in range(3)))
     regime = RegimeReport("square", empty, Verdict.INCONCLUSIVE, float("nan"))
     found = dataclasses.replace(a_statement(STATEMENT), regimes=(regime,))
-    monkeypatch.setattr(cli, "verify", lambda *_, **__: Report((found,)))
+    monkeypatch.setattr(cli, "sweep", lambda *_, **__: [found])
     assert cli.main(["verify", "--only", STATEMENT, "--out", str(tmp_path)]) == 3
     (row,) = strict(tmp_path / "report.json")["theorems"]
     assert row["critical_constant"] is None and row["ratio_max"] is None
@@ -247,6 +248,19 @@ class TestBadUsage:
     def test_arguments(self, capsys, arguments):
         assert "error: " in refused(capsys, *arguments)
 
+    def test_workers(self, capsys, tmp_path):
+        out = ["verify", "--out", tmp_path]
+        line = refused(capsys, *out, "--workers", "0")
+        assert "--workers: must be a whole number from 1 on; got '0'" in line
+        line = refused(capsys, *out, "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
+        assert "not allowed with argument --workers" in line
+
+    @pytest.mark.parametrize("command", ["verify", "attack", "scale"])
+    def test_scheduler(self, capsys, tmp_path, monkeypatch, command):
+        monkeypatch.chdir(tmp_path)
+        line = refused(capsys, command, "--scheduler", "nonsense")
+        assert "argument --scheduler: " in line
+
     def test_out_that_is_a_file(self, capsys, tmp_path):
         file = tmp_path / "file"
         file.write_text("mine")
@@ -289,27 +303,49 @@ def test_help_says_what_the_exit_codes_mean(capsys):
 # --- interruption ---------------------------------------------------------------------------------
 
 
-def test_processes_find_what_one_does(tmp_path, capsys):
-    found = []
-    for workers in ("1", "2"):
-        out = tmp_path / workers
-        only = ["--only", "singular_values.weyl", "singular_values.mirsky"]
-        assert cli.main(["verify", *only, "--workers", workers, "--out", str(out)]) == 0
-        found.append(strict(out / "report.json")["theorems"])
-    assert found[0] == found[1]
+def test_a_run_goes_on_where_another_was_cut_short(tmp_path, capsys, monkeypatch):
+    """Statement by statement: what one process found before, two find again and go on from."""
+    first, second = "singular_values.weyl", "singular_values.mirsky"
+    run = ["verify", "--out", str(tmp_path), "--only"]
+    assert cli.main([*run, first]) == 0
+    points = list((tmp_path / "points").iterdir())
+    (tmp_path / "report.json").unlink()  # as if it had been interrupted
+    for path in tmp_path.glob("*.[hs]*"):
+        path.unlink()
+    points[0].write_bytes(b"torn")
     capsys.readouterr()
-    line = refused(capsys, "verify", "--out", tmp_path, "--workers", "0")
-    assert "--workers: must be a whole number from 1 on; got '0'" in line
+    assert cli.main([*run, first, second, "--workers", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{points[0].name} is corrupt" in printed and "computed anew" in printed
+    assert f"{len(points) - 1} of {2 * len(points)} points had been computed before." in printed
+    assert re.search(rf"{second}: \d+ of {2 * len(points)} points after \d+ s, \d+ s left", printed)
+    found = strict(tmp_path / "report.json")["theorems"]
+    assert cli.main([*run, first, second]) == 0
+    assert strict(tmp_path / "report.json")["theorems"] == found
+    assert len(list((tmp_path / "points").iterdir())) == 2 * len(points)
 
 
-def test_an_interrupted_run_writes_nothing(tmp_path, capsys, monkeypatch):
+def test_a_worker_that_is_lost_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    def lost(*_, **__):
+        with cli.lost_workers():
+            raise BrokenProcessPool("gone")
+
+    monkeypatch.setattr(cli, "sweep", lost)
+    assert cli.main(["verify", "--out", str(tmp_path), "--only", STATEMENT]) == 130
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the same again goes on from there" in error
+
+
+def test_an_interrupted_run_writes_no_report(tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "verify", interrupted)
-    assert cli.main(["verify", "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr(cli, "sweep", interrupted)
+    only = ["verify", "--out", str(tmp_path), "--only", STATEMENT]
+    assert cli.main(only) == 130
     assert capsys.readouterr().err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["points"]
+    assert cli.main(only) == 130  # not refused for what the first has left
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

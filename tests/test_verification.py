@@ -26,7 +26,7 @@ from lowrank_theory.theorems.approximate_rank import Oracle
 from lowrank_theory.theorems.best_possible import ActivationWeightedIsBest, Optimality
 from lowrank_theory.theorems.calibration_size import CalibrationSetting, LeadingConstant
 from lowrank_theory.theorems.planted_rank import AnyNoise, Expectation, Gaussian
-from lowrank_theory.verification import RegimeReport, Sample, monte_carlo
+from lowrank_theory.verification import RegimeReport, Sample, monte_carlo, sampling
 
 STATEMENTS = {name: s for theorem in CONTENTS for name, s in theorem.statements.items()}
 ROW = {
@@ -261,7 +261,7 @@ def test_statement_that_no_data_could_shrink_is_inconclusive():
 def test_result_does_not_depend_on_the_batching(monkeypatch):
     first = regime(planted_rank.any_noise, SMALL, 150).sample
     again = regime(planted_rank.any_noise, SMALL, 150).sample
-    monkeypatch.setattr(monte_carlo, "BATCH", 7)
+    monkeypatch.setattr(sampling, "BATCH", 7)
     small = regime(planted_rank.any_noise, SMALL, 150).sample
     fewer = regime(planted_rank.any_noise, SMALL, 10).sample
     np.testing.assert_array_equal(first.realised, again.realised)

@@ -6,10 +6,10 @@ from lowrank_theory.verification.attack import attack as attack
 from lowrank_theory.verification.monte_carlo import Control as Control
 from lowrank_theory.verification.monte_carlo import RegimeReport as RegimeReport
 from lowrank_theory.verification.monte_carlo import Report as Report
-from lowrank_theory.verification.monte_carlo import Sample as Sample
 from lowrank_theory.verification.monte_carlo import StatementReport as StatementReport
 from lowrank_theory.verification.monte_carlo import Verdict as Verdict
 from lowrank_theory.verification.monte_carlo import verify as verify
+from lowrank_theory.verification.sampling import Sample as Sample
 from lowrank_theory.verification.scaling import Fit as Fit
 from lowrank_theory.verification.scaling import Slope as Slope
 from lowrank_theory.verification.scaling import scale as scale

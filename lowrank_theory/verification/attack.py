@@ -25,7 +25,7 @@ from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory._numerics import check_count, rounding_allowance, safe_divide
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Direction
 from lowrank_theory.theorems._theorem import AbstractAdversary, assess
-from lowrank_theory.verification.monte_carlo import name_of
+from lowrank_theory.verification.sampling import name_of
 
 REACHED = 0.99  # of the bound, by the attack of a sharp statement
 SMALLER = 0.95  # a sharp bound times this is broken by the attack

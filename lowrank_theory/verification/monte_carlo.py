@@ -4,37 +4,36 @@ fail.
 
 import dataclasses
 import enum
-import functools
+import itertools
 import math
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Generator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 from scipy import stats
 
-from lowrank_theory._numerics import check_count, check_fraction, rounding_allowance
-from lowrank_theory.theorems import (
-    AbstractStatement,
-    AbstractTheorem,
-    Certainty,
-    Direction,
+from lowrank_theory._numerics import check_count, check_fraction
+from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Certainty, Direction
+from lowrank_theory.verification.sampling import (
+    Point,
+    Sample,
+    by_name,
+    measure,
+    name_of,
+    reference,
+    request,
 )
-from lowrank_theory.theorems._theorem import assess
+from lowrank_theory.verification.sweep import Progress, Store, sweep
 
 KNOWN_TO = 0.03  # how near one the mean ratio of a limit must end
-BATCH = 32
-MANY, LARGE_BATCH = 2_000, 1_024  # from here on, compile thoroughly
 CONTROL_TRIALS = 200  # at least
 POWER = 0.99
 _STEP = 1 - 1e-3  # below a ratio, which would not exceed itself; rounding does not fill it
-
-Progress = Callable[[str, int, int], None]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Verdict(enum.Enum):
@@ -43,68 +42,6 @@ class Verdict(enum.Enum):
     CONSISTENT = "consistent"
     REFUTED = "refuted"
     INCONCLUSIVE = "inconclusive"
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Trials of one statement on one setting, as NumPy arrays of equal length.
-
-    Only applicable trials, those whose hypotheses hold and whose bound is not infinite, are kept;
-    `trials` counts all. `allowance` is how far rounding may move the realised quantity, and is
-    granted in favour of the statement. NaN satisfies no statement.
-    """
-
-    direction: Direction
-    trials: int
-    realised: np.ndarray
-    bound: np.ndarray
-    allowance: np.ndarray
-
-    @property
-    def applicable(self) -> int:
-        """How many trials the statement speaks of."""
-        return self.realised.size
-
-    @property
-    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """The side that should be smaller, and the other."""
-        if self.direction is Direction.LOWER:
-            return self.bound, self.realised
-        return self.realised, self.bound
-
-    @property
-    def refuting_factor(self) -> np.ndarray:
-        """The factor below which the trial refutes the bound times it, or a lower bound over it."""
-        small, large = self._sides
-        return _quotient(np.maximum(small - self.allowance, 0), large)
-
-    @property
-    def ratio(self) -> np.ndarray:
-        """Realised / bound, inverted for lower bounds: a violation has a ratio above one.
-
-        Exactly one where an equality holds up to rounding; for inequalities, `refuting_factor`.
-        """
-        if self.direction is not Direction.EQUALITY:
-            return self.refuting_factor
-        difference = self.realised - self.bound
-        excess = np.maximum(np.abs(difference) - self.allowance, 0)
-        relative = _quotient(excess, np.abs(self.bound))
-        return 1 + np.where(difference < 0, -relative, relative)
-
-    @property
-    def violated(self) -> np.ndarray:
-        """Whether the trial is on the wrong side of its bound, beyond rounding."""
-        small, large = self._sides
-        gap = small - large
-        return ~((np.abs(gap) if self.direction is Direction.EQUALITY else gap) <= self.allowance)
-
-
-def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """`numerator / denominator`; 0 / 0 is zero, and what is not a number is infinite."""
-    zero = (numerator == 0) & (denominator == 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient = np.where(zero, 0.0, numerator / denominator)
-    return np.where(np.isnan(quotient), np.inf, quotient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +163,8 @@ def verify(
     failure_probability: float = 0.05,
     confidence: float = 0.99,
     progress: Progress | None = None,
+    executor: Executor | None = None,
+    folder: Path | None = None,
 ) -> Report:
     """Check a theorem, or one statement of it, on random instances.
 
@@ -244,8 +183,16 @@ def verify(
       for an upper bound, from above.
 
     No applicable trial, or too few for any outcome to refute the statement, is *inconclusive*; so
-    is a statement of which a control was not caught. `progress(name, done, total)` is called after
-    each of the `total` samples of a statement. Raises `ValueError` for arguments out of range.
+    is a statement of which a control was not caught.
+
+    The trials run in this process, or wherever the `executor` runs functions: `sweep.processes`,
+    `sweep.cluster`, or another. What is finished is kept in the `folder` if there is one, and an
+    interrupted verification resumes from it: see `sweep.Store`. `progress(name, done, total)` is
+    called after each of the `total` points of a statement, which are samples, or blocks of large
+    ones.
+
+    Raises `ValueError` for arguments out of range, and `sweep.WorkerLost` where a worker ends
+    before its work does.
     """
     if isinstance(theorem, AbstractTheorem):
         statements = theorem.statements
@@ -261,79 +208,105 @@ def verify(
     check_fraction("confidence", confidence)
     if settings is not None and not settings:
         raise ValueError("`settings` is empty. Leave it out to use the theorem's own regimes.")
-    reports = []
-    for name, statement in statements.items():
-        judge = _Judge(statement, failure_probability, confidence)
-        report = functools.partial(progress, name) if progress else None
-        reports.append(_verify_statement(name, judge, trials, key, settings, report))
-    return Report(tuple(reports))
+    plans = [
+        Plan(name, reference(found), trials, key, settings, failure_probability, confidence)
+        for name, found in statements.items()
+    ]
+    store = None if folder is None else Store(folder)
+    return Report(tuple(sweep(plans, executor=executor, store=store, progress=progress)))
 
 
-def name_of(statement: AbstractStatement) -> str:
-    """The full name of a statement of `CONTENTS`, the name of its class for another."""
-    from lowrank_theory.theorems import CONTENTS
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The verification of one statement: which samples it takes, and what they say.
 
-    for theorem in CONTENTS:
-        for name, candidate in theorem.statements.items():
-            if candidate is statement:
-                return name
-    return type(statement).__name__
+    `statement` is as in `Point`; without `settings` it is verified on its own regimes.
+    """
 
+    name: str
+    statement: str | AbstractStatement
+    trials: int
+    key: PRNGKeyArray
+    settings: Mapping[str, Any] | None = None
+    failure_probability: float = 0.05
+    confidence: float = 0.99
 
-def _verify_statement(
-    name: str,
-    judge: "_Judge",
-    trials: int,
-    key: PRNGKeyArray,
-    settings: Mapping[str, Any] | None,
-    progress: Callable[[int, int], None] | None,
-) -> StatementReport:
-    statement = judge.statement
-    regimes = statement.regimes if settings is None else settings
-    per_regime = math.ceil(trials / len(regimes))
-    judge = dataclasses.replace(judge, regimes=len(regimes))
-    asymptotic = statement.kind.certainty is Certainty.ASYMPTOTIC
-    growth = statement.growth if asymptotic else (1,)
-    count = math.ceil(per_regime * statement.trials_per_mean) if asymptotic else per_regime
-    total = len(regimes) * len(growth) + 2
-    done = 0
+    def steps(self) -> Generator[list[Point], list[Sample], StatementReport]:
+        """Asks for samples, is sent them, and ends in the report."""
+        statement = by_name(self.statement)
+        judge = _Judge(statement, self.failure_probability, self.confidence, len(self._regimes))
+        asked = self._samples()
+        drawn = iter((yield [point for points in asked.values() for point in points]))
+        reports = []
+        for label, points in asked.items():
+            sizes = list(itertools.islice(drawn, len(points)))
+            limit = statement.kind.certainty is Certainty.ASYMPTOTIC
+            reports.append(judge.limit(label, sizes) if limit else judge.regime(label, *sizes))
+        tightest = max(reports, key=lambda report: _or_minus(report.critical_constant))
+        controls = self._controls(tightest.name)
+        shrunk = judge.reproducible_factor(tightest.sample, controls[0].number)
+        fresh, broken = yield controls
+        found = (
+            Control(
+                f"bound times {shrunk:.3g} on fresh instances of '{tightest.name}'",
+                judge.refutes(fresh, shrunk),
+            ),
+            Control("broken estimator", judge.refutes(broken, 1.0)),
+        )
+        kind = str(statement.kind)
+        return StatementReport(self.name, kind, judge.allowed_rate, tuple(reports), found)
 
-    def run(label: str, setting: Any, number: int, *, broken: bool = False) -> Sample:
-        nonlocal done
-        sample = judge.sample(setting, number, _fold(key, label), broken=broken)
-        done += 1
-        if progress:
-            progress(done, total)
-        return sample
+    def points(self) -> int:
+        """How many points it takes: as many, whichever regime proves the tightest."""
+        samples = [point for points in self._samples().values() for point in points]
+        controls = self._controls(next(iter(self._regimes)))
+        return sum(len(point.blocks()) for point in samples + controls)
 
-    reports = []
-    for label, setting in regimes.items():
-        if asymptotic:
-            sizes = [  # the smaller sizes only have to show that the error shrinks
-                run(
-                    f"{label} x{factor}",
-                    _grown(setting, factor),
-                    count if factor == growth[-1] else math.ceil(count / 4),
-                )
-                for factor in growth
+    @property
+    def _regimes(self) -> Mapping[str, Any]:
+        return by_name(self.statement).regimes if self.settings is None else self.settings
+
+    def _samples(self) -> dict[str, list[Point]]:
+        """The samples of each regime: one, or for a limit one at each size."""
+        statement = by_name(self.statement)
+        number = math.ceil(self.trials / len(self._regimes))
+        if statement.kind.certainty is not Certainty.ASYMPTOTIC:
+            return {
+                label: [self._point(label, setting, number)]
+                for label, setting in self._regimes.items()
+            }
+        number = math.ceil(number * statement.trials_per_mean)
+        *smaller, largest = statement.growth
+        fewer = math.ceil(number / 4)  # they only have to show that the error shrinks
+        sizes = dict.fromkeys(smaller, fewer) | {largest: number}
+        return {
+            label: [
+                self._point(f"{label} x{factor}", _grown(setting, factor), count)
+                for factor, count in sizes.items()
             ]
-            reports.append(judge.limit(label, sizes))
-        else:
-            reports.append(judge.regime(label, run(label, setting, count)))
+            for label, setting in self._regimes.items()
+        }
 
-    tightest = max(reports, key=lambda report: _or_minus(report.critical_constant))
-    number = count if asymptotic else max(per_regime, CONTROL_TRIALS)
-    shrunk = judge.reproducible_factor(tightest.sample, number)
-    fresh = run(f"control of {tightest.name}", _grown(regimes[tightest.name], growth[-1]), number)
-    broken = run("broken estimator", _grown(statement.control, growth[-1]), number, broken=True)
-    controls = (
-        Control(
-            f"bound times {shrunk:.3g} on fresh instances of '{tightest.name}'",
-            judge.refutes(fresh, shrunk),
-        ),
-        Control("broken estimator", judge.refutes(broken, 1.0)),
-    )
-    return StatementReport(name, str(statement.kind), judge.allowed_rate, tuple(reports), controls)
+    def _controls(self, tightest: str) -> list[Point]:
+        """Fresh instances of the tightest regime, and the broken estimate."""
+        statement = by_name(self.statement)
+        size, number = 1, self._samples()[tightest][-1].number
+        if statement.kind.certainty is Certainty.ASYMPTOTIC:
+            size = statement.growth[-1]
+        else:
+            number = max(number, CONTROL_TRIALS)
+        fresh, wrong = _grown(self._regimes[tightest], size), _grown(statement.control, size)
+        return [
+            self._point(f"control of {tightest}", fresh, number),
+            self._point("broken estimator", wrong, number, broken=True),
+        ]
+
+    def _point(self, label: str, setting: Any, number: int, *, broken: bool = False) -> Point:
+        key = jax.random.fold_in(self.key, zlib.crc32(label.encode()))
+        statement = by_name(self.statement)
+        return request(
+            statement, setting, number, key, self.failure_probability, broken, label=label
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +332,9 @@ class _Judge:
 
     def sample(self, setting: Any, number: int, key: PRNGKeyArray, *, broken: bool) -> Sample:
         """`number` trials of the statement."""
-        return sample(self.statement, setting, number, key, self.failure_probability, broken)
+        return measure(
+            request(self.statement, setting, number, key, self.failure_probability, broken)
+        )
 
     # -- sure statements, and statements with probability 1-δ: counting violations ----------------
 
@@ -488,79 +463,8 @@ def _largest(numbers: np.ndarray, rank: int) -> float:
     return float(np.sort(numbers)[-rank]) if rank <= numbers.size else math.nan
 
 
-def sample(
-    statement: AbstractStatement,
-    setting: Any,
-    number: int,
-    key: PRNGKeyArray,
-    failure_probability: float = 0.05,
-    broken: bool = False,
-) -> Sample:
-    """`number` trials of a statement, each from its own key, in batches of one size: compiled once.
-    `broken` measures its broken estimate.
-    """
-    columns = []
-    many = number > MANY
-    draw, measure = (_draw_many, _measure_many) if many else (_draw_few, _measure_few)
-    batch = LARGE_BATCH if many else BATCH
-    if statement.kind.certainty is Certainty.ASYMPTOTIC:
-        batch = min(batch, number)  # its trials are costly, its sizes compiled apart anyway
-    with jax.enable_x64(True):
-        for start in range(0, number, batch):
-            indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
-            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
-            instances = draw(setting, keys)
-            measured = measure(statement, instances, failure_probability, broken)
-            columns.append([np.asarray(column) for column in measured])
-    holds, *numbers = (np.concatenate(column)[:number] for column in zip(*columns, strict=True))
-    realised, bound, allowance = numbers
-    kept = holds & ~np.isinf(bound)
-    direction = statement.kind.direction
-    return Sample(direction, number, realised[kept], bound[kept], allowance[kept])
-
-
-# Drawing is compiled apart from measuring, so that settings of one shape share the latter. Trials
-# run one after another (`lax.map`): batched decompositions can wait for each other for ever.
-
-
-def _draw_all(setting: Any, keys: Array) -> Any:
-    """Keys -> instances."""
-    return jax.lax.map(lambda key: setting.draw(key=key), keys)
-
-
-def _measure_all(
-    statement: AbstractStatement, instances: Any, failure_probability: float, broken: bool
-) -> tuple[Array, Array, Array, Array]:
-    """Instances -> (hypotheses hold, realised, bound, rounding allowance)."""
-
-    def one(instance: Any) -> tuple[Array, Array, Array, Array]:
-        bound, realised = assess(statement, instance, failure_probability)
-        if broken:
-            wrong = statement.broken_estimate(instance, failure_probability)
-            realised = statement.loss(instance, wrong)
-        magnitude = statement.magnitude(instance)
-        allowance = rounding_allowance(magnitude, *instance.sizes)
-        return bound.holds, realised, bound.value, allowance
-
-    return jax.lax.map(one, instances)
-
-
-def _quickly_compiled(function: Function) -> Function:
-    """Compile without optimisation: twice as quick, and the program half as fast."""
-    options = {"xla_backend_optimization_level": 0}
-    return eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
-
-
-_draw_few, _measure_few = _quickly_compiled(_draw_all), _quickly_compiled(_measure_all)
-_draw_many, _measure_many = eqx.filter_jit(_draw_all), eqx.filter_jit(_measure_all)
-
-
 def _grown(setting: Any, factor: int) -> Any:
     return setting.grown(factor) if factor > 1 else setting
-
-
-def _fold(key: PRNGKeyArray, label: str) -> PRNGKeyArray:
-    return jax.random.fold_in(key, zlib.crc32(label.encode()))
 
 
 def _finite(number: float) -> float | None:

@@ -13,7 +13,7 @@ from scipy import stats
 from lowrank_theory._numerics import check_count
 from lowrank_theory.theorems import AbstractStatement
 from lowrank_theory.theorems._theorem import Rate
-from lowrank_theory.verification.monte_carlo import name_of, sample
+from lowrank_theory.verification.sampling import measure, name_of, request
 
 WITHIN = 0.05  # how far a slope, with its interval, may be from the predicted exponent
 CONFIDENCE = 0.99
@@ -90,7 +90,7 @@ def scale(
         columns = []
         for index, setting in enumerate(rate.settings.values()):
             here = jax.random.fold_in(jax.random.fold_in(key, number), index)
-            drawn = sample(statement, _traced(setting), trials, here)
+            drawn = measure(request(statement, _traced(setting), trials, here))
             columns.append((drawn.realised, drawn.bound))
             done += 1
             if progress:
