@@ -1,4 +1,5 @@
-"""The error of a random sketch, against what was proved: by oversampling, and by power iterations.
+"""The error of a random sketch, against what was proved: by oversampling, by power iterations, and
+afterwards, against what fresh probes certify.
 
 python experiments/randomized_range.py [--quick]
 """
@@ -10,8 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from _save import column, interval, run, sample
+from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.plotting import SERIES, legend_above, panels
-from lowrank_theory.theorems.randomized_range import Sketched, SketchSetting, randomized_range
+from lowrank_theory.theorems.randomized_range import (
+    Probed,
+    Sketched,
+    SketchSetting,
+    randomized_range,
+)
 
 SEED = 13
 SIZE, RANK, DECAY = 64, 6, 0.5
@@ -19,6 +26,9 @@ OVERSAMPLING = (2, 3, 4, 6, 8, 12, 16)
 POWER_ITERATIONS = (0, 1, 2, 3, 4, 6)
 CHOSEN = 6
 FAILURE_PROBABILITY = 0.01
+CERTIFIED_FAILURE_PROBABILITY = 1e-6
+FLOOR = 1e-6  # what is less is drawn there
+DRAWN = 12  # points of each regime in the figure
 NAMES = ("truncated", "frobenius", "frobenius_tail", "spectral", "spectral_tail")
 
 
@@ -29,6 +39,32 @@ def _sides(instance: Sketched) -> Any:
     losses = [statement.loss(instance, basis) for statement in statements]
     bounds = [s.formula(instance, basis, FAILURE_PROBABILITY) for s in statements]
     return losses, bounds, instance.values
+
+
+def _judged(instance: Probed) -> Any:
+    """True and certified excess, what rounding may do to both, and the squared norm."""
+    statement = randomized_range.a_posteriori
+    found = statement.estimate(instance, CERTIFIED_FAILURE_PROBABILITY)
+    bound = statement.formula(instance, found, CERTIFIED_FAILURE_PROBABILITY)
+    norm = statement.magnitude(instance)
+    return statement.loss(instance, found), bound, rounding_allowance(norm, *instance.sizes), norm
+
+
+def _certified(trials: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index, (regime, setting) in enumerate(randomized_range.a_posteriori.regimes.items()):
+        key = jax.random.fold_in(jax.random.key(SEED + 1), index)
+        excess, bound, allowance, norm = sample(_judged, setting, trials=trials, key=key)
+        rows.append(
+            {
+                "regime": regime,
+                "trials": trials,
+                "violations": int(np.sum(excess > bound + allowance)),
+                "excess": (excess / norm)[:DRAWN].tolist(),
+                "certified": (bound / norm)[:DRAWN].tolist(),
+            }
+        )
+    return rows
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -50,11 +86,17 @@ def measure(*, quick: bool) -> dict[str, Any]:
             row[f"{name}_bound"] = float(bound[0] / unit)
         sweeps[sweep].append(row)
     parameters = {"size": SIZE, "rank": RANK, "decay": DECAY, "trials": trials}
-    return {**parameters, "failure_probability": FAILURE_PROBABILITY, **sweeps}
+    return {
+        **parameters,
+        "failure_probability": FAILURE_PROBABILITY,
+        **sweeps,
+        "certified_failure_probability": CERTIFIED_FAILURE_PROBABILITY,
+        "certified": _certified(20 if quick else 1000),
+    }
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    figure, axes = panels(2, width=4.6, height=4.2)
+    figure, axes = panels(3, width=4.6, height=4.2)
     for panel, sweep, across, label in (
         (axes[0], "by_oversampling", "oversampling", "columns of the sketch beyond the rank"),
         (axes[1], "by_power_iterations", "power_iterations", "power iterations"),
@@ -74,6 +116,21 @@ def draw(numbers: dict[str, Any]) -> Figure:
         panel.set_ylabel("squared error / optimum of rank r")
     axes[0].set_title("no power iteration", fontsize=10)
     axes[1].set_title(f"{CHOSEN} columns beyond the rank", fontsize=10)
+    rows = numbers["certified"]
+    excess, certified = (
+        np.maximum(np.concatenate([row[name] for row in rows]), FLOOR)
+        for name in ("excess", "certified")
+    )
+    axes[2].plot([FLOOR, 1], [FLOOR, 1], color="black", linewidth=0.8)
+    axes[2].plot(
+        excess, certified, **{**SERIES[0], "linestyle": "none", "markersize": 4}, alpha=0.5
+    )
+    axes[2].set_xscale("log")
+    axes[2].set_yscale("log")
+    axes[2].set_xlabel("true excess / squared norm")
+    axes[2].set_ylabel("certified excess / squared norm")
+    failing, count = (sum(row[name] for row in rows) for name in ("violations", "trials"))
+    axes[2].set_title(f"fresh probes: {failing} violations of {count}", fontsize=10)
     legend_above(figure, axes[0], 3)
     return figure
 

@@ -10,9 +10,10 @@ import scipy.linalg
 from lowrank_theory import ActivationWeighted, Calibration, Observed, recover
 from lowrank_theory.recovery import Randomized, randomized
 
-SAMPLES, INPUTS, OUTPUTS, RANK = 40, 12, 10, 3
+SAMPLES, INPUTS, OUTPUTS, RANK = 90, 70, 60, 3
 KEY = jax.random.key(0)
-METHOD = Randomized(oversampling=2, power_iterations=1, key=KEY)
+METHOD = Randomized(key=KEY)
+LOOSE = Randomized(excess=0.5, key=KEY)
 ROUTES = ("rows", "moments")
 every_route = pytest.mark.parametrize("route", ROUTES)
 
@@ -53,49 +54,61 @@ def number(value: Any) -> float:
 
 
 @every_route
-def test_certificate_says_what_the_error_is_and_how_far_the_optimum_can_be(route):
+def test_the_result_is_as_near_to_the_optimum_as_was_asked(route):
     for seed in range(5):
         rows, weights = layer(seed)
-        recovery = fit(route, rows, weights)
-        certificate = recovery.certificate
-        realised, optimum = error(rows, weights, recovery), tail(rows @ weights)
-        assert recovery.factors.rank == RANK
-        assert number(certificate.optimal_error) == pytest.approx(realised, rel=1e-10)
-        assert number(certificate.target_norm) == pytest.approx(np.linalg.norm(rows @ weights))
-        assert optimum <= realised * (1 + 1e-12)
-        assert realised - optimum <= number(certificate.excess_bound)
-        assert bool(certificate.finite)
+        for method in (METHOD, LOOSE):
+            recovery = fit(route, rows, weights, method)
+            certificate = recovery.certificate
+            realised, optimum = error(rows, weights, recovery), tail(rows @ weights)
+            assert recovery.factors.rank == RANK
+            assert number(certificate.optimal_error) == pytest.approx(realised, rel=1e-10)
+            assert number(certificate.target_norm) == pytest.approx(np.linalg.norm(rows @ weights))
+            assert optimum <= realised * (1 + 1e-12)
+            assert realised - optimum <= number(certificate.excess_bound)
+            assert bool(certificate.certified)
+            assert realised**2 <= (1 + method.excess) * optimum**2
 
 
 @every_route
-def test_excess_is_bounded_by_what_the_sketch_left_out(route):
-    """The excess bound, from its definition, in NumPy: the range found holds the rows of Z."""
-    rows, weights = layer(1)
-    outputs = rows @ weights
-    with jax.enable_x64(True):
-        from lowrank_theory.generators._random import normal
+def test_a_tighter_excess_takes_more_steps_and_too_few_are_not_certified(route):
+    rows, weights = layer(1, decay=0.1)  # nearly flat: no sketch finds it at once
+    tight = Randomized(excess=1e-5, key=KEY)
+    recovery = fit(route, rows, weights, tight)
+    loose = fit(route, rows, weights, LOOSE)
+    assert error(rows, weights, recovery) <= (1 + 0.5e-5) * tail(rows @ weights)
+    assert number(recovery.certificate.excess_bound) < number(loose.certificate.excess_bound)
+    assert bool(recovery.certificate.certified) and bool(loose.certificate.certified)
+    stopped = fit(route, rows, weights, Randomized(excess=1e-5, max_steps=1, key=KEY))
+    assert not bool(stopped.certificate.certified)
+    excess = error(rows, weights, stopped) - tail(rows @ weights)
+    assert 0 < excess <= number(stopped.certificate.excess_bound)
+    with pytest.raises(RuntimeError, match="not certified"):
+        jax.block_until_ready(stopped.require().factors.left)
 
-        sketch = np.asarray(normal(KEY, (OUTPUTS, RANK + 2)))
-    moment = outputs.T @ outputs
-    basis = scipy.linalg.orth(moment @ moment @ sketch)
-    assert basis.shape == (OUTPUTS, RANK + 2)
-    _, values, right = np.linalg.svd(outputs @ basis)
-    vectors = basis @ right[:RANK].T
-    best = weights @ vectors @ vectors.T
-    recovery = fit(route, rows, weights)
-    np.testing.assert_allclose(dense(recovery), best, atol=1e-8 * float(np.linalg.norm(best)))
-    expected = np.linalg.norm(outputs - rows @ best) - np.linalg.norm(values[RANK:])
-    excess = number(recovery.certificate.excess_bound)
-    assert excess == pytest.approx(expected, rel=1e-6)
-    assert expected < excess
-    assert not bool(recovery.certificate.certified)
+
+def test_a_smaller_failure_probability_costs_more():
+    rows, weights = layer(2)
+    bounds = [
+        number(
+            fit(
+                "rows",
+                rows,
+                weights,
+                Randomized(excess=0.5, failure_probability=delta, max_steps=1, key=KEY),
+            ).certificate.excess_bound
+        )
+        for delta in (0.1, 1e-6, 1e-20)
+    ]
+    assert bounds == sorted(bounds) and bounds[0] < bounds[-1]
 
 
 @every_route
 def test_a_full_sketch_is_the_exact_recovery_and_is_certified(route):
     rows, weights = layer()
-    wide = Randomized(oversampling=OUTPUTS, power_iterations=0, key=KEY)
-    for bias in (None, np.linspace(-1, 1, OUTPUTS)):
+    weights = weights[:, :10]  # as wide as a sketch for rank 3 is at least
+    wide = Randomized(excess=1e-3, key=KEY)
+    for bias in (None, np.linspace(-1, 1, 10)):
         recovery = fit(route, rows + (bias is not None), weights, wide, bias=bias)
         exact = fit(route, rows + (bias is not None), weights, ActivationWeighted(), bias=bias)
         np.testing.assert_allclose(dense(recovery), dense(exact), atol=1e-10)
@@ -116,42 +129,7 @@ def test_affine_layer_gets_its_best_bias(route):
     centred = rows - rows.mean(axis=0)
     optimal = number(recovery.certificate.optimal_error)
     assert optimal == pytest.approx(np.linalg.norm(residual), rel=1e-9)
-    assert tail(centred @ weights) <= optimal <= 1.05 * tail(centred @ weights)
-
-
-def test_power_iterations_and_oversampling_bring_the_optimum_nearer():
-    rows, weights = layer(3, decay=0.3)
-    optimum = tail(rows @ weights)
-
-    def excess(oversampling: int, power_iterations: int) -> float:
-        methods = (
-            Randomized(oversampling, power_iterations, key=key) for key in jax.random.split(KEY, 10)
-        )
-        return float(
-            np.mean([error(rows, weights, fit("rows", rows, weights, m)) for m in methods])
-        )
-
-    plain, wider, powered = excess(2, 0), excess(5, 0), excess(2, 3)
-    assert optimum < powered < plain
-    assert optimum < wider < plain
-
-
-def test_mean_excess_is_within_the_theorem():
-    rows, weights = layer(4, decay=0.3)
-    values = np.asarray(scipy.linalg.svdvals(rows @ weights))
-    p, q = 4, 0
-    kept, dropped = values[:RANK], values[RANK:, None]
-    allowed = np.sum(dropped**2 * (dropped / kept) ** (4 * q + 2)) / (p - 1)
-    words = jax.vmap(jax.random.key_data)(jax.random.split(KEY, 200))
-    single, weights32 = rows.astype(np.float32), weights.astype(np.float32)
-    fitted = jax.vmap(
-        lambda word: randomized(
-            weights32, single, word, rank=RANK, oversampling=p, power_iterations=q
-        )
-    )(words)
-    errors = np.asarray(fitted[2].optimal_error, float) ** 2
-    mean = float(np.mean(errors)) - tail(rows @ weights) ** 2
-    assert 0.02 * allowed < mean < allowed
+    assert tail(centred @ weights) <= optimal <= 1.005 * tail(centred @ weights)
 
 
 @every_route
@@ -162,20 +140,20 @@ def test_units_do_not_matter(route, factor):
     np.testing.assert_allclose(dense(scaled), dense(plain), atol=1e-12)
     for name in ("optimal_error", "excess_bound", "target_norm"):
         got = number(getattr(scaled.certificate, name))
-        assert got == pytest.approx(factor * number(getattr(plain.certificate, name)), rel=1e-9)
+        assert got == pytest.approx(factor * number(getattr(plain.certificate, name)), rel=1e-6)
 
 
 def test_rotating_samples_changes_nothing():
     rows, weights = layer()
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((SAMPLES, SAMPLES)))[0]
     turned = fit("rows", rotation @ rows, weights)
-    np.testing.assert_allclose(dense(turned), dense(fit("rows", rows, weights)), atol=1e-10)
+    # The first steps are in float32, and what they find is not quite the same.
+    np.testing.assert_allclose(dense(turned), dense(fit("rows", rows, weights)), atol=1e-4)
 
 
 def test_the_key_decides_and_nothing_else():
     rows, weights = layer()
-    same = Randomized(oversampling=2, power_iterations=1, key=jax.random.key(0))
-    other = Randomized(oversampling=2, power_iterations=1, key=jax.random.key(1))
+    same, other = (Randomized(key=jax.random.key(seed)) for seed in (0, 1))
     assert same == METHOD and hash(same) == hash(METHOD)
     assert other != METHOD
     np.testing.assert_array_equal(
@@ -205,6 +183,7 @@ def test_vmap_over_keys_is_a_loop():
     for index, word in enumerate(words):
         alone = randomized(weights, rows, word, rank=RANK)
         product = alone[0].left @ alone[0].right
+        assert bool(alone[2].certified) and bool(together[2].certified[index])
         np.testing.assert_allclose(
             together[0].left[index] @ together[0].right[index], product, atol=1e-4
         )
@@ -232,15 +211,16 @@ def test_non_finite_input_is_data_under_jit():
 
 
 WRONG = {
-    "oversampling": (
-        lambda: Randomized(1, key=KEY),
-        "`oversampling` must be an integer >= 2; got 1",
+    "excess": (lambda: Randomized(0.0, key=KEY), "`excess` must be a positive finite number"),
+    "certain": (
+        lambda: Randomized(failure_probability=0.0, key=KEY),
+        "`failure_probability` must lie strictly between 0 and 1; got 0.0",
     ),
-    "power": (lambda: Randomized(2, -1, key=KEY), "`power_iterations` must be an integer >= 0"),
+    "steps": (lambda: Randomized(max_steps=0, key=KEY), "`max_steps` must be an integer >= 1"),
     "no key": (lambda: Randomized(key=0), r"`key` must be a key such as .*; got 0"),  # pyright: ignore[reportArgumentType]
     "keys": (lambda: Randomized(key=jax.random.split(KEY)), r"must be one key; got shape \(2,\)"),
     "traced": (
-        lambda: jax.jit(lambda key: Randomized(key=key).oversampling)(KEY),
+        lambda: jax.jit(lambda key: Randomized(key=key).excess)(KEY),
         "`key` must be a key at hand",
     ),
     "weights": (

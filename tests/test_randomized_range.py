@@ -12,6 +12,8 @@ import scipy.linalg
 from scipy import stats
 
 from lowrank_theory.theorems.randomized_range import (
+    Probed,
+    ProbeSetting,
     Sketched,
     SketchSetting,
     inverse_moment,
@@ -22,7 +24,12 @@ from lowrank_theory.theorems.randomized_range import (
 )
 from lowrank_theory.verification import Verdict, attack, verify
 
-STATEMENTS = {name.split(".")[-1]: s for name, s in randomized_range.statements.items()}
+A_POSTERIORI = randomized_range.a_posteriori
+STATEMENTS = {
+    name.split(".")[-1]: statement
+    for name, statement in randomized_range.statements.items()
+    if statement is not A_POSTERIORI
+}
 SURE = ("structural", "truncation", "truncation_spectral")
 SPECTRAL = ("spectral", "spectral_tail")
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
@@ -286,3 +293,102 @@ def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="must be a `Sketched`; got ndarray"):
         STATEMENTS["truncated"].bound(np.eye(3))
     assert drawn().sizes == (SIZE, SIZE)
+
+
+def probed(seed: int = 0, values: np.ndarray = VALUES, **more: int) -> Probed:
+    setting = ProbeSetting(values, RANK, RANK + 2, **{"probes": 6, **more})
+    return setting.draw(key=jax.random.key(seed))
+
+
+def a_posteriori_oracle(instance: Probed) -> tuple[float, float]:
+    """The excess, and the least bound over a fine grid, in NumPy and SciPy."""
+    matrix, rank = np.asarray(instance.matrix), instance.rank
+    moment, columns = matrix.T @ matrix, matrix.shape[1]
+    basis = scipy.linalg.orth(np.asarray(instance.directions))
+    other = scipy.linalg.null_space(basis.T)
+    values, turn = np.linalg.eigh(basis.T @ moment @ basis)
+    vectors = basis @ turn[:, ::-1][:, :rank]
+    captured = np.trace(vectors.T @ moment @ vectors)
+    excess = np.sum(np.linalg.eigvalsh(moment)[::-1][:rank]) - captured
+
+    degree, cut = int(instance.degree), values[0]
+    unseen = other @ other.T
+    shifted = 2 * unseen @ moment @ unseen / cut - np.eye(columns)
+    spectrum, frame = np.linalg.eigh((shifted + shifted.T) / 2)
+    filtered = frame * np.polynomial.Chebyshev.basis(degree)(spectrum) @ frame.T
+    probes = unseen @ np.asarray(instance.probes)
+    count = probes.shape[1]
+    quantile = 2 * (DELTA * math.gamma(count / 2 + 1)) ** (2 / count)
+    assert quantile < stats.chi2.ppf(DELTA, count)
+    ratio = max(1.0, float(np.linalg.norm(filtered @ probes, 2)) / math.sqrt(quantile))
+    outside = cut * (1 + math.cosh(math.acosh(ratio) / degree)) / 2
+
+    coupling = other.T @ moment @ basis
+    least = math.inf
+    for spread in np.geomspace(1e-4, 1e3, 4000) * outside:
+        inside = basis.T @ moment @ basis + coupling.T @ coupling / spread
+        copies = np.full(other.shape[1], outside + spread)
+        both = np.sort(np.concatenate([np.linalg.eigvalsh(inside), copies]))
+        least = min(least, float(np.sum(both[::-1][:rank])))
+    return float(excess), least - float(captured)
+
+
+@pytest.mark.parametrize("missed", [0, 1])
+def test_a_posteriori_against_numpy(missed):
+    for seed in range(3):
+        instance = probed(seed, missed=missed)
+        excess, least = a_posteriori_oracle(instance)
+        assert number(A_POSTERIORI.realised(instance)) == pytest.approx(excess, rel=1e-8)
+        bound = number(A_POSTERIORI.bound(instance).value)
+        assert excess < least * (1 + 1e-9) <= bound * (1 + 1e-8)
+        assert bound <= 1.25 * least  # of the one spread that is tried
+
+
+def test_a_posteriori_sees_a_direction_that_the_subspace_misses():
+    for values in (VALUES, np.where(np.arange(SIZE) < 1, 1e6, 1.0)):
+        seen, blind = probed(values=values, degree=8), probed(values=values, degree=8, missed=1)
+        excess = number(A_POSTERIORI.realised(blind))
+        assert excess > 0.9 * (values[0] ** 2 - values[RANK] ** 2)
+        assert excess <= number(A_POSTERIORI.bound(blind).value) < math.inf
+        assert number(A_POSTERIORI.bound(seen).value) < excess
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_a_posteriori_in_other_units(factor):
+    plain, scaled = probed(), probed(values=factor * VALUES)
+    for side in (A_POSTERIORI.realised, lambda one: A_POSTERIORI.bound(one).value):
+        assert number(side(scaled)) == pytest.approx(factor**2 * number(side(plain)), rel=1e-9)
+
+
+def test_a_posteriori_at_the_edges():
+    whole = ProbeSetting(VALUES, RANK, SIZE, 6, power_iterations=0).draw(key=jax.random.key(0))
+    assert number(A_POSTERIORI.bound(whole).value) == pytest.approx(0, abs=1e-13)
+    nothing = probed(values=np.zeros(SIZE))
+    assert number(A_POSTERIORI.realised(nothing)) == 0
+    assert number(A_POSTERIORI.bound(nothing).value) >= 0
+    low = probed(values=np.where(np.arange(SIZE) < RANK, 1.0, 0.0))
+    assert number(A_POSTERIORI.bound(low).value) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_posteriori_needs_probes_that_know_nothing():
+    one = probed()
+    used = Probed(one.matrix, one.directions, one.directions, 4, False, RANK)
+    bound = A_POSTERIORI.bound(used)
+    assert number(bound.value) == math.inf
+    assert [h.name for h in bound.hypotheses if not h.holds] == [
+        "the probes are i.i.d. Gaussian and independent of the subspace"
+    ]
+    values = [number(A_POSTERIORI.bound(one, failure_probability=d).value) for d in (0.3, 1e-6)]
+    assert values[0] < values[1]
+    with pytest.raises(ValueError, match="`probes` has 3 columns of the matrix"):
+        Probed(np.eye(4), np.ones((4, 2)), np.ones((3, 2)), 1, True, 2)
+    with pytest.raises(ValueError, match="`rank` must be an integer from 1 to 2"):
+        Probed(np.eye(4), np.ones((4, 2)), np.ones((4, 2)), 1, True, 3)
+    with pytest.raises(ValueError, match="`width` must be an integer from 2 to 8"):
+        ProbeSetting(VALUES, RANK, 1)
+
+
+def test_a_posteriori_holds():
+    settings = {"missed": ProbeSetting(VALUES, RANK, RANK + 2, missed=1)}
+    report = verify(A_POSTERIORI, trials=1000, key=jax.random.key(0), settings=settings)
+    assert report.verdict is Verdict.CONSISTENT

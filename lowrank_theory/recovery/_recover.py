@@ -22,9 +22,9 @@ _NOT_FINITE = (
 )
 _NOT_CERTIFIED = (
     "The result is not certified. Either rounding may have cost more than 0.1 % of the optimal "
-    "error (a calibration that kept only second moments cannot resolve this layer: recover from "
-    "the activations themselves), or an iteration stopped before its gap was closed (allow it "
-    "more steps). See `certificate`."
+    "error (second moments cannot resolve this layer: calibrate again with "
+    "`TriangularCalibration`, or recover from the activations themselves), or an iteration stopped "
+    "before its gap was closed (allow it more steps). See `certificate`."
 )
 
 
@@ -36,22 +36,26 @@ class Certificate(eqx.Module):
     - `excess_bound`: the error of the returned factors exceeds the true optimum by at most this
       much, by the rounding analysis of the route taken;
     - `target_norm`: the Frobenius norm of what is approximated;
-    - `finite`: every returned number is finite.
+    - `finite`: every returned number is finite;
+    - `tolerance`: what share of `optimal_error` the excess may be, to be certified.
+
+    Each is one number, or a stack of them: of several layers, or several ranks.
     """
 
-    optimal_error: Float[Array, ""]
-    excess_bound: Float[Array, ""]
-    target_norm: Float[Array, ""]
-    finite: Bool[Array, ""]
+    optimal_error: Float[Array, "*stack"]
+    excess_bound: Float[Array, "*stack"]
+    target_norm: Float[Array, "*stack"]
+    finite: Bool[Array, "*stack"]
+    tolerance: float = eqx.field(static=True, default=NEAR_OPTIMAL)
 
     @property
-    def certified(self) -> Bool[Array, ""]:
-        r"""Whether the error is surely within 0.1 % of the optimum, or within $10^{-10}$ of the
-        target's norm of it.
+    def certified(self) -> Bool[Array, "*stack"]:
+        r"""Whether the error is surely within the tolerance (0.1 %, unless the method was asked for
+        another) of the optimum, or within $10^{-10}$ of the target's norm of it.
         """
         with jax.enable_x64(True):
             negligible = NEGLIGIBLE * self.target_norm
-            allowed = jnp.maximum(NEAR_OPTIMAL * self.optimal_error, negligible)
+            allowed = jnp.maximum(self.tolerance * self.optimal_error, negligible)
             return self.finite & (self.excess_bound <= allowed)
 
 
@@ -63,12 +67,12 @@ class DualityGap(eqx.Module):
     - `finite`: every returned number is finite.
     """
 
-    gap: Float[Array, ""]
-    closed: Bool[Array, ""]
-    finite: Bool[Array, ""]
+    gap: Float[Array, "*stack"]
+    closed: Bool[Array, "*stack"]
+    finite: Bool[Array, "*stack"]
 
     @property
-    def certified(self) -> Bool[Array, ""]:
+    def certified(self) -> Bool[Array, "*stack"]:
         """Whether the gap was closed."""
         return self.finite & self.closed
 
@@ -107,6 +111,13 @@ def recover(observed: Observed, rank: int, method: AbstractMethod) -> Recovery:
     ```python
     recovery = recover(Observed(weights=W, activations=X), rank=8, method=ActivationWeighted())
     outputs = X @ recovery.factors
+    ```
+
+    Many layers of one shape are a stack, and go through one program:
+
+    ```python
+    stack = jax.tree.map(lambda *each: jnp.stack(each), *layers)  # of `Observed`
+    recoveries = jax.vmap(lambda layer: recover(layer, rank=8, method=ActivationWeighted()))(stack)
     ```
 
     Raises `ValueError` if the rank is not an integer from 1 to min(inputs, outputs), or if the

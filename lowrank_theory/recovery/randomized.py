@@ -1,15 +1,14 @@
-r"""Data-driven recovery by a random sketch of the outputs, for layers too large to decompose.
+r"""Data-driven recovery by a random sketch of the outputs, certified, for layers too large to
+decompose.
 
-Subspace iteration on $M = A^\top A$, with $A = XW$ the outputs (centred, for an affine layer): $Q$
-is an orthonormal basis of $M^{q+1}\Omega$, $\Omega$ Gaussian with $\ell = r + p$ columns, and the
-layer is $Z = WV_rV_r^\top$ with $V_r$ the best r directions within $Q$, so that
+Subspace iteration on $M = A^\top A$, with $A = XW$ the outputs (centred, for an affine layer): the
+layer is $Z = WV_rV_r^\top$ with $V_r$ the best r directions within a subspace $Q$, and
 
-$$\lVert A - XZ\rVert_F^2 = \lVert A\rVert_F^2 - \sum_{i\le r}s_i(AQ)^2, \qquad
-  \sum_{i>r}s_i(AQ)^2 \le \min_{\operatorname{rank}Z\le r}\lVert A - XZ\rVert_F^2 .$$
+$$\lVert A - XZ\rVert_F^2 - \min_{\operatorname{rank} Z'\le r}\lVert A - XZ'\rVert_F^2
+  = \sum_{i\le r}\lambda_i(M) - \operatorname{tr}V_r^\top MV_r .$$
 
-The first says what the error is, the second how far below it the optimum can be, whatever the
-sketch. What a Gaussian sketch reaches on average, and nearly always, is `randomized_range` among
-the theorems (Halko, Martinsson and Tropp 2011; paper_notes/randomized_range.md).
+After every step that may have been enough, fresh Gaussian probes bound this excess from above
+(`_a_posteriori`; proved in paper_notes/randomized_range.md), until it is what was asked for.
 """
 
 import functools
@@ -25,18 +24,31 @@ from jaxtyping import Array, Float, Integer
 
 from lowrank_theory._numerics import (
     check_count,
+    check_fraction,
+    check_positive,
     in_float64,
     matmul,
     rounding_allowance,
+    safe_divide,
     safe_sqrt,
 )
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._a_posteriori import (
+    Ritz,
+    leading_sum,
+    least_leading_sum,
+    norm_outside,
+    ritz,
+)
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
-from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.recovery.activation_weighted import check_calibrated
+
+_PROBES = 16
+_FIRST_DEGREE = 6  # of the filter of the first check; each later check has a sharper one
+_SINGLE_STEPS = 4
 
 
 def _words(key: Any) -> tuple[int, ...]:
@@ -54,29 +66,29 @@ def _words(key: Any) -> tuple[int, ...]:
 
 
 class Randomized(AbstractMethod):
-    r"""The layer that `ActivationWeighted` finds, from a random sketch of `rank + oversampling`
-    directions and `power_iterations` products with the outputs and their transpose.
+    r"""A layer whose squared error is within the factor 1 + `excess` of the optimum.
 
-    The result is a function of the `key`. Its squared error exceeds the optimum, on average over
-    keys, by at most $\tfrac1{p-1}\sum_{i\le r<j}s_j^2(s_j/s_i)^{4q+2}$, with $s_i$ the singular
-    values of the outputs, $p$ the oversampling and $q$ the power iterations.
+    It is proved to be, with probability at least 1 - `failure_probability` over the probes that
+    judge it, where the certificate says `certified`; nothing is assumed about the layer. Steps are
+    taken until then, at most `max_steps` of them in float64. The result is a function of the `key`.
 
-    The certificate is what this sketch shows: `optimal_error` is the error of the layer returned,
-    the least within the sketch, and `excess_bound` its distance from $(\sum_{i>r}s_i(AQ)^2)^{1/2}$,
-    which no layer of rank r goes below. That is certain and often far from sharp: a result that is
-    within 0.1 % of the optimum need not be certified to be.
+    The certificate holds the error of the layer returned as `optimal_error`, and `excess_bound`,
+    which its distance from the optimum exceeds with probability at most `failure_probability`.
 
-    Raises `ValueError` if `oversampling` is not an integer >= 2 or `power_iterations` not one >= 0,
-    or if `key` is not one key at hand: its words are kept, so that a method compares and hashes.
+    Raises `ValueError` if `excess` is not positive, if `failure_probability` does not lie between 0
+    and 1, if `max_steps` is not an integer >= 1, or if `key` is not one key at hand: its words are
+    kept, so that a method compares and hashes.
     """
 
-    oversampling: int = 10
-    power_iterations: int = 2
+    excess: float = 0.01
+    failure_probability: float = 1e-6
+    max_steps: int = 30
     key: tuple[int, ...] = eqx.field(converter=_words, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_count("oversampling", self.oversampling, 2)
-        check_count("power_iterations", self.power_iterations, 0)
+        check_positive("excess", self.excess)
+        check_fraction("failure_probability", self.failure_probability)
+        check_count("max_steps", self.max_steps, 1)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Sketch what the layer does. Raises `ValueError` without weights, without activations or a
@@ -102,8 +114,9 @@ class Randomized(AbstractMethod):
             np.array(self.key, np.uint32),
             observed.bias,
             rank=rank,
-            oversampling=self.oversampling,
-            power_iterations=self.power_iterations,
+            excess=self.excess,
+            failure_probability=self.failure_probability,
+            max_steps=self.max_steps,
         )
         factors, bias, certificate = fitted
         return Recovery(factors, bias, certificate, self)
@@ -117,58 +130,128 @@ def randomized(
     bias: Float[Array, " outputs"] | None = None,
     *,
     rank: int,
-    oversampling: int = 10,
-    power_iterations: int = 2,
+    excess: float = 0.01,
+    failure_probability: float = 1e-6,
+    max_steps: int = 30,
 ) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
     r"""The pure function beneath `Randomized`: factors, new bias, certificate.
 
     `seen` is the activations or their calibration; `key_data` is `jax.random.key_data(key)`. Works
-    under `jit` and `vmap`, over keys too. From a calibration, $M = W^\top GW$ is never formed.
-    Results have the dtype of the weights.
+    under `jit` and `vmap`, over keys too; a batch takes the steps of its slowest member. Not
+    differentiable in reverse mode. Results have the dtype of the weights.
     """
-    affine, columns = bias is not None, weights.shape[1]
-    width = min(rank + oversampling, columns)
-    sketch = normal(jax.random.wrap_key_data(key_data), (columns, width))
-
-    def found(apply: Callable[[Array], Array]) -> Array:
-        basis = sketch
-        for _ in range(power_iterations + 1):
-            basis = jnp.linalg.qr(apply(basis))[0]
-        return basis
-
+    affine = bias is not None
     if isinstance(seen, Calibration):
         gram, mean, samples = seen.gram(centred=affine), jnp.asarray(seen.mean), seen.count
-        energy, target = jnp.trace(gram), jnp.sum(weights * matmul(gram, weights))
-        basis = found(lambda basis: matmul(weights.T, matmul(gram, matmul(weights, basis))))
-        inside = matmul(weights, basis)
-        within, energies = leading_eigenvectors(matmul(inside.T, gram, inside), rank)
-        vectors = matmul(basis, within)
-        error = jnp.maximum(target - jnp.sum(energies[:rank]), 0)
+        left, right, energy = matmul(gram, weights), weights, jnp.trace(gram)
     else:
         mean, samples = jnp.mean(seen, axis=0), seen.shape[0]
         activations = seen - mean if affine else seen
-        outputs = matmul(activations, weights)
-        energy, target = jnp.sum(activations**2), jnp.sum(outputs**2)
-        basis = found(lambda basis: matmul(outputs.T, matmul(outputs, basis)))
-        within, energies = leading_right_vectors(matmul(outputs, basis), rank)
-        vectors = matmul(basis, within)
-        error = jnp.sum((outputs - matmul(outputs, vectors, vectors.T)) ** 2)
-    factors = LowRank(matmul(weights, vectors), vectors.T)
-
+        left = right = matmul(activations, weights)
+        energy = jnp.sum(activations**2)
+    target = jnp.sum(left * right)  # the trace of M = left^T right
     # The outputs are rounded on this scale, even where a mean is taken out; moments on its square.
     taken_out = samples * jnp.sum(mean**2) if affine else 0.0
     scale = safe_sqrt(jnp.sum(weights**2) * (energy + taken_out))
-    rounding = 2 * rounding_allowance(scale, *weights.shape)
-    most = max(rank, width - rank)  # of the energies are added up, each with its own rounding
-    squared_rounding = most * rounding * scale if isinstance(seen, Calibration) else 0.0
-    least = jnp.clip(jnp.sum(energies[rank:]) - squared_rounding, 0, error)
-    certificate = Certificate(
-        optimal_error=safe_sqrt(error),
-        excess_bound=safe_sqrt(error + squared_rounding) - safe_sqrt(least) + rounding,
-        target_norm=safe_sqrt(target),
-        finite=is_finite(factors.left, factors.right),
+    once = rounding_allowance(scale, *weights.shape)
+
+    def judged(captured: Array, beyond: Array) -> Certificate:
+        """What is known of directions that capture so much, when at most so much is beyond."""
+        doubt = (2 * rank + 1) * once * scale  # of the trace, and r eigenvalues on either side
+        error = jnp.maximum(target - captured, 0)
+        least = jnp.maximum(error - beyond - doubt, 0)
+        return Certificate(
+            optimal_error=safe_sqrt(error),
+            excess_bound=safe_sqrt(error + doubt) - safe_sqrt(least) + 2 * once,
+            target_norm=safe_sqrt(target),
+            finite=is_finite(captured, beyond),
+            tolerance=1 - (1 + excess) ** -0.5,
+        )
+
+    vectors, certificate = _iterate(
+        left,
+        right,
+        jax.random.wrap_key_data(key_data),
+        once * scale,
+        judged,
+        rank=rank,
+        failure_probability=failure_probability,
+        max_steps=max_steps,
     )
+    factors = LowRank(matmul(weights, vectors), vectors.T)
     if bias is None:
         return factors, None, certificate
     new_bias = bias + matmul(mean, weights) - matmul(mean, factors.left, factors.right)
     return factors, new_bias, certificate
+
+
+def _iterate(
+    left: Array,
+    right: Array,
+    key: Array,
+    rounding: Array,
+    judged: Callable[[Array, Array], Certificate],
+    *,
+    rank: int,
+    failure_probability: float,
+    max_steps: int,
+) -> tuple[Array, Certificate]:
+    r"""The leading directions of $M = L^\top R$, and what their last check says.
+
+    The i-th check has the share $\delta/(i(i+1))$ of the failure probability, fresh probes, and a
+    filter of degree proportional to i. It is left out where it could not succeed.
+    """
+    size = left.shape[1]
+    sketch_key, probes_key = jax.random.split(key)
+
+    def apply(columns: Array) -> Array:
+        return matmul(left.T, matmul(right, columns))
+
+    def check(found: Ritz, checks: Array) -> Array:
+        number = checks + 1.0
+        outside = norm_outside(
+            apply,
+            found.vectors,
+            normal(jax.random.fold_in(probes_key, checks), (size, _PROBES)),
+            jnp.maximum(found.values[-1], rounding),
+            _FIRST_DEGREE * (checks + 1),
+            failure_probability / (number * (number + 1)),
+        )
+        return leading_sum(found, outside, rank)
+
+    def unfinished(state: Any) -> Array:
+        step, *_, captured, beyond = state
+        enough = judged(captured, beyond).certified | (beyond <= rounding)
+        return (step < max_steps) & ~enough & jnp.isfinite(captured)
+
+    def advance(state: Any) -> Any:
+        step, checks, directions, *_ = state
+        found, following = ritz(apply, jnp.linalg.qr(directions)[0])
+        captured = jnp.sum(found.values[:rank])
+        least = least_leading_sum(found, jnp.maximum(found.values[-1], 0), rank)
+        hopeful = judged(captured, least - captured).certified | (step == max_steps - 1)
+        bound = jax.lax.cond(hopeful, check, lambda *_: jnp.inf, found, checks)
+        beyond = jnp.maximum(bound - captured, 0)
+        vectors = found.vectors[:, :rank]
+        return step + 1, checks + hopeful, following, vectors, captured, beyond
+
+    start = _sketched(left, right, sketch_key, min(rank + max(rank // 2, 10), size))
+    zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(())
+    state = (zero, zero, start, jnp.zeros((size, rank)), nothing, jnp.inf + nothing)
+    *_, vectors, captured, beyond = jax.lax.while_loop(unfinished, advance, state)
+    return vectors, judged(captured, beyond)
+
+
+def _sketched(left: Array, right: Array, key: Array, width: int) -> Array:
+    """Directions after a few steps in float32: whatever rounding does to them, they are judged by
+    what they capture.
+    """
+
+    def single(matrix: Array) -> Array:
+        return safe_divide(matrix, jnp.max(jnp.abs(matrix))).astype(jnp.float32)
+
+    left32, right32 = single(left), single(right)
+    directions = normal(key, (left.shape[1], width)).astype(jnp.float32)
+    for _ in range(_SINGLE_STEPS):
+        directions = jnp.linalg.qr(matmul(left32.T, matmul(right32, directions)))[0]
+    return directions.astype(left.dtype)

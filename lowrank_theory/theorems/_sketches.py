@@ -108,6 +108,85 @@ class SketchSetting(eqx.Module):
             return Sketched(jnp.diag(values), sketch, power_iterations, True, self.rank)
 
 
+class Probed(eqx.Module):
+    r"""A matrix $A$, directions whose span $Q$ is judged, Gaussian probes that judge it through a
+    Chebyshev filter of the given degree, and the rank asked for.
+
+    `independent` says whether the entries of the probes are i.i.d. $N(0, 1)$ and know nothing of
+    the directions. Raises `ValueError` for wrong or mismatched shapes, integer dtypes, non-finite
+    entries, or a rank above what the matrix or the directions can have.
+    """
+
+    matrix: Float[AnyArray, "rows columns"]
+    directions: Float[AnyArray, "columns width"]
+    probes: Float[AnyArray, "columns count"]
+    degree: Int[AnyArray, ""]
+    independent: Bool[AnyArray, ""]
+    rank: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        matrix: ArrayLike,
+        directions: ArrayLike,
+        probes: ArrayLike,
+        degree: Any,
+        independent: Any,
+        rank: int,
+    ) -> None:
+        self.matrix = check_array("matrix", matrix, "rows", "columns")
+        self.directions = check_array("directions", directions, "columns", "width")
+        self.probes = check_array("probes", probes, "columns", "count")
+        rows, columns = self.matrix.shape
+        for name in ("directions", "probes"):
+            got = getattr(self, name).shape[0]
+            check_same(name, got, "matrix", columns, "columns of the matrix")
+        why = " (which the matrix and the directions can have)"
+        self.rank = check_count("rank", rank, 1, min(rows, *self.directions.shape), why)
+        self.degree = _whole("degree", degree)
+        self.independent = jnp.asarray(independent, bool)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths with which rounding grows."""
+        return tuple(self.matrix.shape)
+
+
+class ProbeSetting(eqx.Module):
+    r"""A diagonal matrix with the given singular values, and the range of $(A^\top
+    A)^{q+1}\Omega$ that knows nothing of the `missed` leading directions: exactly orthogonal to
+    them, as no sketch is.
+    """
+
+    values: Float[AnyArray, " size"]
+    rank: int
+    width: int
+    probes: int = 4
+    degree: Int[AnyArray, ""] = eqx.field(converter=functools.partial(_whole, "degree"), default=4)
+    power_iterations: Int[AnyArray, ""] = eqx.field(
+        converter=functools.partial(_whole, "power_iterations"), default=1
+    )
+    missed: Int[AnyArray, ""] = eqx.field(converter=functools.partial(_whole, "missed"), default=0)
+
+    def __check_init__(self) -> None:
+        size = np.shape(self.values)[0]
+        check_rank(self.rank, size, size)
+        check_count("width", self.width, self.rank, size)
+        check_count("probes", self.probes, 1)
+
+    def draw(self, *, key: PRNGKeyArray) -> Probed:
+        """A random instance, in float64; works under `jit` and `vmap`."""
+        with jax.enable_x64(True):
+            sketch_key, probes_key = jax.random.split(key)
+            values = jnp.asarray(self.values, float)
+            unit = jnp.where(values[0] > 0, values[0], 1)
+            powers = (values / unit) ** (2.0 * jnp.asarray(self.power_iterations))
+            seen = jnp.arange(values.size) >= jnp.asarray(self.missed)
+            directions = normal(sketch_key, (values.size, self.width))
+            directions = jnp.where(seen, powers, 0)[:, None] * directions
+            probes = normal(probes_key, (values.size, self.probes))
+            return Probed(jnp.diag(values), directions, probes, self.degree, True, self.rank)
+
+
 def range_basis(instance: Sketched) -> Float[Array, "rows width"]:
     r"""$Q$: an orthonormal basis of the columns of $(AA^\top)^qA\Omega$, orthonormalised after
     every product, as rounding demands.

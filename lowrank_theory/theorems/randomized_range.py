@@ -30,17 +30,28 @@ For a Gaussian sketch, with $p \ge 2$:
   = `mean_inverse_norm(r, p)`, below $e\sqrt{r+p}/p$ and below $\sqrt{r/(p-1)}$.
 - `frobenius_tail` and `spectral_tail`, probability $1-\delta$: the same two with the deviations of
   $\Omega_1^+$ and of $\Omega_2$ added, each with its share $\delta/3$.
+
+Afterwards, for any subspace $Q$ of the row space that does not depend on the Gaussian probes, and
+$M = A^\top A$:
+
+- `a_posteriori`, probability $1-\delta$ over the probes: $\sum_{i\le r}\lambda_i(M) -
+  \operatorname{tr}V^\top MV$, the excess squared error of the best directions V within $Q$, is at
+  most what `recovery._a_posteriori` computes from products with $M$.
 """
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
+from lowrank_theory.recovery._a_posteriori import Ritz, leading_sum, norm_outside, ritz
 from lowrank_theory.theorems._quantities import deviation, law_hypothesis, singular_values
 from lowrank_theory.theorems._sketches import (
+    Probed,
+    ProbeSetting,
     SketchAdversary,
     Sketched,
     SketchSetting,
@@ -373,6 +384,96 @@ class SpectralTail(AbstractSpectral, AbstractGaussian):
         return _root(instance, 1 + whole + moved, largest)
 
 
+def _probed(
+    values: np.ndarray, missed: int = 0, power_iterations: int = 1, **more: int
+) -> ProbeSetting:
+    return ProbeSetting(
+        values, _RANK, _RANK + 2, power_iterations=power_iterations, missed=missed, **more
+    )
+
+
+_CLUSTER = np.where(_INDEX < _RANK, 3.0, np.where(_INDEX < _RANK + 4, 1.0, 0.3))
+_PROBED_REGIMES = {
+    "slow power law": _probed(_SLOW),
+    "power law": _probed(1 / _INDEX),
+    "exponential decay": _probed(_STEEP),
+    "ties": _probed(np.ones(_SIZE)),
+    "cluster across the rank": _probed(_CLUSTER),
+    "staircase": _probed(2.0 ** -((_INDEX - 1) // 3)),
+    "exactly low rank": _probed(np.where(_INDEX <= _RANK, 1.0, 0.0)),
+    "tail of zeros": _probed(np.where(_INDEX <= _RANK + 4, 1 / _INDEX, 0.0)),
+    "converged": _probed(_STEEP, power_iterations=6),
+    "first direction missed": _probed(1 / _INDEX, missed=1),
+    "first direction missed, far above": _probed(
+        np.where(_INDEX <= 1, 1e3, 1.0), missed=1, degree=8
+    ),
+    "leading directions missed, ties below": _probed(
+        np.where(_INDEX <= _RANK, 1.01, 1.0), missed=_RANK
+    ),
+    "many probes, sharp filter": _probed(_SLOW, missed=1, probes=12, degree=10),
+}
+
+
+class APosteriori(AbstractStatement):
+    r"""$\sum_{i\le r}\lambda_i(M) - \operatorname{tr}V^\top MV \le \sum_{i\le r}
+    \lambda_i\begin{pmatrix}H + R^\top R/\varepsilon & 0\\ 0 & (\theta+\varepsilon)I\end{pmatrix} -
+    \sum_{i\le r}\lambda_i(H)$ with probability $1-\delta$ over the probes, for every subspace that
+    does not depend on them. Squared.
+    """
+
+    kind = UPPER_WITH_PROBABILITY
+    needs = Probed
+    regimes = _PROBED_REGIMES
+    control = _probed(_STEEP, power_iterations=6, probes=12, degree=10)
+
+    def hypotheses(self, instance: Probed, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """Gaussian probes that know nothing of the subspace."""
+        name = "the probes are i.i.d. Gaussian and independent of the subspace"
+        return (law_hypothesis(name, instance.independent),)
+
+    def estimate(self, instance: Probed, failure_probability: float) -> Ritz:
+        """The Ritz vectors of the subspace, and their residuals."""
+        basis = jnp.linalg.qr(jnp.asarray(instance.directions, float))[0]
+        return ritz(_moments(instance), basis)[0]
+
+    def broken_estimate(self, instance: Probed, failure_probability: float) -> Ritz:
+        """The same, with the least of the Ritz vectors in the place of the best."""
+        found = self.estimate(instance, failure_probability)
+        return Ritz(found.vectors[:, ::-1], found.values, found.residuals)
+
+    def formula(
+        self, instance: Probed, estimate: Ritz, failure_probability: float
+    ) -> Float[Array, ""]:
+        """The bound, by `norm_outside` and `leading_sum`."""
+        allowance = rounding_allowance(self.magnitude(instance), *instance.sizes)
+        probes = jnp.asarray(instance.probes, float)
+        outside = norm_outside(
+            _moments(instance),
+            estimate.vectors,
+            probes,
+            jnp.maximum(estimate.values[-1], allowance),
+            jnp.maximum(jnp.asarray(instance.degree), 1),
+            failure_probability,
+        )
+        rank = instance.rank
+        return leading_sum(estimate, outside, rank) - jnp.sum(estimate.values[:rank])
+
+    def loss(self, instance: Probed, estimate: Ritz) -> Float[Array, ""]:
+        r"""$\sum_{i\le r}\lambda_i(M) - \operatorname{tr}V^\top MV$."""
+        matrix = jnp.asarray(instance.matrix, float)
+        captured = matmul(matrix, estimate.vectors[:, : instance.rank])
+        return jnp.sum(singular_values(matrix)[: instance.rank] ** 2) - jnp.sum(captured**2)
+
+    def magnitude(self, instance: Probed) -> Float[Array, ""]:
+        r"""$\lVert A\rVert_F^2$."""
+        return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+
+
+def _moments(instance: Probed) -> Callable[[Array], Array]:
+    matrix = jnp.asarray(instance.matrix, float)
+    return lambda columns: matmul(matrix.T, matmul(matrix, columns))
+
+
 class RandomizedRange(AbstractTheorem):
     """What a Gaussian sketch finds of a matrix: surely, on average, and nearly always."""
 
@@ -384,6 +485,7 @@ class RandomizedRange(AbstractTheorem):
     spectral: Spectral = Spectral()
     frobenius_tail: FrobeniusTail = FrobeniusTail()
     spectral_tail: SpectralTail = SpectralTail()
+    a_posteriori: APosteriori = APosteriori()
 
 
 randomized_range = RandomizedRange()
