@@ -10,7 +10,6 @@ PINS := --constraint constraints.txt --build-constraint constraints.txt
 PIP_PIN := $(shell grep '^pip==' constraints.txt)
 
 EXPERIMENTS := $(filter-out experiments/_% experiments/train_%,$(wildcard experiments/*.py))
-BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # Real networks and data, where they lie beside the checkout.
 ifneq ($(wildcard ../shared/data),)
@@ -46,8 +45,8 @@ figures: $(VENV)/.library ## run every experiment; writes figures/ (SIZE=--quick
 attack: $(VENV)/.library ## attack every sure statement; writes its worst instances to figures/attack
 	$(BIN)/lowrank-theory attack --workers $(WORKERS) --out figures/attack --json figures/attack/table.json
 
-bench: $(VENV)/.library ## run every benchmark
-	@set -e; for script in $(BENCHMARKS); do echo $$script; $(BIN)/python $$script; done
+bench: $(VENV)/.tools ## measure everything beside others; writes benchmarks/ (SIZE=--quick: small, to out/benchmarks)
+	$(BIN)/python benchmarks/run.py $(SIZE)
 
 lock: ## resolve constraints.txt anew, from pyproject.toml alone
 	$(PYTHON) -m venv --clear out/lock

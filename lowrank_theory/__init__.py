@@ -26,6 +26,7 @@ from lowrank_theory.recovery import ActivationWeighted as ActivationWeighted
 from lowrank_theory.recovery import EveryRank as EveryRank
 from lowrank_theory.recovery import LowRank as LowRank
 from lowrank_theory.recovery import NuclearNormRelu as NuclearNormRelu
+from lowrank_theory.recovery import Randomized as Randomized
 from lowrank_theory.recovery import Recovery as Recovery
 from lowrank_theory.recovery import Ridge as Ridge
 from lowrank_theory.recovery import SingularValueThreshold as SingularValueThreshold
