@@ -109,6 +109,13 @@ def test_deviation_bounds_against_numpy(rank, size):
     assert most <= 2 * exchanged * abs(deviation).max() * (1 + 1e-12)
 
 
+def test_leading_constant_by_hand():
+    """Eigenvalues 4, 1, 1/4: the first changes places with the others."""
+    problem = stated(np.diag([2.0, 1.0, 0.5]), np.eye(3), np.eye(3), 1, count=1e5)
+    expected = (4 * 1 / (4 - 1) + 4 * 0.25 / (4 - 0.25)) / 1e5
+    assert sides("leading_constant", problem)[1] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("count", [50.0, 1e7])
 def test_gaussian_bound_by_hand(count):
     """Eigenvalues 4, 1, 0: dimension two, effective rank 5/4, a gap of three."""

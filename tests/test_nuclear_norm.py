@@ -1,5 +1,7 @@
 """Nuclear-norm fits against plain iterations in NumPy, exact cases, and their laws."""
 
+import inspect
+import math
 from typing import Any
 
 import jax
@@ -171,6 +173,41 @@ def test_constrained_weights_are_those_of_plain_iterations(radius, dependent):
     np.testing.assert_allclose(fit.objective, objective, rtol=1e-12)
     np.testing.assert_allclose(objective, half_square(outputs - rows @ expected), rtol=1e-8)
     np.testing.assert_allclose(weights, expected, atol=1e-4)
+
+
+def accelerated(rows: np.ndarray, outputs: np.ndarray, proximal: Any, steps: int) -> np.ndarray:
+    """Proximal gradient with momentum that restarts, on the outputs in an orthonormal basis."""
+    basis, values, right = np.linalg.svd(rows, full_matrices=False)
+    values, scale = (values / values[0])[:, None], values[0]
+    previous = ahead = np.zeros((len(values), outputs.shape[1]))
+    momentum = 1.0
+    for _ in range(steps):
+        point = proximal(ahead + values * (basis.T @ outputs - values * ahead))
+        uphill = np.sum((ahead - point) * (point - previous)) > 0
+        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        weight = 0 if uphill else (momentum - 1) / following
+        momentum = 1.0 if uphill else following
+        ahead, previous = point + weight * (point - previous), point
+    return right.T @ previous / scale
+
+
+@pytest.mark.parametrize("steps", [3, 12])
+def test_iterations_are_accelerated(steps):
+    rows, outputs = instance(3)
+    largest = np.linalg.norm(rows, 2)
+    fit = weight_nuclear_norm_ball(rows, outputs, 0.6, tolerance=1e-14, max_steps=steps)
+    expected = accelerated(rows, outputs, lambda point: project(point, 0.6 * largest), steps)
+    np.testing.assert_allclose(fit.weights, expected, atol=1e-10)
+
+
+def test_functions_and_methods_stop_alike_unless_told():
+    for function, method in (
+        (weight_nuclear_norm_penalty, WeightNuclearNormPenalty(1.0)),
+        (weight_nuclear_norm_ball, WeightNuclearNormBall(1.0)),
+    ):
+        parameters = inspect.signature(function).parameters
+        for name in ("tolerance", "max_steps"):
+            assert parameters[name].default == getattr(method, name)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 40])

@@ -225,6 +225,18 @@ def test_candidate_statements_refuse_a_problem():
         STATEMENTS["likely"].bound(drawn("score"))
 
 
+def test_broken_curvature_is_that_of_a_quarter_of_the_way():
+    candidate = drawn("curvature")
+    statement = STATEMENTS["curvature"]
+    with jax.enable_x64(True):
+        whole, part = (
+            np.asarray(estimate(candidate, 0.05))
+            for estimate in (statement.estimate, statement.broken_estimate)
+        )
+    clean = np.asarray(candidate.problem.truth.clean_outputs)
+    np.testing.assert_allclose(part, (3 * clean + whole) / 4)
+
+
 def test_wider_box_less_curvature():
     candidate = drawn("curvature")
     for box, curvature in ((1.5, 0.227), (2.0, 0.1135), (3.0, 0.0133)):

@@ -114,6 +114,12 @@ def test_a_quarter_turn_by_hand():
     assert sides("trade", after) == pytest.approx((3, 8 * 0.376))
 
 
+def test_at_a_ratio_of_one_the_trivial_bound_holds():
+    """The gap is 4 - 9/16 = 55/16, the spread 8 mu; both are exact in binary."""
+    instance = stated(np.diag([2.0, 1 / 4]), np.diag([1.0, 3.0]), 55 / 128, 1)
+    assert sides("data_loss", instance)[1] == pytest.approx(55 / 16)
+
+
 def test_the_older_forms_are_weaker():
     for strength in (0.01, 0.3, 0.9, 1.0, 1.3, 5.0):
         instance = drawn(strength)

@@ -1,5 +1,6 @@
 """The spiked model: identities of its limits, losses by hand, and an oracle in NumPy."""
 
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from lowrank_theory.theorems import Certainty, Direction
 from lowrank_theory.theorems.spiked_limit import (
     SpikedMatrix,
     SpikedSetting,
+    _setting,
     alignments,
     asymptotic_error,
     detection_threshold,
@@ -272,6 +274,13 @@ def test_setting_draws_what_it_says():
     with jax.enable_x64(True):
         same = jax.jit(lambda key: WIDE.draw(key=key))(jax.random.key(0))
     np.testing.assert_allclose(np.asarray(same.observed), np.asarray(drawn().observed))
+
+
+def test_strengths_of_regimes_are_multiples_of_the_threshold():
+    """That of a 24 x 96 matrix is 4^(-1/4) in its own units."""
+    setting = _setting((24, 96), 2.0, 0.5, noise_scale=3.0)
+    threshold = detection_threshold(24, 96, 1.0) / math.sqrt(96)
+    np.testing.assert_allclose(np.asarray(setting.strengths), threshold * np.array([2.0, 0.5]))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 9), (9, 1), (0, 4)])

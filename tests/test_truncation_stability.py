@@ -59,6 +59,7 @@ def test_names():
     assert list(STATEMENTS) == [f"truncation_stability.{name}" for name in names]
     found = [s.exponent for s in STATEMENTS.values() if isinstance(s, Schatten)]
     assert found == [2, 1, 4, math.inf]
+    assert Schatten().exponent == 2
     assert all(s.sharp for s in STATEMENTS.values())
 
 
