@@ -22,12 +22,12 @@ def _is_float(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _cast(tree: Tree, dtype: Any) -> Tree:
+def cast(tree: Tree, dtype: Any) -> Tree:
     """Cast the floating leaves of a tree; call it inside `jax.enable_x64`."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if _is_float(leaf) else leaf, tree)
 
 
-def _promote(tree: Tree) -> Tree:
+def promote(tree: Tree) -> Tree:
     """Floating leaves in float64; infinities become NaN, which LAPACK passes on (on an infinity its
     SVD never returns).
     """
@@ -61,21 +61,21 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
         inner = functools.partial(compiled, **static)
         dtype = float_dtype(*(arrays if like is None else arrays[like : like + 1]))
         if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-            return _cast(inner(*_promote(arrays)), dtype)
+            return cast(inner(*promote(arrays)), dtype)
 
         def forward(*arrays: Any) -> Any:
             with jax.enable_x64(True):
-                return _cast(inner(*_promote(arrays)), dtype)
+                return cast(inner(*promote(arrays)), dtype)
 
         def forward_pass(*arrays: Any) -> Any:
             with jax.enable_x64(True):
-                results, pullback = jax.vjp(inner, *_promote(arrays))
-                return _cast(results, dtype), (pullback, _like(arrays))
+                results, pullback = jax.vjp(inner, *promote(arrays))
+                return cast(results, dtype), (pullback, _like(arrays))
 
         def backward_pass(residuals: Any, cotangents: Any) -> Any:
             pullback, like = residuals
             with jax.enable_x64(True):
-                gradients = pullback(_cast(cotangents, jnp.float64))
+                gradients = pullback(cast(cotangents, jnp.float64))
                 return jax.tree.map(
                     lambda g, x: g.astype(x.dtype) if _is_float(g) else g, gradients, like
                 )
@@ -141,6 +141,20 @@ def matmul(*matrices: Array | np.ndarray) -> Array:
         others,
         jnp.asarray(first),
     )
+
+
+def symmetric_product(left: Array, right: Array) -> Array:
+    """`left.T @ right` where that is symmetric, and then exactly so. Of a large one only blocks on
+    and above the diagonal, ten of sixteen, are multiplied.
+    """
+    size = left.shape[1]
+    width = max(256, -(-size // 4))
+    upper = [
+        jnp.pad(matmul(left[:, i : i + width].T, right[:, i:]), ((0, 0), (i, 0)))
+        for i in range(0, size, width)
+    ]
+    upper = jnp.triu(jnp.concatenate(upper))
+    return upper + jnp.triu(upper, 1).T
 
 
 def safe_divide(numerator: Array, denominator: Array) -> Array:

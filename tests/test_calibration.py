@@ -1,6 +1,8 @@
 """Streamed statistics: any split, any order, one answer."""
 
+import dataclasses
 import functools
+import importlib
 import operator
 from typing import Any
 
@@ -20,7 +22,12 @@ from lowrank_theory.calibration import (
     calibrate,
 )
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery import Certificate, Randomized
+from lowrank_theory.recovery import (
+    Certificate,
+    Randomized,
+    activation_weighted_from_moments,
+)
+from lowrank_theory.recovery._subspaces import leading_eigenvectors_at_hand
 from oracle import centred, norm, product
 
 RANDOM = np.random.default_rng(0)
@@ -267,6 +274,71 @@ def test_calibration_and_rows_recover_the_same_layer(kind, mismatch, affine):
     assert bool(other.certificate.certified)
     if one.bias is not None and other.bias is not None:
         np.testing.assert_allclose(one.bias, other.bias, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def partial(monkeypatch) -> list[int]:
+    """The ranks for which leading eigenvectors alone were computed, also of small layers."""
+    module = importlib.import_module("lowrank_theory.recovery.activation_weighted")
+    ranks, solver = [], module.leading_eigenvectors_at_hand
+
+    def counting(matrix, rank):
+        ranks.append(rank)
+        return solver(matrix, rank)
+
+    monkeypatch.setattr(module, "leading_eigenvectors_at_hand", counting)
+    monkeypatch.setattr(module, "PARTIAL_FROM", 1)
+    return ranks
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("mismatch", [False, True])
+@pytest.mark.parametrize("outputs", [8, 12])
+def test_leading_eigenvectors_alone_give_the_same_layer(partial, outputs, mismatch, affine, scale):
+    random = np.random.default_rng(7)
+    weights = random.standard_normal((8, outputs)).astype(np.float32)
+    bias = random.standard_normal(outputs).astype(np.float32) if affine else None
+    seen = streamed(Calibration, [scale * X], [scale * T] if mismatch else None)
+    found = lrt.recover(
+        Observed(weights=weights, calibration=seen, bias=bias), 2, lrt.ActivationWeighted()
+    )
+    assert partial == [2]
+    factors, new_bias, certificate = activation_weighted_from_moments(
+        weights.astype(float), seen, bias, rank=2
+    )
+    assert found.factors.dtype == jnp.float32
+    size = norm(product(X, weights))
+    difference = product(*map(np.asarray, (found.factors.left, found.factors.right)))
+    difference -= product(*map(np.asarray, (factors.left, factors.right)))
+    assert norm(product(X, difference)) <= 1e-6 * size
+    if found.bias is not None and new_bias is not None:
+        np.testing.assert_allclose(found.bias, new_bias, rtol=1e-5, atol=1e-6 * scale * size)
+    for name in ("optimal_error", "excess_bound", "target_norm"):
+        one, other = (float(getattr(c, name)) for c in (found.certificate, certificate))
+        assert np.isclose(one, other, rtol=1e-3 if name == "excess_bound" else 1e-6)
+    assert bool(found.certificate.certified) and bool(certificate.certified)
+
+
+def test_what_is_not_finite_is_no_exception(partial):
+    seen = dataclasses.replace(streamed(Calibration, [X]), scatter=np.full((8, 8), np.nan))
+    layer = Observed(weights=np.ones((8, 8)), calibration=seen)
+    certificate = lrt.recover(layer, 2, lrt.ActivationWeighted()).certificate
+    assert partial == [2]
+    assert not bool(certificate.finite) and not bool(certificate.certified)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 8])
+@pytest.mark.parametrize("count", [0, 3, 5, 8])
+def test_leading_eigenvectors_at_ties(count, rank):
+    """A projector of rank `count`: its equal eigenvalues are cut anywhere."""
+    basis = np.linalg.qr(np.random.default_rng(8).standard_normal((8, 8)))[0][:, :count]
+    with jax.enable_x64(True):
+        vectors, energies = leading_eigenvectors_at_hand(jnp.asarray(basis @ basis.T), rank)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(rank), atol=1e-14)
+    np.testing.assert_allclose(energies, np.arange(rank) < count, atol=1e-14)
+    kept = vectors[:, :count]
+    np.testing.assert_allclose(basis @ (basis.T @ kept), kept, atol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from lowrank_theory._numerics import (
     check_same,
     in_float64,
     matmul,
+    symmetric_product,
 )
 from lowrank_theory.calibration._file import write
 
@@ -225,20 +226,6 @@ def _uncentred(scatter: Array, count: Array, left: Array, right: Array) -> Array
     return scatter + count * jnp.outer(left, right)
 
 
-def gram_of(rows: Array) -> Array:
-    """The products of all columns. Of a large matrix only blocks on and above the diagonal, ten of
-    sixteen, are multiplied.
-    """
-    inputs = rows.shape[1]
-    width = max(256, -(-inputs // 4))
-    upper = [
-        jnp.pad(matmul(rows[:, i : i + width].T, rows[:, i:]), ((0, 0), (i, 0)))
-        for i in range(0, inputs, width)
-    ]
-    upper = jnp.triu(jnp.concatenate(upper))
-    return upper + jnp.triu(upper, 1).T
-
-
 def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
     """`in_float64` that, where values are at hand, reads a batch once: within the program, it is
     promoted on the way, and not in passes of its own.
@@ -275,9 +262,11 @@ def _absorbed(seen: Calibration, activations: Array, compressed: Array | None) -
     if compressed is not None:
         _, compressed_mean, centred_compressed = about_mean(compressed)
         moments = CompressedMoments(
-            compressed_mean, matmul(centred_compressed.T, centred), gram_of(centred_compressed)
+            compressed_mean,
+            matmul(centred_compressed.T, centred),
+            symmetric_product(centred_compressed, centred_compressed),
         )
-    return _combined(seen, Calibration(count, mean, gram_of(centred), moments))
+    return _combined(seen, Calibration(count, mean, symmetric_product(centred, centred), moments))
 
 
 def _combined(one: Calibration, other: Calibration) -> Calibration:

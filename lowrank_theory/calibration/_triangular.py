@@ -4,13 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import AnyArray, check_count, in_float64
+from lowrank_theory._numerics import AnyArray, check_count, in_float64, symmetric_product
 from lowrank_theory.calibration._moments import (
     AbstractCalibration,
     Calibration,
     CompressedMoments,
     about_mean,
-    gram_of,
     promoted_within,
     shares,
 )
@@ -118,7 +117,8 @@ def _joined(one: TriangularCalibration, other: TriangularCalibration) -> Triangu
 
 @in_float64
 def _squared(seen: TriangularCalibration) -> Calibration:
-    scatter, inputs = gram_of(jnp.asarray(seen.triangle)), seen.mean.shape[0]
+    triangle, inputs = jnp.asarray(seen.triangle), seen.mean.shape[0]
+    scatter = symmetric_product(triangle, triangle)
     moments = None
     if seen.compressed_mean is not None:
         cross_scatter, compressed_scatter = scatter[:inputs, inputs:], scatter[:inputs, :inputs]

@@ -14,9 +14,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import matmul, safe_divide
+from lowrank_theory._numerics import AnyArray, matmul, safe_divide
 
 
 def all_right_vectors(
@@ -86,6 +88,23 @@ def _(rank: int, primals: tuple[Array], tangents: tuple[Array]):
     (matrix,), (change,) = primals, tangents
     vectors, energies = all_eigenvectors(matrix)
     return (vectors[:, :rank], energies), _tangents(vectors, energies, change, rank)
+
+
+def leading_eigenvectors_at_hand(
+    matrix: Float[Array, "size size"], rank: int
+) -> tuple[Float[AnyArray, "size rank"], Float[AnyArray, " rank"]]:
+    """The `rank` leading eigenvectors of a symmetric matrix on this computer's processor, and their
+    eigenvalues. LAPACK finds no others, which under JAX it must.
+    """
+    size = matrix.shape[0]
+    try:
+        energies, vectors = scipy.linalg.eigh(
+            np.asarray(matrix), subset_by_index=(size - rank, size - 1), driver="evr"
+        )
+    except ValueError:  # not finite, or a `LinAlgError`: JAX would rather answer NaN
+        vectors, energies = leading_eigenvectors(matrix, rank)
+        return vectors, energies[:rank]
+    return vectors[:, ::-1], energies[::-1]
 
 
 def _shrinkage(energies: Array, threshold: Array) -> tuple[Array, Array]:

@@ -14,19 +14,25 @@ works for rank-deficient activations and for fewer samples than inputs.
 import functools
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import (
+    AnyArray,
     after,
+    cast,
     in_float64,
     matmul,
+    promote,
     relative_rank_cutoff,
     resolution,
     rounding_allowance,
     safe_sqrt,
+    symmetric_product,
 )
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
@@ -43,8 +49,11 @@ from lowrank_theory.recovery._subspaces import (
     all_eigenvectors,
     all_right_vectors,
     leading_eigenvectors,
+    leading_eigenvectors_at_hand,
     leading_right_vectors,
 )
+
+PARTIAL_FROM = 512  # the smaller side from which a quarter of the eigenvectors costs less than all
 
 Fitted = tuple[LowRank, Certificate, tuple[Array, Array] | None]  # and mean output and input
 
@@ -66,7 +75,7 @@ class ActivationWeighted(AbstractNestedMethod):
             observed,
             activation_weighted,
             activation_weighted_from_triangle,
-            activation_weighted_from_moments,
+            _from_moments_at_hand,
             rank=rank,
         )
         return Recovery(factors, bias, certificate, self)
@@ -311,55 +320,127 @@ def activation_weighted_from_moments(
 def _fitted_to_moments(
     weights: Array, calibration: Calibration, bias: Array | None, *, rank: int | None
 ) -> Fitted:
-    centred = bias is not None
-    gram = calibration.gram(centred=centred)
-    compressed_gram = calibration.compressed_gram(centred=centred)
-    cross_gram = calibration.cross_gram(centred=centred)
+    asked = _eigenproblem(weights, calibration, bias)
+    if rank is None:
+        return _solved(asked, *all_eigenvectors(asked.matrix), rank=rank)
+    return _solved(asked, *leading_eigenvectors(asked.matrix, rank), rank=rank)
 
-    total = jnp.sum(weights * matmul(gram, weights))
-    magnitude = jnp.sum(weights**2) * jnp.trace(gram)
-    shifted = jnp.asarray(0.0)  # what rounding does to the means
+
+def _from_moments_at_hand(
+    weights: AnyArray, calibration: Calibration, bias: AnyArray | None, *, rank: int
+) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    """`activation_weighted_from_moments`, but where fewer eigenvectors pay, in two programs with
+    the leading ones between them: within a program, JAX finds all.
+    """
+    arrays = weights, calibration, bias
+    size = min(weights.shape)
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
+    if traced or jax.default_backend() != "cpu" or size < PARTIAL_FROM or 4 * rank > size:
+        return activation_weighted_from_moments(weights, calibration, bias, rank=rank)
+    with jax.enable_x64(True):
+        asked = _eigenproblem_at_hand(*arrays)
+        leading = leading_eigenvectors_at_hand(asked.matrix, rank)
+        return cast(_solved_at_hand(asked, *leading, rank=rank), weights.dtype)
+
+
+class _Eigenproblem(eqx.Module):
+    r"""What the eigenvectors are asked of, and what turns them into a layer.
+
+    - `matrix`: $C^\top\tilde X^\top\tilde XC$ for the `core` $C$ of the least-squares layer $B$,
+      which is $C$ itself or, without a square on its longer side, $CF^\top$ with an orthonormal
+      `frame` $F$;
+    - `total`: the squared norm of the outputs;
+    - `magnitude`: the scale on which rounding acts on squared errors, and `shifted`: what it does
+      to the means;
+    - `resolved`: whether no direction of $\tilde X$ was dropped.
+    """
+
+    matrix: Float[Array, "size size"]
+    core: Float[Array, "inputs size"]
+    frame: Float[Array, "outputs size"] | None
+    total: Float[Array, ""]
+    magnitude: Float[Array, ""]
+    shifted: Float[Array, ""]
+    resolved: Bool[Array, ""]
+    means: tuple[Float[Array, " outputs"], Float[Array, " inputs"]] | None
+
+
+def _eigenproblem(weights: Array, calibration: Calibration, bias: Array | None) -> _Eigenproblem:
+    centred = bias is not None
+    gram = jnp.asarray(calibration.gram(centred=centred))
+    compressed_gram = jnp.asarray(calibration.compressed_gram(centred=centred))
+
+    energy = jnp.sum(weights**2)
+    magnitude = energy * jnp.trace(gram)
+    shifted = jnp.asarray(0.0)
     if bias is not None:
-        energy = calibration.count * jnp.sum(calibration.mean**2)
-        magnitude = magnitude + jnp.sum(weights**2) * safe_sqrt(jnp.trace(gram) * energy)
-        shifted = rounding_allowance(safe_sqrt(jnp.sum(weights**2) * energy), *weights.shape)
-    solution, resolved = weights, jnp.asarray(True)
+        mean_energy = calibration.count * jnp.sum(calibration.mean**2)
+        magnitude = magnitude + energy * safe_sqrt(jnp.trace(gram) * mean_energy)
+        shifted = rounding_allowance(safe_sqrt(energy * mean_energy), *weights.shape)
+    solution, resolved, total = weights, jnp.asarray(True), None
     if calibration.compressed is not None:
+        # One product for both: of one that only a sum uses, XLA makes a slow loop.
+        both = jnp.concatenate([gram, calibration.cross_gram(centred=centred)])
+        half, crossed = jnp.split(matmul(both, weights), 2)
+        total = jnp.sum(weights * half)
         compressed_gram = after(weights, compressed_gram)
         cutoff = relative_rank_cutoff(gram.shape) * gram.shape[0]
         inverse = jnp.linalg.pinv(compressed_gram, rtol=cutoff, hermitian=True)
-        solution = matmul(inverse, cross_gram, weights)
+        solution = matmul(inverse, crossed)
         magnitude = magnitude * jnp.linalg.norm(inverse) * jnp.trace(compressed_gram)
         active = jnp.count_nonzero(jnp.diagonal(compressed_gram))  # a dead input hides nothing
         resolved = jnp.sum(inverse * compressed_gram) > active - 0.5  # the trace of a projector
 
     inputs, outputs = weights.shape
-    if outputs > inputs:  # B = core @ frame.T: solve the smaller problem, and turn it by the frame
+    core, frame = solution, None
+    if outputs > inputs:  # the smaller problem, to be turned by the frame
         frame, triangle = jnp.linalg.qr(solution.T)
         core = triangle.T
-    else:
-        frame, core = jnp.eye(outputs), solution
-    matrix = matmul(core.T, compressed_gram, core)
-    vectors, energies = (
-        all_eigenvectors(matrix) if rank is None else leading_eigenvectors(matrix, rank)
+    matrix = symmetric_product(core, matmul(compressed_gram, core))
+    return _Eigenproblem(
+        matrix=matrix,
+        core=core,
+        frame=frame,
+        total=jnp.trace(matrix) if total is None else total,
+        magnitude=magnitude,
+        shifted=shifted,
+        resolved=resolved,
+        means=_means(weights, calibration, bias),
     )
-    vectors = matmul(frame, vectors)
-    factors = LowRank(matmul(solution, vectors), vectors.T)
-    allowance = rounding_allowance(magnitude, *weights.shape)
+
+
+def _solved(asked: _Eigenproblem, vectors: Array, energies: Array, *, rank: int | None) -> Fitted:
+    """The layer of these eigenvectors, all of them or the leading ones."""
+    right = vectors if asked.frame is None else matmul(asked.frame, vectors)
+    factors = LowRank(matmul(asked.core, vectors), right.T)
+    allowance = rounding_allowance(asked.magnitude, *factors.shape)
+    attainable = jnp.trace(asked.matrix)
 
     def certify(rank: int | Array) -> Certificate:
-        left_out = beyond(energies, rank)
-        optimum = jnp.maximum(total - within(energies, rank), 0)
-        pairs = jnp.maximum(1, jnp.minimum(rank, energies.size - rank))  # at least the products
+        kept = within(energies, rank)
+        optimum = jnp.maximum(asked.total - kept, 0)
+        pairs = jnp.maximum(1, jnp.minimum(rank, len(vectors) - rank))  # at least the products
         doubt = (rank + 1) * allowance  # of the optimum: the trace, and r eigenvalues
-        least = jnp.maximum(jnp.where(resolved, optimum, left_out) - doubt, 0)
-        most = jnp.where(resolved, least, optimum + doubt) + 2 * pairs * allowance
+        least = jnp.where(asked.resolved, asked.total, attainable) - kept - doubt
+        least = jnp.maximum(least, 0)
+        most = jnp.where(asked.resolved, least, optimum + doubt) + 2 * pairs * allowance
         return Certificate(
             optimal_error=safe_sqrt(optimum),
-            excess_bound=safe_sqrt(most) - safe_sqrt(least) + shifted,
-            target_norm=safe_sqrt(jnp.maximum(total, 0)),
+            excess_bound=safe_sqrt(most) - safe_sqrt(least) + asked.shifted,
+            target_norm=safe_sqrt(jnp.maximum(asked.total, 0)),
             finite=is_finite(factors.left, factors.right),
         )
 
-    certificate = certified_at(rank, certify, factors.rank)
-    return factors, certificate, _means(weights, calibration, bias)
+    return factors, certified_at(rank, certify, factors.rank), asked.means
+
+
+@jax.jit
+def _eigenproblem_at_hand(*arrays: Any) -> _Eigenproblem:
+    return _eigenproblem(*promote(arrays))
+
+
+@functools.partial(jax.jit, static_argnames="rank")
+def _solved_at_hand(
+    asked: _Eigenproblem, vectors: Array, energies: Array, *, rank: int
+) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    return _with_new_bias(_solved(asked, vectors, energies, rank=rank))
