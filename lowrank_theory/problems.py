@@ -297,34 +297,59 @@ class Setting(eqx.Module):
         with jax.enable_x64(True):
             return _draw(self, key)
 
+    def draw_parts(self, *, key: PRNGKeyArray) -> "Parts":
+        """What is random of the same instance; call it inside `jax.enable_x64`."""
+        activations_key, mismatch_key, target_key, noise_key = jax.random.split(key, 4)
+        activations, second_moment = self.activations.draw(
+            self.samples, self.inputs, key=activations_key
+        )
+        layer_inputs = self.mismatch.draw(activations, key=mismatch_key)
+        target_key = after(layer_inputs, target_key)
+        target = self.target.draw(layer_inputs, self.outputs, self.rank, key=target_key)
+        noise = self.noise.draw(layer_inputs, target, key=noise_key)
+        truth = Truth(
+            target,
+            noise,
+            layer_inputs,
+            noise_scale=jnp.asarray(self.noise.sub_gaussian_scale, float),
+            gaussian_noise=jnp.asarray(isinstance(self.noise, Gaussian)),
+            gaussian_rows=jnp.asarray(self.activations.gaussian_rows),
+            second_moment=second_moment,
+        )
+        original = None if isinstance(self.mismatch, Identical) else activations
+        return Parts(truth, original, self.link, self.rank)
+
 
 @eqx.filter_jit
 def _draw(setting: Setting, key: PRNGKeyArray) -> Problem:
-    activations_key, mismatch_key, target_key, noise_key = jax.random.split(key, 4)
-    activations, second_moment = setting.activations.draw(
-        setting.samples, setting.inputs, key=activations_key
-    )
-    layer_inputs = setting.mismatch.draw(activations, key=mismatch_key)
-    target_key = after(layer_inputs, target_key)
-    target = setting.target.draw(layer_inputs, setting.outputs, setting.rank, key=target_key)
-    noise = setting.noise.draw(layer_inputs, target, key=noise_key)
-    outputs = setting.link.observe(matmul(layer_inputs, target), noise)
-    weights = None
-    if isinstance(setting.link, Linear):
-        weights = matmul(jnp.linalg.pinv(after(outputs, activations)), outputs)
-    observed = Observed(
-        weights=weights,
-        activations=activations,
-        compressed_activations=None if isinstance(setting.mismatch, Identical) else layer_inputs,
-        outputs=outputs,
-    )
-    truth = Truth(
-        target,
-        noise,
-        layer_inputs,
-        noise_scale=jnp.asarray(setting.noise.sub_gaussian_scale, float),
-        gaussian_noise=jnp.asarray(isinstance(setting.noise, Gaussian)),
-        gaussian_rows=jnp.asarray(setting.activations.gaussian_rows),
-        second_moment=second_moment,
-    )
-    return Problem(observed, truth, setting.rank)
+    return setting.draw_parts(key=key).problem()
+
+
+class Parts(eqx.Module):
+    r"""What is random of a problem: its truth and, where they differ from $\tilde X$, the
+    activations. All else follows, and a program that measures the problem computes only what it
+    uses of it.
+    """
+
+    truth: Truth
+    activations: Float[Array, "samples inputs"] | None
+    link: AbstractLink
+    rank: int = eqx.field(static=True)
+
+    def problem(self) -> Problem:
+        """The problem; call it inside `jax.enable_x64`."""
+        truth, compressed = self.truth, None
+        activations = truth.layer_inputs
+        if self.activations is not None:
+            activations, compressed = self.activations, truth.layer_inputs
+        outputs = self.link.observe(truth.clean_outputs, jnp.asarray(truth.noise))
+        weights = None
+        if isinstance(self.link, Linear):
+            weights = matmul(jnp.linalg.pinv(after(outputs, activations)), outputs)
+        observed = Observed(
+            weights=weights,
+            activations=activations,
+            compressed_activations=compressed,
+            outputs=outputs,
+        )
+        return Problem(observed, truth, self.rank)

@@ -51,11 +51,13 @@ def tail(matrix, rank):
     return norm(np.linalg.svd(matrix, compute_uv=False)[rank:])
 
 
-def test_damage_is_relative_to_the_size_of_the_weights():
+def test_gain_and_damage_are_relative_to_the_inputs():
     network = Random(widths=(400, 100, 6), gain=3.0, damage=0.2).draw(key=jax.random.key(0))
     for weights, compressed in zip(network.weights, network.compressed, strict=True):
         moved = norm(np.asarray(compressed) - np.asarray(weights))
-        assert moved / norm(np.asarray(weights)) == pytest.approx(0.2, rel=0.1)
+        size = norm(np.asarray(weights))
+        assert size / math.sqrt(weights.shape[1]) == pytest.approx(3.0, rel=0.1)
+        assert moved / size == pytest.approx(0.2, rel=0.1)
 
 
 @every_statement

@@ -39,8 +39,19 @@ class ColumnSpace(eqx.Module):
 def column_space(layer_inputs: Float[AnyArray, "samples inputs"]) -> ColumnSpace:
     """The column space, by one rank cut-off."""
     left, values, _ = jnp.linalg.svd(layer_inputs, full_matrices=False)
-    kept = values > relative_rank_cutoff(layer_inputs.shape) * values[0]
+    kept = _kept(values, layer_inputs.shape)
     return ColumnSpace(left * kept, jnp.sum(kept).astype(float))
+
+
+def column_rank(layer_inputs: Float[AnyArray, "samples inputs"]) -> Float[Array, ""]:
+    """q, by the same cut-off: in half the time, where no basis is needed."""
+    values = singular_values(jnp.asarray(layer_inputs))
+    return jnp.sum(_kept(values, layer_inputs.shape)).astype(float)
+
+
+def _kept(values: Float[Array, " count"], shape: tuple[int, ...]) -> Bool[Array, " count"]:
+    """The singular values that are not rounding."""
+    return values > relative_rank_cutoff(shape) * values[0]
 
 
 def singular_values(matrix: Float[Array, "rows columns"]) -> Float[Array, " count"]:
@@ -134,7 +145,7 @@ def gaussian_edge(problem: Problem, failure_probability: float) -> Float[Array, 
     r"""$\sigma(\sqrt q + \sqrt K + t)$, above $\lVert PE\rVert$ with probability $1-\delta$ for
     i.i.d. Gaussian noise.
     """
-    q = column_space(problem.truth.layer_inputs).dimension
+    q = column_rank(problem.truth.layer_inputs)
     edge = jnp.sqrt(q) + math.sqrt(problem.observed.shape[1]) + deviation(failure_probability)
     return jnp.asarray(problem.truth.noise_scale) * edge
 

@@ -46,6 +46,7 @@ from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
 from lowrank_theory.theorems._adversaries import TargetAndSpectrum
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
+    column_rank,
     column_space,
     deviation,
     gaussian_noise_hypothesis,
@@ -242,7 +243,7 @@ class AbstractKnownScale(AbstractSquaredLoss):
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$5r\,\sigma^2\,b(q, K, \delta)$."""
-        q = column_space(instance.truth.layer_inputs).dimension
+        q = column_rank(instance.truth.layer_inputs)
         variance = jnp.asarray(instance.truth.noise_scale) ** 2
         edge = self.noise_norm(q, instance.observed.shape[1], failure_probability)
         return 5 * instance.rank * variance * edge

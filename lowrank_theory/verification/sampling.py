@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lowrank_theory._numerics import rounding_allowance
+from lowrank_theory.problems import Parts, Setting
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty, Direction
 from lowrank_theory.theorems._theorem import assess
 
@@ -193,21 +194,24 @@ def batch_size(statement: AbstractStatement, number: int) -> int:
     return batch
 
 
-# Drawing is compiled apart from measuring, so that settings of one shape share the latter. Trials
-# run one after another (`lax.map`): batched decompositions can wait for each other for ever.
+# Drawing is compiled apart from measuring, so that settings of one shape share the latter. Only
+# what is random is drawn: the rest of a problem is made where it is measured, as far as it is used.
+# Trials run one after another (`lax.map`): batched decompositions can wait for each other for ever.
 
 
 def _draw_all(setting: Any, key: PRNGKeyArray, indices: Array) -> Any:
-    """Indices of trials -> instances."""
-    return jax.lax.map(lambda index: setting.draw(key=jax.random.fold_in(key, index)), indices)
+    """Indices of trials -> their instances, or all that is random of them."""
+    draw = setting.draw_parts if isinstance(setting, Setting) else setting.draw
+    return jax.lax.map(lambda index: draw(key=jax.random.fold_in(key, index)), indices)
 
 
 def _measure_all(
     statement: AbstractStatement, instances: Any, failure_probability: float, broken: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """Instances -> (hypotheses hold, realised, bound, rounding allowance)."""
+    """What was drawn -> (hypotheses hold, realised, bound, rounding allowance)."""
 
-    def one(instance: Any) -> tuple[Array, Array, Array, Array]:
+    def one(drawn: Any) -> tuple[Array, Array, Array, Array]:
+        instance = drawn.problem() if isinstance(drawn, Parts) else drawn
         bound, realised = assess(statement, instance, failure_probability)
         if broken:
             wrong = statement.broken_estimate(instance, failure_probability)
