@@ -48,7 +48,8 @@ from lowrank_theory.recovery.activation_weighted import check_calibrated
 
 _PROBES = 16
 _FIRST_DEGREE = 6  # of the filter of the first check; each later check has a sharper one
-_SINGLE_STEPS = 4
+# Zeros of the Chebyshev polynomial of degree 2 on [0, 1]: shifts of the steps in float32.
+_SHIFTS = (0.5 + 0.125**0.5, 0.5 - 0.125**0.5)
 
 
 def _words(key: Any) -> tuple[int, ...]:
@@ -142,14 +143,16 @@ def randomized(
     """
     affine = bias is not None
     if isinstance(seen, Calibration):
-        gram, mean, samples = seen.gram(centred=affine), jnp.asarray(seen.mean), seen.count
-        left, right, energy = matmul(gram, weights), weights, jnp.trace(gram)
+        gram = jnp.asarray(seen.gram(centred=affine))
+        mean, samples = jnp.asarray(seen.mean), seen.count
+        outputs, middle, energy = weights, gram, jnp.trace(gram)
+        target = _weighted_sum_of_squares(gram, weights)
     else:
         mean, samples = jnp.mean(seen, axis=0), seen.shape[0]
         activations = seen - mean if affine else seen
-        left = right = matmul(activations, weights)
-        energy = jnp.sum(activations**2)
-    target = jnp.sum(left * right)  # the trace of M = left^T right
+        outputs, middle = matmul(activations, weights), None
+        energy, target = jnp.sum(activations**2), jnp.sum(outputs**2)
+    moment = _Moment(outputs, middle)
     # The outputs are rounded on this scale, even where a mean is taken out; moments on its square.
     taken_out = samples * jnp.sum(mean**2) if affine else 0.0
     scale = safe_sqrt(jnp.sum(weights**2) * (energy + taken_out))
@@ -169,8 +172,7 @@ def randomized(
         )
 
     vectors, certificate = _iterate(
-        left,
-        right,
+        moment,
         jax.random.wrap_key_data(key_data),
         once * scale,
         judged,
@@ -186,8 +188,7 @@ def randomized(
 
 
 def _iterate(
-    left: Array,
-    right: Array,
+    moment: "_Moment",
     key: Array,
     rounding: Array,
     judged: Callable[[Array, Array], Certificate],
@@ -196,16 +197,15 @@ def _iterate(
     failure_probability: float,
     max_steps: int,
 ) -> tuple[Array, Certificate]:
-    r"""The leading directions of $M = L^\top R$, and what their last check says.
+    r"""The leading directions of the moment $M$, and what their last check says.
 
     The i-th check has the share $\delta/(i(i+1))$ of the failure probability, fresh probes, and a
     filter of degree proportional to i. It is left out where it could not succeed.
     """
-    size = left.shape[1]
+    size = moment.size
+    width = min(rank + max(rank // 2, 10), size)
     sketch_key, probes_key = jax.random.split(key)
-
-    def apply(columns: Array) -> Array:
-        return matmul(left.T, matmul(right, columns))
+    apply = moment.applied
 
     def check(found: Ritz, checks: Array) -> Array:
         number = checks + 1.0
@@ -213,7 +213,7 @@ def _iterate(
             apply,
             found.vectors,
             normal(jax.random.fold_in(probes_key, checks), (size, _PROBES)),
-            jnp.maximum(found.values[-1], rounding),
+            jnp.maximum(_amid(found.values, rank), rounding),
             _FIRST_DEGREE * (checks + 1),
             failure_probability / (number * (number + 1)),
         )
@@ -228,30 +228,77 @@ def _iterate(
         step, checks, directions, *_ = state
         found, following = ritz(apply, jnp.linalg.qr(directions)[0])
         captured = jnp.sum(found.values[:rank])
-        least = least_leading_sum(found, jnp.maximum(found.values[-1], 0), rank)
+        least = least_leading_sum(found, jnp.maximum(_amid(found.values, rank), 0), rank)
         hopeful = judged(captured, least - captured).certified | (step == max_steps - 1)
         bound = jax.lax.cond(hopeful, check, lambda *_: jnp.inf, found, checks)
         beyond = jnp.maximum(bound - captured, 0)
         vectors = found.vectors[:, :rank]
         return step + 1, checks + hopeful, following, vectors, captured, beyond
 
-    start = _sketched(left, right, sketch_key, min(rank + max(rank // 2, 10), size))
+    start = _sketched(moment, sketch_key, rank, width)
     zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(())
     state = (zero, zero, start, jnp.zeros((size, rank)), nothing, jnp.inf + nothing)
     *_, vectors, captured, beyond = jax.lax.while_loop(unfinished, advance, state)
     return vectors, judged(captured, beyond)
 
 
-def _sketched(left: Array, right: Array, key: Array, width: int) -> Array:
-    """Directions after a few steps in float32: whatever rounding does to them, they are judged by
+class _Moment(eqx.Module):
+    r"""$M = B^\top SB$, known by its products; $S$ is the identity where it is none."""
+
+    factor: Float[Array, "rows size"]
+    middle: Float[Array, "rows rows"] | None
+
+    @property
+    def size(self) -> int:
+        """The number of columns of $M$."""
+        return self.factor.shape[1]
+
+    def applied(self, columns: Float[Array, "size count"]) -> Float[Array, "size count"]:
+        """$MV$."""
+        seen = matmul(self.factor, columns)
+        seen = seen if self.middle is None else matmul(self.middle, seen)
+        return matmul(self.factor.T, seen)
+
+
+def _amid(values: Float[Array, " width"], rank: int) -> Float[Array, ""]:
+    """The value half-way between the rank and the last: most of what a subspace misses is below."""
+    width = values.size
+    return values[min((rank + width) // 2, width - 1)]
+
+
+def _weighted_sum_of_squares(gram: Array, weights: Array) -> Array:
+    r"""$\operatorname{tr}W^\top GW = \langle G, WW^\top\rangle$, from the blocks on and above the
+    diagonal: ten of sixteen.
+    """
+    inputs = weights.shape[0]
+    width = max(256, -(-inputs // 4))
+    total = jnp.zeros(())
+    for i in range(0, inputs, width):
+        block = slice(i, i + width)
+        products = gram[block, i:] * matmul(weights[block], weights[i:].T)
+        total += 2 * jnp.sum(products) - jnp.sum(products[:, :width])
+    return total
+
+
+def _sketched(moment: _Moment, key: Array, rank: int, width: int) -> Array:
+    r"""Directions after three steps in float32: whatever rounding does to them, they are judged by
     what they capture.
+
+    The first step is one with $M$. It tells a $c \le \lambda_{r+1}$; the two others are the
+    factors of the Chebyshev polynomial of $[0, c]$, which enlarges what is above c only.
     """
 
     def single(matrix: Array) -> Array:
         return safe_divide(matrix, jnp.max(jnp.abs(matrix))).astype(jnp.float32)
 
-    left32, right32 = single(left), single(right)
-    directions = normal(key, (left.shape[1], width)).astype(jnp.float32)
-    for _ in range(_SINGLE_STEPS):
-        directions = jnp.linalg.qr(matmul(left32.T, matmul(right32, directions)))[0]
-    return directions.astype(left.dtype)
+    def orthonormal(columns: Array) -> Array:
+        return jnp.linalg.qr(columns)[0]
+
+    apply = jax.tree.map(single, moment).applied
+    basis = orthonormal(apply(normal(key, (moment.size, width)).astype(jnp.float32)))
+    image = apply(basis)
+    cut = _amid(jnp.linalg.eigvalsh(matmul(basis.T, image))[::-1], rank)
+    first, second = _SHIFTS
+    basis = orthonormal(image - first * cut * basis)
+    basis = orthonormal(apply(basis) - second * cut * basis)
+    return basis.astype(moment.factor.dtype)
