@@ -184,6 +184,16 @@ def test_one_layer_is_its_own_residual():
     assert sides("residuals", network) == pytest.approx((error**2, error**2))
 
 
+def test_broken_estimate_of_the_last_layer_ignores_data():
+    network = drawn()
+    statement = STATEMENTS["last_layer"]
+    with jax.enable_x64(True):
+        found = np.asarray(statement.broken_estimate(network, 0.05).materialise())
+    left, values, right = np.linalg.svd(network.weights[-1], full_matrices=False)
+    rank = network.rank
+    np.testing.assert_allclose(found, left[:, :rank] * values[:rank] @ right[:rank], atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["telescoping", "residuals"])
 def test_adversary_plays_any_network(name):
     statement: Any = STATEMENTS[name]
@@ -193,6 +203,9 @@ def test_adversary_plays_any_network(name):
             network, estimate = statement.adversary.play(free)
         assert estimate is None
         assert isinstance(network, Network)
+        inputs, *matrices = free
+        assert network.inputs is inputs
+        assert [*network.weights, *network.compressed] == matrices
         assert 0 <= replay(statement, free) <= 1
     assert statement.sharp
 

@@ -285,6 +285,17 @@ def test_momentum_and_restarts_earn_their_place(seed):
     assert fit.steps < 300
 
 
+def test_tolerance_is_relative_to_the_gap_of_the_origin():
+    """That is the radius times the operator norm of the projected outputs."""
+    activations, outputs, radius = instance(12, 5, 4, 2)[:3]
+    stopped = solve(activations, outputs, radius, tolerance=1e-14, max_steps=5)
+    origin = radius * np.linalg.norm(projector(activations) @ outputs, 2)
+    tolerance = float(stopped.duality_gap) / origin
+    for factor, enough in ((1.01, True), (0.99, False)):
+        fit = solve(activations, outputs, radius, tolerance=factor * tolerance, max_steps=5)
+        assert bool(fit.converged) == enough
+
+
 def test_too_few_steps_are_reported_and_not_hidden():
     activations, outputs, radius, _ = instance(40, 20, 15, 3)
     fit = solve(activations, outputs, radius, max_steps=2)

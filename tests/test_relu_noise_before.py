@@ -14,6 +14,7 @@ from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import NoiseThenRelu, Observed, Problem, Setting
 from lowrank_theory.recovery.censored import CensoredFit
 from lowrank_theory.theorems.relu_noise_before import (
+    _convex_bound,
     Candidate,
     CandidateSetting,
     Convex,
@@ -237,6 +238,14 @@ def test_broken_curvature_is_that_of_a_quarter_of_the_way():
     np.testing.assert_allclose(part, (3 * clean + whole) / 4)
 
 
+@pytest.mark.parametrize("gap", [0.0, 3.0])
+def test_an_unfinished_fit_costs_the_larger_root(gap):
+    b, curvature = np.asarray(2.0), np.asarray(0.7)
+    with jax.enable_x64(True):
+        root = number(_convex_bound(jnp.asarray(b), jnp.asarray(gap), jnp.asarray(curvature)))
+    assert 0.7 * root**2 == pytest.approx(2 * root + gap)
+
+
 def test_wider_box_less_curvature():
     candidate = drawn("curvature")
     for box, curvature in ((1.5, 0.227), (2.0, 0.1135), (3.0, 0.0133)):
@@ -271,6 +280,8 @@ def test_adversary_of_the_convex_fit_knows_its_estimate(seed):
         np.testing.assert_allclose(solved.preactivations, fit.preactivations, atol=1e-5)
         assert bool(statement.bound(problem).holds)
     outputs = np.asarray(problem.observed.target_outputs)
+    shown = np.asarray(problem.truth.clean_outputs) + np.asarray(problem.truth.noise)
+    np.testing.assert_allclose(np.maximum(shown, 0), outputs, atol=1e-12)
     assert (outputs[:2] == 0).all()
     assert (outputs[2:] > 0).all()
 

@@ -146,6 +146,16 @@ def test_both_sides_scale_with_the_units_of_the_outputs(name, factor):
     np.testing.assert_allclose(sides(statement, scaled(problem, factor)), expected, rtol=1e-9)
 
 
+def test_rounding_of_a_rectified_layer_without_signal_is_that_of_its_outputs():
+    outputs = np.random.default_rng(0).standard_normal((6, 3))
+    observed = Observed(activations=np.eye(6), outputs=outputs)
+    problem = Problem.stated(observed, np.zeros((6, 3)), 1)
+    for name, statement in STATEMENTS.items():
+        if name.startswith("relu_noise_after"):
+            with jax.enable_x64(True):
+                assert number(statement.magnitude(problem)) == pytest.approx(np.sum(outputs**2))
+
+
 VIOLATIONS: dict[tuple[str, str], Any] = {
     ("planted_rank.gaussian", "i.i.d. Gaussian"): dataclasses.replace(LINEAR, noise=LAPLACE),
     ("planted_rank.gaussian", "rank at most r"): dataclasses.replace(LINEAR, target=FULL_RANK),
