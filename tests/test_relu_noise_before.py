@@ -14,11 +14,11 @@ from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import NoiseThenRelu, Observed, Problem, Setting
 from lowrank_theory.recovery.censored import CensoredFit
 from lowrank_theory.theorems.relu_noise_before import (
-    _convex_bound,
     Candidate,
     CandidateSetting,
     Convex,
     Curvature,
+    _convex_bound,
     relu_noise_before,
 )
 from lowrank_theory.verification.attack import replay
