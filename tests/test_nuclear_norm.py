@@ -194,7 +194,7 @@ def accelerated(rows: np.ndarray, outputs: np.ndarray, proximal: Any, steps: int
 @pytest.mark.parametrize("steps", [3, 12])
 def test_iterations_are_accelerated(steps):
     rows, outputs = instance(3)
-    largest = np.linalg.norm(rows, 2)
+    largest = float(np.linalg.norm(rows, 2))
     fit = weight_nuclear_norm_ball(rows, outputs, 0.6, tolerance=1e-14, max_steps=steps)
     expected = accelerated(rows, outputs, lambda point: project(point, 0.6 * largest), steps)
     np.testing.assert_allclose(fit.weights, expected, atol=1e-10)
