@@ -74,6 +74,15 @@ class Shrunk(AbstractStatement):
         return AnyNoise().magnitude(instance)
 
 
+@pytest.mark.parametrize("name", ATTACKABLE)
+def test_adversaries_start_within_the_bound(name):
+    statement = ATTACKABLE[name]
+    assert statement.adversary is not None
+    with jax.enable_x64(True):
+        free = statement.adversary.start(key=key(1))
+    assert 0 <= replay(statement, free) <= 1
+
+
 @pytest.fixture(scope="module")
 def witness() -> Witness:
     return attack(Shrunk(1.0), key=key(), restarts=4, steps=300)

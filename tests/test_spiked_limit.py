@@ -276,6 +276,13 @@ def test_setting_draws_what_it_says():
     np.testing.assert_allclose(np.asarray(same.observed), np.asarray(drawn().observed))
 
 
+def test_operator_norm_by_hand():
+    """Of the two squared cosines, (x^4 - b) / (x^4 + x^2) is the smaller."""
+    instance = drawn(SpikedSetting(12, 48, np.array([3.0, 1.5]), np.asarray(0.5)))
+    lost = [x * math.sqrt(1 - (x**4 - 0.25) / (x**4 + x**2)) for x in (3.0, 1.5)]
+    assert sides("operator", instance)[1] == pytest.approx(0.5 * math.sqrt(48) * max(lost))
+
+
 def test_strengths_of_regimes_are_multiples_of_the_threshold():
     """That of a 24 x 96 matrix is 4^(-1/4) in its own units."""
     setting = _setting((24, 96), 2.0, 0.5, noise_scale=3.0)
