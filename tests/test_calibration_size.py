@@ -127,6 +127,16 @@ def test_gaussian_bound_by_hand(count):
     assert sides("gaussian", problem, failure_probability=SIDES) == pytest.approx((0, expected))
 
 
+@pytest.mark.parametrize("name", ["ridge", "ridge_gaussian"])
+def test_rounding_under_a_ridge_is_that_of_all_that_is_penalised(name):
+    problem, statement = random_problem(), STATEMENTS[name]
+    weights = np.asarray(problem.observed.weights)
+    with jax.enable_x64(True):
+        total = np.asarray(statement.total(problem))
+        magnitude = float(statement.magnitude(problem))
+    assert magnitude == pytest.approx(np.trace(weights.T @ total @ weights))
+
+
 @pytest.mark.parametrize("strength", [0.01, 0.1, 1.0])
 def test_ridge_against_numpy(strength):
     problem = random_problem(0.3, 2)

@@ -120,6 +120,14 @@ def test_at_a_ratio_of_one_the_trivial_bound_holds():
     assert sides("data_loss", instance)[1] == pytest.approx(55 / 16)
 
 
+@pytest.mark.parametrize("name", ["data_loss", "trade"])
+def test_a_faint_penalty_is_rounded_as_the_outputs_are(name):
+    instance = stated(np.diag([2.0, 1 / 4]), np.diag([1.0, 3.0]), 1e-12, 1)
+    with jax.enable_x64(True):
+        magnitude = float(STATEMENTS[name].magnitude(instance))
+    assert magnitude == pytest.approx((1 + 9) * (4 + 1 / 16))
+
+
 def test_the_older_forms_are_weaker():
     for strength in (0.01, 0.3, 0.9, 1.0, 1.3, 5.0):
         instance = drawn(strength)
