@@ -129,7 +129,8 @@ def test_gaussian_bound_by_hand(count):
 
 @pytest.mark.parametrize("name", ["ridge", "ridge_gaussian"])
 def test_rounding_under_a_ridge_is_that_of_all_that_is_penalised(name):
-    problem, statement = random_problem(), STATEMENTS[name]
+    problem = random_problem()
+    statement: Any = STATEMENTS[name]
     weights = np.asarray(problem.observed.weights)
     with jax.enable_x64(True):
         total = np.asarray(statement.total(problem))
