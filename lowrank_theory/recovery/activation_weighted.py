@@ -132,6 +132,22 @@ def check_seen(method: str, observed: Observed) -> AbstractCalibration:
     return seen
 
 
+def check_unchanged(method: str, observed: Observed) -> AnyArray | AbstractCalibration:
+    """What a layer sees that sees what it always saw and keeps its own outputs, or a `ValueError`
+    for another layer.
+    """
+    seen = observed.activations
+    if seen is None:
+        seen = check_seen(method, observed)
+    compressed = isinstance(seen, AbstractCalibration) and seen.has_compressed
+    if compressed or not (observed.compressed_activations is observed.outputs is None):
+        raise ValueError(
+            f"`{method}` is for layers that see what they always saw, and keep their own "
+            "outputs: use `ActivationWeighted` with `compressed_activations` or `outputs`."
+        )
+    return seen
+
+
 @in_float64
 def activation_weighted(
     weights: Float[Array, "inputs outputs"] | None,

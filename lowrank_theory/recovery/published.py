@@ -50,7 +50,7 @@ from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
 from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
-from lowrank_theory.recovery.activation_weighted import ActivationWeighted, check_seen
+from lowrank_theory.recovery.activation_weighted import ActivationWeighted, check_unchanged
 
 Seen = Array | AbstractCalibration
 
@@ -86,15 +86,7 @@ class AbstractRecipe(AbstractMethod):
                 f"`{name}` compresses trained weights: give "
                 "`Observed(weights=..., activations=...)`."
             )
-        seen = observed.activations
-        if seen is None:
-            seen = check_seen(name, observed)
-        compressed = isinstance(seen, AbstractCalibration) and seen.has_compressed
-        if compressed or not (observed.compressed_activations is observed.outputs is None):
-            raise ValueError(
-                f"`{name}` is for layers that see what they always saw, and keep their own "
-                "outputs: use `ActivationWeighted` with `compressed_activations` or `outputs`."
-            )
+        seen = check_unchanged(name, observed)
         factors, certificate = _measured(observed.weights, seen, rank=rank, recipe=self)
         return Recovery(factors, observed.bias, certificate, self)
 

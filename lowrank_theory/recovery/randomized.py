@@ -32,7 +32,7 @@ from lowrank_theory._numerics import (
     safe_divide,
     safe_sqrt,
 )
-from lowrank_theory.calibration import Calibration
+from lowrank_theory.calibration import AbstractCalibration, Calibration
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._a_posteriori import (
@@ -44,7 +44,7 @@ from lowrank_theory.recovery._a_posteriori import (
 )
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
-from lowrank_theory.recovery.activation_weighted import check_calibrated
+from lowrank_theory.recovery.activation_weighted import check_unchanged
 
 _PROBES = 16
 _FIRST_DEGREE = 6  # of the filter of the first check; each later check has a sharper one
@@ -100,18 +100,10 @@ class Randomized(AbstractMethod):
                 "`Randomized` sketches the outputs of the trained layer: give "
                 "`Observed(weights=..., activations=...)`."
             )
-        seen = observed.activations
-        if seen is None:
-            seen = check_calibrated("Randomized", observed)
-        compressed = isinstance(seen, Calibration) and seen.compressed is not None
-        if compressed or not (observed.compressed_activations is observed.outputs is None):
-            raise ValueError(
-                "`Randomized` is for layers that see what they always saw, and keep their own "
-                "outputs: use `ActivationWeighted` with `compressed_activations` or `outputs`."
-            )
+        seen = check_unchanged("Randomized", observed)
         fitted = randomized(
             observed.weights,
-            seen,
+            seen.moments() if isinstance(seen, AbstractCalibration) else seen,
             np.array(self.key, np.uint32),
             observed.bias,
             rank=rank,

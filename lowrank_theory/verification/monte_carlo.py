@@ -191,8 +191,8 @@ def verify(
     called after each of the `total` points of a statement, which are samples, or blocks of large
     ones.
 
-    Raises `ValueError` for arguments out of range, and `sweep.WorkerLost` where a worker ends
-    before its work does.
+    Raises `ValueError` for arguments out of range, and `sweep.LostWorkerError` where a worker
+    ends before its work does.
     """
     if isinstance(theorem, AbstractTheorem):
         statements = theorem.statements
