@@ -111,6 +111,7 @@ def _absorbed(seen: State, pending: list[Rows], *, everything: bool) -> tuple[St
         part = _part(stacked, slice(first, first + block))
         if rows - first < block and not everything:
             return seen, [_owned(part)]
+        jax.block_until_ready(seen)  # or blocks that wait for their turn would fill the memory
         seen = seen.absorb(*part)
     return seen, []
 
