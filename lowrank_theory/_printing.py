@@ -1,15 +1,19 @@
 """What the command prints: tables that fit the terminal."""
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lowrank_theory._page import number, percent
+from lowrank_theory.networks.catalogue import CASES
 from lowrank_theory.verification.attack import SMALLER, Witness
 from lowrank_theory.verification.monte_carlo import Report, Verdict
-from lowrank_theory.verification.report import Record, number, percent
+from lowrank_theory.verification.report import Record
 from lowrank_theory.verification.scaling import Fit
 
 
@@ -70,6 +74,40 @@ def rates(fits: list[Fit]) -> Table:
     return table
 
 
+def cases(missing: Mapping[str, str | None]) -> Table:
+    """The networks of the catalogue, and why one cannot be studied."""
+    table = _table("network", "what it is", "data")
+    for name, reason in missing.items():
+        there = Text("there", "green") if reason is None else reason.splitlines()[0]
+        table.add_row(name, CASES[name].title, there)
+    return table
+
+
+def compressed_networks(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, Any]) -> Table:
+    """A trained network at each size, by each method."""
+    table = _table(
+        "method", ">parameters", ">multiply-adds", ">output error", ">certificate",
+        f">{metric['name']}", ">change", ">95 % interval",
+    )  # fmt: skip
+    table.add_row("dense", "100 %", "100 %", "0", "–", number(metric["value"], 4), "–", "–")
+    budget = None
+    for row in rows:
+        if row["budget"] != budget:
+            budget = row["budget"]
+            table.add_section()
+        table.add_row(
+            row["method"],
+            percent(row["parameters"] / row["dense_parameters"]),
+            percent(row["multiply_adds"] / row["dense_multiply_adds"]),
+            number(row["error_held_out"]),
+            number(row["certificate"]),
+            number(row["metric"], 4),
+            number(row["difference"]),
+            _whole(f"{number(row['low'])} to {number(row['high'])}"),
+        )
+    return table
+
+
 def _exponent(predicted: float | None) -> str:
     return "–" if predicted is None else f"{predicted:g}"
 
@@ -105,8 +143,12 @@ def _verdicts(report: Report) -> Table:
 def _layers(rows: list[dict]) -> Table:
     """Each layer at up to three ranks: small, middle and large."""
     table = _table(
-        "network, layer", ">shape", ">rank", ">agnostic error", ">driven error",
-        ">optimum", ">price bound", ">accuracy, dense", ">agnostic", ">driven",
+        "network, layer", ">shape", ">rank", ">agnostic error", ">diagonal", ">driven error",
+        ">optimum", ">price bound", ">recovery error", ">recovery bound",
+    )  # fmt: skip
+    errors = (
+        "data_agnostic_error", "diagonal_error", "data_driven_error", "optimal_error",
+        "price_bound", "recovery_error", "recovery_bound",
     )  # fmt: skip
     layers: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -115,14 +157,11 @@ def _layers(rows: list[dict]) -> Table:
         table.add_section()
         chosen = sorted({len(group) * quarter // 4 for quarter in (1, 2, 3)})
         for row in (group[index] for index in chosen):
-            errors = ("data_agnostic_error", "data_driven_error", "optimal_error", "price_bound")
-            accuracies = ("accuracy_dense", "accuracy_data_agnostic", "accuracy")
             table.add_row(
                 f"{network}, {layer}",
                 " × ".join(map(str, row["shape"])),
                 str(row["rank"]),
                 *(number(row[name]) for name in errors),
-                *(percent(row[name]) for name in accuracies),
             )
     return table
 

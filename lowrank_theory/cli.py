@@ -1,4 +1,6 @@
-"""The command `lowrank-theory`: check the theorems by sampling, by attack, and by their rates."""
+"""The command `lowrank-theory`: check the theorems by sampling, by attack, and by their rates, and
+study trained networks under them.
+"""
 
 import argparse
 import contextlib
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
+from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -22,8 +26,10 @@ from rich.progress import Progress as Bar
 from lowrank_theory import _printing as printing
 from lowrank_theory import networks
 from lowrank_theory._files import plain, to_json, write_atomically
-from lowrank_theory.networks import layer_study
+from lowrank_theory._numerics import check_fraction
+from lowrank_theory.networks import Perceptron, catalogue, layer_study, transfer_report
 from lowrank_theory.networks.layer_study import LayerStudy
+from lowrank_theory.networks.transfer import transfer
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty
 from lowrank_theory.verification import report as reports
 from lowrank_theory.verification.attack import Finding, Witness, attack
@@ -53,9 +59,11 @@ EXIT_CODES: dict[enum.Enum, int] = {
 BAD_USAGE = 2
 INTERRUPTED = 130
 POINTS = "points"  # the folder of what is finished, within that of the report
+BATCH = 4_000  # images of a trained network that are seen at once
 
 FAILURE_PROBABILITY = 0.05
 CONFIDENCE = 0.99
+BUDGETS = (0.25, 0.5, 0.75)
 
 STATEMENTS = {
     name: statement for theorem in CONTENTS for name, statement in theorem.statements.items()
@@ -154,6 +162,42 @@ def _parser() -> argparse.ArgumentParser:
         "bad usage, 130 if interrupted.",
     )
     _add_common(fit, _scale)
+    study = commands.add_parser(
+        "transfer",
+        help="study a trained network: its layers under the theorems, and the network compressed",
+        description="Study a trained network: each layer under the theorems, and the network "
+        "compressed to shares of its weights, certified and timed.",
+        epilog="Exit code: 0 if the report was written, 2 for bad usage or where the data of the "
+        "network are not there, 130 if interrupted.",
+    )
+    study.set_defaults(run=_transfer, refuse=study.error)
+    which = study.add_mutually_exclusive_group(required=True)
+    which.add_argument("network", nargs="?", type=_case, metavar="NETWORK", help="see --list")
+    which.add_argument(
+        "--list",
+        action="store_true",
+        help="say which networks there are, whether their data are there, and else what to get",
+    )
+    study.add_argument(
+        "--budget",
+        nargs="+",
+        type=_share,
+        default=BUDGETS,
+        metavar="SHARE",
+        help="shares of the weights' parameters to compress to (default: 0.25 0.5 0.75); "
+        "certificates and times are of the one nearest to 0.5",
+    )
+    study.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    study.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of report.html, report.json and figures (default: out/transfer/NETWORK), "
+        "otherwise as for verify",
+    )
+    study.add_argument(
+        "--json", type=Path, metavar="FILE", help="write what report.json holds here as well"
+    )
     return parser
 
 
@@ -205,6 +249,22 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        return check_fraction("share", text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a share strictly between 0 and 1; got {text!r}"
+        ) from None
+
+
+def _case(name: str) -> catalogue.Case:
+    try:
+        return catalogue.find(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
     _prepare(options, refuse)
     console = printing.make_console()
@@ -213,7 +273,7 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     store = Store(options.out / POINTS)
     with _executor(options, refuse) as executor, _progress(plans, store, console) as progress:
         names = () if options.only else NETWORKS
-        studying = [executor.submit(_study, name, options.seed) for name in names]
+        studying = [executor.submit(_study, name) for name in names]
         report = Report(tuple(sweep(plans, executor=executor, store=store, progress=progress)))
         with lost_workers():
             found = [future.result() for future in studying]
@@ -307,6 +367,48 @@ def _scale(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> in
     return 0 if all(fit.agrees for fit in fits) else 1
 
 
+def _transfer(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
+    console = printing.make_console()
+    if options.list:
+        missing = {case.name: case.missing() for case in catalogue.CASES.values()}
+        console.print(printing.cases(missing))
+        for reason in dict.fromkeys(reason for reason in missing.values() if reason):
+            console.print(reason + "\n", soft_wrap=True)
+        return 0
+    case: catalogue.Case = options.network
+    reason = case.missing()
+    if reason is not None:
+        refuse(
+            f"argument NETWORK: {case.name} cannot be read: {reason.splitlines()[0].rstrip('.')}; "
+            "`lowrank-theory transfer --list` says what to get and where to put it"
+        )
+    options.out = options.out or Path("out/transfer") / case.name
+    _prepare(options, refuse)
+    try:
+        with _steps(console) as progress:
+            found = transfer(
+                case,
+                budgets=options.budget,
+                seed=options.seed,
+                folder=options.out / POINTS,
+                progress=progress,
+            )
+    except ValueError as error:  # such as a budget that cannot be met
+        refuse(str(error))
+    content = transfer_report.record(found)
+    try:
+        transfer_report.write(found, options.out)
+        if options.json:
+            write_atomically(options.json, to_json(content))
+    except OSError as error:
+        refuse(f"cannot write the report: {error}")
+    console.print(printing.compressed_networks(content["networks"], content["metric"]))
+    for sentence in transfer_report.sentences(content):
+        console.print(sentence)
+    console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
+    return 0
+
+
 def _prepare(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> None:
     """Refuse, before the long work, what could not be written after it."""
     out = options.out
@@ -345,15 +447,23 @@ def _make_writable(folder: Path) -> None:
 # What a worker does: everything that it needs comes by name.
 
 
-def _study(name: str, seed: int) -> LayerStudy | str:
+def _study(name: str) -> LayerStudy | str:
     """The study of a network, or why it was skipped."""
-    network, data = NETWORKS[name]
+    read_network, read_data = NETWORKS[name]
     try:
-        loaded = network(), data()
+        network, data = read_network(), read_data()
     except (FileNotFoundError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         return f"{name} was skipped: {reason}."
-    return layer_study.study(name, *loaded, key=jax.random.key(seed))
+    batches = _batches(data.training_images), _batches(data.held_out_images)
+    return layer_study.study(name, Perceptron.__call__, network, *batches)
+
+
+def _batches(images: ArrayLike) -> list[np.ndarray]:
+    """At least two batches, each of images from everywhere."""
+    rows = np.asarray(images)
+    count = max(2, math.ceil(len(rows) / BATCH))
+    return [rows[start::count] for start in range(count)]
 
 
 def _climb(name: str, seed: int) -> Witness:
@@ -421,6 +531,22 @@ def _progress(
         warnings.filterwarnings("always", message=".*is corrupt", category=UserWarning)
         warnings.showwarning = lambda message, *_: console.print(str(message), soft_wrap=True)
         task = bar.add_task("", total=points)
+        yield progress
+
+
+@contextlib.contextmanager
+def _steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Counts the steps of one job: a bar in a terminal, or else a line for each."""
+    start = time.monotonic()
+
+    def progress(name: str, done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total, description=name)
+        if not console.is_terminal:
+            seconds = time.monotonic() - start
+            console.print(f"{name}: {done} of {total} after {seconds:.0f} s", soft_wrap=True)
+
+    with _bar(console) as bar:
+        task = bar.add_task("", total=None)
         yield progress
 
 

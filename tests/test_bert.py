@@ -16,7 +16,7 @@ import scipy.special
 import scipy.stats
 from safetensors.flax import save_file
 
-from lowrank_theory.networks import bert
+from lowrank_theory.networks import bert, texts
 from lowrank_theory.networks.observe import observe
 
 WIDTH, INNER, HEADS, LAYERS, PLACES = 6, 10, 2, 2, 12
@@ -264,17 +264,12 @@ def test_damaged_files_are_refused(folder):
 
 def test_missing_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("LOWRANK_DATA", str(tmp_path))
-    for load, name in (
-        (bert.bert_network, r"all-MiniLM-L6-v2.config\.json"),
-        (bert.stsb_data, r"sts-train\.csv"),
-        (bert.ag_news_data, r"train\.csv or .*train_subset_5000\.csv"),
-    ):
-        with pytest.raises(FileNotFoundError, match=f"(?s){name} is missing.*must hold"):
-            load()
+    missing = r"(?s)all-MiniLM-L6-v2.config\.json is missing.*must hold"
+    with pytest.raises(FileNotFoundError, match=missing):
+        bert.bert_network()
     monkeypatch.delenv("LOWRANK_DATA")
     with pytest.raises(FileNotFoundError, match=r"LOWRANK_DATA is not set"):
-        bert.stsb_data()
-
+        bert.bert_network()
 
 # --- texts ----------------------------------------------------------------------------------------
 
@@ -305,77 +300,6 @@ def test_bad_texts_and_vocabularies_are_refused(folder):
             bert.bert_tokens(["the cat"], folder=folder)
 
 
-@pytest.fixture
-def texts(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("LOWRANK_DATA", str(tmp_path))
-    for name in ("stsb", "ag_news"):
-        (tmp_path / name).mkdir()
-    for part in ("train", "dev", "test"):
-        rows = f"genre\tfile\tyear\t1\t2.5\tIt's \"{part}\tÜber.\tlicence\n" * 2
-        (tmp_path / "stsb" / f"sts-{part}.csv").write_text(rows, encoding="utf-8")
-    (tmp_path / "ag_news" / "train_subset_5000.csv").write_text('"A ""title"" text",2\nOther,0\n')
-    (tmp_path / "ag_news" / "test.csv").write_text('"3","Title","One\\ntwo\\three"\n')
-    return tmp_path
-
-
-def test_pairs_are_read(texts):
-    data = bert.stsb_data()
-    assert data.test.first == ("It's \"test",) * 2 and data.training.second == ("Über.",) * 2
-    np.testing.assert_array_equal(data.development.scores, [2.5, 2.5])
-    for line in ("a\tb\tc\td\t5.5\te\tf", "a\tb\tc\td\t1\te", "a\tb\tc\td\tx\te\tf"):
-        (texts / "stsb" / "sts-dev.csv").write_text("g\tf\ty\t1\t2\ta\tb\n" + line)
-        with pytest.raises(
-            ValueError, match=r"(?s)sts-dev\.csv is damaged.*line 2 has not a score"
-        ):
-            bert.stsb_data()
-
-
-def test_news_are_read_in_both_forms(texts):
-    data = bert.ag_news_data()
-    assert data.training.texts == ('A "title" text', "Other")
-    np.testing.assert_array_equal(data.training.labels, [2, 0])
-    assert data.test.texts == ("Title One two three",)
-    np.testing.assert_array_equal(data.test.labels, [2])
-    (texts / "ag_news" / "train.csv").write_text('"1","Whole","set"\n')
-    assert bert.ag_news_data().training.texts == ("Whole set",)
-    for row in ('"5","Title","Text"', "Text,4", "Text", "a,b,c,d", "12,Title,Text"):
-        (texts / "ag_news" / "test.csv").write_text(row)
-        with pytest.raises(ValueError, match=r"(?s)test\.csv is damaged.*row 1 is neither"):
-            bert.ag_news_data()
-
-
-# --- metrics --------------------------------------------------------------------------------------
-
-
-def test_rank_correlation_of_cosines():
-    angles = np.array([0.1, 0.5, 1.0, 2.0])
-    first = np.tile([1.0, 0.0], (4, 1))
-    second = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert bert.spearman(first, second, np.array([5.0, 4, 1, 0])) == pytest.approx(1)
-    assert bert.spearman(first, second, np.array([5.0, 4, 0, 1])) == pytest.approx(0.8)
-    with pytest.raises(ValueError, match=r"got \(4, 2\), \(4, 2\) and \(3,\)"):
-        bert.spearman(first, second, np.ones(3))
-
-
-def test_the_probe_is_the_minimiser():
-    random = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    embeddings = np.eye(3)[labels] @ random.normal(size=(3, 5)) + random.normal(size=(60, 5))
-    fitted, held_out = embeddings[:40], embeddings[40:]
-    found = bert.probe_correct(fitted, labels[:40], held_out, labels[40:], penalty=0.7)
-    # the same as least squares with rows for the penalty, and none for the column of ones
-    rows = np.block([[fitted, np.ones((40, 1))], [math.sqrt(0.7) * np.eye(5), np.zeros((5, 1))]])
-    wanted = np.vstack([np.eye(3)[labels[:40]], np.zeros((5, 3))])
-    weights = np.linalg.lstsq(rows, wanted)[0]
-    answers = held_out @ weights[:-1] + weights[-1]
-    np.testing.assert_array_equal(found, answers.argmax(axis=1) == labels[40:])
-    assert 0 < found.mean() < 1
-    with pytest.raises(ValueError, match=r"`held_out_labels` must have shape \(20,\).*got \(19,\)"):
-        bert.probe_correct(fitted, labels[:40], held_out, labels[41:])
-    with pytest.raises(ValueError, match="`held_out` has 4 columns"):
-        bert.probe_correct(fitted, labels[:40], held_out[:, 1:], labels[40:])
-
-
 # --- the trained network --------------------------------------------------------------------------
 
 
@@ -386,12 +310,12 @@ def test_check_figure_of_sentence_pairs(data_folder):
         if not (data_folder / needed).is_dir():
             pytest.skip(f"{data_folder} has no folder {needed}/")
     network, parameters = bert.bert_network()
-    data = bert.stsb_data()
+    data = texts.stsb_data()
     assert [len(part.scores) for part in data] == [5_749, 1_500, 1_379]
     tokens = bert.bert_tokens([*data.test.first, *data.test.second])
     embeddings = bert.embed(network.apply, parameters, tokens)
     first, second = np.split(embeddings, 2)
-    assert bert.spearman(first, second, data.test.scores) == pytest.approx(0.8203, abs=1e-4)
+    assert texts.spearman(first, second, data.test.scores) == pytest.approx(0.8203, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -401,11 +325,11 @@ def test_topics_of_news_are_a_linear_function_of_embeddings(data_folder):
         if not (data_folder / needed).is_dir():
             pytest.skip(f"{data_folder} has no folder {needed}/")
     network, parameters = bert.bert_network()
-    data = bert.ag_news_data()
+    data = texts.ag_news_data()
     np.testing.assert_array_equal(np.bincount(data.test.labels), [1_900] * 4)
-    parts = [bert.News(part.texts[:500], part.labels[:500]) for part in data]
+    parts = [texts.News(part.texts[:500], part.labels[:500]) for part in data]
     fitted, held_out = (
         bert.embed(network.apply, parameters, bert.bert_tokens(part.texts)) for part in parts
     )
-    found = bert.probe_correct(fitted, parts[0].labels, held_out, parts[1].labels)
+    found = texts.probe_correct(fitted, parts[0].labels, held_out, parts[1].labels)
     assert abs(int(found.sum()) - 420) <= 2

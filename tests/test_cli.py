@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory import _files, cli
+from lowrank_theory import _files, _page, cli
 from lowrank_theory.networks import Perceptron, Split
 from lowrank_theory.theorems import CONTENTS, Direction
 from lowrank_theory.verification import (
@@ -122,8 +122,8 @@ def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, 
     rows = strict(tmp_path / "x")
     assert [row["name"] for row in rows["theorems"]] == list(cli.STATEMENTS)
     assert {(row["network"], row["layer"]) for row in rows["layers"]} == {
-        ("digits", 0),
-        ("digits", 1),
+        ("digits", ".weights[0]"),
+        ("digits", ".weights[1]"),
     }
     assert "MNIST was skipped: LOWRANK_DATA is not set." in printed
     assert "fitting a layer to its inputs makes the error" in " ".join(printed.split())
@@ -131,7 +131,7 @@ def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, 
     assert "MNIST was skipped: LOWRANK_DATA is not set." in page
     for theorem in CONTENTS:
         assert theorem.name in page and theorem.name in printed
-    for figure in ("tightness", "layer_errors", "layer_accuracy"):
+    for figure in ("tightness", "layer_errors"):
         assert (tmp_path / "out" / f"{figure}.svg").read_bytes().startswith(b"<?xml")
 
 
@@ -166,7 +166,7 @@ def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):
     page = (tmp_path / "report.html").read_text()
     resources = Resources()
     resources.feed(page)
-    assert len(resources.fetched) == 3
+    assert len(resources.fetched) == 2
     assert all(source.startswith("data:image/svg+xml;base64,") for source in resources.fetched)
     assert not resources.tags & {"script", "link", "iframe", "object"}
     assert not re.search(r"https?://|@import|url\(", page)
@@ -176,7 +176,7 @@ def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):
 
 
 def test_formulas_are_complete_without_a_mathematical_font():
-    html = report.prose(
+    html = _page.prose(
         "If $\\lVert x\\rVert \\le \\sqrt{a}$:\n\n- `b` (**c**), $q\n- r < 1$.\n- d"
     )
     assert "√" in html and "msqrt" not in html
@@ -217,7 +217,7 @@ def test_a_statement_without_applicable_trials_is_reported(tmp_path, monkeypatch
      (1e-14, "1.00e-14"), (-0.25, "-0.25"), (2e7, "2.00e7")],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
-    assert report.number(value) == text
+    assert _page.number(value) == text
 
 
 # --- bad usage ------------------------------------------------------------------------------------
@@ -382,3 +382,81 @@ def test_the_command_is_quiet_about_how_it_computes(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("lowrank-theory verify: error: argument --seed")
     assert all(line.startswith(("usage:", " ", "lowrank")) for line in done.stderr.splitlines())
+
+
+# --- trained networks -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def studied(monkeypatch):
+    """What `transfer` is asked, instead of a long study, and a small one that it answers with."""
+    asked = {}
+
+    def transfer(case, **options):
+        asked.update(options, case=case.name)
+        options["progress"]("digits: layers", 1, 2)
+        return "found"
+
+    def write(found, folder):
+        assert found == "found"
+        (folder / "report.json").write_text("{}")
+
+    row = {
+        "budget": 0.5, "method": "data-driven", "parameters": 49, "dense_parameters": 100,
+        "multiply_adds": 48, "dense_multiply_adds": 100, "error_held_out": 0.125,
+        "certificate": 0.25, "metric": 0.95, "difference": -0.0125, "low": -0.02, "high": 0.0,
+    }  # fmt: skip
+    content = {"networks": [row], "metric": {"name": "accuracy", "value": 0.9625}}
+    monkeypatch.setattr(cli, "transfer", transfer)
+    monkeypatch.setattr(cli.transfer_report, "write", write)
+    monkeypatch.setattr(cli.transfer_report, "record", lambda found: content)
+    monkeypatch.setattr(cli.transfer_report, "sentences", lambda content: ["It is half as large."])
+    return asked
+
+
+def test_a_network_is_studied(studied, tmp_path, capsys):
+    out, file = tmp_path / "report", tmp_path / "x.json"
+    arguments = ["transfer", "digits", "--budget", "0.3", "0.5", "--seed", "7"]
+    assert cli.main([*arguments, "--out", str(out), "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "digits: layers: 1 of 2 after 0 s" in printed
+    assert "data-driven" in printed and "49 %" in printed and "-0.0125" in printed
+    assert "It is half as large." in printed and f"Report: {out / 'report.html'}" in printed
+    assert studied["case"] == "digits" and studied["seed"] == 7
+    assert studied["budgets"] == [0.3, 0.5] and studied["folder"] == out / "points"
+    assert strict(file)["metric"]["name"] == "accuracy"
+    assert cli.main([*arguments, "--out", str(out)]) == 0, "an earlier report is overwritten"
+
+
+def test_networks_are_listed_with_what_is_missing(capsys, monkeypatch):
+    monkeypatch.delenv("LOWRANK_DATA", raising=False)
+    assert cli.main(["transfer", "--list"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    assert "there" in rows["digits"] and "LOWRANK_DATA is not set." in rows["resnet20"]
+    assert all(name in rows for name in cli.catalogue.CASES)
+    assert "resnet_cifar10/resnet20.npz" in printed and "huggingface.co" in printed
+
+
+@pytest.mark.usefixtures("studied")
+class TestBadTransfer:
+    def test_unknown_network(self, capsys):
+        line = refused(capsys, "transfer", "nonsense")
+        assert "there is no network 'nonsense'; there are digits, mnist, resnet20" in line
+
+    def test_missing_data(self, capsys, monkeypatch, tmp_path):
+        monkeypatch.delenv("LOWRANK_DATA", raising=False)
+        line = refused(capsys, "transfer", "resnet20", "--out", tmp_path / "x")
+        assert "argument NETWORK: resnet20 cannot be read: LOWRANK_DATA is not set;" in line
+        assert "transfer --list" in line and not (tmp_path / "x").exists()
+
+    @pytest.mark.parametrize("budget", ["0", "1", "-0.5", "half", "nan"])
+    def test_budget(self, capsys, budget):
+        line = refused(capsys, "transfer", "digits", f"--budget={budget}")
+        assert f"must be a share strictly between 0 and 1; got {budget!r}" in line
+
+    def test_arguments(self, capsys, tmp_path):
+        assert "one of the arguments NETWORK --list is required" in refused(capsys, "transfer")
+        assert "not allowed with" in refused(capsys, "transfer", "digits", "--list")
+        (tmp_path / "thesis.tex").touch()
+        assert "holds no report.json" in refused(capsys, "transfer", "digits", "--out", tmp_path)

@@ -15,10 +15,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from lowrank_theory._numerics import rounding_allowance
+from lowrank_theory.networks.catalogue import CASES, available
 from lowrank_theory.theorems import CONTENTS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
+TRANSFERS = [f"transfer_{name}" for name in CASES]
 NOT_OF_A_THEOREM = {"train_digits", "phase_diagram"}
 
 
@@ -52,9 +54,9 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
     ("folder", "suffix", "others"),
     [
         ("lowrank_theory/theorems", ".py", set()),
-        ("experiments", ".py", NOT_OF_A_THEOREM),
-        ("figures", ".svg", {"phase_diagram"}),
-        ("figures", ".json", {"phase_diagram"}),
+        ("experiments", ".py", NOT_OF_A_THEOREM | {*TRANSFERS}),
+        ("figures", ".svg", {"phase_diagram", *TRANSFERS}),
+        ("figures", ".json", {"phase_diagram", *TRANSFERS}),
         ("paper_notes", ".md", {"README", "notation"}),
     ],
 )
@@ -148,3 +150,54 @@ def test_an_experiment_runs(tmp_path: Path):
     assert measured["quick"] is True
     assert measured["largest_gap_to_condition_number"] <= 0.01
     assert "<dc:date>" not in written.with_suffix(".svg").read_text()
+
+
+# --- trained networks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_a_committed_study_can_be_drawn(name: str, experiment):
+    file = ROOT / "figures" / f"{name}.json"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there: `python experiments/{name}.py` makes it")
+    made = numbers(name)
+    assert file.stat().st_size < 200_000
+    assert made["seed"] == experiment(name).SEED and made["quick"] is False
+    assert made["network"] == name.removeprefix("transfer_")
+    assert made["budgets"] == [0.25, 0.5, 0.75]
+    figure = experiment(name).draw(made)
+    assert isinstance(figure, Figure)
+    assert all(panel.get_xlabel() and panel.get_ylabel() for panel in figure.axes)
+    assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transfer_digits", "transfer_mnist"])
+def test_a_study_runs(name: str, tmp_path: Path):
+    missing = available(name.removeprefix("transfer_"))
+    if missing is not None:
+        pytest.skip(missing.splitlines()[0])
+    assert run_quickly(name, tmp_path).returncode == 0
+    written = tmp_path / "out" / "figures" / name
+    measured = json.loads(written.with_suffix(".json").read_text())
+    assert measured["quick"] is True and measured["budgets"] == [0.5]
+    assert {row["method"] for row in measured["networks"]} >= {"data-driven", "data-agnostic"}
+    assert written.with_suffix(".svg").is_file()
+
+
+def test_a_study_without_its_data_says_what_to_get(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("LOWRANK_DATA", raising=False)
+    done = run_quickly("transfer_mnist", tmp_path)
+    assert done.returncode == 77
+    assert "mnist cannot be studied: LOWRANK_DATA is not set" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run_quickly(name: str, folder: Path) -> subprocess.CompletedProcess:
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, folder / "experiments" / f"{name}.py", "--quick"],
+        check=False, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip

@@ -237,7 +237,7 @@ def test_mnist_damaged_images_are_refused(content, tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(content)
     monkeypatch.setenv("LOWRANK_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match=r"(?s)train-images-idx3-ubyte\.gz is damaged:.*https://"):
+    with pytest.raises(ValueError, match=r"(?s)train-images-idx3-ubyte\.gz is damaged.*https://"):
         mnist_data()
 
 
@@ -263,7 +263,7 @@ def test_mnist_damaged_network_is_refused(tmp_path, monkeypatch):
     flipped[len(content) // 2] ^= 1
     for damaged in (b"", b"not a zip file", content[: len(content) // 2], flipped):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"(?s)mnist_mlp\.npz is damaged:.*github"):
+        with pytest.raises(ValueError, match=r"(?s)mnist_mlp\.npz is damaged.*github"):
             mnist_network()
     write_mnist_network(path, **{"fc2.weight": np.zeros((500, 10), np.float32)})
     with pytest.raises(ValueError, match=r"fc2.weight has shape \(500, 10\), not \(10, 500\)"):

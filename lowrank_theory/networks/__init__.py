@@ -9,13 +9,9 @@ factors.
 from lowrank_theory.networks._views import MatrixView as MatrixView
 from lowrank_theory.networks.bert import Bert as Bert
 from lowrank_theory.networks.bert import Tokens as Tokens
-from lowrank_theory.networks.bert import ag_news_data as ag_news_data
 from lowrank_theory.networks.bert import bert_network as bert_network
 from lowrank_theory.networks.bert import bert_tokens as bert_tokens
 from lowrank_theory.networks.bert import embed as embed
-from lowrank_theory.networks.bert import probe_correct as probe_correct
-from lowrank_theory.networks.bert import spearman as spearman
-from lowrank_theory.networks.bert import stsb_data as stsb_data
 from lowrank_theory.networks.character_lstm import CharacterLSTM as CharacterLSTM
 from lowrank_theory.networks.character_lstm import character_lstm_network as character_lstm_network
 from lowrank_theory.networks.character_lstm import nats_per_character as nats_per_character
@@ -36,3 +32,7 @@ from lowrank_theory.networks.resnet import ResNet as ResNet
 from lowrank_theory.networks.resnet import cifar10_data as cifar10_data
 from lowrank_theory.networks.resnet import correct as correct
 from lowrank_theory.networks.resnet import resnet_network as resnet_network
+from lowrank_theory.networks.texts import ag_news_data as ag_news_data
+from lowrank_theory.networks.texts import probe_correct as probe_correct
+from lowrank_theory.networks.texts import spearman as spearman
+from lowrank_theory.networks.texts import stsb_data as stsb_data

@@ -1,23 +1,19 @@
-"""A perceptron 784-500-10 and the MNIST images, read from a folder of the user's.
+"""A perceptron 784-500-10 and the MNIST images, read from a folder of the user's, see `LAYOUT`.
 
-The environment variable `LOWRANK_DATA` names the folder; `LAYOUT` says what it holds and where
-that can be got. Nothing is downloaded. On the 10,000 test images the network is right 9,831 times.
+On the 10,000 test images the network is right 9,831 times.
 """
 
 import gzip
-import io
 import math
-import os
 import zlib
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from lowrank_theory.networks._sources import Source
 from lowrank_theory.networks.perceptron import Perceptron, Split
 
 LAYOUT = """\
-The folder named by the environment variable LOWRANK_DATA must hold
   mnist/train-images-idx3-ubyte.gz, mnist/train-labels-idx1-ubyte.gz,
   mnist/t10k-images-idx3-ubyte.gz, mnist/t10k-labels-idx1-ubyte.gz
     as they are at https://ossci-datasets.s3.amazonaws.com/mnist/
@@ -26,6 +22,8 @@ The folder named by the environment variable LOWRANK_DATA must hold
     state dict examples/mnist/models/mnist/mnist_model.state_dict of github.com/ggml-org/ggml at
     commit 73999158eee3d493585fad2262a6675e7de90f8b, saved with numpy.savez."""
 
+_IMAGES = Source("mnist", LAYOUT)
+_NETWORK = Source("mnist_mlp", LAYOUT)
 _SHAPES = {
     "fc1.weight": (500, 784),
     "fc1.bias": (500,),
@@ -34,32 +32,19 @@ _SHAPES = {
 }
 
 
-def _damaged(path: Path, reason: object) -> ValueError:
-    return ValueError(f"{path} is damaged: {reason}. Get it again.\n{LAYOUT}")
-
-
-def _read(folder: str, name: str) -> tuple[Path, bytes]:
-    root = os.environ.get("LOWRANK_DATA")
-    if not root:
-        raise FileNotFoundError(f"LOWRANK_DATA is not set.\n{LAYOUT}")
-    path = Path(root) / folder / name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing.\n{LAYOUT}")
-    return path, path.read_bytes()
-
-
 def _read_idx(name: str, *shape: int) -> np.ndarray:
     """The bytes of a gzipped IDX file: two zeros, the type (8), the number of axes, the axes as
     big-endian 32-bit integers, and the data.
     """
-    path, compressed = _read("mnist", name)
+    path = _IMAGES.find(name)
+    compressed = path.read_bytes()
     try:
         content = gzip.decompress(compressed)
     except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(path, error) from error
+        raise _IMAGES.damaged(path, error) from error
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
     if not content.startswith(header) or len(content) != len(header) + math.prod(shape):
-        raise _damaged(path, f"it is not an IDX file of {shape} bytes")
+        raise _IMAGES.damaged(path, f"it is not an IDX file of {shape} bytes")
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -69,18 +54,10 @@ def mnist_network() -> Perceptron:
     Raises `FileNotFoundError` where the file is missing and `ValueError` where it is damaged; both
     say which file, and where to get it.
     """
-    path, content = _read("mnist_mlp", "mnist_mlp.npz")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _SHAPES}
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes
-        raise _damaged(path, error) from error
-    for name, shape in _SHAPES.items():
-        if arrays[name].shape != shape:
-            raise _damaged(path, f"{name} has shape {arrays[name].shape}, not {shape}")
+    arrays = _NETWORK.arrays("mnist_mlp.npz", _SHAPES)
     return Perceptron(
-        [jnp.asarray(arrays[f"{layer}.weight"].T, jnp.float32) for layer in ("fc1", "fc2")],
-        [jnp.asarray(arrays[f"{layer}.bias"], jnp.float32) for layer in ("fc1", "fc2")],
+        [jnp.asarray(arrays[f"{layer}.weight"].T) for layer in ("fc1", "fc2")],
+        [jnp.asarray(arrays[f"{layer}.bias"]) for layer in ("fc1", "fc2")],
     )
 
 

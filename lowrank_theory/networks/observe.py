@@ -1,31 +1,91 @@
-"""What each weight of a JAX function multiplies, as calibrations."""
+"""What each weight of a JAX function multiplies: where, and as calibrations."""
 
 import collections
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.networks._follow import (
-    AbstractWeight,
-    Contraction,
-    Scope,
-    is_array,
-    plain,
-    run,
-    trace,
-)
-from lowrank_theory.networks._views import Convolution, MatrixView, Trail, in_leaf_order
+from lowrank_theory.networks._follow import Scope, is_array, plain, run, trace
+from lowrank_theory.networks._listen import Tap, Watched, rows_met
+from lowrank_theory.networks._views import MatrixView, Trail
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """Where a weight multiplies.
+
+    - `view`: how the leaf is a matrix, or a stack of them;
+    - `rows`: how many rows each matrix meets in one batch, over all its uses;
+    - `group`: a number that weights which see the same input have in common. It grows in the order
+      of execution.
+    """
+
+    view: MatrixView
+    rows: int
+    group: int
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the leaf holds."""
+        return math.prod(self.view.shape)
+
+    @property
+    def multiply_adds(self) -> int:
+        """What its products cost for one batch: rows times inputs times outputs, of each matrix."""
+        return self.rows * self.parameters
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Survey(Mapping[str, Site]):
+    """Where each weight multiplies, by its path and in the order of execution.
+
+    - `remarks`: uses of a weight besides those products;
+    - `not_followed`: why each other leaf is no weight.
+    """
+
+    sites: Mapping[str, Site]
+    remarks: Mapping[str, tuple[str, ...]]
+    not_followed: Mapping[str, tuple[str, ...]]
+
+    def __getitem__(self, path: str) -> Site:
+        if path not in self.sites:
+            raise _not_followed(path, self.not_followed)
+        return self.sites[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self)} weights followed"]
+        for path, site in self.items():
+            size = " x ".join(map(str, site.view.matrix_shape))
+            lines.append(f"  {path}: {size}, {site.rows:,} rows, input {site.group}")
+            lines.extend(f"    {remark}" for remark in self.remarks.get(path, ()))
+        return "\n".join([*lines, *_by_reason(self.not_followed)])
+
+
+def _not_followed(path: str, reasons: Mapping[str, tuple[str, ...]]) -> KeyError:
+    why = "; ".join(reasons.get(path, ("there is no such leaf",)))
+    return KeyError(f"{path} was not followed: {why}.")
+
+
+def _by_reason(not_followed: Mapping[str, tuple[str, ...]]) -> list[str]:
+    by_reason: dict[tuple[str, ...], list[str]] = {}
+    for path, reasons in not_followed.items():
+        by_reason.setdefault(reasons, []).append(path)
+    listed = (f"  {', '.join(paths)}: {'; '.join(why)}" for why, paths in by_reason.items())
+    return [f"{len(not_followed)} not followed", *listed]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -49,8 +109,7 @@ class Observation(Mapping[str, Calibration | tuple[Calibration, ...]]):
 
     def __getitem__(self, path: str) -> Calibration | tuple[Calibration, ...]:
         if path not in self.calibrations:
-            why = "; ".join(self.not_followed.get(path, ("there is no such leaf",)))
-            raise KeyError(f"{path} was not followed: {why}.")
+            raise _not_followed(path, self.not_followed)
         return self.calibrations[path]
 
     def __iter__(self) -> Iterator[str]:
@@ -82,12 +141,7 @@ class Observation(Mapping[str, Calibration | tuple[Calibration, ...]]):
             lines.append(f"  {path}: {view.shape} as {size}, {rows} rows")
             lines.extend(f"    {remark}" for remark in self.remarks.get(path, ()))
         lines.extend(f"  one input: {', '.join(paths)}" for paths in self.shared)
-        lines.append(f"{len(self.not_followed)} not followed")
-        by_reason: dict[tuple[str, ...], list[str]] = {}
-        for path, reasons in self.not_followed.items():
-            by_reason.setdefault(reasons, []).append(path)
-        lines.extend(f"  {', '.join(p)}: {'; '.join(r)}" for r, p in by_reason.items())
-        return "\n".join(lines)
+        return "\n".join([*lines, *_by_reason(self.not_followed)])
 
 
 def observe(
@@ -119,27 +173,31 @@ def observe(
     Raises `ValueError` for a function that cannot be traced on a batch, parameters of which none
     enters a product, no batch at all, and numbers that are not finite in a batch or on the way.
     """
-    listener = _Listener(function, parameters, select)
-    other = compressed and _Listener(*compressed, listener.selected.__contains__)
-    heard: dict[Users, list[Calibration]] = {}
-    number = -1
-    for number, batch in enumerate(batches):
-        name = f"batches[{number}]"
-        beside = dict(_by_use(other.hear(batch, name))) if other else {}
-        for users, slices in listener.hear(batch, name):
-            if users not in heard:
-                width = slices[0].shape[-1]
-                heard[users] = [Calibration.empty(width, compressed=bool(other))] * len(slices)
-            pairs: list[Any] = [None] * len(slices)
-            if other:
-                pairs = _beside(beside, users)
-            heard[users] = [
-                _updated(seen, rows, pair, name, users)
-                for seen, rows, pair in zip(heard[users], slices, pairs, strict=True)
-            ]
-    if number < 0:
-        raise ValueError("`batches` is empty: give at least one batch.")
-    return listener.observation(heard)
+    listener = Listener(function, parameters, select)
+    other = compressed and Listener(*compressed, listener.selected.__contains__)
+    observation = listener.observe(batches, compressed=other)
+    if not observation:
+        raise _nothing(observation.not_followed)
+    return observation
+
+
+def survey(
+    function: Callable[[Any, Any], Any],
+    parameters: PyTree,
+    batch: PyTree,
+    *,
+    select: Callable[[str], bool] | None = None,
+) -> Survey:
+    """Find where each weight of `function(parameters, batch)` multiplies, without computing.
+
+    The function is traced as by `observe`, and what is said of its arrays follows from their shapes
+    alone: leaves of the parameters and of the batch may be `jax.ShapeDtypeStruct`. A branch of
+    `cond` counts as if it were taken.
+
+    Raises `ValueError` for a function that cannot be traced on the batch, and parameters of which
+    none enters a product.
+    """
+    return Listener(function, parameters, select).survey(batch)
 
 
 Users = tuple[tuple[str, int], ...]  # the paths of some weights, and which use of each it is
@@ -169,180 +227,8 @@ def _updated(
         raise ValueError(f"In `{name}`, what {paths} multiplies: {error}") from error
 
 
-class Geometry(NamedTuple):
-    """How the rows stand in what a weight meets: split the axes, and sort them into these three.
-
-    Patches are cut out first, where there is a convolution: (batch, features, *window, *places).
-    """
-
-    split: tuple[int, ...]
-    stack: tuple[int, ...]
-    rows: tuple[int, ...]
-    inputs: tuple[int, ...]
-    loops: tuple[int, ...]
-    convolution: Convolution | None = None
-    lhs_spec: tuple[int, ...] = ()
-
-
-class Tap(eqx.Module):
-    """What some weights meet in one product: `values`, where the branch is taken.
-
-    Both have a leading axis for each loop around the product; `users` names the weights and counts
-    the uses of each.
-    """
-
-    values: Array
-    taken: Array
-    geometry: Geometry = eqx.field(static=True)
-    users: tuple[str, ...] = eqx.field(static=True)
-
-
-class Watched(AbstractWeight):
-    """A weight whose products are listened to."""
-
-    trail: Trail = eqx.field(static=True)
-    dense: Any
-
-    def moved(self, move: Callable[..., Any], trail: Trail) -> "Watched":
-        return Watched(trail, move(self.dense))
-
-    def mapped(self, function: Callable[..., Any]) -> "Watched":
-        return Watched(self.trail, function(self.dense))
-
-    def stacked(self, length: int) -> "Watched":
-        return self
-
-    def slice(self, depth: int) -> "Watched":
-        return Watched(self.trail.slice(depth), self.dense)
-
-    def entries(self, reason: str, scope: Scope) -> Any:
-        scope.note(self.trail.path, reason)
-        return self.dense
-
-    def contracted(self, other: Any, contraction: Contraction, scope: Scope) -> Any:
-        def axes(of_weight: tuple[int, ...], of_other: tuple[int, ...]) -> dict[int, Any]:
-            pieces = (self.trail.axes[axis] for axis in of_weight)
-            return dict(zip(of_other, pieces, strict=True))
-
-        view = self.trail.view(contraction.summed, contraction.batch)
-        geometry = _geometry(
-            jnp.shape(other),
-            axes(contraction.batch, contraction.other_batch),
-            axes(contraction.summed, contraction.other_summed),
-            self.trail.loops,
-        )
-        self._listen(other, geometry, view, scope)
-        return contraction.of(self.dense, other)
-
-    def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
-        groups, outputs, inputs, *window = self.dense.shape
-        numbers = options["dimension_numbers"]
-        convolution = Convolution(
-            tuple(window),
-            tuple(options["window_strides"]),
-            tuple(tuple(pair) for pair in options["padding"]),
-            tuple(options["lhs_dilation"]),
-            tuple(options["rhs_dilation"]),
-            groups,
-        )
-        summed = tuple(range(2, 2 + 1 + len(window)))
-        view = self.trail.view(summed, (0,), convolution)
-        places = [0] * len(window)  # their number is known once the patches are cut
-        shape = (jnp.shape(other)[numbers.lhs_spec[0]], groups, inputs, *window, *places)
-        geometry = _geometry(
-            shape,
-            {1: self.trail.axes[0]},
-            {axis: self.trail.axes[axis] for axis in summed},
-            self.trail.loops,
-        )
-        geometry = geometry._replace(convolution=convolution, lhs_spec=tuple(numbers.lhs_spec))
-        self._listen(other, geometry, view, scope)
-        kernel = self.dense.reshape(groups * outputs, inputs, *window)
-        return lax.conv_general_dilated_p.bind(other, kernel, **options)
-
-    def _listen(self, other: Any, geometry: Geometry, view: MatrixView, scope: Scope) -> None:
-        path = self.trail.path
-        if scope.deaf:
-            return scope.note(path, scope.deaf)
-        first = scope.views.setdefault(path, view)
-        if (first.stack, first.inputs) != (view.stack, view.inputs):
-            return scope.note(path, "it also multiplies along other axes, which is not counted")
-        key = (scope.number(other), geometry)
-        tap = scope.taps.get(key) or Tap(jnp.asarray(other), jnp.asarray(True), geometry, ())
-        scope.taps[key] = dataclasses.replace(tap, users=(*tap.users, path))
-        return None
-
-
-def _geometry(
-    shape: tuple[int, ...], stack: dict[int, Any], inputs: dict[int, Any], loops: tuple[int, ...]
-) -> Geometry:
-    """Where the pieces of the weight, by the axes that they meet, stand after these axes are split
-    into them.
-    """
-    split: list[int] = []
-    place: dict[Any, int] = {}
-    rows = []
-    for axis, size in enumerate(shape):
-        if axis not in stack and axis not in inputs:
-            rows.append(len(split))
-            split.append(size)
-        for piece in stack.get(axis, inputs.get(axis, ())):
-            place[piece] = len(split)
-            split.append(piece.size)
-    stacked, summed = (
-        tuple(place[piece] for piece in in_leaf_order(itertools.chain(*pieces.values())))
-        for pieces in (stack, inputs)
-    )
-    return Geometry(tuple(split), stacked, tuple(rows), summed, loops)
-
-
-@functools.partial(jax.jit, static_argnames="geometry")
-def _rows(values: Array, taken: Array, geometry: Geometry) -> tuple[list[Array], Array]:
-    """The rows of each slice, (samples, inputs), and which of them count, (slices, samples)."""
-    loops, split = taken.shape, geometry.split
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(float)
-    if geometry.convolution is not None:
-        flat = values.reshape(-1, *values.shape[len(loops) :])
-        patches = jax.vmap(functools.partial(_patches, geometry=geometry))(flat)
-        dimensions = len(geometry.convolution.window)
-        split = (*split[: len(split) - dimensions], *patches.shape[-dimensions:])
-        values = patches
-    values = values.reshape(*loops, *split)
-    summed = [1 if axis in geometry.inputs else size for axis, size in enumerate(split)]
-    counts = jnp.broadcast_to(taken.reshape(*loops, *[1] * len(split)), (*loops, *summed))
-    other_loops = [depth for depth in range(len(loops)) if depth not in geometry.loops]
-    stack, rows, inputs = (
-        [len(loops) + axis for axis in axes]
-        for axes in (geometry.stack, geometry.rows, geometry.inputs)
-    )
-    order = [*geometry.loops, *stack, *other_loops, *rows, *inputs]
-    slices = math.prod([loops[d] for d in geometry.loops] + [split[k] for k in geometry.stack])
-    width = math.prod(split[axis] for axis in geometry.inputs)
-    arranged = values.transpose(order).reshape(slices, -1, width)
-    return list(arranged), counts.transpose(order).reshape(slices, -1)
-
-
-def _patches(values: Array, geometry: Geometry) -> Array:
-    """(batch, features, *window, *places)."""
-    convolution = geometry.convolution
-    assert convolution is not None
-    values = values.transpose(geometry.lhs_spec)
-    patches = lax.conv_general_dilated_patches(
-        values,
-        convolution.window,
-        convolution.strides,
-        convolution.padding,
-        convolution.input_dilation,
-        convolution.dilation,
-        precision=lax.Precision.HIGHEST,
-    )
-    batch, features = values.shape[:2]
-    return patches.reshape(batch, features, *convolution.window, *patches.shape[2:])
-
-
-class _Listener:
-    """A function compiled to return what its weights meet."""
+class Listener:
+    """A function compiled, once for all passes over the data, to return what its weights meet."""
 
     def __init__(
         self,
@@ -397,32 +283,85 @@ class _Listener:
         self.shapes = shapes
         return program
 
-    def hear(self, batch: PyTree, name: str) -> Iterator[tuple[Users, list[Array]]]:
-        """The rows that each set of weights met in a batch, slice by slice."""
+    def survey(self, batch: PyTree) -> Survey:
+        """Where the weights multiply, from shapes alone."""
+        rows: collections.Counter[str] = collections.Counter()
+        groups: dict[str, int] = {}
+        taps = jax.eval_shape(self.taps, list(self.arrays.values()), batch)
+        for number, tap in enumerate(taps):
+            cut = functools.partial(rows_met, geometry=tap.geometry)
+            slices, _ = jax.eval_shape(cut, tap.values, tap.taken)
+            for path in tap.users:
+                rows[path] += len(slices[0])
+                groups.setdefault(path, number)
+        sites = {path: Site(self.views[path], rows[path], groups[path]) for path in groups}
+        reasons = {path: tuple(self.ledger.get(path, ())) for path in self.selected}
+        not_followed = {
+            path: why or ("it is not used",) for path, why in reasons.items() if path not in sites
+        }
+        if not sites:
+            raise _nothing(not_followed)
+        return Survey(sites, {path: reasons[path] for path in sites if reasons[path]}, not_followed)
+
+    def observe(
+        self,
+        batches: Iterable[PyTree],
+        *,
+        only: Collection[str] | None = None,
+        compressed: "Listener | None" = None,
+    ) -> Observation:
+        """What the weights meet in all batches, or `only` some of the selected ones."""
+        paths = [path for path in self.selected if only is None or path in only]
+        heard: dict[Users, list[Calibration]] = {}
+        number = -1
+        for number, batch in enumerate(batches):
+            name = f"batches[{number}]"
+            beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
+            for users, slices in self.hear(batch, name, paths):
+                if users not in heard:
+                    empty = Calibration.empty(slices[0].shape[-1], compressed=bool(compressed))
+                    heard[users] = [empty] * len(slices)
+                pairs: list[Any] = [None] * len(slices)
+                if compressed:
+                    pairs = _beside(beside, users)
+                heard[users] = [
+                    _updated(seen, rows, pair, name, users)
+                    for seen, rows, pair in zip(heard[users], slices, pairs, strict=True)
+                ]
+        if number < 0:
+            raise ValueError("`batches` is empty: give at least one batch.")
+        return self._observation(heard, paths)
+
+    def hear(
+        self, batch: PyTree, name: str, only: Collection[str]
+    ) -> Iterator[tuple[Users, list[Array]]]:
+        """The rows that each set of weights, `only` of these, met in a batch, slice by slice."""
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
             array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
             if jnp.issubdtype(array.dtype, jnp.floating) and np.any(np.isnan(np.asarray(array))):
                 where = f"{name}{jax.tree_util.keystr(path)}"
                 raise ValueError(f"`{where}` has entries that are NaN. Remove or repair them.")
-        uses = collections.Counter()
+        uses: collections.Counter[str] = collections.Counter()
         for tap in self.taps(list(self.arrays.values()), batch):
             users = []
             for path in tap.users:
-                users.append((path, uses[path]))
+                if path in only:
+                    users.append((path, uses[path]))
                 uses[path] += 1
-            slices, counts = _rows(tap.values, tap.taken, tap.geometry)
+            if not users:
+                continue
+            slices, counts = rows_met(tap.values, tap.taken, tap.geometry)
             counted = np.asarray(counts)
             if not counted.all():
                 slices = [rows[mask] for rows, mask in zip(slices, counted, strict=True)]
             yield tuple(users), slices
 
-    def observation(self, heard: dict[Users, list[Calibration]]) -> Observation:
-        """What was heard, by weight."""
+    def _observation(self, heard: dict[Users, list[Calibration]], paths: list[str]) -> Observation:
         by_path: dict[str, list[list[Calibration]]] = {}
         for (path, _), slices in _by_use(heard.items()):
             by_path.setdefault(path, []).append(slices)
         calibrations, remarks, not_followed = {}, {}, {}
-        for path in self.selected:
+        for path in paths:
             uses = by_path.get(path, [])
             reasons = tuple(self.ledger.get(path, ()))
             merged = uses[0] if len(uses) == 1 else list(map(_merged, zip(*uses, strict=True)))
@@ -437,13 +376,15 @@ class _Listener:
                     reasons = (f"used {len(uses)} times, all of them counted", *reasons)
                 if reasons:
                     remarks[path] = reasons
-        if not calibrations:
-            raise ValueError(
-                "No leaf of `parameters` was followed into a matrix product or a convolution: "
-                + "; ".join(f"{path}: {', '.join(why)}" for path, why in not_followed.items())
-            )
         views = {path: self.views[path] for path in calibrations}
         return Observation(calibrations, views, remarks, not_followed)
+
+
+def _nothing(not_followed: Mapping[str, tuple[str, ...]]) -> ValueError:
+    return ValueError(
+        "No leaf of `parameters` was followed into a matrix product or a convolution: "
+        + "; ".join(f"{path}: {', '.join(why)}" for path, why in not_followed.items())
+    )
 
 
 def _merged(calibrations: Iterable[Calibration]) -> Calibration:

@@ -7,8 +7,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lowrank_theory.networks._follow import (
     AbstractWeight,
@@ -23,8 +24,57 @@ from lowrank_theory.networks._views import Pieces, Trail, in_leaf_order, size_of
 from lowrank_theory.recovery._low_rank import LowRank
 
 
+class AffineLowRank(eqx.Module):
+    r"""The map $x \mapsto (xL)R + s$: the `factors` of a matrix, and a `shift` of its products.
+
+    It stands for a weight in `replace`, where the layer has a bias and where it has none. With $s =
+    \bar x(W - LR)$ the mean error over rows of mean $\bar x$ is zero. The shift is (outputs,), with
+    the leading axes of the factors where these are a stack, and in their dtype.
+    """
+
+    factors: LowRank
+    shift: Float[Array | np.ndarray, "*stack outputs"]
+
+    def __init__(self, factors: Any, shift: Any):
+        """Raises `ValueError` unless the shift has the shape and the dtype of the products."""
+        if not isinstance(factors, LowRank):
+            raise ValueError(f"`factors` must be a `LowRank`; got {type(factors).__name__}.")
+        wanted = (*factors.shape[:-2], factors.shape[-1])
+        array = isinstance(shift, Array | np.ndarray)
+        if not array or (shift.shape, shift.dtype) != (wanted, factors.dtype):
+            got = f"{shift.shape} of {shift.dtype}" if array else type(shift).__name__
+            raise ValueError(
+                f"`shift` must be an array {wanted} of {factors.dtype}, one number for each output "
+                f"of the factors; got {got}."
+            )
+        self.factors = factors
+        self.shift = shift
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype in which factors and shift are stored."""
+        return self.factors.dtype
+
+    @property
+    def rank(self) -> int:
+        """The width of the factors."""
+        return self.factors.rank
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are stored: `rank * (inputs + outputs) + outputs`, of one matrix."""
+        return self.factors.parameter_count + self.shift.size
+
+    @property
+    def storage_bytes(self) -> int:
+        """How many bytes these numbers take."""
+        return self.parameter_count * self.dtype.itemsize
+
+
 def replace(
-    function: Callable[..., Any], parameters: PyTree, factors: Mapping[str, Any]
+    function: Callable[..., Any],
+    parameters: PyTree,
+    factors: Mapping[str, Any],
 ) -> tuple[Callable[..., Any], PyTree]:
     r"""The function and the parameters of a network in which factors stand for some weights.
 
@@ -34,12 +84,12 @@ def replace(
     ```
 
     The paths are those of `observe`, each with a `LowRank` of (inputs, outputs), stacked where the
-    view of the leaf is. `smaller` is `parameters` with these in place of the leaves, and in their
-    dtypes: a tree of arrays to be saved or trained. `compressed(smaller, *arguments)` traces the
-    function and runs it with $(X L) R$ for each product $X W$, and for a convolution with one that
-    has `rank` filters per group, then one of window one. The matrix $L R$ is never formed. It is a
-    function like any other for `jax.jit` (without which it is traced at each call), `jax.vmap` and
-    `jax.grad`.
+    view of the leaf is, or an `AffineLowRank`, whose shift is added to each product. `smaller` is
+    `parameters` with these in place of the leaves, and in their dtypes: a tree of arrays to be
+    saved or trained. `compressed(smaller, *arguments)` traces the function and runs it with
+    $(X L) R$ for each product $X W$, and for a convolution with one that has `rank` filters per
+    group, then one of window one. The matrix $L R$ is never formed. It is a function like any other
+    for `jax.jit` (without which it is traced at each call), `jax.vmap` and `jax.grad`.
 
     A function with its own derivative (`custom_jvp`, `custom_vjp`) that takes a replaced weight is
     differentiated through its body instead.
@@ -47,7 +97,8 @@ def replace(
     What is returned can be given again, to replace more.
 
     Raises `ValueError` for a path that no leaf has, and factors that do not fit; the call does for
-    a leaf of which more is asked than products.
+    a leaf of which more is asked than products, and for a shift of one that is also multiplied
+    transposed.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
     shapes: list[jax.ShapeDtypeStruct | None] = []
@@ -81,7 +132,7 @@ def replace(
         ]
         program, rebuilt = trace(function, jax.tree.unflatten(tree, dense), *arguments)
         inputs = [
-            Factored(Trail.start(name, shape.shape), leaf) if shape is not None else leaf
+            Factored.start(name, shape.shape, leaf) if shape is not None else leaf
             for name, leaf, shape in zip(names, given, shapes, strict=True)
             if shape is not None or is_array(leaf)
         ]
@@ -93,18 +144,22 @@ def replace(
     return compressed, jax.tree.unflatten(tree, replaced)
 
 
-def _fitting(name: str, factor: Any, leaf: Any) -> LowRank:
-    if not isinstance(factor, LowRank):
-        raise ValueError(f"`factors[{name!r}]` must be a `LowRank`; got {type(factor).__name__}.")
+def _fitting(name: str, given: Any, leaf: Any) -> LowRank | AffineLowRank:
+    if not isinstance(given, LowRank | AffineLowRank):
+        raise ValueError(
+            f"`factors[{name!r}]` must be a `LowRank` or an `AffineLowRank`; got "
+            f"{type(given).__name__}."
+        )
     if not (is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
         raise ValueError(f"The leaf {name} is {type(leaf).__name__}, not an array of floats.")
-    if factor.size != leaf.size:
+    factors = given.factors if isinstance(given, AffineLowRank) else given
+    if factors.size != leaf.size:
         raise ValueError(
-            f"`factors[{name!r}]` is {factor.shape}, of {factor.size} entries, but the leaf is "
+            f"`factors[{name!r}]` is {factors.shape}, of {factors.size} entries, but the leaf is "
             f"{leaf.shape}, of {leaf.size}. Give it as the matrix of `observe`'s view of the leaf."
         )
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-    return jax.tree.map(lambda side: jnp.asarray(side, dtype), factor)
+    return jax.tree.map(lambda side: jnp.asarray(side, dtype), given)
 
 
 class Factored(AbstractWeight):
@@ -112,22 +167,31 @@ class Factored(AbstractWeight):
 
     trail: Trail = eqx.field(static=True)
     factors: LowRank
+    shift: Float[Array | np.ndarray, "*stack outputs"] | None
+
+    @staticmethod
+    def start(name: str, shape: tuple[int, ...], given: LowRank | AffineLowRank) -> "Factored":
+        """The leaf itself."""
+        trail = Trail.start(name, shape)
+        if isinstance(given, AffineLowRank):
+            return Factored(trail, given.factors, given.shift)
+        return Factored(trail, given, None)
 
     def moved(self, move: Callable[..., Any], trail: Trail) -> "Factored":
-        return Factored(trail, self.factors)
+        return Factored(trail, self.factors, self.shift)
 
     def mapped(self, function: Callable[..., Any]) -> "Factored":
-        return Factored(self.trail, jax.tree.map(function, self.factors))
+        return Factored(self.trail, *jax.tree.map(function, (self.factors, self.shift)))
 
     def stacked(self, length: int) -> "Factored":
         if not self.trail.axes[0]:  # a leaf with one slice is no stack
-            return Factored(self.trail, jax.tree.map(lambda side: side[None], self.factors))
+            return self.mapped(lambda side: side[None])
         if self.factors.ndim < 3 or self.factors.shape[0] != length:
             self._refuse(f"a stack of {length} matrices, for the loop that slices it")
         return self
 
     def slice(self, depth: int) -> "Factored":
-        return Factored(self.trail.slice(depth), self.factors)
+        return Factored(self.trail.slice(depth), self.factors, self.shift)
 
     def entries(self, reason: str, scope: Scope) -> Any:
         raise ValueError(
@@ -137,8 +201,8 @@ class Factored(AbstractWeight):
     def contracted(self, other: Any, contraction: Contraction, scope: Scope) -> Any:
         summed, batch, options = contraction.summed, contraction.batch, contraction.options
         free = [k for k in range(len(self.trail.axes)) if k not in (*summed, *batch)]
-        near, far = self._sides(summed, batch, free, scope)
-        # near is (batch, summed, rank), far is (batch, rank, free)
+        near, far, shift = self._parts(summed, batch, free, scope)
+        # near is (batch, summed, rank), far is (batch, rank, free), shift is (batch, free)
         places = tuple(range(len(batch)))
         first = (
             (contraction.other_summed, _after(batch, summed)),
@@ -147,20 +211,23 @@ class Factored(AbstractWeight):
         partial = lax.dot_general(other, near, first, **{**options, "out_sharding": None})
         second = (((partial.ndim - 1,), (len(batch),)), (places, places))
         result = lax.dot_general(partial, far.astype(partial.dtype), second, **options)
+        if shift is not None:
+            rows = range(len(batch), result.ndim - len(free))
+            result += jnp.expand_dims(shift, tuple(rows)).astype(result.dtype)
         if contraction.weight_first:
             result = jnp.moveaxis(result, range(-len(free), 0), _after(batch, free))
         return result
 
     def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
         window = len(self.trail.axes) - 3
-        near, far = self._sides(range(2, 3 + window), (0,), (1,), scope)
+        near, far, shift = self._parts(range(2, 3 + window), (0,), (1,), scope)
         groups, rank, outputs = far.shape
         # near is (groups, inputs, *window, rank): the filters of a group, side by side
         filters = jnp.moveaxis(near, -1, 1).reshape(groups * rank, *near.shape[1:-1])
         partial = lax.conv_general_dilated_p.bind(other, filters, **options)
         mixing = far.swapaxes(1, 2).reshape(groups * outputs, rank, *[1] * window)
         numbers = options["dimension_numbers"]
-        return lax.conv_general_dilated_p.bind(
+        result = lax.conv_general_dilated_p.bind(
             partial,
             mixing.astype(partial.dtype),
             **{
@@ -171,10 +238,17 @@ class Factored(AbstractWeight):
                 "lhs_dilation": (1,) * window,
             },
         )
+        if shift is not None:
+            _, features, *_ = numbers.out_spec
+            spread = [-1 if axis == features else 1 for axis in range(result.ndim)]
+            result += shift.reshape(spread).astype(result.dtype)
+        return result
 
-    def _sides(self, summed: Any, batch: Any, free: Any, scope: Scope) -> tuple[Array, Array]:
-        """The factor that the product meets first, (*batch, *summed, rank), and the other,
-        (*batch, rank, *free).
+    def _parts(
+        self, summed: Any, batch: Any, free: Any, scope: Scope
+    ) -> tuple[Array, Array, Array | None]:
+        """The factor that the product meets first, (*batch, *summed, rank), the other,
+        (*batch, rank, *free), and the shift, (*batch, *free).
         """
         view = self.trail.view(summed, batch)
         first = scope.views.setdefault(self.trail.path, view)
@@ -182,6 +256,11 @@ class Factored(AbstractWeight):
         backward = (first.outputs, first.inputs) == (view.inputs, view.outputs)
         if first.stack != view.stack or not (forward or backward):
             self.entries("it is multiplied along different axes at different places", scope)
+        if self.shift is not None and not forward:
+            raise ValueError(
+                f"{self.trail.path} is also multiplied transposed, where a shift of its outputs "
+                "has no place. Replace it by a `LowRank`, without a shift."
+            )
         factors = self.factors if forward else self.factors.T
         *stack, inputs, outputs = factors.shape
         axes = self.trail.axes
@@ -190,7 +269,10 @@ class Factored(AbstractWeight):
             self._refuse(f"{first.matrix_shape}, as it is multiplied")
         near = _arranged(factors.left, axes, batch, summed)
         far = _arranged(factors.right.swapaxes(-1, -2), axes, batch, free)
-        return near, jnp.moveaxis(far, -1, len(batch))
+        shift = self.shift
+        if shift is not None:
+            shift = _arranged(shift[..., None], axes, batch, free)[..., 0]
+        return near, jnp.moveaxis(far, -1, len(batch)), shift
 
     def _refuse(self, wanted: str) -> None:
         raise ValueError(

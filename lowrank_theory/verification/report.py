@@ -4,47 +4,20 @@ The page needs nothing but its own file: formulas are MathML, figures are inline
 fetched. Every file is a function of the `Record` alone, and replaces its predecessor in one step.
 """
 
-import base64
 import dataclasses
-import importlib.metadata
-import io
-import math
-import platform
-import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
-import jinja2
-import latex2mathml.converter
-import matplotlib as mpl
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from lowrank_theory import plotting
 from lowrank_theory._files import plain, to_json, write_atomically
+from lowrank_theory._page import number, render, svg, versions
 from lowrank_theory.networks.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractTheorem
 from lowrank_theory.verification.monte_carlo import Report, StatementReport, Verdict
-
-PACKAGES = ("lowrank_theory", "jax", "jaxlib", "numpy", "scipy")
-
-_SPAN = re.compile(
-    r"\$\$(?P<display>[^$]+)\$\$|\$(?P<math>[^$]+)\$|`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*"
-)
-_NEXT_ITEM = re.compile(r"\n- (?=[^$]*(?:\$[^$]*\$[^$]*)*\Z)")  # not the minus of a formula
-
-# Where no mathematical font is installed, browsers leave out the sign of a root, draw norms at odd
-# heights, and forget letter styles: a formula would be wrong, not just plain.
-_PORTABLE = {
-    ' xmlns="http://www.w3.org/1998/Math/MathML"': "",
-    "<msqrt>": '<mrow><mo stretchy="false" lspace="0" rspace="0">√</mo><mrow class="root">',
-    "</msqrt>": "</mrow></mrow>",
-    "<mo>&#x02016;</mo>": '<mo stretchy="false" lspace="0" rspace="0">‖</mo>',
-    '<mi mathvariant="double-struck">E</mi>': "<mi>𝔼</mi>",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +60,7 @@ class Record:
     @property
     def versions(self) -> dict[str, str]:
         """The versions on which the numbers depend."""
-        return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+        return versions()
 
     @property
     def command(self) -> str:
@@ -119,10 +92,9 @@ def write(record: Record, folder: Path) -> None:
 
     Everything is rendered before the first file is written. Raises `OSError` where that fails.
     """
-    figures = {"tightness": _svg(plotting.tightness(record.report))}
+    figures = {"tightness": svg(plotting.tightness(record.report))}
     if record.layers:
-        figures["layer_errors"] = _svg(plotting.layer_errors(record.layers))
-        figures["layer_accuracy"] = _svg(plotting.layer_accuracy(record.layers))
+        figures["layer_errors"] = svg(plotting.layer_errors(record.layers))
     page = _page(record, figures)
     write_atomically(folder / "report.json", to_json(record.everything()))
     for name, content in figures.items():
@@ -133,59 +105,9 @@ def write(record: Record, folder: Path) -> None:
 # --- the parts of the page ------------------------------------------------------------------------
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """`value` to a few significant digits; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
-
-
 def _range(values: Sequence[float]) -> str:
     low, high = number(min(values)), number(max(values))
     return low if low == high else f"{low} to {high}"
-
-
-def percent(value: float | None) -> str:
-    """A fraction as a percentage; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.4g} %"
-
-
-def prose(text: str) -> Markup:
-    r"""A docstring as HTML: paragraphs, lists, `code`, **strong**, and $\TeX$ as MathML."""
-    blocks = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        if block.startswith("- "):
-            items = [Markup().join(_spans(item)) for item in _NEXT_ITEM.split(block[2:])]
-            listed = Markup("\n").join(Markup("<li>{}</li>").format(item) for item in items)
-            blocks.append(Markup("<ul>{}</ul>").format(listed))
-        else:
-            blocks.append(Markup("<p>{}</p>").format(Markup().join(_spans(block))))
-    return Markup("\n").join(blocks)
-
-
-def _spans(text: str) -> Iterable[Markup]:
-    end = 0
-    for match in _SPAN.finditer(text):
-        yield escape(text[end : match.start()])
-        end = match.end()
-        if match["display"]:
-            yield _mathml(match["display"], "block")
-        elif match["math"]:
-            yield _mathml(match["math"], "inline")
-        else:
-            tag = "code" if match["code"] else "strong"
-            yield Markup(f"<{tag}>{{}}</{tag}>").format(match["code"] or match["strong"])
-    yield escape(text[end:])
-
-
-def _mathml(tex: str, display: Literal["block", "inline"]) -> Markup:
-    mathml = latex2mathml.converter.convert(tex, display=display)
-    for old, new in _PORTABLE.items():
-        mathml = mathml.replace(old, new)
-    return Markup(mathml)
 
 
 def _docstring(theorem: AbstractTheorem) -> tuple[str, str]:
@@ -227,30 +149,7 @@ def _one_line(setting: Any) -> str:
     return text.replace("( ", "(").replace(" )", ")")
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # run from a checkout
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # Without a salt and with a date, no two runs would write the same file.
-    with mpl.rc_context({"svg.hashsalt": "lowrank_theory", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
 def _page(record: Record, figures: Mapping[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "prose": prose}
     names = {statement.name for statement in record.report.statements}
     theorems = [
         (theorem.name, *_docstring(theorem))
@@ -258,7 +157,9 @@ def _page(record: Record, figures: Mapping[str, bytes]) -> str:
         if names & {*theorem.statements}
     ]
     verdicts = [statement.verdict for statement in record.report.statements]
-    return environment.get_template("report.html.jinja").render(
+    return render(
+        Path(__file__).with_name("report.html.jinja"),
+        figures,
         record=record,
         counts={verdict.value: verdicts.count(verdict) for verdict in Verdict},
         statements=list(
@@ -271,8 +172,4 @@ def _page(record: Record, figures: Mapping[str, bytes]) -> str:
         ),
         theorems=theorems,
         layers=record.layers,
-        figures={
-            name: Markup("data:image/svg+xml;base64,") + base64.b64encode(content).decode()
-            for name, content in figures.items()
-        },
     )

@@ -38,6 +38,7 @@ from lowrank_theory.verification.sampling import Point, Sample, by_name, join, m
 
 TASKS = 16  # a sweep comes in at least so many, as far as it has points,
 LARGEST = 16_384  # and none of them has more trials
+APART = 16  # plans that begin one after another stand so far apart
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "equinox")
 
 Progress = Callable[[str, int, int], None]
@@ -76,6 +77,8 @@ def sweep(
 
     To compile is dearer than to measure, so a plan is one task for one worker, which keeps what it
     has compiled. Only where there are few plans, or many trials, is each step spread over several.
+    Neighbours draw alike: begun at once, they would be compiled twice, by two workers that share
+    what is compiled.
     `progress(name, done, total)` is called after each point of a plan. Raises `LostWorkerError`
     where a worker ends before its work does; what was finished by then is in the `store`.
     """
@@ -87,7 +90,7 @@ def sweep(
     def take(course: _Course, point: Point, sample: Sample) -> None:
         course.samples[point.name] = sample
         if progress:
-            progress(course.plan.name, len(course.samples), course.plan.points())
+            progress(course.plan.name, len(course.samples), course.points)
 
     def submit(course: _Course) -> None:
         """The tasks of the next step; those of the one after where all of it is known."""
@@ -126,8 +129,9 @@ def sweep(
 
     try:
         with lost_workers():
-            for course in courses:
-                submit(course)
+            for start in range(APART):
+                for course in courses[start::APART]:
+                    submit(course)
             while pending:
                 for future in concurrent.futures.wait(pending, return_when="FIRST_COMPLETED").done:
                     collect(future)
@@ -151,6 +155,11 @@ class _Course:
         self.result: Any = None
         self._steps = plan.steps()
         self._asked = next(self._steps)
+
+    @functools.cached_property
+    def points(self) -> int:
+        """How many points the plan takes."""
+        return self.plan.points()
 
     def missing(self) -> list[Point]:
         """The points to be measured next; none once there is a result."""

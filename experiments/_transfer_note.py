@@ -1,0 +1,323 @@
+"""The tables of `paper_notes/transfer.md`, from the numbers of the figures."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+AGNOSTIC, SAME, DRIVEN, SEQUENTIAL = (
+    "data-agnostic",
+    "data-agnostic, same ranks",
+    "data-driven",
+    "sequential",
+)
+
+Row = dict[str, Any]
+
+
+def at(rows: Sequence[Row], method: str) -> dict[float, Row]:
+    """The rows of one method, by budget."""
+    return {row["budget"]: row for row in rows if row["method"] == method}
+
+
+def half(rows: Sequence[Row], method: str) -> Row:
+    """The row of one method nearest to half size."""
+    by_budget = at(rows, method)
+    return by_budget[min(by_budget, key=lambda share: abs(share - 0.5))]
+
+
+def filled(note: str, folder: Path) -> str:
+    """The note with each table that it has a place for made anew from the figures' numbers.
+
+    The place of a table is between `<!-- table: name -->` and `<!-- end -->`.
+    """
+    for name, (source, made) in TABLES.items():
+        file = folder / f"{source}.json"
+        if file.is_file():
+            place = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+            text = made(json.loads(file.read_text()))
+            note = re.sub(place, lambda m, t=text: f"{m[1]}\n{t}\n\n{m[2]}", note, flags=re.DOTALL)
+    return note
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    if value is None:
+        return "none"
+    if not value:
+        return "0"
+    return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 10**digits else _power(value, digits)
+
+
+def _power(value: float, digits: int) -> str:
+    if abs(value) >= 1:
+        return f"{float(f'{value:.{digits}g}'):,.0f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def three(found: Row | None) -> str:
+    if found is None:
+        return "none"
+    return " / ".join(number(found[name]) for name in ("least", "median", "largest"))
+
+
+def _size_table(numbers: Row) -> str:
+    header = ["network", "share", "dense", "truncated", "same ranks", "fitted", "sequential"]
+    header += ["95 % interval of the change, fitted"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        by_method = {m: at(found["sizes"], m) for m in (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)}
+        for budget, row in by_method[DRIVEN].items():
+            values = [number(each[budget]["metric"], 4) for each in by_method.values()]
+            dense = number(found["metric"]["value"], 4)
+            interval = f"{number(row['low'])} to {number(row['high'])}"
+            rows.append([name, f"{100 * budget:g} %", dense, *values, interval])
+    return table(header, rows)
+
+
+def _error_table(numbers: Row) -> str:
+    header = ["network", "share", "truncated", "same ranks", "fitted", "sequential"]
+    header += ["sequential / fitted, held out", "on calibration"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        by_method = {m: at(found["sizes"], m) for m in (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)}
+        for pair in found["sequential"]:
+            budget = pair["budget"]
+            values = [number(each[budget]["error_held_out"]) for each in by_method.values()]
+            both = [number(pair["held_out"]), number(pair["calibration"])]
+            rows.append([name, f"{100 * budget:g} %", *values, *both])
+    return table(header, rows)
+
+
+def _layer_table(numbers: Row) -> str:
+    header = ["network", "layers", "pairs", "truncated / fitted", "exceptions", "largest"]
+    header += ["fitted / optimum", "scaled / fitted", "exceptions"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        agnostic, diagonal = found["driven_and_agnostic"], found["driven_and_diagonal"]
+        worst = max((each["times"] for each in agnostic["exceptions"]), default=None)
+        rows.append(
+            [
+                name,
+                str(found["layers"]),
+                str(agnostic["pairs"]),
+                three(agnostic["gain"]),
+                str(len(agnostic["exceptions"])),
+                number(worst) if worst else "",
+                three(found["driven_over_optimum"]),
+                three(diagonal["gain"]),
+                str(len(diagonal["exceptions"])),
+            ]
+        )
+    return table(header, rows)
+
+
+def _bound_table(numbers: Row) -> str:
+    header = ["network", "pairs", "price / error", "violated", "price ≥ 1"]
+    header += ["recovery / error", "violated", "recovery ≥ 1"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        cells = [
+            [three(each["looseness"]), str(each["violated"]), str(each["above_the_outputs"])]
+            for each in (found["price"], found["recovery"])
+        ]
+        rows.append([name, str(found["price"]["pairs"]), *cells[0], *cells[1]])
+    return table(header, rows)
+
+
+def _hypothesis_table(numbers: Row) -> str:
+    header = ["hypothesis", "statement", *numbers["networks"]]
+    names = {
+        (row["statement"], row["name"])
+        for found in numbers["networks"].values()
+        for row in found["failing"]
+    }
+    rows = []
+    for statement, name in sorted(names):
+        cells = []
+        for found in numbers["networks"].values():
+            key = (statement, name)
+            rows_here = [r for r in found["failing"] if (r["statement"], r["name"]) == key]
+            cell = f"0 of {found['layers']}"
+            if rows_here:
+                (row,) = rows_here
+                times = row["times_allowed"]
+                cell = f"{row['layers']} of {row['of']}"
+                cell += f" ({number(times['median'])} ×)" if times else ""
+            cells.append(cell)
+        rows.append([name, f"`{statement}`", *cells])
+    return table(header, rows)
+
+
+def _residual_table(numbers: Row) -> str:
+    header = ["network", "largest value / edge", "distance of the law", "rows that count as one"]
+    rows = [
+        [
+            name,
+            three(found["edge_ratio"]),
+            three(found["distance"]),
+            three(
+                found["effective_share"]
+                and {
+                    "least": 1 / found["effective_share"]["largest"],
+                    "median": 1 / found["effective_share"]["median"],
+                    "largest": 1 / found["effective_share"]["least"],
+                }
+            ),
+        ]
+        for name, found in numbers["networks"].items()
+    ]
+    return table(header, rows)
+
+
+def _certificate_table(numbers: Row) -> str:
+    header = ["network", "loss of the network", "its certificate", "certificates of layers"]
+    header += ["certificate / loss of a layer", "vacuous"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        fitted = half(found["sizes"], DRIVEN)
+        layers = found["certificates"]
+        rows.append(
+            [
+                name,
+                number(fitted["output_loss"]),
+                number(fitted["certificate"]),
+                three(layers["layers"]),
+                three(layers["over_loss"]),
+                f"{layers['vacuous']} of {layers['of']}",
+            ]
+        )
+    return table(header, rows)
+
+
+def _composition_table(numbers: Row) -> str:
+    header = ["network", "measured", "root of squares", "sum", "telescoping"]
+    header += ["`telescoping`", "`residuals`"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        each = found["composition"]
+        shown = (
+            "measured",
+            "root_of_squares",
+            "sum",
+            "telescoping",
+            "telescoping_bound",
+            "residuals_bound",
+        )
+        rows.append([name, *(number(each[k]) if each[k] else "" for k in shown)])
+    return table(header, rows)
+
+
+def _time_table(numbers: Row) -> str:
+    header = ["network", "units at once", "dense (ms)", "factored (ms)", "times faster"]
+    header += ["multiply-adds / dense"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        fitted = half(found["sizes"], DRIVEN)
+        rows += [
+            [
+                name,
+                str(timed["batch"]),
+                number(1e3 * timed["dense"]),
+                number(1e3 * timed["factored"]),
+                number(timed["speedup"]),
+                number(fitted["multiply_adds"]),
+            ]
+            for timed in found["times"]
+        ]
+    return table(header, rows)
+
+
+def _calibration_table(numbers: Row) -> str:
+    header = ["network", "layer", "rank", "unit", "rows in a unit"]
+    header += ["Gaussian rows: first order", "measured", "real rows: first order", "measured"]
+    header += ["whole units: first order", "measured", "rows that count as one"]
+    rows = []
+    for found in numbers["results"]:
+        ways = {way["way"]: way for way in found["ways"]}
+        cells = []
+        for way in ("Gaussian", "single", "whole"):
+            names = ("rows_first_order", "rows_measured")
+            cells += [number(ways[way][name]) if way in ways else "" for name in names]
+        cost = ways["whole"]["constant"] / ways["single"]["constant"] if "whole" in ways else None
+        inputs, outputs = found["shape"]
+        rows.append(
+            [
+                found["network"],
+                f"{inputs} × {outputs}",
+                str(found["rank"]),
+                found["unit"],
+                number(found["rows"] / found["units"]),
+                *cells,
+                number(cost) if cost else "",
+            ]
+        )
+    return table(header, rows)
+
+
+def _dependence_table(numbers: Row) -> str:
+    header = ["network", "layer", "shape", "rank", "rows in a unit"]
+    header += ["Gaussian rows for 1 %", "real / Gaussian", "whole units / real"]
+    rows = []
+    for found in numbers["results"]:
+        for each in (found, *found["others"]):
+            constants = each["constants"]
+            whole = constants.get("whole")
+            inputs, outputs = each["shape"]
+            rows.append(
+                [
+                    found["network"],
+                    f"`{each['layer']}`",
+                    f"{inputs} × {outputs}",
+                    str(each["rank"]),
+                    number(each["rows"] / each["units"]),
+                    number(constants["Gaussian"] / numbers["excess"]),
+                    number(constants["single"] / constants["Gaussian"]),
+                    number(whole / constants["single"]) if whole else "",
+                ]
+            )
+    return table(header, rows)
+
+
+def _coverage_table(numbers: Row) -> str:
+    by_network: dict[str, list[Row]] = {}
+    for found in numbers["results"]:
+        usual = next(row for row in found["by_probability"] if row["failure_probability"] == 0.05)
+        by_network.setdefault(found["network"] or "artificial", []).append(usual)
+    _, *controls = numbers["results"][0]["by_probability"][0]["independent"]
+    header = ["network", "laws", "certificate", "against the others"]
+    header += [*(f"control: {name}" for name in controls), "certificate / mean loss"]
+    rows = []
+    for name, found in by_network.items():
+        above = [each["bound_over_mean_median"] for each in found]
+        failures = [
+            [each["independent"]["certificate"]["rate"] for each in found],
+            [each["split"]["rate"] for each in found if "split" in each],
+            *([each["independent"][control]["rate"] for each in found] for control in controls),
+        ]
+        shares = [f"{100 * max(each):.1f} %" if each else "" for each in failures]
+        above = f"{number(min(above))} to {number(max(above))}"
+        rows.append([name, str(len(found)), *shares, above])
+    return table(header, rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "size": ("transfer_summary", _size_table),
+    "errors": ("transfer_summary", _error_table),
+    "layers": ("transfer_summary", _layer_table),
+    "bounds": ("transfer_summary", _bound_table),
+    "hypotheses": ("transfer_summary", _hypothesis_table),
+    "residuals": ("transfer_summary", _residual_table),
+    "certificates": ("transfer_summary", _certificate_table),
+    "coverage": ("certificate_coverage", _coverage_table),
+    "composition": ("transfer_summary", _composition_table),
+    "times": ("transfer_summary", _time_table),
+    "calibration": ("transfer_calibration", _calibration_table),
+    "dependence": ("transfer_calibration", _dependence_table),
+}

@@ -1,0 +1,221 @@
+"""How often certificates of compressed networks fail, and how near they come to the mean loss.
+
+Networks whose data are not at hand (see README, Real data) are left out.
+
+python experiments/certificate_coverage.py [--quick]
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from scipy import stats
+
+from _save import CONFIDENCE, column, run
+from lowrank_theory.networks.catalogue import CASES
+from lowrank_theory.networks.compress import Parameters, compress
+from lowrank_theory.networks.held_out import output_errors, unit_errors
+from lowrank_theory.plotting import GREY, LIMIT, SERIES, legend_above, panels
+from lowrank_theory.theorems.held_out_certificate import HeldOut, held_out_certificate
+
+SEED = 23
+SHARES = (0.5, 0.25)
+HELD_OUT = {"digits": 597, "mnist": 2_000, "resnet20": 1_000}
+OUTPUT = "output"
+UNITS = (25, 50, 100, 200, 400)
+FEW = 50
+FAILURE_PROBABILITIES = (0.01, 0.02, 0.05, 0.1, 0.2)
+USUAL = 0.05
+ROWS = 10
+ARTIFICIAL = {
+    "one unit in fifty loses everything": np.repeat([0.01, 1.0], [196, 4]),
+    "every other unit loses nearly everything": np.repeat([0.1, 0.9], 100),
+}
+
+Losses = Float[np.ndarray, "draws units"]
+Limit = Callable[[Losses, float], Float[np.ndarray, " draws"]]
+
+
+def certificates(losses: Losses, failure_probability: float) -> Float[np.ndarray, " draws"]:
+    """The bounds of `certify_losses`, of each row."""
+    with jax.enable_x64(True):
+        return np.asarray(_certificates(losses, failure_probability))
+
+
+@jax.jit
+def _certificates(losses: Array, failure_probability: Any) -> Array:
+    def limit(row: Array) -> Array:
+        unknown, stated = jnp.asarray(jnp.nan), jnp.asarray(True)
+        held_out = HeldOut(row, jnp.ones(()), jnp.asarray(jnp.inf), stated, unknown)
+        return held_out_certificate.betting.limit(held_out, row, failure_probability)
+
+    return jax.vmap(limit)(losses)
+
+
+def sorted_certificates(losses: Losses, failure_probability: float) -> np.ndarray:
+    """A control: the order of the units is chosen by their losses."""
+    return certificates(np.sort(losses, axis=1), failure_probability)
+
+
+def normal_limits(losses: Losses, failure_probability: float) -> np.ndarray:
+    """A control: the mean and so many standard errors, as if it were normal."""
+    errors = losses.std(axis=1, ddof=1) / losses.shape[1] ** 0.5
+    return losses.mean(axis=1) + stats.norm.ppf(1 - failure_probability) * errors
+
+
+def repeated_certificates(losses: Losses, failure_probability: float) -> np.ndarray:
+    """A control: ten rows of one unit, here all alike, are taken for ten units."""
+    units = losses.shape[1] // ROWS
+    return certificates(np.repeat(losses[:, :units], ROWS, axis=1), failure_probability)
+
+
+LIMITS: dict[str, Limit] = {
+    "certificate": certificates,
+    "repeated": repeated_certificates,
+    "sorted": sorted_certificates,
+    "normal": normal_limits,
+}
+
+
+def rate(failed: np.ndarray) -> dict[str, float]:
+    """How often, with its exact interval."""
+    count = int(np.sum(failed))
+    interval = stats.binomtest(count, failed.size).proportion_ci(CONFIDENCE, "exact")
+    return {"rate": count / failed.size, "low": float(interval.low), "high": float(interval.high)}
+
+
+def populations(*, quick: bool) -> Iterator[tuple[dict[str, Any], Float[np.ndarray, " units"]]]:
+    """Artificial laws of losses; the losses of all held-out units, whole network and each layer."""
+    for name, losses in ARTIFICIAL.items():
+        yield {"network": None, "layer": name, "share": None}, losses
+    for name, units in HELD_OUT.items():
+        case = CASES[name]
+        if (quick and name != "digits") or case.missing():
+            continue
+        network = case.load(dataclasses.replace(case.sizes, units=units))
+        function, parameters = network.function, network.parameters
+        for share in SHARES:
+            small = compress(
+                function,
+                parameters,
+                network.calibration,
+                Parameters(share),
+                select=network.select,
+            )
+            whole = output_errors(function, parameters, small, network.units)
+            layers = unit_errors(function, parameters, small, network.units)
+            for layer, losses in {OUTPUT: whole, **layers}.items():
+                yield {"network": name, "layer": layer, "share": share}, losses
+
+
+def studied(
+    losses: np.ndarray, units: int, failure_probability: float, draws: int, seed: list[int]
+) -> dict[str, Any]:
+    """Certificates, and the controls, of units drawn from these.
+
+    - `independent`: with replacement. The mean of the law is then that of all losses, and every
+      hypothesis of the certificate is true;
+    - `split`: without replacement, against the mean of the units that were not drawn. That differs
+      from draw to draw, and is not quite what is promised.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = losses[generator.integers(losses.size, size=(draws, units))]
+    limits = {name: limit(drawn, failure_probability) for name, limit in LIMITS.items()}
+    bounds, mean = limits["certificate"], losses.mean()
+    result = {
+        "units": units,
+        "failure_probability": failure_probability,
+        "independent": {name: rate(limit < mean) for name, limit in limits.items()},
+        "bound_median": float(np.median(bounds)),
+        "bound_over_mean_median": float(np.median(bounds) / mean),
+        "vacuous": float(np.mean(bounds >= 1)),
+    }
+    if units < losses.size:
+        shuffled = generator.permuted(np.tile(losses, (draws, 1)), axis=1)
+        bounds = certificates(shuffled[:, :units], failure_probability)
+        result["split"] = rate(bounds < shuffled[:, units:].mean(axis=1))
+    return result
+
+
+def measure(*, quick: bool) -> dict[str, Any]:
+    draws = 200 if quick else 1_000
+    results = []
+    for number, (whose, losses) in enumerate(populations(quick=quick)):
+        results.append(
+            {
+                **whose,
+                "held_out": losses.size,
+                "mean": float(losses.mean()),
+                "largest": float(losses.max()),
+                "by_units": [
+                    studied(losses, units, USUAL, draws, [SEED, number, units])
+                    for units in (UNITS[:2] if quick else UNITS)
+                ],
+                "by_probability": [
+                    studied(losses, FEW, probability, draws, [SEED, number, 0, index])
+                    for index, probability in enumerate(FAILURE_PROBABILITIES)
+                ],
+            }
+        )
+    return {"draws": draws, "failure_probability": USUAL, "units": FEW, "results": results}
+
+
+def draw(numbers: dict[str, Any]) -> Figure:
+    figure, (failing, width) = panels(2, width=5.4, height=4.4)
+    results = numbers["results"]
+    real = [result for result in results if result["network"] is not None]
+
+    def worst(chosen: list[dict[str, Any]], *path: str) -> np.ndarray:
+        return np.max([column(each["by_probability"], *path, "rate") for each in chosen], axis=0)
+
+    promised = column(results[0]["by_probability"], "failure_probability")
+    lines = {
+        "certificate, independent units": worst(results, "independent", "certificate"),
+        "certificate, against the units not drawn": worst(real, "split"),
+        "control: units sorted by their losses": worst(results, "independent", "sorted"),
+        "control: rows of a unit counted as units": worst(results, "independent", "repeated"),
+        "control: normal interval": worst(results, "independent", "normal"),
+        "normal interval, real networks only": worst(real, "independent", "normal"),
+    }
+    for style, (label, rates) in zip(SERIES, lines.items(), strict=False):
+        failing.plot(promised, rates, **style, markersize=5, label=label)
+    failing.plot(promised, promised, **LIMIT, label="what is promised")
+    failing.set_xticks(promised[[0, 2, 3, 4]])
+    failing.set_xlabel("failure probability δ")
+    failing.set_ylabel(f"share of failures, worst case, {numbers['units']} units")
+
+    units = column(real[0]["by_units"], "units")
+    whole = [result for result in real if result["layer"] == OUTPUT]
+    for result in real:
+        if result["layer"] != OUTPUT:
+            bounds = column(result["by_units"], "bound_median")
+            width.plot(units, bounds, color=GREY, linewidth=0.6, zorder=1)
+    for style, result in zip(SERIES, whole, strict=False):
+        label = f"{result['network']}, {result['share']:.0%}: mean {result['mean']:.2g}"
+        bounds = column(result["by_units"], "bound_median")
+        width.plot(units, bounds, **style, markersize=5, label=label)
+    width.plot([], [], color=GREY, linewidth=0.6, label="a layer alone")
+    least = 1 - numbers["failure_probability"] ** (1 / units)
+    width.plot(units, least, **LIMIT, label="1 − δ^(1/n), where nothing is lost")
+    width.set_xscale("log")
+    width.set_yscale("log")
+    width.set_xticks(units, [f"{count:.0f}" for count in units])
+    width.set_xticks([], minor=True)
+    width.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    width.yaxis.set_major_formatter("{x:g}")
+    width.yaxis.set_minor_formatter(NullFormatter())
+    width.set_xlabel("held-out units")
+    width.set_ylabel(f"certificate (median, δ = {numbers['failure_probability']:g})")
+    width.legend(frameon=False, fontsize=8)
+    legend_above(figure, failing, 2)
+    return figure
+
+
+if __name__ == "__main__":
+    run(__file__, measure, draw, seed=SEED)

@@ -1,0 +1,218 @@
+r"""What may be promised of a compressed layer or network on new inputs, from held-out ones.
+
+A *unit* is whatever is drawn independently: a row, an image, a sequence, a document. What belongs
+to one unit, such as the patches of an image or the tokens of a sequence, depends on each other and
+counts once. Where the original gives $Y$ on a unit and the compressed one $\hat Y$, biases
+included, the loss of the unit is
+
+$$Z = \min\Bigl(1,\ \frac{\lVert Y - \hat Y\rVert_F^2}{\lVert Y\rVert_F^2}\Bigr),$$
+
+and where $Y = 0$ it is zero if $\hat Y = 0$ and one if not. So a unit that is wholly wrong counts
+one, however wrong it is, and outputs of zeros have loss one: a certificate of one says nothing.
+
+`theorems.held_out_certificate.betting`, with range one, makes of the losses of $n$ units a bound on
+the mean loss of their law, which holds with probability $1-\delta$ over these units. It rests on
+three things that no computation sees: the units are independent draws of one law; nothing was
+fitted to them, nor chosen by them (not even the better of two compressions); and they stand in an
+order that was fixed before their losses were known.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from lowrank_theory._numerics import AnyArray, check_array, check_same, rounding_allowance
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._recover import Recovery
+from lowrank_theory.theorems.held_out_certificate import certificate
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputCertificate:
+    r"""With probability at least $1-\delta$ over the held-out units, the mean loss of new units of
+    the same law is at most `bound`. The loss is a squared relative output error, clipped at one:
+    see `lowrank_theory.certification`.
+
+    - `bound`: what is certified;
+    - `mean`, `largest`: the mean and the largest loss of the held-out units;
+    - `units`: how many there were;
+    - `failure_probability`: $\delta$.
+    """
+
+    bound: float
+    mean: float
+    largest: float
+    units: int
+    failure_probability: float
+
+    @property
+    def relative_error(self) -> float:
+        r"""The square root of `bound`, which the mean of $\min(1, \lVert Y - \hat Y\rVert_F /
+        \lVert Y\rVert_F)$ does not exceed either (Jensen).
+        """
+        return math.sqrt(self.bound)
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether no less is certified than what outputs of zeros have."""
+        return self.bound >= 1 - rounding_allowance(1.0, self.units)
+
+    def require(self) -> "OutputCertificate":
+        """This certificate, or a `RuntimeError` where it is vacuous."""
+        if self.vacuous:
+            raise RuntimeError(
+                f"The certificate is vacuous: {self.units} units with a mean loss of "
+                f"{self.mean:.3g} do not show that new ones lose less than everything. Hold out "
+                "more units, or compress less."
+            )
+        return self
+
+    def __str__(self) -> str:
+        """What is certified, as a sentence."""
+        return (
+            f"With probability {1 - self.failure_probability:g} the mean squared relative output "
+            f"error of new units, each clipped at 1, is at most {self.bound:.3g}; that of "
+            f"{self.units} held-out units is {self.mean:.3g}."
+        )
+
+
+def certify(
+    observed: Observed,
+    recovery: Recovery,
+    *,
+    held_out: ArrayLike,
+    failure_probability: float,
+    held_out_compressed: ArrayLike | None = None,
+) -> OutputCertificate:
+    r"""Certify a recovered layer on units that it was not recovered from.
+
+    `held_out` is what the layer sees there: (units, inputs), one row each, or (units, rows,
+    inputs). The original outputs are $Y = XW + \mathbf 1b^\top$, those of the compressed layer
+    $\hat Y = XZ + \mathbf 1c^\top$ with the recovery's factors and bias.
+
+    Inside a compressed network a layer sees $\tilde X$ in place of $X$. A layer that was observed
+    with compressed activations is certified for that place: `held_out_compressed`, what it sees
+    there of the same rows, is then needed, and $\hat Y = \tilde XZ + \mathbf 1c^\top$. The promise
+    holds as long as the layers before it stay as they are.
+
+    Raises `ValueError` for a layer without weights, a recovery of another shape, fewer than two
+    units, units that are the rows of the calibration, arrays of wrong or different shapes or with
+    NaN, compressed activations missing, and $\delta$ outside (0, 1).
+    """
+    if not isinstance(observed, Observed):
+        raise ValueError(f"`observed` must be an `Observed`; got {type(observed).__name__}.")
+    if not isinstance(recovery, Recovery):
+        raise ValueError(f"`recovery` must be a `Recovery`; got {type(recovery).__name__}.")
+    weights, factors = observed.weights, recovery.factors
+    if weights is None:
+        raise ValueError(
+            "`observed` has no `weights`, so the outputs on new units are not known. Measure them, "
+            "and use `certify_losses(unit_losses(outputs, compressed_outputs), ...)`."
+        )
+    if factors.shape != weights.shape:
+        raise ValueError(
+            f"`recovery` is of a layer {factors.shape}, but `observed` is {weights.shape}."
+        )
+    inputs = _units("held_out", held_out, weights)
+    if len(inputs) < 2:
+        raise ValueError("`held_out` must have at least two units; got 1. Hold out more.")
+    _refuse_calibration(observed, inputs)
+    seen = inputs
+    if held_out_compressed is not None:
+        seen = _units("held_out_compressed", held_out_compressed, weights)
+        if seen.shape != inputs.shape:
+            raise ValueError(
+                f"`held_out_compressed` must be of the rows of `held_out`, {inputs.shape}; got "
+                f"{seen.shape}."
+            )
+    elif _has_compressed(observed):
+        raise ValueError(
+            "`observed` has compressed activations, so its replacement sees others than the "
+            "layer: give `held_out_compressed`, what it sees of the held-out rows."
+        )
+    left, right = np.asarray(factors.left, float), np.asarray(factors.right, float)
+    outputs = _shifted(inputs @ np.asarray(weights, float), observed.bias)
+    compressed_outputs = _shifted(seen @ left @ right, recovery.bias)
+    return certify_losses(unit_losses(outputs, compressed_outputs), failure_probability)
+
+
+def _units(name: str, value: ArrayLike, weights: AnyArray) -> Float[np.ndarray, "units *rows _in"]:
+    array = value if hasattr(value, "shape") else np.asarray(value)
+    rows = ("rows",) if len(np.shape(array)) == 3 else ()
+    checked = check_array(name, array, "units", *rows, "inputs")
+    check_same(name, checked.shape[-1], "weights", weights.shape[0], "inputs")
+    return np.asarray(checked, float)
+
+
+def _shifted(outputs: np.ndarray, bias: AnyArray | None) -> np.ndarray:
+    return outputs if bias is None else outputs + np.asarray(bias, float)
+
+
+def _has_compressed(observed: Observed) -> bool:
+    calibration = observed.calibration
+    streamed = calibration is not None and calibration.has_compressed
+    return streamed or observed.compressed_activations is not None
+
+
+def _refuse_calibration(observed: Observed, inputs: np.ndarray) -> None:
+    if observed.activations is not None:
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        if np.array_equal(rows, observed.activations):
+            raise ValueError(
+                "`held_out` has the very rows of `observed.activations`, on which the error is "
+                "smaller than on new ones. Give rows that were held out of the calibration."
+            )
+
+
+def certify_losses(losses: ArrayLike, failure_probability: float) -> OutputCertificate:
+    """Certify the mean of losses from zero to one, one for each independent unit, in an order that
+    was fixed before: those of `unit_losses`, of `networks.unit_errors` and
+    `networks.output_errors`, or one's own.
+
+    Several certificates hold together where the failure probability is divided by their number.
+
+    Raises `ValueError` for fewer than two losses, for losses that are NaN, negative or above one,
+    and for a probability outside (0, 1).
+    """
+    bound = float(certificate(losses, 1.0, failure_probability).value)
+    values = np.asarray(losses, float)
+    largest = float(values.max())
+    if largest > 1:
+        raise ValueError(
+            f"`losses` must be from 0 to 1; got {largest:.3g}. Clip them, and certify that."
+        )
+    return OutputCertificate(
+        bound, float(values.mean()), largest, values.size, float(failure_probability)
+    )
+
+
+def unit_losses(outputs: ArrayLike, compressed_outputs: ArrayLike) -> Float[np.ndarray, " units"]:
+    r"""The loss of each unit, $\min(1, \lVert Y - \hat Y\rVert_F^2 / \lVert Y\rVert_F^2)$, from
+    outputs of any shape (units, ...).
+
+    Raises `ValueError` for arrays that are empty, of integers, not finite, or of different shapes.
+    """
+    original, compressed = (
+        check_array(name, array, "units", *(f"axis {axis}" for axis in range(1, np.ndim(array))))
+        for name, array in (("outputs", outputs), ("compressed_outputs", compressed_outputs))
+    )
+    if original.shape != compressed.shape:
+        raise ValueError(
+            f"`compressed_outputs` must have the shape of `outputs`, {original.shape}; got "
+            f"{compressed.shape}."
+        )
+    original = np.asarray(original, float).reshape(len(original), -1)
+    errors = original - np.asarray(compressed, float).reshape(original.shape)
+    return relative_losses(np.sum(errors**2, axis=1), np.sum(original**2, axis=1))
+
+
+def relative_losses(
+    squared_errors: Float[np.ndarray, " units"], squared_norms: Float[np.ndarray, " units"]
+) -> Float[np.ndarray, " units"]:
+    """The losses of units whose squared errors and squared norms of the outputs are known."""
+    clipped = np.minimum(squared_errors, squared_norms)
+    positive = squared_norms > 0
+    return np.where(positive, clipped / np.where(positive, squared_norms, 1), squared_errors > 0)

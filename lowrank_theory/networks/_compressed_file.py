@@ -1,0 +1,210 @@
+"""The file of a compressed network: safetensors, with a header in JSON.
+
+The arrays are named by `jax.tree_util.keystr`. The header says of what network they are, what was
+done to each weight, and the SHA-256 of the whole file, in which the digest itself counts as zeros:
+a bit that has flipped anywhere is found.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jaxtyping import PyTree
+
+from lowrank_theory._files import plain, write_atomically
+from lowrank_theory.networks._follow import is_array
+from lowrank_theory.networks._views import Convolution, MatrixView, Piece
+from lowrank_theory.networks.compress import Compressed, CompressedLayer
+from lowrank_theory.networks.replace import AffineLowRank, replace
+from lowrank_theory.recovery._low_rank import LowRank
+
+_FORMAT, _VERSION = "lowrank_theory.compressed", 1
+_NO_DIGEST = b"0" * 64
+
+
+def write(compressed: Compressed, path: str | os.PathLike[str]) -> None:
+    """Write the parameters of a compressed network and what is known of them, in one step.
+
+    Raises `ValueError` for a dtype that safetensors does not have.
+    """
+    views = {name: each.view for name, each in compressed.layers.items() if each.rank is not None}
+    network = _named(compressed.parameters, views)
+    leaves = {name: leaf for name, leaf in _named(compressed.parameters).items() if is_array(leaf)}
+    arrays = {name: _stored(leaf) for name, leaf in leaves.items()}
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "sha256": _NO_DIGEST.decode(),
+        "network": {
+            name: _array(leaf.dtype, views[name].shape) if name in views else _described(leaf)
+            for name, leaf in network.items()
+        },
+        "dtypes": {name: array.dtype.name for name, array in arrays.items()},
+        "keys": {name: str(jax.random.key_impl(k)) for name, k in leaves.items() if _is_key(k)},
+        "layers": {name: dataclasses.asdict(each) for name, each in compressed.layers.items()},
+        "provenance": compressed.provenance,
+    }
+    text = json.dumps(plain(header), allow_nan=False)
+    try:
+        content = safetensors.numpy.save(arrays, {"compressed": text})
+    except safetensors.SafetensorError as problem:
+        raise ValueError(f"`parameters` has a leaf that cannot be saved: {problem}") from None
+    digest = hashlib.sha256(content).hexdigest().encode()
+    write_atomically(Path(path), content.replace(_NO_DIGEST, digest, 1))
+
+
+def load_compressed(
+    path: str | os.PathLike[str], function: Callable[..., Any], parameters: PyTree
+) -> Compressed:
+    """The compressed network that `Compressed.save` wrote; it gives the same outputs, bit for bit.
+
+    `function` and `parameters` are those of the dense network. Of its arrays only the shapes and
+    dtypes matter, so `jax.eval_shape` of what initialises them will do; leaves that are no arrays
+    (numbers, functions) are taken as they are given.
+
+    Raises `FileNotFoundError` if there is no file, and `ValueError` if it is truncated or damaged,
+    holds something else, was written by a newer version of this library, or is of a network with
+    other leaves.
+    """
+    path = Path(path)
+    header, arrays = _read(path)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
+    named = {jax.tree_util.keystr(place): leaf for place, leaf in leaves}
+    layers = {name: _layer(entry) for name, entry in header["layers"].items()}
+    replaced = [name for name, layer in layers.items() if layer.rank is not None]
+    _check_network(
+        path,
+        header["network"],
+        {
+            # A leaf that is replaced takes the dtype in which JAX would compute with it.
+            name: _array(jax.dtypes.canonicalize_dtype(leaf.dtype), leaf.shape)
+            if name in replaced and is_array(leaf)
+            else _described(leaf)
+            for name, leaf in named.items()
+        },
+    )
+    filled = [
+        _restored(arrays[name], leaf, header["keys"].get(name)) if name in arrays else leaf
+        for name, leaf in named.items()
+    ]
+    factors = {name: _factors(name, arrays) for name in replaced}
+    run, smaller = replace(function, jax.tree.unflatten(tree, filled), factors)
+    return Compressed(run, smaller, layers, header["provenance"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header and the arrays of a whole file, or a clear refusal."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r} of a compressed network.")
+    content = path.read_bytes()
+    try:
+        stored = safetensors.deserialize(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        header = json.loads(metadata.get("compressed", "null"))
+    except (safetensors.SafetensorError, ValueError) as problem:
+        raise _refusal(path, f"is truncated or no safetensors file ({problem})") from None
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise _refusal(path, "holds something else than a compressed network")
+    if header.get("version") != _VERSION:
+        raise ValueError(
+            f"The file {str(path)!r} has version {header.get('version')!r}; this library reads "
+            f"version {_VERSION}. Update `lowrank_theory`, or compress again."
+        )
+    digest = str(header.get("sha256"))
+    blank = content.replace(digest.encode(), _NO_DIGEST, 1)
+    if hashlib.sha256(blank).hexdigest() != digest:
+        raise _refusal(path, "is damaged: its SHA-256 is not the one that it states")
+    return header, {
+        name: np.frombuffer(each["data"], jnp.dtype(header["dtypes"][name])).reshape(each["shape"])
+        for name, each in stored
+    }
+
+
+def _refusal(path: Path, why: str) -> ValueError:
+    return ValueError(f"The file {str(path)!r} {why}. Give another file, or compress again.")
+
+
+def _check_network(path: Path, wanted: dict[str, str], given: dict[str, str]) -> None:
+    """The same leaves, or a refusal that shows three that differ."""
+    missing = "nothing"
+    differing = [
+        f"{name} is {wanted.get(name, missing)} there, and {given.get(name, missing)} here"
+        for name in wanted | given
+        if wanted.get(name) != given.get(name)
+    ]
+    if differing:
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(
+            f"The file {str(path)!r} is of a network with other leaves than `parameters`: "
+            f"{'; '.join(differing[:3])}{more}. Give the network that was compressed."
+        )
+
+
+# --- leaves --------------------------------------------------------------------------------------
+
+
+def _named(tree: PyTree, leaves: Container[str] = ()) -> dict[str, Any]:
+    """The leaves by path; what stands at the paths in `leaves` is one."""
+
+    def is_leaf(path: Any, _: Any) -> bool:
+        return jax.tree_util.keystr(path) in leaves
+
+    found, _ = jax.tree.flatten_with_path(tree, is_leaf, is_leaf_takes_path=True)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in found}
+
+
+def _array(dtype: Any, shape: tuple[int, ...]) -> str:
+    return f"{dtype}{list(shape)}"
+
+
+def _described(leaf: Any) -> str:
+    if is_array(leaf):
+        return _array(leaf.dtype, leaf.shape)
+    return repr(leaf) if isinstance(leaf, bool | int | float | complex | str) else "no array"
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _stored(leaf: Any) -> np.ndarray:
+    """The leaf in the order in which safetensors copies memory."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+
+
+def _restored(array: np.ndarray, given: Any, key: str | None) -> Any:
+    """The leaf of the file, NumPy's or JAX's as the one that it stands for."""
+    if key is not None:
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=key)
+    if isinstance(given, np.ndarray | np.generic):
+        return array
+    with jax.enable_x64(True):
+        return jnp.asarray(array)
+
+
+def _factors(name: str, arrays: dict[str, np.ndarray]) -> LowRank | AffineLowRank:
+    if f"{name}.left" in arrays:
+        return LowRank(arrays[f"{name}.left"], arrays[f"{name}.right"])
+    factors = LowRank(arrays[f"{name}.factors.left"], arrays[f"{name}.factors.right"])
+    return AffineLowRank(factors, arrays[f"{name}.shift"])
+
+
+def _layer(entry: dict[str, Any]) -> CompressedLayer:
+    view, sides = entry["view"], ("stack", "inputs", "outputs")
+    stack, inputs, outputs = (tuple(Piece(*piece) for piece in view[side]) for side in sides)
+    convolution = view["convolution"] and Convolution(*_tuples(view["convolution"]))
+    view = MatrixView(tuple(view["shape"]), stack, inputs, outputs, convolution)
+    return CompressedLayer(**{**entry, "view": view})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,117 @@
+"""What may be asked of a compression."""
+
+import abc
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lowrank_theory._numerics import check_fraction
+from lowrank_theory.networks.observe import Site
+from lowrank_theory.problems import Observed
+
+
+class AbstractTarget(eqx.Module):
+    """What is asked of a compression."""
+
+    @abc.abstractmethod
+    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
+        """What a number costs in a matrix or a factor, and in a shift."""
+
+
+class AbstractBudget(AbstractTarget):
+    """At most this share of what the selected weights cost dense, spent where it is needed most."""
+
+    share: eqx.AbstractVar[float]
+
+
+class Parameters(AbstractBudget):
+    """At most this share of the numbers."""
+
+    share: float
+
+    def __check_init__(self) -> None:
+        check_fraction("share", self.share)
+
+    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
+        """One each."""
+        return 1, 1
+
+
+class Bytes(AbstractBudget):
+    """At most this share of the bytes, in the dtypes in which the weights are stored."""
+
+    share: float
+
+    def __check_init__(self) -> None:
+        check_fraction("share", self.share)
+
+    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
+        """The size of the dtype."""
+        return itemsize, itemsize
+
+
+class MultiplyAdds(AbstractBudget):
+    """At most this share of the multiplications, of batches like the first. A shift takes none."""
+
+    share: float
+
+    def __check_init__(self) -> None:
+        check_fraction("share", self.share)
+
+    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
+        """One for each row."""
+        return site.rows, 0
+
+
+class AbstractRankTarget(AbstractTarget):
+    """A rank for each layer by itself. It stays dense where that rank would not save parameters."""
+
+    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
+        """One each."""
+        return 1, 1
+
+    @abc.abstractmethod
+    def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:
+        """The rank of a layer of these losses, at the ranks 0, 1, ..., with these matrices."""
+
+
+class LayerError(AbstractRankTarget):
+    r"""The smallest rank at which the relative error of the outputs, $\sqrt{\ell(r)}$, is at most
+    `relative`.
+    """
+
+    relative: float
+
+    def __check_init__(self) -> None:
+        check_fraction("relative", self.relative)
+
+    def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:
+        """The first that is accurate enough; the losses end within rounding of zero."""
+        accurate = losses <= self.relative**2
+        return int(np.argmax(accurate)) if accurate.any() else len(losses) - 1
+
+
+class RankRule(AbstractRankTarget):
+    """The rank that a rule of `rank_choice` finds, as in `RankRule(lambda observed:
+    screenot(observed, at_most=20))`; the largest of those of a stack.
+
+    The rule gets the weights and, for a method that looks at the data, rows that have the moments
+    of the activations, without their mean.
+    """
+
+    rule: Callable[[Observed], int | Int[Array, ""]]
+
+    def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:
+        """The largest that the rule finds."""
+        return max(int(self.rule(_with_rows(observed))) for observed in matrices)
+
+
+def _with_rows(observed: Observed) -> Observed:
+    if observed.calibration is None:
+        return Observed(weights=observed.weights)
+    energies, vectors = np.linalg.eigh(np.asarray(observed.calibration.gram(centred=True)))
+    rows = np.sqrt(np.maximum(energies, 0))[:, None] * vectors.T
+    # Squares hold half the digits: as float32, directions of no more than rounding do not count.
+    return Observed(weights=observed.weights, activations=rows.astype(np.float32))

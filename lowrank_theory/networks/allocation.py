@@ -1,0 +1,179 @@
+r"""The ranks of many layers under one budget.
+
+Layer $i$ loses $\ell_i(r)$ at rank $r$ and costs $c_i(r) = a_ir + b_i$; left dense, it loses
+nothing and costs $d_i$. Of each layer one option is taken,
+
+$$\min\ \sum_i\ell_i \quad\text{subject to}\quad \sum_ic_i \le B,$$
+
+a multiple-choice knapsack (Kellerer, Pferschy and Pisinger 2004, chapter 11). Taking the greatest
+gain, or gain per cost, step by step can miss the best by much: where one step costs 3 and gains 10,
+and two others cost 2 and gain 6 each, a budget of 4 is for the two.
+
+**Lower bound.** For each price $\lambda\ge0$ the minimum is at least $\sum_i\min_r(\ell_i +
+\lambda c_i) - \lambda B$. The best price is found by replacing the options of each layer by their
+lower convex hull: all steps of all hulls are taken in the order of their gain per cost until the
+budget is used up, the last of them in part. What this relaxation loses is the bound (Sinha and
+Zoltners 1979).
+
+Here allocations are built up layer by layer. With each choice of the first layers goes the bound on
+what it comes to; among those that cost no less and lose no less than another none is followed, and
+of the rest the `FOLLOWED` of lowest bound. The result is proved to be the best unless one that was
+given up had a bound below it, and then that bound is stated.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from lowrank_theory._numerics import check_count, check_positive
+
+FOLLOWED = 1_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossCurve:
+    """What a layer loses at each rank, and what that costs.
+
+    - `losses` at the ranks 0, 1, ..., non-increasing. Rank 0, through which nothing passes, is no
+      option;
+    - a rank costs `rank * per_rank + fixed`, and is an option where that is less than `dense`, what
+      the layer costs as it is, without any loss.
+
+    Raises `ValueError` for losses that are negative, not finite or increasing, and costs that are
+    not positive integers (`fixed` may be zero).
+    """
+
+    losses: Float[np.ndarray, " ranks"]
+    per_rank: int
+    fixed: int
+    dense: int
+
+    def __post_init__(self) -> None:
+        losses = np.asarray(self.losses, np.float64)
+        if losses.ndim != 1 or not losses.size or not np.all(np.isfinite(losses) & (losses >= 0)):
+            raise ValueError(
+                "`losses` must be finite non-negative numbers, one for each rank from 0; got "
+                f"{self.losses!r}."
+            )
+        if np.any(np.diff(losses) > 0):
+            raise ValueError("`losses` must not increase with the rank.")
+        object.__setattr__(self, "losses", losses)
+        for name, low in (("per_rank", 1), ("fixed", 0), ("dense", 1)):
+            check_count(name, getattr(self, name), low)
+
+    def cost(self, rank: int | None) -> int:
+        """What this rank costs, or the dense layer."""
+        return self.dense if rank is None else rank * self.per_rank + self.fixed
+
+    def paying(self) -> int:
+        """The largest rank that costs less than the dense layer; 0 if none does."""
+        below = (self.dense - self.fixed - 1) // self.per_rank
+        return max(0, min(len(self.losses) - 1, below))
+
+    def points(self) -> tuple[list[int | None], Float[np.ndarray, "options 2"]]:
+        """The options, from cheap to dear, and the cost and the loss of each. One that costs no
+        less and loses no less than another is left out.
+        """
+        ranks = [*range(1, self.paying() + 1), None]
+        losses = [*self.losses[1 : len(ranks)], 0.0]
+        kept = [k for k, loss in enumerate(losses) if k == 0 or loss < losses[k - 1]]
+        points = [(self.cost(ranks[k]), losses[k]) for k in kept]
+        return [ranks[k] for k in kept], np.array(points, np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """The rank of each layer (`None`: left dense), what they cost and lose together, and a bound:
+    no allocation within the budget loses less than `lower_bound`.
+    """
+
+    ranks: tuple[int | None, ...]
+    cost: int
+    loss: float
+    lower_bound: float
+
+
+def allocate(curves: Sequence[LossCurve], budget: float) -> Allocation:
+    """The ranks that lose least in sum within the budget.
+
+    Raises `ValueError` where the budget cannot be met, or where nothing has to be compressed for
+    it.
+    """
+    budget = check_positive("budget", budget)
+    options = [curve.points() for curve in curves]
+    cheapest = sum(int(points[0, 0]) for _, points in options)
+    dense = sum(curve.dense for curve in curves)
+    if budget >= dense:
+        raise ValueError(
+            f"`budget` is {budget:,.0f}, and the dense layers cost only {dense:,}: keep them."
+        )
+    if budget < cheapest:
+        raise ValueError(
+            f"`budget` is {budget:,.0f} of the {dense:,} that the dense layers cost. It cannot be "
+            f"met: at rank one, wherever that pays, they cost {cheapest:,}, a share of "
+            f"{math.ceil(1e4 * cheapest / dense) / 1e4:g}."
+        )
+    relaxed = _relaxed([points for _, points in options])
+    partial, steps, given_up = np.zeros((1, 2)), [], math.inf
+    for (_, points), rest in zip(options, relaxed[1:], strict=True):
+        candidates = (partial[:, None] + points).reshape(-1, 2)
+        left = budget - candidates[:, 0]
+        bounds = candidates[:, 1] + np.interp(left, *rest.T)
+        kept = np.flatnonzero(left >= rest[0, 0])
+        kept = kept[_undominated(candidates[kept])]
+        if len(kept) > FOLLOWED:
+            kept = kept[np.argsort(bounds[kept], kind="stable")]
+            given_up = min(given_up, float(bounds[kept[FOLLOWED]]))
+            kept = kept[:FOLLOWED]
+        partial = candidates[kept]
+        steps.append(np.divmod(kept, len(points)))
+    last, ranks = int(np.argmin(partial[:, 1])), []
+    loss = float(partial[last, 1])
+    for (names, _), (before, chosen) in zip(options[::-1], steps[::-1], strict=True):
+        ranks.append(names[chosen[last]])
+        last = before[last]
+    ranks.reverse()
+    cost = sum(curve.cost(rank) for curve, rank in zip(curves, ranks, strict=True))
+    return Allocation(tuple(ranks), cost, loss, min(loss, given_up))
+
+
+def _undominated(points: Float[np.ndarray, "points 2"]) -> np.ndarray:
+    """Which points lose less than all that cost no more."""
+    order = np.lexsort(points.T[::-1])
+    losses = points[order, 1]
+    best = np.minimum.accumulate(losses)
+    return order[np.concatenate([[True], losses[1:] < best[:-1]])]
+
+
+def _relaxed(options: list[np.ndarray]) -> list[Float[np.ndarray, "knots 2"]]:
+    """What the layers from the first on, the second on, ... lose least at each cost, by the convex
+    hulls of their options: the corners of a piecewise linear function. The last is of no layer.
+    """
+    start, steps = np.zeros(2), np.zeros((0, 2))
+    found = [start[None]]
+    for points in reversed(options):
+        hull = _hull(points)
+        steps = np.concatenate([steps, np.diff(hull, axis=0)])
+        steps = steps[np.argsort(steps[:, 1] / steps[:, 0], kind="stable")]
+        start = start + hull[0]
+        found.append(start + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)]))
+    return found[::-1]
+
+
+def _hull(points: Float[np.ndarray, "options 2"]) -> Float[np.ndarray, "corners 2"]:
+    """The lower convex hull of points from left to right."""
+    hull: list[np.ndarray] = []
+    for point in points:
+        while len(hull) > 1 and _rises(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return np.array(hull)
+
+
+def _rises(first: np.ndarray, middle: np.ndarray, last: np.ndarray) -> bool:
+    """Is the middle point on or above the line of the other two?"""
+    (run, fall), (next_run, next_fall) = middle - first, last - middle
+    return bool(fall * next_run >= next_fall * run)

@@ -1,0 +1,180 @@
+"""How far a compressed network is from the original on held-out units: layer by layer, and whole.
+
+A unit is a batch that holds one of what is drawn independently: an image, a sequence, a document.
+The losses are those of `lowrank_theory.certification`, for `certify_losses`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from lowrank_theory.certification import relative_losses
+from lowrank_theory.networks.compress import Compressed
+from lowrank_theory.networks.observe import Listener
+from lowrank_theory.networks.replace import AffineLowRank
+from lowrank_theory.recovery._low_rank import LowRank
+
+Progress = Callable[[int, int], None]
+
+
+def unit_errors(
+    function: Callable[[Any, Any], Any],
+    parameters: PyTree,
+    compressed: Compressed,
+    units: Sequence[PyTree],
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Float[np.ndarray, " units"]]:
+    r"""The losses of each layer alone, by its path, on what it meets in the original network.
+
+    On the rows $X$ of one unit, a layer with weights $W$, factors $L, R$ and shift $s$ loses
+    $\min(1, \lVert XW - XLR - \mathbf 1s^\top\rVert_F^2 / \lVert XW\rVert_F^2)$, computed in
+    float64. This is the product itself: a bias that the network adds later is in neither norm. The
+    slices of a stack and the uses of one weight are taken together. Layers that stayed dense are
+    left out.
+
+    `function` is compiled once for each shape of a unit; `progress(done, total)` is called after
+    every unit. Raises `ValueError` for no units, numbers that are not finite in one or on the way,
+    a function that cannot be traced, and a compressed network of another function.
+    """
+    layers = _replaced(parameters, compressed)
+    listener = Listener(function, parameters, layers.__contains__) if layers else None
+    squares = {path: np.zeros((2, len(units))) for path in layers}
+    for number, unit in _counted(units, progress):
+        met: set[str] = set()
+        name = f"units[{number}]"
+        for users, slices in listener.hear(unit, name, layers) if listener else ():
+            rows = [np.asarray(each, float) for each in slices]
+            for path, _ in users:
+                squares[path][:, number] += layers[path].squares(rows)
+                met.add(path)
+        if missing := layers.keys() - met:
+            raise ValueError(
+                f"`function` does not multiply by {', '.join(sorted(missing))}, which `compressed` "
+                "replaced: it must be the function that was compressed."
+            )
+        for path in layers:
+            _check_finite(squares[path][:, number], f"what {path} multiplies", name)
+    return {path: relative_losses(*both) for path, both in squares.items()}
+
+
+def output_errors(
+    function: Callable[[Any, Any], Any],
+    parameters: PyTree,
+    compressed: Compressed,
+    units: Sequence[PyTree],
+    *,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, " units"]:
+    """The losses of the whole network: all floating-point arrays that `function` returns for a
+    unit, taken together, against those of the compressed network.
+
+    Both are compiled once for each shape of a unit; `progress(done, total)` is called after every
+    unit. Raises `ValueError` for no units, NaN in one, units that the networks cannot take, and
+    outputs that are not finite, not floating point, or of other shapes.
+    """
+
+    @eqx.filter_jit
+    def both(dense: PyTree, smaller: PyTree, unit: PyTree) -> tuple[PyTree, PyTree]:
+        return function(dense, unit), compressed.function(smaller, unit)
+
+    squares = np.zeros((2, len(units)))
+    for number, unit in _counted(units, progress):
+        name = f"units[{number}]"
+        _check_unit(name, unit)
+        try:
+            results = both(parameters, compressed.parameters, unit)
+        except Exception as error:
+            raise ValueError(
+                f"`{name}` cannot be given to the networks: {type(error).__name__}: {error}"
+            ) from error
+        original, replaced = map(_floats, results)
+        shapes = [[array.shape for array in arrays] for arrays in (original, replaced)]
+        if not original or shapes[0] != shapes[1]:
+            raise ValueError(
+                "The networks must return floating-point arrays of the same shapes; got "
+                f"{shapes[0]} and {shapes[1]}."
+            )
+        for array, other in zip(original, replaced, strict=True):
+            squares[:, number] += _squares(array, other)
+        _check_finite(squares[:, number], "an output of one of the networks", name)
+    return relative_losses(*squares)
+
+
+class _Pair(NamedTuple):
+    """A weight and what replaced it; each a stack (slices, ...)."""
+
+    weights: Float[np.ndarray, "slices inputs outputs"]
+    left: Float[np.ndarray, "slices inputs rank"]
+    right: Float[np.ndarray, "slices rank outputs"]
+    shift: Float[np.ndarray, "slices outputs"]
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def squares(self, rows: list[Float[np.ndarray, "_rows inputs"]]) -> np.ndarray:
+        """The squared norms of the error and of the outputs, over all slices."""
+        found = np.zeros(2)
+        for x, weights, left, right, shift in zip(rows, *self, strict=True):
+            found += _squares(x @ weights, (x @ left) @ right + shift)
+        return found
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _squares(original: np.ndarray, replaced: np.ndarray) -> tuple[float, float]:
+    return float(np.sum((original - replaced) ** 2)), float(np.sum(original**2))
+
+
+def _replaced(parameters: PyTree, compressed: Compressed) -> dict[str, _Pair]:
+    chosen = {path: layer for path, layer in compressed.layers.items() if layer.rank is not None}
+    dense, smaller = dict(_leaves(parameters)), dict(_leaves(compressed.parameters))
+    pairs = {}
+    for path, layer in chosen.items():
+        given = smaller[path]
+        factors = given.factors if isinstance(given, AffineLowRank) else given
+        weights, left, right = (
+            np.asarray(each, float).reshape(-1, *each.shape[-2:])
+            for each in (layer.view.matrix(dense[path]), factors.left, factors.right)
+        )
+        shift = np.zeros((len(weights), weights.shape[-1]))
+        if isinstance(given, AffineLowRank):
+            shift = np.asarray(given.shift, float).reshape(shift.shape)
+        pairs[path] = _Pair(weights, left, right, shift)
+    return pairs
+
+
+def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+    def is_factored(leaf: Any) -> bool:
+        return isinstance(leaf, LowRank | AffineLowRank)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_factored):
+        yield jax.tree_util.keystr(path), leaf
+
+
+def _floats(tree: PyTree) -> list[np.ndarray]:
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return [np.asarray(x, float) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def _counted(units: Sequence[PyTree], progress: Progress | None) -> Iterator[tuple[int, PyTree]]:
+    if not len(units):
+        raise ValueError("`units` is empty: hold out at least one unit.")
+    for number, unit in enumerate(units):
+        yield number, unit
+        if progress is not None:
+            progress(number + 1, len(units))
+
+
+def _check_unit(name: str, unit: PyTree) -> None:
+    for path, leaf in _leaves(unit):
+        array = np.asarray(leaf)
+        if jnp.issubdtype(array.dtype, jnp.floating) and np.any(np.isnan(array)):
+            raise ValueError(f"`{name}{path}` has entries that are NaN. Remove or repair them.")
+
+
+def _check_finite(squares: np.ndarray, what: str, name: str) -> None:
+    if not np.all(np.isfinite(squares)):
+        raise ValueError(f"For `{name}`, {what} is not finite.")

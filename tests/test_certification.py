@@ -1,0 +1,342 @@
+"""Laws of certificates: what the losses are, what does not change them, and that they cover."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from lowrank_theory.calibration import Calibration
+from lowrank_theory.certification import (
+    OutputCertificate,
+    certify,
+    certify_losses,
+    unit_losses,
+)
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery import ActivationWeighted, LowRank, Recovery, recover
+from lowrank_theory.theorems.held_out_certificate import certificate
+
+DELTA = 0.05
+UNITS, ROWS, INPUTS, OUTPUTS, RANK = 40, 3, 7, 5, 2
+
+
+def rows(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((*shape, INPUTS)) * np.geomspace(1, 0.1, 7)
+
+
+WEIGHTS = np.random.default_rng(0).standard_normal((INPUTS, OUTPUTS))
+BIAS = np.linspace(-1, 1, OUTPUTS)
+TRAINING, HELD_OUT = rows(1, 60), rows(2, UNITS, ROWS)
+
+
+@pytest.fixture(scope="module")
+def observed() -> Observed:
+    return Observed(weights=WEIGHTS, bias=BIAS, activations=TRAINING)
+
+
+@pytest.fixture(scope="module")
+def recovery(observed: Observed) -> Recovery:
+    return recover(observed, RANK, ActivationWeighted())
+
+
+def parts(recovery: Recovery) -> tuple[np.ndarray, ...]:
+    factors = recovery.factors
+    return np.asarray(factors.left), np.asarray(factors.right), np.asarray(recovery.bias)
+
+
+def with_factors(recovery: Recovery, left, right, bias=None) -> Recovery:
+    factors = LowRank(np.asarray(left, float), np.asarray(right, float))
+    return dataclasses.replace(recovery, factors=factors, bias=bias)
+
+
+def certified(observed: Observed, recovery: Recovery, held_out: ArrayLike = HELD_OUT, **changes):
+    options = {"held_out": held_out, "failure_probability": DELTA, **changes}
+    return certify(observed, recovery, **options)
+
+
+def oracle(
+    recovery: Recovery, held_out: np.ndarray, compressed: np.ndarray | None = None
+) -> np.ndarray:
+    """The losses, one unit and one entry of the outputs after another."""
+    fitted = np.asarray(recovery.factors.left) @ np.asarray(recovery.factors.right)
+    seen = held_out if compressed is None else compressed
+    losses = []
+    for unit, other in zip(held_out, seen, strict=True):
+        error = norm = 0.0
+        for row, changed in zip(np.atleast_2d(unit), np.atleast_2d(other), strict=True):
+            for output in range(OUTPUTS):
+                wanted = BIAS[output] + sum(row * WEIGHTS[:, output])
+                got = np.asarray(recovery.bias)[output] + sum(changed * fitted[:, output])
+                error, norm = error + (wanted - got) ** 2, norm + wanted**2
+        losses.append(min(1.0, error / norm))
+    return np.array(losses)
+
+
+def assert_of(found: OutputCertificate, losses: np.ndarray, rel: float = 1e-12):
+    """The certificate is that of these losses."""
+    assert found.mean == pytest.approx(losses.mean(), rel=rel)
+    assert found.largest == pytest.approx(losses.max(), rel=rel)
+    assert found.units == losses.size
+    assert found.failure_probability == DELTA
+    assert found.bound == pytest.approx(float(certificate(losses, 1.0, DELTA).value), rel=rel)
+
+
+# --- what the losses are -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held_out", [HELD_OUT, HELD_OUT[:, 0]], ids=["rows", "one row each"])
+def test_certificate_is_that_of_the_losses_by_hand(observed, recovery, held_out):
+    assert_of(certified(observed, recovery, held_out), oracle(recovery, held_out))
+
+
+def test_stored_in_single_precision(observed, recovery):
+    single = jnp.asarray(HELD_OUT, jnp.float32)
+    assert_of(certified(observed, recovery, single), oracle(recovery, np.asarray(single)))
+
+
+def test_inside_a_compressed_network_the_replacement_sees_other_inputs(recovery):
+    seen = HELD_OUT + 0.1 * rows(3, UNITS, ROWS)
+    place = Observed(
+        weights=WEIGHTS, bias=BIAS, activations=TRAINING, compressed_activations=TRAINING * 1.1
+    )
+    assert_of(
+        certified(place, recovery, held_out_compressed=seen), oracle(recovery, HELD_OUT, seen)
+    )
+    streamed = Calibration.empty(INPUTS, compressed=True).update(TRAINING, TRAINING * 1.1)
+    for layer in (place, Observed(weights=WEIGHTS, calibration=streamed)):
+        with pytest.raises(ValueError, match=r"has compressed activations.*`held_out_compressed`"):
+            certified(layer, recovery)
+
+
+def test_losses_of_outputs_of_any_shape():
+    outputs = np.arange(1.0, 25).reshape(2, 3, 2, 2)
+    other = outputs.copy()
+    other[0, 1, 0, 1] += 3
+    other[1] *= -1
+    assert unit_losses(outputs, other) == pytest.approx([9 / np.sum(outputs[0] ** 2), 1.0])
+    assert unit_losses(outputs[:, 0, 0, 0], other[:, 0, 0, 0]) == pytest.approx([0.0, 1.0])
+
+
+def test_a_unit_of_zeros_loses_nothing_or_everything():
+    outputs, other = np.zeros((3, 2)), np.array([[0.0, 0.0], [1e-9, 0.0], [0.0, 5.0]])
+    assert unit_losses(outputs, other).tolist() == [0.0, 1.0, 1.0]
+
+
+def test_a_unit_that_is_wholly_wrong_counts_one():
+    outputs = np.ones((4, 2))
+    wrong = outputs * np.array([[1.0], [2.0], [10.0], [-1e150]])
+    assert unit_losses(outputs, wrong).tolist() == [0.0, 1.0, 1.0, 1.0]
+    assert unit_losses(outputs, np.zeros((4, 2))).tolist() == [1.0] * 4
+
+
+# --- what does not change them -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_neither_the_units_of_the_outputs_nor_those_of_the_inputs_matter(observed, recovery, scale):
+    expected = certified(observed, recovery)
+    left, right, bias = parts(recovery)
+    louder = with_factors(recovery, left, right * scale, bias * scale)
+    layer = Observed(weights=WEIGHTS * scale, bias=BIAS * scale, activations=TRAINING)
+    assert_same(certified(layer, louder), expected)
+    wider = with_factors(recovery, left / scale, right, bias)
+    layer = Observed(weights=WEIGHTS / scale, bias=BIAS, activations=TRAINING)
+    assert_same(certified(layer, wider, HELD_OUT * scale), expected)
+
+
+def assert_same(one: OutputCertificate, other: OutputCertificate, rel: float = 1e-9):
+    assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other), rel=rel)
+
+
+def test_rotated_outputs(observed, recovery):
+    turn = np.linalg.qr(np.random.default_rng(4).standard_normal((OUTPUTS, OUTPUTS)))[0]
+    left, right, bias = parts(recovery)
+    turned = with_factors(recovery, left, right @ turn, bias @ turn)
+    layer = Observed(weights=WEIGHTS @ turn, bias=BIAS @ turn, activations=TRAINING)
+    assert_same(certified(layer, turned), certified(observed, recovery))
+
+
+def test_the_rows_of_a_unit_are_taken_together(observed, recovery):
+    whole = certified(observed, recovery)
+    assert_same(certified(observed, recovery, HELD_OUT[:, ::-1]), whole)
+    doubled = np.concatenate([HELD_OUT, HELD_OUT], axis=1)
+    assert_same(certified(observed, recovery, doubled), whole)
+    apart = certified(observed, recovery, HELD_OUT.reshape(-1, INPUTS))
+    assert apart.units == UNITS * ROWS
+    assert apart.mean != pytest.approx(whole.mean, rel=1e-3)
+
+
+def test_the_units_matter_through_their_order_only(observed, recovery):
+    order = np.random.default_rng(5).permutation(UNITS)
+    losses = oracle(recovery, HELD_OUT)
+    shuffled = certified(observed, recovery, HELD_OUT[order])
+    assert_of(shuffled, losses[order])
+    whole = certified(observed, recovery)
+    assert (shuffled.mean, shuffled.largest) == pytest.approx((whole.mean, whole.largest))
+    assert shuffled.bound == pytest.approx(whole.bound, rel=0.2)
+
+
+# --- the certificate -----------------------------------------------------------------------------
+
+
+def test_a_perfect_recovery_is_certified_as_far_as_its_units_can_show(observed, recovery):
+    perfect = with_factors(recovery, WEIGHTS, np.eye(OUTPUTS), BIAS)
+    found = certified(observed, perfect)
+    assert found.mean == pytest.approx(0, abs=1e-28)
+    assert found.bound == pytest.approx(float(certificate(np.zeros(UNITS), 1.0, DELTA).value))
+    # No certificate of zeros can be below 1 - delta^(1/n); stakes below one cost a little more.
+    exact = 1 - DELTA ** (1 / UNITS)
+    assert exact < found.bound < 2 * exact
+    assert found.require() is found
+
+
+def test_less_failure_is_a_larger_bound(observed, recovery):
+    bounds = [
+        certified(observed, recovery, failure_probability=probability).bound
+        for probability in (0.001, 0.01, 0.05, 0.2, 0.5)
+    ]
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[0] > bounds[-1] > oracle(recovery, HELD_OUT).mean()
+
+
+def test_more_units_are_a_smaller_bound():
+    losses = np.tile([0.1, 0.3], 100)
+    bounds = [certify_losses(losses[:count], DELTA).bound for count in (UNITS, 200)]
+    assert 0.2 < bounds[1] < bounds[0] < 1
+
+
+def test_what_is_certified_reads_as_a_sentence():
+    found = certify_losses(np.tile([0.1, 0.3], UNITS // 2), DELTA)
+    assert str(found) == (
+        "With probability 0.95 the mean squared relative output error of new units, each clipped "
+        f"at 1, is at most {found.bound:.3g}; that of 40 held-out units is 0.2."
+    )
+    assert found.relative_error == math.sqrt(found.bound)
+
+
+@pytest.mark.parametrize("losses", [np.ones(UNITS), np.ones(2)])
+def test_a_certificate_of_everything_is_vacuous_and_require_says_so(losses):
+    found = certify_losses(losses, DELTA)
+    assert found.bound == pytest.approx(1)
+    assert found.vacuous
+    with pytest.raises(RuntimeError, match=f"vacuous: {losses.size} units with a mean loss of"):
+        found.require()
+    assert not certify_losses(np.full(UNITS, 0.5), DELTA).vacuous
+
+
+def test_outputs_of_zeros_are_not_certified(recovery):
+    nothing = with_factors(recovery, np.zeros((INPUTS, 1)), np.zeros((1, OUTPUTS)))
+    found = certified(Observed(weights=WEIGHTS, bias=BIAS), nothing)
+    assert found.mean == 1
+    assert found.vacuous
+
+
+# --- that they cover -----------------------------------------------------------------------------
+
+
+def failures(law, draws: int, limit) -> int:
+    """How often `limit` of UNITS independent losses is below the mean of the law."""
+    values, probabilities = map(np.array, law)
+    drawn = np.random.default_rng(6).choice(values, (draws, UNITS), p=probabilities)
+    return sum(limit(losses) < values @ probabilities for losses in drawn)
+
+
+SKEWED = ((0.01, 1.0), (0.98, 0.02))
+
+
+@pytest.mark.parametrize("law", [SKEWED, ((0.1, 0.5, 0.9), (0.5, 0.3, 0.2))])
+def test_certificates_fail_no_more_often_than_promised(law):
+    draws = 300
+    missed = failures(law, draws, lambda losses: certify_losses(losses, 0.2).bound)
+    assert stats.binomtest(missed, draws, 0.2, alternative="greater").pvalue > 1e-3
+
+
+def test_a_normal_interval_does():
+    """The control: of rare large losses most samples hold none."""
+
+    def normal(losses):
+        return losses.mean() + stats.norm.ppf(0.8) * losses.std(ddof=1) / math.sqrt(UNITS)
+
+    missed = failures(SKEWED, 300, normal)
+    assert stats.binomtest(missed, 300, 0.2, alternative="greater").pvalue < 1e-6
+
+
+def test_certificates_of_a_layer_cover_the_mean_of_its_population(observed, recovery):
+    """Units drawn with replacement from finitely many, over which the mean is known."""
+    population = rows(7, 500, ROWS)
+    mean = oracle(recovery, population).mean()
+    generator = np.random.default_rng(8)
+    draws = 200
+    missed = sum(
+        certified(observed, recovery, generator.choice(population, UNITS)).bound < mean
+        for _ in range(draws)
+    )
+    assert stats.binomtest(missed, draws, DELTA, alternative="greater").pvalue > 1e-3
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": TRAINING}, "`held_out` has the very rows of `observed.activations`"),
+        ({"held_out": TRAINING[:, None]}, "the very rows of `observed.activations`"),
+        ({"held_out": TRAINING.astype(int)}, "`held_out` must be floating point"),
+        ({"held_out": TRAINING[:, :3]}, "`held_out` has 3 inputs, but `weights` has 7"),
+        ({"held_out": TRAINING[0]}, r"`held_out` must have shape \(units, inputs\)"),
+        ({"held_out": TRAINING[:1]}, "`held_out` must have at least two units; got 1"),
+        ({"held_out": TRAINING[:0]}, "`held_out` is empty"),
+        ({"held_out": HELD_OUT[:, :0]}, "`held_out` is empty"),
+        ({"held_out": np.where(HELD_OUT > 2, np.nan, HELD_OUT)}, "`held_out` has .* non-finite"),
+        ({"held_out_compressed": HELD_OUT[:3]}, r"`held_out_compressed` must be of the rows of"),
+        ({"held_out_compressed": HELD_OUT * np.inf}, "`held_out_compressed` has .* non-finite"),
+        ({"failure_probability": 0.0}, "`failure_probability` must lie strictly between"),
+        ({"failure_probability": 1.0}, "`failure_probability` must lie strictly between"),
+    ],
+)
+def test_certify_refuses_what_it_cannot_use(observed, recovery, changes, message):
+    with pytest.raises(ValueError, match=message):
+        certified(observed, recovery, **changes)
+
+
+def test_certify_refuses_another_layer(observed, recovery):
+    with pytest.raises(ValueError, match=r"`recovery` is of a layer \(7, 5\), but .* \(7, 4\)"):
+        certified(Observed(weights=WEIGHTS[:, :4]), recovery)
+    outputs = TRAINING @ WEIGHTS
+    with pytest.raises(ValueError, match=r"`observed` has no `weights`.*certify_losses"):
+        certified(Observed(activations=TRAINING, outputs=outputs), recovery)
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([0.1, 1.5], "`losses` must be from 0 to 1; got 1.5. Clip them"),
+        ([0.1, -0.5], "`losses` must not be negative"),
+        ([0.1], "`losses` must have at least two units"),
+        ([0.1, math.nan], "`losses` has 1 non-finite"),
+        ([0, 1], "`losses` must be floating point"),
+    ],
+)
+def test_losses_of_ones_own_are_checked(losses, message):
+    with pytest.raises(ValueError, match=message):
+        certify_losses(losses, DELTA)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "compressed_outputs", "message"),
+    [
+        (np.ones((3, 2)), np.ones((3, 1)), r"must have the shape of `outputs`, \(3, 2\)"),
+        (np.ones((3, 2)), np.full((3, 2), np.inf), "`compressed_outputs` has 6 non-finite"),
+        (np.ones((3, 2), int), np.ones((3, 2)), "`outputs` must be floating point"),
+        (np.ones((0, 2)), np.ones((0, 2)), "`outputs` is empty"),
+        (np.ones(()), np.ones(()), r"`outputs` must have shape \(units\)"),
+    ],
+)
+def test_unit_losses_refuse_what_are_no_outputs(outputs, compressed_outputs, message):
+    with pytest.raises(ValueError, match=message):
+        unit_losses(outputs, compressed_outputs)

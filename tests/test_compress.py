@@ -1,0 +1,514 @@
+"""Laws of compressing a network: targets met, means kept, losses true, sequences as by hand."""
+
+import dataclasses
+import functools
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from lowrank_theory.networks import _passes
+from lowrank_theory.networks.compress import (
+    Bytes,
+    Compressed,
+    LayerError,
+    MultiplyAdds,
+    Parameters,
+    RankRule,
+    compress,
+)
+from lowrank_theory.networks.observe import survey
+from lowrank_theory.problems import Observed
+from lowrank_theory.rank_choice import energy
+from lowrank_theory.recovery import COALA, ActivationWeighted, TruncatedSVD
+from models import normal
+
+
+@dataclasses.dataclass
+class Network:
+    function: Callable[[Any, Any], Any]
+    parameters: Any
+    batches: list[Any]
+
+
+def rows(seed, *shape):
+    """Activations of decaying spectrum about a mean."""
+    width = shape[-1]
+    directions = normal(seed, width, width) / 1.5 ** np.arange(width)[:, None]
+    return (0.5 + normal(seed + 1, *shape) @ directions).astype(np.float32)
+
+
+def perceptron(p, x):
+    for layer in p[:-1]:
+        x = jnp.tanh(x @ layer["w"] + layer["b"])
+    return x @ p[-1]["w"] + p[-1]["b"]
+
+
+def mlp():
+    widths = (12, 16, 14, 9)
+    pairs = itertools.pairwise(widths)
+    parameters = [
+        {"w": normal(k, n, m) / np.sqrt(n), "b": normal(9 + k, m)} for k, (n, m) in enumerate(pairs)
+    ]
+    return Network(perceptron, parameters, [rows(20, 70, 12), rows(22, 50, 12)])
+
+
+def products():
+    """One layer each: a matrix, two that share their input, a stack, a grouped convolution, and one
+    in half precision. The outputs are the products themselves.
+    """
+
+    def function(p, x):
+        return {
+            "plain": x["flat"] @ p["plain"],
+            "twin": jnp.einsum("sn,kn->sk", x["flat"], p["twin"]),
+            "stack": lax.map(lambda pair: pair[0] @ pair[1], (x["stack"], p["stack"])),
+            "kernel": lax.conv_general_dilated(
+                x["images"], p["kernel"], (1, 1), "SAME", feature_group_count=2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            ),
+            "half": x["flat"].astype(jnp.bfloat16) @ p["half"],
+        }  # fmt: skip
+
+    parameters = {
+        "plain": normal(0, 12, 10),
+        "twin": normal(1, 9, 12),
+        "stack": normal(2, 3, 8, 11),
+        "kernel": normal(3, 3, 3, 4, 16),
+        "half": jnp.asarray(normal(4, 12, 10), jnp.bfloat16),
+    }
+
+    def batch(seed):
+        return {
+            "flat": rows(seed, 40, 12),
+            "stack": rows(seed, 3, 30, 8),
+            "images": rows(seed, 5, 6, 6, 8),
+        }
+
+    return Network(function, parameters, [batch(30), batch(40)])
+
+
+NETWORKS = {"mlp": mlp, "products": products}
+TARGETS = {
+    "parameters": (Parameters, lambda c: (c.parameter_count, c.dense_parameter_count)),
+    "bytes": (Bytes, lambda c: (c.storage_bytes, c.dense_storage_bytes)),
+    "multiply-adds": (MultiplyAdds, lambda c: (c.multiply_adds, c.dense_multiply_adds)),
+}
+METHODS = {"data-driven": ActivationWeighted(), "data-agnostic": TruncatedSVD()}
+
+
+def compressed_to(name, target, **options) -> tuple[Network, Compressed]:
+    network = NETWORKS[name]()
+    arguments = network.function, network.parameters, network.batches
+    return network, compress(*arguments, target, **options)
+
+
+@functools.cache
+def at_rank_three(name, method, sequential=False):
+    target = RankRule(lambda _: 3)
+    return compressed_to(name, target, method=METHODS[method], sequential=sequential)
+
+
+def run(network, compressed: Compressed | None = None):
+    """The outputs for all batches, one after the other, in float64."""
+    function, parameters = network.function, network.parameters
+    if compressed is not None:
+        function, parameters = compressed.function, compressed.parameters
+    with jax.default_matmul_precision("highest"):
+        results = [jax.jit(function)(parameters, batch) for batch in network.batches]
+    return jax.tree.map(lambda *parts: np.concatenate([np.float64(p) for p in parts]), *results)
+
+
+def stored(compressed: Compressed) -> dict[str, list[Any]]:
+    """The arrays that stand for each layer."""
+    found: dict[str, list[Any]] = {path: [] for path in compressed.layers}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(compressed.parameters):
+        for layer, arrays in found.items():
+            if jax.tree_util.keystr(path).startswith(layer):
+                arrays.append(leaf)
+    return found
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_budget_is_met_by_the_arrays_themselves(name, kind, method):
+    target, counted = TARGETS[kind]
+    network, compressed = compressed_to(name, target(0.6), method=METHODS[method])
+    spent, dense = counted(compressed)
+    assert 0.5 * dense < spent <= 0.6 * dense
+    arrays = [leaf for leaves in stored(compressed).values() for leaf in leaves]
+    assert compressed.parameter_count == sum(leaf.size for leaf in arrays)
+    assert compressed.storage_bytes == sum(leaf.nbytes for leaf in arrays)
+    smaller = survey(compressed.function, compressed.parameters, network.batches[0])
+    assert compressed.multiply_adds == sum(site.multiply_adds for site in smaller.values())
+    dense = survey(network.function, network.parameters, network.batches[0])
+    assert compressed.dense_multiply_adds == sum(site.multiply_adds for site in dense.values())
+    assert compressed.provenance["lower_bound"] <= compressed.provenance["planned"]
+    assert compressed.provenance["planned"] == pytest.approx(
+        sum(layer.relative_error**2 for layer in compressed.layers.values()), rel=1e-5
+    )
+
+
+def test_an_error_is_met_by_the_smallest_ranks():
+    _, compressed = compressed_to("mlp", LayerError(0.2))
+    below = {each.view.matrix_shape: (each.rank or 4) - 1 for each in compressed.layers.values()}
+    _, other = compressed_to("mlp", RankRule(lambda observed: below[observed.shape]))
+    assert any(layer.rank for layer in compressed.layers.values())
+    for path, layer in compressed.layers.items():
+        assert layer.relative_error <= 0.2
+        if layer.rank is not None:
+            assert other.layers[path].relative_error > 0.2
+
+
+def test_where_nothing_is_accurate_enough_all_stays_as_it_is():
+    network, compressed = compressed_to("mlp", LayerError(1e-6))
+    assert compressed.function is network.function
+    assert compressed.parameters is network.parameters
+    assert all(layer.rank is None for layer in compressed.layers.values())
+    assert compressed.parameter_count == compressed.dense_parameter_count
+    assert "would save nothing" in repr(compressed)
+
+
+def test_a_rule_reads_what_rows_would_say():
+    network = mlp()
+    parameters, x = network.parameters[0]["w"], np.concatenate(network.batches)
+    asked: list[Observed] = []
+
+    def rule(observed):
+        asked.append(observed)
+        return energy(observed, 0.9)
+
+    compressed = compress(lambda w, x: x @ w, parameters, network.batches, RankRule(rule))
+    wanted = energy(Observed(weights=parameters, activations=x - x.mean(0)), 0.9)
+    assert compressed.layers[""].rank == wanted > 1
+    agnostic = compress(lambda w, x: x @ w, parameters, [x], RankRule(rule), method=TruncatedSVD())
+    assert asked[1].activations is None
+    assert agnostic.layers[""].rank is None  # too large a rank to save anything
+    assert "would save nothing" in agnostic.layers[""].remark
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def test_the_mean_output_does_not_move():
+    network, compressed = at_rank_three("products", "data-driven")
+    dense, other = run(network), run(network, compressed)
+    axes = {"plain": 0, "twin": 0, "stack": 1, "kernel": (0, 1, 2), "half": 0}
+    for name, axis in axes.items():
+        pairs = [dense[name], other[name]]
+        if name == "stack":  # of both batches: (batches * slices, samples, outputs)
+            pairs = [np.concatenate([y[:3], y[3:]], 1) for y in pairs]
+        means = [y.mean(axis) for y in pairs]
+        rounding = (2e-2 if name == "half" else 1e-5) * np.abs(pairs[0]).max()
+        np.testing.assert_allclose(means[1], means[0], rtol=0, atol=rounding)
+    assert all(layer.rank == 3 for layer in compressed.layers.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_stated_error_is_that_of_the_outputs_or_the_weights(method):
+    network, compressed = at_rank_three("products", method)
+    if method == "data-driven":
+        dense, other = run(network), run(network, compressed)
+    else:
+        dense = {name: np.asarray(leaf, float) for name, leaf in network.parameters.items()}
+        factors, other = compressed.parameters, {}
+        for name in dense:
+            layer = compressed.layers[f"['{name}']"]
+            other[name] = np.asarray(layer.view.leaf(factors[name].materialise()), float)
+    for name, original in dense.items():
+        measured = np.linalg.norm(original - other[name]) / np.linalg.norm(original)
+        stated = compressed.layers[f"['{name}']"].relative_error
+        assert stated == pytest.approx(measured, rel=0.02 if name == "half" else 1e-4)
+
+
+def test_at_equal_ranks_data_never_hurt():
+    network, driven = at_rank_three("products", "data-driven")
+    _, agnostic = at_rank_three("products", "data-agnostic")
+    dense, one, other = run(network), run(network, driven), run(network, agnostic)
+    for name in dense:
+        assert np.linalg.norm(dense[name] - one[name]) < np.linalg.norm(dense[name] - other[name])
+
+
+def test_each_layer_alone_is_the_best_affine_map():
+    network, compressed = at_rank_three("mlp", "data-driven")
+    seen = list(by_hand(network, sequential=False))
+    for (path, layer), (_, error) in zip(compressed.layers.items(), seen, strict=True):
+        assert layer.relative_error == pytest.approx(error, rel=1e-4), path
+
+
+def by_hand(network, *, sequential):
+    """In float64 with NumPy: (what replaces the layer, its relative error), layer after layer."""
+    x = compressed = np.concatenate(network.batches).astype(float)
+    for layer in network.parameters:
+        outputs = x @ layer["w"].astype(float)
+        mean, inputs = outputs.mean(0), compressed - compressed.mean(0)
+        solution = np.linalg.lstsq(inputs, outputs - mean, rcond=None)[0]
+        right = np.linalg.svd(inputs @ solution, full_matrices=False)[2][:3]
+        fitted = inputs @ solution @ right.T @ right + mean
+        yield fitted, np.linalg.norm(outputs - fitted) / np.linalg.norm(outputs)
+        x = np.tanh(outputs + layer["b"])
+        compressed = np.tanh(fitted + layer["b"]) if sequential else x
+
+
+def test_in_sequence_each_layer_repairs_what_it_can():
+    network, compressed = at_rank_three("mlp", "data-driven", sequential=True)
+    (*_, (fitted, _)) = seen = list(by_hand(network, sequential=True))
+    for layer, (_, error) in zip(compressed.layers.values(), seen, strict=True):
+        assert layer.relative_error == pytest.approx(error, rel=1e-3)
+    outputs = run(network, compressed) - network.parameters[-1]["b"]
+    np.testing.assert_allclose(outputs, fitted, atol=1e-3 * np.abs(fitted).max())
+
+
+def test_in_sequence_the_last_layer_is_no_worse():
+    network, independent = at_rank_three("mlp", "data-driven")
+    _, sequential = at_rank_three("mlp", "data-driven", sequential=True)
+    dense = run(network)
+    errors = [np.linalg.norm(run(network, each) - dense) for each in (sequential, independent)]
+    assert errors[0] < errors[1]
+
+
+def test_a_loop_is_compressed_in_sequence():
+    def function(p, x):
+        x = jnp.tanh(x @ p["first"])
+        return lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["loop"])[0] @ p["last"]
+
+    shapes = {"first": (12, 12), "loop": (3, 12, 12), "last": (12, 9)}
+    parameters = {name: normal(k, *shape) / 4 for k, (name, shape) in enumerate(shapes.items())}
+    batches = [rows(50, 80, 12)]
+    target = RankRule(lambda _: 4)
+    compressed = compress(function, parameters, batches, target, sequential=True)
+    assert compressed.parameters["loop"].factors.shape == (3, 12, 12)
+    network = Network(function, parameters, batches)
+    dense, other = run(network), run(network, compressed)
+    measured = np.linalg.norm(dense - other) / np.linalg.norm(dense)
+    stated = compressed.layers["['last']"].relative_error
+    assert stated == pytest.approx(measured, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_units_do_not_matter(scale):
+    def function(p, x):
+        return jax.nn.relu(x @ p["a"]) @ p["b"]
+
+    parameters = {"a": normal(0, 12, 14), "b": normal(1, 14, 9)}
+    batches = [rows(60, 80, 12)]
+    scaled = [batch * np.float32(scale) for batch in batches]
+    one, other = (
+        compress(function, parameters, each, Parameters(0.6), sequential=True)
+        for each in (batches, scaled)
+    )
+    for layer, again in zip(one.layers.values(), other.layers.values(), strict=True):
+        assert layer.rank == again.rank
+        assert layer.relative_error == pytest.approx(again.relative_error, rel=1e-3)
+
+
+def test_what_cannot_be_replaced_stays_dense_and_says_why():
+    def function(p, tokens):
+        embedded = p["table"][tokens]
+        return jnp.tanh(embedded @ p["w"]) @ p["thin"], embedded @ p["table"].T
+
+    shapes = {"table": (20, 8), "w": (8, 10), "thin": (10, 1)}
+    parameters = {name: normal(k, *shape) for k, (name, shape) in enumerate(shapes.items())}
+    tokens = np.arange(40).reshape(2, 20) % 20
+    compressed = compress(function, parameters, [tokens], Parameters(0.95))
+    table, thin = compressed.layers["['table']"], compressed.layers["['thin']"]
+    assert table.rank is thin.rank is None
+    assert "cannot be replaced: its rows are looked up" in table.remark
+    assert thin.remark == "no rank saves anything"
+    assert compressed.layers["['w']"].rank is not None
+    assert (table.relative_error, table.certified) == (0.0, True)
+    assert "looked up" in repr(compressed)
+
+
+def test_a_branch_that_no_batch_takes_stays_dense():
+    def function(p, x):
+        return lax.cond(jnp.sum(x) > 1e9, lambda: x @ p["a"], lambda: x @ p["b"])
+
+    parameters = {"a": normal(0, 12, 10), "b": normal(1, 12, 10)}
+    compressed = compress(function, parameters, [rows(0, 30, 12)], Parameters(0.8))
+    assert "no batch took the branch" in compressed.layers["['a']"].remark
+    assert compressed.layers["['b']"].rank is not None
+
+
+def test_what_moments_do_not_resolve_is_said():
+    x = rows(0, 60, 12) * np.logspace(0, -12, 12, dtype=np.float32)
+    w = np.diag(np.logspace(0, 12, 12)).astype(np.float32)
+    compressed = compress(lambda w, x: x @ w, w, [x], RankRule(lambda _: 3))
+    assert not compressed.layers[""].certified
+    assert "not certified" in repr(compressed)
+    _, fine = at_rank_three("mlp", "data-driven")
+    assert all(layer.certified for layer in fine.layers.values())
+    assert "not certified" not in repr(fine)
+    assert "[0]['w']  12 x 16  rank 3  error" in repr(fine)
+
+
+# --- passes over the data, and memory ------------------------------------------------------------
+
+
+class Counted:
+    """Batches that count how often they are gone through."""
+
+    def __init__(self, batches):
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self):
+        yield self.batches[0]  # only looked at
+        self.passes += 1
+        yield from self.batches[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, 1),
+        ({"method": TruncatedSVD()}, 0),
+        ({"sequential": True}, 1 + 3),
+        ({"sequential": True, "passes": 2}, 1 + 2),
+        ({"sequential": True, "passes": 9}, 1 + 3),
+    ],
+)
+def test_goes_through_the_batches_as_often_as_it_says(options, passes):
+    network = mlp()
+    batches, steps = Counted(network.batches), []
+    compressed = compress(
+        network.function,
+        network.parameters,
+        batches,
+        RankRule(lambda _: 3),
+        progress=lambda *step: steps.append(step),
+        **options,
+    )
+    assert batches.passes == passes
+    assert all(layer.rank == 3 for layer in compressed.layers.values())
+    total = 6 if "sequential" in options else 3
+    assert [step[1:] for step in steps] == [(k + 1, total) for k in range(total)]
+    assert [step[0] for step in steps][:3] == list(compressed.layers)
+
+
+def test_all_passes_are_the_default():
+    _, compressed = at_rank_three("mlp", "data-driven", sequential=True)
+    _, other = compressed_to("mlp", RankRule(lambda _: 3), sequential=True, passes=3)
+    for one, same in zip(
+        *map(jax.tree.leaves, (compressed.parameters, other.parameters)), strict=True
+    ):
+        np.testing.assert_array_equal(one, same)
+
+
+def test_little_memory_takes_more_passes(monkeypatch):
+    network, batches = mlp(), Counted(mlp().batches)
+    monkeypatch.setattr(_passes, "available_memory", lambda: 2.5e4)
+    compressed = compress(network.function, network.parameters, batches, Parameters(0.6))
+    assert batches.passes == 3
+    monkeypatch.undo()
+    _, whole = compressed_to("mlp", Parameters(0.6))
+    for one, same in zip(
+        *map(jax.tree.leaves, (compressed.parameters, whole.parameters)), strict=True
+    ):
+        np.testing.assert_array_equal(one, same)
+
+
+def test_statistics_that_do_not_fit_are_estimated_before_starting(monkeypatch):
+    network, batches = mlp(), Counted(mlp().batches)
+    monkeypatch.setattr(_passes, "available_memory", lambda: 1e4)
+    with pytest.raises(ValueError, match=r"statistics of what \[0\]\['w'\] .* take about .* GiB"):
+        compress(network.function, network.parameters, batches, Parameters(0.6))
+    assert batches.passes == 0
+
+
+def test_the_system_says_what_is_free():
+    assert _passes.available_memory() > 1e6
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def layer(w, x):
+    return x @ w
+
+
+W, X = normal(0, 12, 10), rows(1, 30, 12)
+HALF = Parameters(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((layer, W, [], HALF), {}, "`batches` is empty: give at least one batch"),
+        ((layer, W, iter([X]), HALF), {}, "`batches` must be a list, .*; got list_iterator"),
+        ((layer, W, [np.where(X > 1, np.nan, X)], HALF), {}, r"`batches\[0\]` has entries .* NaN"),
+        ((layer, W, [X, X[:, 1:]], HALF), {}, r"batch of \(30, 11\) \(batches before it, of"),
+        ((lambda w, x: np.asarray(x) @ w, W, [X], HALF), {}, "cannot be traced by JAX"),
+        (
+            (lambda w, x: x, {"w": W}, [X], HALF),
+            {},
+            r"No leaf .* was followed .*\['w'\]: it is not",
+        ),
+        ((layer, W * np.nan, [X], HALF), {}, "`parameters`: `weights` has 120 non-finite"),
+        ((layer, W, [X], Parameters(0.1)), {}, "It cannot be met: at rank one, .* a share of 0.26"),
+        (
+            (layer, W, [X], HALF),
+            {"method": TruncatedSVD(), "sequential": True},
+            "`TruncatedSVD` does not look at the data: leave `sequential` out",
+        ),
+        ((layer, W, [X], HALF), {"passes": 0}, "`passes` must be an integer >= 1; got 0"),
+        ((layer, W, [X], HALF), {"passes": 2}, "`passes` is for `sequential=True`"),
+        ((layer, W, [X], HALF), {"select": lambda _: False}, "whose path `select` accepts"),
+    ],
+)
+def test_says_what_is_wrong(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        compress(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", [Parameters, Bytes, MultiplyAdds, LayerError])
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1.5, float("nan")])
+def test_a_share_is_between_none_and_all(kind, share):
+    with pytest.raises(ValueError, match=r"must lie strictly between 0 and 1; got"):
+        kind(share)
+
+
+WRONG_TYPES: list[tuple[Any, str]] = [
+    (lambda: compress(layer, W, 3, HALF), "`batches` must be a list, .*; got int"),  # pyright: ignore[reportArgumentType]
+    (lambda: compress(layer, W, [X], 0.5), "`target` must be a budget such as .*; got 0.5"),  # pyright: ignore[reportArgumentType]
+    (
+        lambda: compress(layer, W, [X], HALF, method="svd"),  # pyright: ignore[reportArgumentType]
+        "`method` must be one whose ranks are nested, .* got 'svd'",
+    ),
+    (
+        lambda: compress(layer, W, [X], HALF, method=COALA()),  # pyright: ignore[reportArgumentType]
+        "`method` must be one whose ranks are nested, .* got COALA",
+    ),
+    (lambda: Parameters("half"), "`share` must lie strictly between 0 and 1; got 'half'"),  # pyright: ignore[reportArgumentType]
+]
+
+
+def test_wrong_types():
+    """Apart, where no hook of the tests refuses them first."""
+    program = "import test_compress; test_compress.check_wrong_types()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def check_wrong_types():
+    for call, message in WRONG_TYPES:
+        with pytest.raises(ValueError, match=message):
+            call()

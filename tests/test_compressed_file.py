@@ -1,0 +1,274 @@
+"""What is saved of a compressed network is loaded, bit for bit, and nothing else is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save
+
+from lowrank_theory.calibration import Calibration
+from lowrank_theory.networks._compressed_file import load_compressed
+from lowrank_theory.networks.compress import Compressed, CompressedLayer, Parameters, compress
+from lowrank_theory.networks.observe import observe
+from lowrank_theory.networks.replace import AffineLowRank, replace
+from models import MODELS, factors_of, normal
+
+
+def by_hand(function, parameters, batch) -> Compressed:
+    """Random factors for all weights but the last, with and without a shift."""
+    views = observe(function, parameters, [batch]).views
+    factors, layers = {}, {}
+    for k, (path, view) in enumerate(views.items()):
+        numbers = (0.1 + k / 3, k != 1, 10 + k, 40, 100, 400)
+        if k == len(views) - 1:
+            layers[path] = CompressedLayer(view, None, "»left dense«", *numbers)
+            continue
+        layers[path] = CompressedLayer(view, 2, "", *numbers)
+        factors[path] = given = factors_of(view, k)
+        if k % 2 == 0:
+            shift = normal(k, *given.shape[:-2], given.shape[-1])
+            factors[path] = AffineLowRank(given, shift)
+    run, smaller = replace(function, parameters, factors)
+    return Compressed(run, smaller, layers, {"method": "by hand", "numbers": [1, 0.1, None]})
+
+
+def mixed():
+    """Leaves of every kind."""
+
+    def function(p, x):
+        x = p["activation"](p["scale"] * x @ p["bfloat16"].astype(jnp.float32))
+        x = x + jax.random.normal(p["key"], x.shape) * p["count"]
+        x = x.astype(jnp.float16) @ p["float16"]
+        return {"out": x @ p["turned"] + p["double"], "flag": p["flag"], "empty": p["empty"]}
+
+    parameters = {
+        "bfloat16": jnp.asarray(normal(0, 6, 8), jnp.bfloat16),
+        "float16": jnp.asarray(normal(1, 8, 5), jnp.float16),
+        "turned": normal(2, 4, 5).T,  # not in the order of its axes
+        "double": normal(3, 4).astype(np.float64) + 1e-12,
+        "count": np.int32(3),
+        "flag": jnp.asarray([True, False]),
+        "empty": jnp.zeros((0, 3)),
+        "key": jax.random.key(1),
+        "scale": 0.5,
+        "activation": jnp.tanh,
+    }
+    return function, parameters, normal(4, 7, 6)
+
+
+def of_nnx():
+    layers = nnx.Linear(6, 5, rngs=nnx.Rngs(0)), nnx.Linear(5, 3, rngs=nnx.Rngs(1))
+    network = nnx.Sequential(layers[0], nnx.Dropout(0.5, rngs=nnx.Rngs(2)), layers[1])
+    definition, state = nnx.split(network)
+    return lambda state, x: nnx.merge(definition, state)(x), state, normal(1, 7, 6)
+
+
+def of_equinox():
+    network = eqx.nn.MLP(6, 3, 8, 2, key=jax.random.key(0))
+    return lambda network, x: jax.vmap(network)(x), network, normal(1, 7, 6)
+
+
+def of_models(name):
+    model = MODELS[name]()
+    return model.function, model.parameters, model.batch
+
+
+NETWORKS = {
+    "mixed": mixed,
+    "nnx": of_nnx,
+    "equinox": of_equinox,
+    "convolutions": lambda: of_models("convolutions"),
+    "stacked layers": lambda: of_models("stacked layers"),
+}
+
+
+def same(actual, desired):
+    """The same kinds of leaves, and the same bits."""
+    assert jax.tree.structure(actual) == jax.tree.structure(desired)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
+        if not hasattr(b, "dtype"):
+            assert a is b
+            continue
+        assert (a.dtype, isinstance(a, jax.Array)) == (b.dtype, isinstance(b, jax.Array))
+        assert a.shape == b.shape
+        assert bits(a) == bits(b)
+
+
+def bits(leaf):
+    key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if key else leaf).tobytes()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_saved_is_loaded(name, tmp_path):
+    function, parameters, batch = NETWORKS[name]()
+    compressed = by_hand(function, parameters, batch)
+    compressed.save(tmp_path / "first")
+    loaded = load_compressed(tmp_path / "first", function, parameters)
+    same(loaded.parameters, compressed.parameters)
+    assert list(loaded.layers) == list(compressed.layers)
+    assert loaded.layers == compressed.layers
+    assert loaded.provenance == compressed.provenance
+
+    def outputs(network):
+        return jax.jit(lambda batch: network.function(network.parameters, batch))(batch)
+
+    same(outputs(loaded), outputs(compressed))
+    loaded.save(str(tmp_path / "second"))
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "first").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_shapes_and_dtypes_of_the_network_are_enough(tmp_path):
+    function, parameters, batch = of_equinox()
+    compressed = by_hand(function, parameters, batch)
+    compressed.save(tmp_path / "file")
+    shapes = eqx.filter_eval_shape(lambda: parameters)
+    same(load_compressed(tmp_path / "file", function, shapes).parameters, compressed.parameters)
+
+
+def small(p, x):
+    return jnp.tanh(x @ p["a"]) @ p["b"] + p["c"]
+
+
+SMALL, BATCH = {"a": normal(0, 6, 5), "b": normal(1, 5, 4), "c": normal(2, 4)}, normal(3, 40, 6)
+
+
+def test_a_network_that_was_compressed(tmp_path):
+    compressed = compress(small, SMALL, [BATCH], Parameters(0.8))
+    compressed.save(tmp_path / "file")
+    loaded = load_compressed(tmp_path / "file", small, SMALL)
+    assert loaded.layers == compressed.layers
+    assert loaded.provenance == compressed.provenance
+    same(
+        loaded.function(loaded.parameters, BATCH), compressed.function(compressed.parameters, BATCH)
+    )
+    assert repr(loaded) == repr(compressed)
+
+
+def test_what_was_trained_is_loaded(tmp_path):
+    compressed = by_hand(small, SMALL, BATCH)
+    trained = jax.tree.map(lambda leaf: leaf / 3, compressed.parameters)
+    dataclasses.replace(compressed, parameters=trained).save(tmp_path / "file")
+    same(load_compressed(tmp_path / "file", small, SMALL).parameters["a"], trained["a"])
+
+
+def test_any_reader_of_safetensors_finds_the_arrays(tmp_path):
+    compressed = by_hand(small, SMALL, BATCH)
+    compressed.save(tmp_path / "file")
+    arrays = load_file(tmp_path / "file")
+    names = {"['a'].factors.left", "['a'].factors.right", "['a'].shift", "['b']", "['c']"}
+    assert set(arrays) == names
+    np.testing.assert_array_equal(arrays["['a'].shift"], compressed.parameters["a"].shift)
+
+
+def test_a_dtype_that_no_file_has(tmp_path):
+    compressed = by_hand(small, {**SMALL, "z": np.zeros(3, complex)}, BATCH)
+    with pytest.raises(ValueError, match="leaf that cannot be saved: .*complex128"):
+        compressed.save(tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    compressed = by_hand(small, SMALL, BATCH)
+    compressed.save(tmp_path / "file")
+    before = (tmp_path / "file").read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        compressed.save(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# --- files that are refused ----------------------------------------------------------------------
+
+
+def test_no_flipped_bit_and_no_cut_passes(tmp_path):
+    file = tmp_path / "file"
+    by_hand(small, SMALL, BATCH).save(file)
+    content = file.read_bytes()
+    for place in range(0, len(content), 5):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"Give another file, or compress|has version .* Update"
+        ):
+            load_compressed(file, small, SMALL)
+    for length in (*range(0, len(content), 97), len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is truncated or no safetensors file"):
+            load_compressed(file, small, SMALL)
+
+
+def test_numbers_that_are_exchanged_are_found(tmp_path):
+    file = tmp_path / "file"
+    by_hand(small, SMALL, BATCH).save(file)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'\\"relative_error\\": 0.1', b'\\"relative_error\\": 0.0'))
+    with pytest.raises(ValueError, match="is damaged: its SHA-256 is not the one that it states"):
+        load_compressed(file, small, SMALL)
+
+
+def of_calibration(tmp_path):
+    Calibration.empty(4).save(tmp_path / "calibration")
+    return (tmp_path / "calibration").read_bytes()
+
+
+FOREIGN = {
+    "empty": lambda _: b"",
+    "text": lambda _: b"no network at all",
+    "arrays of somebody else": lambda _: save({"a": np.zeros(2)}),
+    "header of somebody else": lambda _: save({}, {"compressed": "[1]"}),
+    "a calibration": of_calibration,
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_files_are_refused(name, tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(FOREIGN[name](tmp_path))
+    why = "truncated or no safetensors" if name in ("empty", "text") else "something else than a c"
+    with pytest.raises(ValueError, match=f"{why}.*Give another file") as raised:
+        load_compressed(file, small, SMALL)
+    assert str(file) in str(raised.value)
+
+
+def test_no_file_and_a_newer_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file '.*absent' of a compressed network"):
+        load_compressed(tmp_path / "absent", small, SMALL)
+    newer = {"format": "lowrank_theory.compressed", "version": 2}
+    (tmp_path / "newer").write_bytes(save({}, {"compressed": json.dumps(newer)}))
+    with pytest.raises(ValueError, match=r"has version 2; this library reads version 1\. Update"):
+        load_compressed(tmp_path / "newer", small, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"a": normal(0, 6, 6)}, r"\['a'\] is float32\[6, 5\] there, and float32\[6, 6\] here"),
+        ({"b": SMALL["b"].astype(np.float16)}, r"\['b'\] is float32\[5, 4\] there, and float16"),
+        ({"a": 1.0}, r"\['a'\] is float32\[6, 5\] there, and 1.0 here"),
+        ({"d": normal(0, 4)}, r"\['d'\] is nothing there, and float32\[4\] here"),
+        ({"rate": 0.5}, r"\['rate'\] is 0.25 there, and 0.5 here. Give the network that was"),
+        ({"d": 1, "e": 1, "f": 1, "g": 1}, "; and 1 more. Give"),
+    ],
+)
+def test_another_network_is_refused(changes, message, tmp_path):
+    parameters = {**SMALL, "rate": 0.25}
+    by_hand(small, parameters, BATCH).save(tmp_path / "file")
+    with pytest.raises(ValueError, match=f"other leaves than `parameters`: .*{message}"):
+        load_compressed(tmp_path / "file", small, {**parameters, **changes})
+    del parameters["c"]
+    with pytest.raises(ValueError, match=r"\['c'\] is float32\[4\] there, and nothing here"):
+        load_compressed(tmp_path / "file", small, parameters)
