@@ -5,11 +5,15 @@ Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound t
 """
 
 from lowrank_theory import generators as generators
+from lowrank_theory import networks as networks
 from lowrank_theory import theorems as theorems
 from lowrank_theory.calibration import Calibration as Calibration
 from lowrank_theory.calibration import TriangularCalibration as TriangularCalibration
 from lowrank_theory.calibration import calibrate as calibrate
 from lowrank_theory.calibration import load_calibration as load_calibration
+from lowrank_theory.certification import OutputCertificate as OutputCertificate
+from lowrank_theory.certification import certify as certify
+from lowrank_theory.certification import certify_losses as certify_losses
 from lowrank_theory.devices import ShardedCalibration as ShardedCalibration
 from lowrank_theory.devices import recover_layers as recover_layers
 from lowrank_theory.error_measures import fitting_error as fitting_error

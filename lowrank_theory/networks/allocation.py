@@ -5,9 +5,9 @@ nothing and costs $d_i$. Of each layer one option is taken,
 
 $$\min\ \sum_i\ell_i \quad\text{subject to}\quad \sum_ic_i \le B,$$
 
-a multiple-choice knapsack (Kellerer, Pferschy and Pisinger 2004, chapter 11). Taking the greatest
-gain, or gain per cost, step by step can miss the best by much: where one step costs 3 and gains 10,
-and two others cost 2 and gain 6 each, a budget of 4 is for the two.
+a multiple-choice knapsack (Kellerer, Pferschy and Pisinger 2004, chapter 11). Going step by
+step, by gain or by gain per cost, can miss the best: where one step costs 3 and gains 10, and two
+others cost 2 and gain 6 each, a budget of 4 is for the two.
 
 **Lower bound.** For each price $\lambda\ge0$ the minimum is at least $\sum_i\min_r(\ell_i +
 \lambda c_i) - \lambda B$. The best price is found by replacing the options of each layer by their
@@ -15,10 +15,10 @@ lower convex hull: all steps of all hulls are taken in the order of their gain p
 budget is used up, the last of them in part. What this relaxation loses is the bound (Sinha and
 Zoltners 1979).
 
-Here allocations are built up layer by layer. With each choice of the first layers goes the bound on
-what it comes to; among those that cost no less and lose no less than another none is followed, and
-of the rest the `FOLLOWED` of lowest bound. The result is proved to be the best unless one that was
-given up had a bound below it, and then that bound is stated.
+Here allocations are built up layer by layer. With each choice for the first layers goes the bound
+on what it comes to. A choice that costs no less and loses no less than another is given up, and so
+are all but the `FOLLOWED` of lowest bound. The result is proved to be the best unless one of these
+had a bound below it, and then that bound is stated.
 """
 
 import dataclasses

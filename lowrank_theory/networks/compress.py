@@ -92,7 +92,9 @@ class Compressed:
 
     - `layers`: the selected weights by path, in the order of execution, those left dense too. All
       counts are of these;
-    - `provenance`: how it was made, ready for JSON.
+    - `provenance`: how it was made, ready for JSON: `target`, `method`, `sequential`, `passes`, and
+      the sum of all relative `squared_errors`. Under a budget also what was `planned`, that sum
+      with each layer on its own, and a `lower_bound` on it for all ranks within the budget.
     """
 
     function: Callable[..., Any]
@@ -203,10 +205,11 @@ def compress(
     through again and again: a list, or anything else that begins anew.
 
     Where factors would not save anything a layer stays dense, and says so. In memory are the
-    statistics of a block of layers: as many as half of what is free holds, one pass over the data
-    for each block. With `sequential`, a second phase takes as many `passes` as there are different
-    inputs, or at most that number: then several layers at once are fitted to what they see in the
-    network as it was before them. `progress(path, done, total)` is called after each layer.
+    statistics of a block of layers, as many as half of what is free holds, with one pass over the
+    data for each block; and all layers at full rank until the ranks are chosen. With `sequential`,
+    a second phase takes one pass for each input that weights see, or at most `passes`: then several
+    layers at once are fitted to what they see in the network as it was before them.
+    `progress(path, done, total)` is called after each layer of a phase.
 
     Raises `ValueError` for what `observe` refuses, for batches that can be gone through only once,
     a budget that cannot be met, and statistics that do not fit into memory.
