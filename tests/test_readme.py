@@ -21,7 +21,10 @@ def blocks(document: Path) -> list[tuple[str, str]]:
     [d for d in DOCUMENTS if any(language == "python" for language, _ in blocks(d))],
     ids=lambda document: document.name,
 )
-def test_code_runs_and_prints_what_is_shown(document: Path) -> None:
+def test_code_runs_and_prints_what_is_shown(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for the files that it writes
     namespace: dict[str, object] = {}
     printed = ""
     for language, code in blocks(document):
