@@ -95,6 +95,18 @@ def _error_table(numbers: Row) -> str:
     return table(header, rows)
 
 
+def _following_table(numbers: Row) -> str:
+    header = ["network", "metric", "rank correlation", "largest error without measurable loss"]
+    header += ["smallest error with one", "measurable gains"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        each = found["following"]
+        keys = ("correlation", "largest_without_loss", "smallest_with_loss")
+        cells = [number(each[key]) for key in keys]
+        rows.append([name, found["metric"]["name"], *cells, str(each["gains"])])
+    return table(header, rows)
+
+
 def _layer_table(numbers: Row) -> str:
     header = ["network", "layers", "pairs", "truncated / fitted", "exceptions", "largest"]
     header += ["fitted / optimum", "scaled / fitted", "exceptions"]
@@ -235,29 +247,17 @@ def _time_table(numbers: Row) -> str:
 
 
 def _calibration_table(numbers: Row) -> str:
-    header = ["network", "layer", "rank", "unit", "rows in a unit"]
-    header += ["Gaussian rows: first order", "measured", "real rows: first order", "measured"]
-    header += ["whole units: first order", "measured", "rows that count as one"]
+    header = ["network", "layer", "rank", "Gaussian rows: first order", "measured"]
+    header += ["real rows: first order", "measured", "whole units: first order", "measured"]
     rows = []
-    for found in numbers["results"]:
+    for found in (each for each in numbers["results"] if "ways" in each):
         ways = {way["way"]: way for way in found["ways"]}
         cells = []
         for way in ("Gaussian", "single", "whole"):
             names = ("rows_first_order", "rows_measured")
             cells += [number(ways[way][name]) if way in ways else "" for name in names]
-        cost = ways["whole"]["constant"] / ways["single"]["constant"] if "whole" in ways else None
         inputs, outputs = found["shape"]
-        rows.append(
-            [
-                found["network"],
-                f"{inputs} × {outputs}",
-                str(found["rank"]),
-                found["unit"],
-                number(found["rows"] / found["units"]),
-                *cells,
-                number(cost) if cost else "",
-            ]
-        )
+        rows.append([found["network"], f"{inputs} × {outputs}", str(found["rank"]), *cells])
     return table(header, rows)
 
 
@@ -266,50 +266,50 @@ def _dependence_table(numbers: Row) -> str:
     header += ["Gaussian rows for 1 %", "real / Gaussian", "whole units / real"]
     rows = []
     for found in numbers["results"]:
-        for each in (found, *found["others"]):
-            constants = each["constants"]
-            whole = constants.get("whole")
-            inputs, outputs = each["shape"]
-            rows.append(
-                [
-                    found["network"],
-                    f"`{each['layer']}`",
-                    f"{inputs} × {outputs}",
-                    str(each["rank"]),
-                    number(each["rows"] / each["units"]),
-                    number(constants["Gaussian"] / numbers["excess"]),
-                    number(constants["single"] / constants["Gaussian"]),
-                    number(whole / constants["single"]) if whole else "",
-                ]
-            )
+        constants = found["constants"]
+        whole = constants.get("whole")
+        inputs, outputs = found["shape"]
+        rows.append(
+            [
+                found["network"],
+                f"`{found['layer']}`",
+                f"{inputs} × {outputs}",
+                str(found["rank"]),
+                number(found["rows"] / found["units"], 4),
+                number(constants["Gaussian"] / numbers["excess"]),
+                number(constants["single"] / constants["Gaussian"]),
+                number(whole / constants["single"]) if whole else "",
+            ]
+        )
     return table(header, rows)
 
 
 def _coverage_table(numbers: Row) -> str:
-    by_network: dict[str, list[Row]] = {}
-    for found in numbers["results"]:
-        usual = next(row for row in found["by_probability"] if row["failure_probability"] == 0.05)
-        by_network.setdefault(found["network"] or "artificial", []).append(usual)
-    _, *controls = numbers["results"][0]["by_probability"][0]["independent"]
+    place = numbers["failure_probabilities"].index(numbers["failure_probability"])
+    controls = ("repeated", "sorted", "normal")
     header = ["network", "laws", "certificate", "against the others"]
     header += [*(f"control: {name}" for name in controls), "certificate / mean loss"]
+    by_network: dict[str, list[Row]] = {}
+    for found in numbers["results"]:
+        by_network.setdefault(found["network"] or "artificial", []).append(found)
     rows = []
-    for name, found in by_network.items():
-        above = [each["bound_over_mean_median"] for each in found]
-        failures = [
-            [each["independent"]["certificate"]["rate"] for each in found],
-            [each["split"]["rate"] for each in found if "split" in each],
-            *([each["independent"][control]["rate"] for each in found] for control in controls),
-        ]
-        shares = [f"{100 * max(each):.1f} %" if each else "" for each in failures]
-        above = f"{number(min(above))} to {number(max(above))}"
-        rows.append([name, str(len(found)), *shares, above])
+    for name, group in by_network.items():
+        shares = []
+        for limit in ("certificate", "split", *controls):
+            counts = [each["by_probability"][limit][place] for each in group]
+            known = [count / numbers["draws"] for count in counts if count is not None]
+            shares.append(f"{100 * max(known):.1f} %" if known else "")
+        above = [each["by_probability"]["bound_median"][place] / each["mean"] for each in group]
+        rows.append(
+            [name, str(len(group)), *shares, f"{number(min(above))} to {number(max(above))}"]
+        )
     return table(header, rows)
 
 
 TABLES: dict[str, tuple[str, Callable[[Row], str]]] = {
     "size": ("transfer_summary", _size_table),
     "errors": ("transfer_summary", _error_table),
+    "following": ("transfer_summary", _following_table),
     "layers": ("transfer_summary", _layer_table),
     "bounds": ("transfer_summary", _bound_table),
     "hypotheses": ("transfer_summary", _hypothesis_table),

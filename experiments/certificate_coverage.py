@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
-from _save import CONFIDENCE, column, run
+from _save import CONFIDENCE, run
 from lowrank_theory.networks.catalogue import CASES
 from lowrank_theory.networks.compress import Parameters, compress
 from lowrank_theory.networks.held_out import output_errors, unit_errors
@@ -83,11 +83,10 @@ LIMITS: dict[str, Limit] = {
 }
 
 
-def rate(failed: np.ndarray) -> dict[str, float]:
-    """How often, with its exact interval."""
-    count = int(np.sum(failed))
-    interval = stats.binomtest(count, failed.size).proportion_ci(CONFIDENCE, "exact")
-    return {"rate": count / failed.size, "low": float(interval.low), "high": float(interval.high)}
+def interval(failures: int, draws: int) -> dict[str, float]:
+    """The share of failures, with its exact interval."""
+    found = stats.binomtest(failures, draws).proportion_ci(CONFIDENCE, "exact")
+    return {"rate": failures / draws, "low": float(found.low), "high": float(found.high)}
 
 
 def populations(*, quick: bool) -> Iterator[tuple[dict[str, Any], Float[np.ndarray, " units"]]]:
@@ -117,102 +116,110 @@ def populations(*, quick: bool) -> Iterator[tuple[dict[str, Any], Float[np.ndarr
 def studied(
     losses: np.ndarray, units: int, failure_probability: float, draws: int, seed: list[int]
 ) -> dict[str, Any]:
-    """Certificates, and the controls, of units drawn from these.
+    """How many certificates, and controls, of units drawn from these are below the mean.
 
-    - `independent`: with replacement. The mean of the law is then that of all losses, and every
-      hypothesis of the certificate is true;
+    - with replacement: the mean of the law is then that of all losses, and every hypothesis of the
+      certificate is true;
     - `split`: without replacement, against the mean of the units that were not drawn. That differs
-      from draw to draw, and is not quite what is promised.
+      from draw to draw, and is not quite what is promised. `None` where none is left.
     """
     generator = np.random.default_rng(seed)
     drawn = losses[generator.integers(losses.size, size=(draws, units))]
     limits = {name: limit(drawn, failure_probability) for name, limit in LIMITS.items()}
-    bounds, mean = limits["certificate"], losses.mean()
-    result = {
-        "units": units,
-        "failure_probability": failure_probability,
-        "independent": {name: rate(limit < mean) for name, limit in limits.items()},
-        "bound_median": float(np.median(bounds)),
-        "bound_over_mean_median": float(np.median(bounds) / mean),
-        "vacuous": float(np.mean(bounds >= 1)),
-    }
+    split = None
     if units < losses.size:
         shuffled = generator.permuted(np.tile(losses, (draws, 1)), axis=1)
         bounds = certificates(shuffled[:, :units], failure_probability)
-        result["split"] = rate(bounds < shuffled[:, units:].mean(axis=1))
-    return result
+        split = int(np.sum(bounds < shuffled[:, units:].mean(axis=1)))
+    return {
+        **{name: int(np.sum(limit < losses.mean())) for name, limit in limits.items()},
+        "split": split,
+        "bound_median": float(np.median(limits["certificate"])),
+        "vacuous": int(np.sum(limits["certificate"] >= 1)),
+    }
+
+
+def transposed(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    draws = 200 if quick else 1_000
+    draws, counts = (200, UNITS[:2]) if quick else (1_000, UNITS)
     results = []
     for number, (whose, losses) in enumerate(populations(quick=quick)):
+        by_units = [studied(losses, units, USUAL, draws, [SEED, number, units]) for units in counts]
+        by_probability = [
+            studied(losses, FEW, probability, draws, [SEED, number, 0, index])
+            for index, probability in enumerate(FAILURE_PROBABILITIES)
+        ]
         results.append(
             {
                 **whose,
                 "held_out": losses.size,
                 "mean": float(losses.mean()),
                 "largest": float(losses.max()),
-                "by_units": [
-                    studied(losses, units, USUAL, draws, [SEED, number, units])
-                    for units in (UNITS[:2] if quick else UNITS)
-                ],
-                "by_probability": [
-                    studied(losses, FEW, probability, draws, [SEED, number, 0, index])
-                    for index, probability in enumerate(FAILURE_PROBABILITIES)
-                ],
+                "by_units": transposed(by_units),
+                "by_probability": transposed(by_probability),
             }
         )
-    return {"draws": draws, "failure_probability": USUAL, "units": FEW, "results": results}
+    return {
+        "draws": draws,
+        "units": counts,
+        "failure_probability": USUAL,
+        "few": FEW,
+        "failure_probabilities": FAILURE_PROBABILITIES,
+        "most_failures": [interval(int(count), draws) for count in most(results, "certificate")],
+        "results": results,
+    }
+
+
+def most(results: list[dict[str, Any]], name: str) -> np.ndarray:
+    """The failures at each probability, where there are most of them."""
+    return np.max([result["by_probability"][name] for result in results], axis=0)
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    figure, (failing, width) = panels(2, width=5.4, height=4.4)
+    figure, (failing, width) = panels(2, width=6.2, height=4.4)
     results = numbers["results"]
     real = [result for result in results if result["network"] is not None]
-
-    def worst(chosen: list[dict[str, Any]], *path: str) -> np.ndarray:
-        return np.max([column(each["by_probability"], *path, "rate") for each in chosen], axis=0)
-
-    promised = column(results[0]["by_probability"], "failure_probability")
+    promised = np.array(numbers["failure_probabilities"])
     lines = {
-        "certificate, independent units": worst(results, "independent", "certificate"),
-        "certificate, against the units not drawn": worst(real, "split"),
-        "control: units sorted by their losses": worst(results, "independent", "sorted"),
-        "control: rows of a unit counted as units": worst(results, "independent", "repeated"),
-        "control: normal interval": worst(results, "independent", "normal"),
-        "normal interval, real networks only": worst(real, "independent", "normal"),
+        "certificate, independent units": most(results, "certificate"),
+        "certificate, against the units not drawn": most(real, "split"),
+        "control: units sorted by their losses": most(results, "sorted"),
+        "control: rows of a unit counted as units": most(results, "repeated"),
+        "control: normal interval": most(results, "normal"),
+        "normal interval, real networks only": most(real, "normal"),
     }
-    for style, (label, rates) in zip(SERIES, lines.items(), strict=False):
-        failing.plot(promised, rates, **style, markersize=5, label=label)
+    for style, (label, failures) in zip(SERIES, lines.items(), strict=False):
+        failing.plot(promised, failures / numbers["draws"], **style, markersize=5, label=label)
     failing.plot(promised, promised, **LIMIT, label="what is promised")
     failing.set_xticks(promised[[0, 2, 3, 4]])
     failing.set_xlabel("failure probability δ")
-    failing.set_ylabel(f"share of failures, worst case, {numbers['units']} units")
+    failing.set_ylabel(f"share of failures, worst case, {numbers['few']} units")
 
-    units = column(real[0]["by_units"], "units")
-    whole = [result for result in real if result["layer"] == OUTPUT]
+    units = np.array(numbers["units"])
     for result in real:
         if result["layer"] != OUTPUT:
-            bounds = column(result["by_units"], "bound_median")
+            bounds = result["by_units"]["bound_median"]
             width.plot(units, bounds, color=GREY, linewidth=0.6, zorder=1)
+    whole = [result for result in real if result["layer"] == OUTPUT]
     for style, result in zip(SERIES, whole, strict=False):
-        label = f"{result['network']}, {result['share']:.0%}: mean {result['mean']:.2g}"
-        bounds = column(result["by_units"], "bound_median")
-        width.plot(units, bounds, **style, markersize=5, label=label)
+        label = f"{result['network']}, {result['share']:.0%}:\nmean {result['mean']:.2g}"
+        width.plot(units, result["by_units"]["bound_median"], **style, markersize=5, label=label)
     width.plot([], [], color=GREY, linewidth=0.6, label="a layer alone")
     least = 1 - numbers["failure_probability"] ** (1 / units)
-    width.plot(units, least, **LIMIT, label="1 − δ^(1/n), where nothing is lost")
+    width.plot(units, least, **LIMIT, label="1 − δ^(1/n): where\nnothing is lost")
     width.set_xscale("log")
     width.set_yscale("log")
-    width.set_xticks(units, [f"{count:.0f}" for count in units])
+    width.set_xticks(units, [f"{count}" for count in units])
     width.set_xticks([], minor=True)
     width.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     width.yaxis.set_major_formatter("{x:g}")
     width.yaxis.set_minor_formatter(NullFormatter())
     width.set_xlabel("held-out units")
     width.set_ylabel(f"certificate (median, δ = {numbers['failure_probability']:g})")
-    width.legend(frameon=False, fontsize=8)
+    width.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     legend_above(figure, failing, 2)
     return figure
 

@@ -50,19 +50,21 @@ UNITS = {  # whose rows are the population
     "char_lstm": 200,
     "minilm": 1_000,
 }
-LAYERS = {  # the first of each network is sampled, of the others there are first-order values
-    "digits": [".weights[1]", ".weights[0]", ".weights[2]"],
-    "mnist": [".weights[0]", ".weights[1]"],
-    "resnet20": [
-        "['stages'][2][1]['first']['kernel']",
-        "['stages'][0][0]['first']['kernel']",
-        "['stages'][1][1]['first']['kernel']",
-        "['stages'][2][2]['second']['kernel']",
-    ],
-    "alexnet": [f"['{name}']['kernel']" for name in ("conv3", "conv2", "conv5", "affine2")],
-    "char_lstm": ["['layers'][1]['kernel']", "['layers'][0]['kernel']", "['head']['kernel']"],
+SAMPLED = {
+    "digits": [".weights[1]"],
+    "mnist": [".weights[0]"],
+    "resnet20": ["['stages'][0][0]['first']['kernel']", "['stages'][2][1]['first']['kernel']"],
+    "alexnet": ["['conv3']['kernel']"],
+    "char_lstm": ["['layers'][1]['kernel']"],
+    "minilm": ["['layers'][3]['up']['kernel']"],
+}
+OTHERS = {  # of which first-order values are told
+    "digits": [".weights[0]", ".weights[2]"],
+    "mnist": [".weights[1]"],
+    "resnet20": ["['stages'][1][1]['first']['kernel']", "['stages'][2][2]['second']['kernel']"],
+    "alexnet": ["['conv2']['kernel']", "['conv5']['kernel']", "['affine2']['kernel']"],
+    "char_lstm": ["['layers'][0]['kernel']", "['head']['kernel']"],
     "minilm": [
-        "['layers'][3]['up']['kernel']",
         "['layers'][0]['query']['kernel']",
         "['layers'][2]['output']['kernel']",
         "['layers'][5]['down']['kernel']",
@@ -150,7 +152,7 @@ def populations(network: str) -> dict[str, tuple[Population, tuple[int, int]]]:
     """The outputs of each layer that is looked at, in the coordinates of its smaller side, and its
     shape.
     """
-    paths = LAYERS[network]
+    paths = [*SAMPLED[network], *OTHERS[network]]
     case = CASES[network]
     loaded = case.load(dataclasses.replace(case.sizes, calibration=UNITS[network]))
     listener = Listener(loaded.function, loaded.parameters, paths.__contains__)
@@ -218,7 +220,7 @@ def described(path: str, whole: Population, shape: tuple[int, int]) -> dict[str,
     }
 
 
-def sampled(whole: Population, found: dict[str, Any], trials: int, seed: int) -> Any:
+def sampled(whole: Population, found: dict[str, Any], trials: int, seed: list[int]) -> Any:
     """The excess at several sizes, for rows drawn in each way."""
     draws: dict[str, Draw] = {
         "Gaussian": whole.gaussian,
@@ -233,7 +235,7 @@ def sampled(whole: Population, found: dict[str, Any], trials: int, seed: int) ->
         sizes = np.geomspace(max(2, 2 * side / per), most / per, SIZES).round().astype(int)
         points = []
         for size in sizes.tolist():
-            generator = np.random.default_rng([SEED, seed, number, size])
+            generator = np.random.default_rng([SEED, *seed, number, size])
             excess = [
                 whole.excess(*draws[way](size, generator), found["rank"]) for _ in range(trials)
             ]
@@ -250,32 +252,33 @@ def sampled(whole: Population, found: dict[str, Any], trials: int, seed: int) ->
     return ways
 
 
-def studied(network: str, trials: int, seed: int) -> dict[str, Any]:
+def studied(network: str, trials: int, seed: int) -> list[dict[str, Any]]:
     """The layers of one network."""
     print(network, flush=True)
-    seen = populations(network)
-    first, *others = [described(path, *layer) for path, layer in seen.items()]
-    return {
-        "network": network,
-        "unit": CASES[network].unit,
-        **first,
-        "ways": sampled(seen[first["layer"]][0], first, trials, seed),
-        "others": others,
-    }
+    results = []
+    for number, (path, (whole, shape)) in enumerate(populations(network).items()):
+        found = {"network": network, "unit": CASES[network].unit, **described(path, whole, shape)}
+        if path in SAMPLED[network]:
+            found["ways"] = sampled(whole, found, trials, [seed, number])
+        results.append(found)
+    return results
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
     trials = 4 if quick else 20
-    wanted = ["digits"] if quick else list(LAYERS)
+    wanted = ["digits"] if quick else list(UNITS)
     missing = [name for name in wanted if CASES[name].missing()]
     results = [
-        studied(name, trials, number) for number, name in enumerate(wanted) if name not in missing
+        found
+        for number, name in enumerate(wanted)
+        if name not in missing
+        for found in studied(name, trials, number)
     ]
     return {"trials": trials, "excess": EXCESS, "missing": missing, "results": results}
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    results = numbers["results"]
+    results = [found for found in numbers["results"] if "ways" in found]
     figure, axes = panels(len(results), width=4.0, height=3.4)
     for panel, result in zip(axes, results, strict=True):
         for style, way in zip(SERIES, result["ways"], strict=False):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from _save import column, run
 from _transfer_note import AGNOSTIC, DRIVEN, SEQUENTIAL, Row, at, filled
@@ -138,6 +139,24 @@ def sequential(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
+def following(rows: list[Row]) -> Row:
+    """How the metric follows the output error, over all sizes and methods: Spearman's correlation
+    of the error with what the metric loses; the largest error at which no loss is measurable, the
+    interval of the change reaching zero; the smallest at which one is.
+    """
+    error, change = column(rows, "error_held_out"), column(rows, "relative_change")
+    ends = np.stack([column(rows, "low"), column(rows, "high")])
+    open_ended = (ends[0] <= 0) & (ends[1] >= 0)
+    constant = min(np.ptp(error), np.ptp(change)) == 0
+    correlation: Any = None if constant else stats.spearmanr(error, -change)
+    return {
+        "correlation": None if constant else float(correlation.statistic),
+        "largest_without_loss": max(error[open_ended], default=None),
+        "smallest_with_loss": min(error[~open_ended & (change < 0)], default=None),
+        "gains": int(np.sum(~open_ended & (change > 0))),
+    }
+
+
 def summary(study: Row) -> Row:
     """What is quoted of one network."""
     columns = study["rows"]
@@ -162,6 +181,7 @@ def summary(study: Row) -> Row:
         "failing": failing(study),
         "sizes": sizes(study),
         "sequential": sequential(study["networks"]),
+        "following": following(sizes(study)),
         "certificates": {
             "layers": spread(row["certificate"] for row in certified),
             "over_loss": spread(ratio(row["certificate"], row["loss"]) for row in certified),
@@ -263,7 +283,7 @@ def _finish(axes: Sequence[Axes]) -> None:
         panel.set_xlabel(x)
         panel.set_ylabel(y)
         panel.set_title(title, fontsize=10)
-    for index in (0, 2, 3, 4):
+    for index in (0, 3, 4):
         axes[index].set_yscale("log")
     for index in (3, 4, 5):
         axes[index].set_xscale("log")

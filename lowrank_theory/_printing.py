@@ -75,10 +75,10 @@ def rates(fits: list[Fit]) -> Table:
 
 
 def cases(missing: Mapping[str, str | None]) -> Table:
-    """The networks of the catalogue, and why one cannot be studied."""
+    """The networks of the catalogue, and which cannot be studied."""
     table = _table("network", "what it is", "data")
     for name, reason in missing.items():
-        there = Text("there", "green") if reason is None else reason.splitlines()[0]
+        there = Text("there", "green") if reason is None else Text("missing", "yellow")
         table.add_row(name, CASES[name].title, there)
     return table
 

@@ -372,8 +372,9 @@ def _transfer(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
     if options.list:
         missing = {case.name: case.missing() for case in catalogue.CASES.values()}
         console.print(printing.cases(missing))
-        for reason in dict.fromkeys(reason for reason in missing.values() if reason):
-            console.print(reason + "\n", soft_wrap=True)
+        for name, reason in missing.items():
+            if reason is not None:
+                console.print(f"{name}: {reason}\n", soft_wrap=True)
         return 0
     case: catalogue.Case = options.network
     reason = case.missing()

@@ -106,6 +106,8 @@ def layer_spectra(layers: Sequence[Row]) -> Figure:
 
     `layers` are those of a `LayerStudy`. Raises `ValueError` without any.
     """
+    if not layers:
+        raise ValueError("`layers` is empty. Give at least one.")
     figure, axes = panels(2)
     names = {"activations": "activations", "preactivations": "pre-activations"}
     colors = _depths(layers)
@@ -217,7 +219,7 @@ def transfer(record: Row) -> Figure:
     _composed(axes[5], record["half"]["composition"])
     for panel in axes:
         if panel.get_legend_handles_labels()[0]:
-            panel.legend(frameon=False, fontsize=7)
+            panel.legend(fontsize=7, framealpha=0.7, edgecolor="none")
     return figure
 
 
@@ -294,6 +296,7 @@ _ERRORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "data_driven_error": ("fitted to activations", SERIES[0]),
     "optimal_error": ("optimum", SERIES[2]),
 }
+_METHODS = {"data-agnostic": SERIES[1], "data-driven": SERIES[0], "sequential": SERIES[2]}
 _BOUNDS = (
     ("data_agnostic_error", "price_bound", "price of ignoring data"),
     ("recovery_error", "recovery_bound", "recovery from the other half"),
@@ -332,8 +335,6 @@ def _at_half_rank(rows: Sequence[Row]) -> list[Row]:
 
 def _depths(layers: Sequence[Row]) -> list[Any]:
     """From dark to light, a colour for each."""
-    if not layers:
-        raise ValueError("`layers` is empty. Give at least one.")
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, len(layers))))
 
 
@@ -379,9 +380,9 @@ def _diagonal(panel: Axes) -> None:
 
 
 def _network_errors(panel: Axes, networks: Sequence[Row]) -> None:
-    for number, (method, group) in enumerate(_by_method(networks).items()):
+    for method, group in _by_method(networks).items():
         points = [(_size(row), row["error_held_out"]) for row in group]
-        _line(panel, points, method, SERIES[number % len(SERIES)])
+        _line(panel, points, method, _METHODS.get(method, SERIES[3]))
     panel.set_yscale("log")
     panel.set_xlabel("parameters / dense (%)")
     panel.set_ylabel("error / norm of the outputs")
@@ -390,12 +391,12 @@ def _network_errors(panel: Axes, networks: Sequence[Row]) -> None:
 
 def _metric(panel: Axes, networks: Sequence[Row], metric: Row) -> None:
     dense = metric["value"]
-    for number, (method, group) in enumerate(_by_method(networks).items()):
+    for method, group in _by_method(networks).items():
         sizes, values = [_size(row) for row in group], [row["metric"] for row in group]
-        _line(panel, zip(sizes, values, strict=True), method, SERIES[number % len(SERIES)])
-        color = SERIES[number % len(SERIES)]["color"]
+        style = _METHODS.get(method, SERIES[3])
+        _line(panel, zip(sizes, values, strict=True), method, style)
         ends = [dense + row["low"] for row in group], [dense + row["high"] for row in group]
-        panel.vlines(sizes, *ends, color=color, linewidth=0.8)
+        panel.vlines(sizes, *ends, color=style["color"], linewidth=0.8)
     panel.axhline(dense, **LIMIT, label="dense")
     panel.set_xlabel("parameters / dense (%)")
     panel.set_ylabel(metric["name"])
@@ -405,9 +406,9 @@ def _metric(panel: Axes, networks: Sequence[Row], metric: Row) -> None:
 
 def _by_method(networks: Sequence[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
-    for row in sorted(networks, key=_size):
+    for row in networks:
         groups.setdefault(row["method"], []).append(row)
-    return dict(sorted(groups.items()))
+    return {method: sorted(group, key=_size) for method, group in groups.items()}
 
 
 def _size(row: Row) -> float:
@@ -415,18 +416,15 @@ def _size(row: Row) -> float:
 
 
 def _all_residuals(panel: Axes, layers: Sequence[Row]) -> None:
-    for number, (layer, color) in enumerate(zip(layers, _depths(layers), strict=True)):
-        residual = layer["residual"]
-        if residual is None:
-            continue
-        first = number == 0
+    residuals = [layer["residual"] for layer in layers if layer["residual"] is not None]
+    for number, (residual, color) in enumerate(zip(residuals, _depths(residuals), strict=True)):
         for name, label, style in (
             ("singular_value", "residuals, first (dark) to last layer", {"color": color}),
             ("marchenko_pastur", "white noise", {"color": GREY, "linestyle": ":"}),
         ):
             points = zip(residual["position"], residual[name], strict=True)
             thin = {**style, "linewidth": 0.8}
-            _line(panel, points, label if first else None, thin, above=_NEGLIGIBLE)
+            _line(panel, points, None if number else label, thin, above=_NEGLIGIBLE)
     panel.set_yscale("log")
     panel.set_xlabel("place among all, from the largest")
     panel.set_ylabel("singular value / root mean square")

@@ -271,6 +271,7 @@ def test_missing_files_are_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"LOWRANK_DATA is not set"):
         bert.bert_network()
 
+
 # --- texts ----------------------------------------------------------------------------------------
 
 
@@ -287,9 +288,9 @@ def test_texts_become_tokens(folder):
 
 def test_bad_texts_and_vocabularies_are_refused(folder):
     pytest.importorskip("tokenizers")
-    for texts in ([], "one text"):
+    for wrong in ([], "one text"):
         with pytest.raises(ValueError, match="`texts` must be a list of one text or more"):
-            bert.bert_tokens(texts, folder=folder)
+            bert.bert_tokens(wrong, folder=folder)
     for content, reason in (
         ("", "it is empty"),
         ("the\ncat", r"it has no \[CLS\], \[PAD\], \[SEP\], \[UNK\]"),

@@ -176,9 +176,7 @@ def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):
 
 
 def test_formulas_are_complete_without_a_mathematical_font():
-    html = _page.prose(
-        "If $\\lVert x\\rVert \\le \\sqrt{a}$:\n\n- `b` (**c**), $q\n- r < 1$.\n- d"
-    )
+    html = _page.prose("If $\\lVert x\\rVert \\le \\sqrt{a}$:\n\n- `b` (**c**), $q\n- r < 1$.\n- d")
     assert "√" in html and "msqrt" not in html
     assert html.count("<li>") == 2 and html.count("<math") == 2
     assert "<code>b</code> (<strong>c</strong>)" in html
@@ -433,7 +431,8 @@ def test_networks_are_listed_with_what_is_missing(capsys, monkeypatch):
     assert cli.main(["transfer", "--list"]) == 0
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
-    assert "there" in rows["digits"] and "LOWRANK_DATA is not set." in rows["resnet20"]
+    assert "there" in rows["digits"] and "missing" in rows["resnet20"]
+    assert "resnet20: LOWRANK_DATA is not set." in printed
     assert all(name in rows for name in cli.catalogue.CASES)
     assert "resnet_cifar10/resnet20.npz" in printed and "huggingface.co" in printed
 

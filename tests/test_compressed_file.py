@@ -170,7 +170,7 @@ def test_any_reader_of_safetensors_finds_the_arrays(tmp_path):
 
 def test_a_dtype_that_no_file_has(tmp_path):
     compressed = by_hand(small, {**SMALL, "z": np.zeros(3, complex)}, BATCH)
-    with pytest.raises(ValueError, match="leaf that cannot be saved: .*complex128"):
+    with pytest.raises(ValueError, match=r"leaf that cannot be saved: .*complex128"):
         compressed.save(tmp_path / "file")
     assert not list(tmp_path.iterdir())
 

@@ -21,7 +21,11 @@ from lowrank_theory.theorems import CONTENTS
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
 TRANSFERS = [f"transfer_{name}" for name in CASES]
-NOT_OF_A_THEOREM = {"train_digits", "phase_diagram"}
+FIGURES_OF_OTHERS = {
+    *TRANSFERS, "phase_diagram", "certificate_coverage", "fine_tune", "transfer_calibration",
+    "transfer_summary",
+}  # fmt: skip
+SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_alexnet"}
 
 
 def stems(folder: str, suffix: str) -> set[str]:
@@ -54,10 +58,10 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
     ("folder", "suffix", "others"),
     [
         ("lowrank_theory/theorems", ".py", set()),
-        ("experiments", ".py", NOT_OF_A_THEOREM | {*TRANSFERS}),
-        ("figures", ".svg", {"phase_diagram", *TRANSFERS}),
-        ("figures", ".json", {"phase_diagram", *TRANSFERS}),
-        ("paper_notes", ".md", {"README", "notation"}),
+        ("experiments", ".py", SCRIPTS_OF_OTHERS),
+        ("figures", ".svg", FIGURES_OF_OTHERS),
+        ("figures", ".json", FIGURES_OF_OTHERS),
+        ("paper_notes", ".md", {"README", "notation", "transfer"}),
     ],
 )
 def test_every_theorem_has_its_place(folder: str, suffix: str, others: set[str]):

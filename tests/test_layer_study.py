@@ -481,10 +481,10 @@ def shown(figure: Figure) -> int:
 def test_pictures_of_few_and_of_many_layers(digits):
     rows, layers = many(digits, 7)
     assert shown(plotting.layer_errors(digits.rows)) == 3
-    assert shown(plotting.layer_errors(rows)) == 12
-    assert "all 21 layers" in plotting.layer_errors(rows).axes[-1].get_title()
+    figure = plotting.layer_errors(rows)
+    assert len(figure.axes) == 12 and "all 21 layers" in figure.axes[-1].get_title()
     assert shown(plotting.residual_spectra(digits.layers)) == 3
-    assert shown(plotting.residual_spectra(layers)) == 12
+    assert len(plotting.residual_spectra(layers).axes) == 12
     for count, figure in (
         (2, plotting.layer_spectra(layers)),
         (2, plotting.bound_scatter(rows)),

@@ -62,6 +62,19 @@ def test_weights_of_one_input_stand_together():
     assert found["['first']"].group == found["['around']"].group != found["['second']"].group
 
 
+def test_a_weight_that_is_used_twice_meets_the_rows_of_both_uses():
+    def function(p, x):
+        return jnp.tanh(x @ p["twice"]) @ p["twice"] @ p["last"]
+
+    parameters = {"last": normal(0, 6, 3), "twice": normal(1, 6, 6)}
+    found = survey(function, parameters, normal(2, 5, 6))
+    assert [(path, site.rows) for path, site in found.items()] == [
+        ("['twice']", 10),
+        ("['last']", 5),
+    ]
+    assert found["['twice']"].multiply_adds == 10 * 6 * 6
+
+
 def test_computes_nothing():
     def never(_):
         raise AssertionError

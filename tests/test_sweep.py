@@ -148,6 +148,24 @@ def test_many_plans_are_a_task_each_and_few_are_split(here, monkeypatch):
         assert len(submitted) == expected and found.row() == report.rows()[0]
 
 
+def test_neighbours_do_not_begin_together(monkeypatch):
+    monkeypatch.setattr(sweep, "APART", 2)
+    monkeypatch.setattr(sweep, "TASKS", 1)
+    begun: list[str] = []
+
+    class Noting(Executor):
+        def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
+            plan, _ = fn.args  # pyright: ignore[reportFunctionMemberAccess]
+            begun.append(plan.name)
+            return sweep.Here().submit(fn, *args, **kwargs)
+
+    statement = sampling.reference(STATEMENT)
+    plans = [Plan(name, statement, 2, jax.random.key(3), {"quiet": SMALL}) for name in "abc"]
+    found = sweep.sweep(plans, executor=Noting())
+    assert begun[:2] == ["a", "c"] and set(begun[2:]) >= {"b"}
+    assert [report.name for report in found] == ["a", "b", "c"]
+
+
 def test_shares_are_of_about_as_many_trials():
     points = request(STATEMENT, SMALL, 8_000, jax.random.key(0)).blocks()
     for pieces in (1, 2, 3, 5, 100):

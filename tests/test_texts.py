@@ -1,5 +1,4 @@
-"""Texts are read as they are published, files that are no such say so, and the measures are right.
-"""
+"""Texts are read as they are published, what is no such file says so, and the measures are right."""
 
 import math
 from pathlib import Path
@@ -93,5 +92,3 @@ def test_the_probe_is_the_minimiser():
         texts.probe_correct(fitted, labels[:40], held_out, labels[41:])
     with pytest.raises(ValueError, match="`held_out` has 4 columns"):
         texts.probe_correct(fitted, labels[:40], held_out[:, 1:], labels[40:])
-
-

@@ -3,16 +3,18 @@
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from lowrank_theory.networks import Perceptron, _scrutiny, _sizes, transfer_report
-from lowrank_theory.networks import transfer as module
 from lowrank_theory.networks._sizes import METHODS, SAME_RANKS
 from lowrank_theory.networks.catalogue import Case, Loaded, Metric, Sizes
-from lowrank_theory.networks.transfer import Transfer, transfer
+from lowrank_theory.networks.transfer import Transfer, _Pieces, transfer
+
+module = sys.modules[transfer.__module__]  # its name in the package is the function's
 
 SIZES = Sizes(calibration=60, held_out=20, units=12, items=16, batch=20)
 
@@ -241,13 +243,13 @@ def test_what_is_finished_is_kept(found, folder, monkeypatch):
 
 
 def test_a_torn_piece_is_made_anew(tmp_path):
-    pieces = module._Pieces(tmp_path, ["x"])
+    pieces = _Pieces(tmp_path, ["x"])
     assert pieces.get("a", lambda: {"b": [1.5, math.inf]})["found"] == {"b": [1.5, None]}
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"torn")
     with pytest.warns(UserWarning, match="is corrupt.*computed anew"):
-        assert module._Pieces(tmp_path, ["x"]).get("a", lambda: 2)["found"] == 2
-    other = module._Pieces(tmp_path, ["y"])
+        assert _Pieces(tmp_path, ["x"]).get("a", lambda: 2)["found"] == 2
+    other = _Pieces(tmp_path, ["y"])
     assert other.get("a", lambda: 3)["found"] == 3
     other.prune()
     assert len(list(tmp_path.iterdir())) == 1

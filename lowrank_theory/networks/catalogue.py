@@ -28,7 +28,7 @@ from lowrank_theory.networks.texts import stsb_data
 
 WINDOW = 200  # characters in a unit of the character LSTM
 APART = 400  # characters between two such units
-LENGTHS = (8, 16, 32)  # tokens to which a sentence is cut
+LENGTHS = (10, 24)  # tokens to which a sentence is cut
 
 Function = Callable[[PyTree, Any], Any]
 

@@ -36,7 +36,7 @@ class LayerStudy:
       \hat Y\rVert_F/\lVert Y\rVert_F$ on held-out rows, for the truncated weights, the same with
       inputs scaled by their root mean squares (the formula of `published.DiagonalQERA`), the
       data-driven affine fit, and the best affine map of that rank, which is fitted to the held-out
-      rows themselves;
+      rows themselves (where these are few, more than they can tell);
     - `data_agnostic_new_bias_error`: the truncated weights with the shift that suits the data. Part
       of what the data-driven fit gains, it gains by its shift alone;
     - `price_bound`: $\lVert X\rVert(\sum_{i>r}s_i(W)^2)^{1/2}$, which bounds `data_agnostic_error`
@@ -143,18 +143,19 @@ def study(
         for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)
         if jax.tree_util.keystr(path) not in not_followed
     }
-    layers = list(_layers({path: leaves[path] for path in order if path in leaves}, seen))
+    studied = {path: leaves[path] for path in order if path in leaves}
+    total = sum(len(seen[0].slices(path)) for path in studied)
     rows: list[Row] = []
     found: list[Row] = []
     hypotheses: list[Row] = []
-    for done, layer in enumerate(layers, start=1):
+    for done, layer in enumerate(_layers(studied, seen), start=1):
         here = {"network": name, "layer": layer.name, "shape": list(layer.weights.shape)}
         here["samples"] = int(layer.training.count)
         rows += [here | row for row in _layer.at_ranks(layer, ranks)]
         found.append(here | _layer.described(layer))
         hypotheses += [{"layer": layer.name} | row for row in _layer.hypotheses(layer)]
         if progress is not None:
-            progress(name, done, len(layers))
+            progress(name, done, total)
     return LayerStudy(tuple(rows), tuple(found), tuple(hypotheses), not_followed)
 
 
