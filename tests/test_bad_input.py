@@ -265,6 +265,14 @@ WRONG_TYPES = {
     "fractional rank": (lambda: recover(rank=2.0), "`rank` must be an integer .* got 2.0"),
     "rank of words": (lambda: recover(rank="2"), "`rank` must be an integer .* got '2'"),
     "no rank": (lambda: recover(rank=None), "`rank` must be an integer .* got None"),
+    "array certified": (
+        lambda: lrt.certify(W, recover(), held_out=X, failure_probability=0.05),  # pyright: ignore[reportArgumentType]
+        "`observed` must be an `Observed`; got ndarray",
+    ),
+    "factors certified": (
+        lambda: lrt.certify(LAYER, recover().factors, held_out=X, failure_probability=0.05),  # pyright: ignore[reportArgumentType]
+        "`recovery` must be a `Recovery`; got LowRank",
+    ),
     "array observed": (lambda: recover(W), "`observed` must be an `Observed`; got ndarray"),
     "array swept": (
         lambda: lrt.every_rank(W, WEIGHTED),  # pyright: ignore[reportArgumentType]

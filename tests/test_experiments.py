@@ -205,3 +205,24 @@ def run_quickly(name: str, folder: Path) -> subprocess.CompletedProcess:
         check=False, capture_output=True, text=True, timeout=300,
         env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
+
+
+def test_certificates_fail_no_more_often_than_promised():
+    made = numbers("certificate_coverage")
+    assert made["quick"] is False
+    assert made["draws"] >= 1000
+    for promised, found in zip(made["failure_probabilities"], made["most_failures"], strict=True):
+        assert found["low"] <= promised
+    real = [result for result in made["results"] if result["network"]]
+    assert not any(any(r["by_units"]["vacuous"]) for r in real if r["share"] == 0.5)
+
+
+def test_factors_fitted_to_data_start_and_end_ahead_at_a_tenth(experiment):
+    made = numbers("fine_tune")
+    assert made["seed"] == experiment("fine_tune").SEED
+    assert made["quick"] is False
+    driven, agnostic = (row for row in made["rows"] if row["share"] == 0.1)
+    assert driven["compressed"]["accuracy"] > agnostic["compressed"]["accuracy"]
+    ends = [row["fine_tuned"]["accuracy"] for row in (driven, agnostic)]
+    assert ends[0]["low"] > ends[1]["high"]
+    assert isinstance(experiment("fine_tune").draw(made), Figure)

@@ -1,4 +1,4 @@
-"""Texts are read as they are published, what is no such file says so, and the measures are right."""
+"""Texts are read as they are published, other files are refused, and the measures are right."""
 
 import math
 from pathlib import Path

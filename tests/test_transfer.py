@@ -25,11 +25,11 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 def load(sizes: Sizes) -> Loaded:
     network = Perceptron(
-        [normal(0, 12, 10), normal(1, 10, 9), normal(2, 9, 4)],
-        [normal(3, 10), normal(4, 9), normal(5, 4)],
+        [normal(0, 10, 10), normal(1, 10, 10), normal(2, 10, 10)],
+        [normal(3, 10), normal(4, 10), normal(5, 10)],
     )
-    mixing = normal(6, 12, 12) * np.geomspace(1, 0.03, 12, dtype=np.float32)
-    rows = normal(7, 200, 12) @ mixing.T + 0.2
+    mixing = normal(6, 10, 10) * np.geomspace(1, 0.03, 10, dtype=np.float32)
+    rows = normal(7, 200, 10) @ mixing.T + 0.2
     labels = np.asarray(network(rows)).argmax(axis=1)
     judged = slice(100, 100 + sizes.items)
 
@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 def found(folder) -> Transfer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_scrutiny, "SECONDS", 0.02)
-        return transfer(TINY, budgets=(0.5, 0.7), seed=0, folder=folder)
+        return transfer(TINY, budgets=(0.6,), seed=0, folder=folder)
 
 
 def rows_of(found: Transfer, budget: float) -> dict:
@@ -69,12 +69,12 @@ def rows_of(found: Transfer, budget: float) -> dict:
 
 
 def test_every_method_at_every_size(found):
-    for budget in (0.5, 0.7):
+    for budget in found.budgets:
         rows = rows_of(found, budget)
         assert set(rows) == {*METHODS, SAME_RANKS}
         for row in rows.values():
             assert 0 < row["parameters"] <= budget * row["dense_parameters"]
-            assert row["dense_parameters"] == 12 * 10 + 10 * 9 + 9 * 4
+            assert row["dense_parameters"] == 300
             assert row["bytes"] == 4 * row["parameters"]
             assert row["multiply_adds"] < row["dense_multiply_adds"]
             assert 0 <= row["output_loss"] <= row["certificate"] <= 1
@@ -86,12 +86,10 @@ def test_every_method_at_every_size(found):
 
 def test_the_last_layer_is_best_fitted_in_sequence(found):
     """On the data that it was fitted to, at the same ranks: what theory says of the last layer."""
-    for budget in found.budgets:
-        rows = rows_of(found, budget)
-        last = next(reversed(found.half["certificates"]))
-        if last["rank"] is not None or budget != found.half["budget"]:
-            sequential, driven = rows["sequential"], rows["data-driven"]
-            assert sequential["error_calibration"] <= driven["error_calibration"] * (1 + 1e-5)
+    rows = rows_of(found, 0.6)
+    assert found.half["certificates"][-1]["rank"] is not None
+    sequential, driven = rows["sequential"], rows["data-driven"]
+    assert sequential["error_calibration"] < driven["error_calibration"]
 
 
 def test_each_layer_is_certified_or_dense(found):
@@ -222,7 +220,7 @@ def test_units_of_one_shape_are_joined():
 
 def test_what_is_finished_is_kept(found, folder, monkeypatch):
     files = sorted(folder.iterdir())
-    assert len(files) == 3
+    assert len(files) == 2
 
     def again(*_, **__):
         raise AssertionError("computed again")
@@ -232,13 +230,13 @@ def test_what_is_finished_is_kept(found, folder, monkeypatch):
         patch.setattr(module.layer_study, "study", again)
         steps = []
         same = transfer(
-            TINY, budgets=(0.7, 0.5), seed=0, folder=folder,
+            TINY, budgets=(0.6, 0.6), seed=0, folder=folder,
             progress=lambda *step: steps.append(step),
         )  # fmt: skip
         assert same.everything() == found.everything()
-        assert [(done, total) for _, done, total in steps] == [(1, 3), (2, 3), (3, 3)]
+        assert [(done, total) for _, done, total in steps] == [(1, 2), (2, 2)]
         with pytest.raises(AssertionError, match="computed again"):
-            transfer(TINY, budgets=(0.5,), seed=1, folder=folder)
+            transfer(TINY, budgets=(0.6,), seed=1, folder=folder)
     assert sorted(folder.iterdir()) == files
 
 
@@ -288,10 +286,7 @@ def test_the_report_needs_nothing_but_itself(found, tmp_path):
     assert not re.search(r"https?://|@import|url\(|\bNone\b|\bnan\b|built-in", page)
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["networks"] == found.everything()["networks"]
-    assert content["command"] == "lowrank-theory transfer tiny --budget 0.5 0.7 --seed 0"
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    transfer_report.write(found, tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert content["command"] == "lowrank-theory transfer tiny --budget 0.6 --seed 0"
 
 
 def test_it_is_said_in_words(found):

@@ -357,7 +357,7 @@ CASES: dict[str, Case] = {
             "AlexNet for CIFAR-10",
             "image",
             _CIFAR10_ABOUT,
-            Sizes(calibration=1_000, held_out=500, units=400, items=1_000, batch=100),
+            Sizes(calibration=2_000, held_out=500, units=400, items=1_000, batch=100),
             _alexnet,
             _check_alexnet,
         ),

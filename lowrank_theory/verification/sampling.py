@@ -168,7 +168,8 @@ def measure(point: Point) -> Sample:
     Which program runs depends on the `number` of the whole sample, never on the block.
     """
     statement = by_name(point.statement)
-    draw, assess_all = _programs(1 if point.number >= REPAYING else 0)
+    costly = statement.kind.certainty is Certainty.ASYMPTOTIC
+    draw, assess_all = _programs(1 if costly or point.number >= REPAYING else 0)
     batch = batch_size(statement, point.number)
     columns = []
     with jax.enable_x64(True):
