@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from lowrank_theory.networks._layer import half_rank
 from lowrank_theory.verification import Report, StatementReport
@@ -190,6 +190,7 @@ def calibration_sizes(rows: Sequence[Row], layers: Sequence[Row]) -> Figure:
         _line(panel, enumerate(points, start=1), label, style)
     panel.set_yscale("log")
     panel.set_xlabel("layer")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("calibration rows")
     legend_above(figure, panel, 2)
     return figure
@@ -360,6 +361,7 @@ def _errors_in_order(
         points = enumerate((row[name] for row in halves), start=1)
         _line(panel, points, label, {**style, "markersize": 3}, above=_NEGLIGIBLE)
     panel.set_xlabel("layer, at half of full rank")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _points(
@@ -442,6 +444,7 @@ def _composed(panel: Axes, composition: Row) -> None:
         panel.axhline(composition[name], **style, label=label)
     panel.set_yscale("log")
     panel.set_xlabel("layer")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("error of the network's outputs")
     panel.set_title("from layers to the network", fontsize=10)
 
