@@ -101,7 +101,7 @@ def test_the_embedded_network_is_small_and_in_float32():
     for layer in parameters.values():
         assert set(layer) == {"kernel", "bias"}
         assert layer["bias"].shape == layer["kernel"].shape[-1:]
-    assert sum(leaf.size for leaf in leaves) == 0
+    assert sum(leaf.size for leaf in leaves) == 873_418
     assert alexnet.FILE.stat().st_size <= 4e6
 
 
@@ -133,7 +133,7 @@ def test_check_figure(data_folder):
     data = cifar10_data(1)
     images, labels = data.held_out_images[:1_000], data.held_out_labels[:1_000]
     found = correct(network.apply, parameters, jnp.asarray(images), labels)
-    assert abs(int(found.sum()) - 0) <= 1  # an image may stand at a tie, to rounding
+    assert abs(int(found.sum()) - 849) <= 1  # an image may stand at a tie, to rounding
 
 
 # --- its training ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The embedded AlexNet: five convolutions and three affine layers, trained on CIFAR-10.
 
 `experiments/train_alexnet.py` made the file from 47,500 of the training images that
-`resnet.cifar10_data` reads. Of the first 1,000 test images it recognises 0.
+`resnet.cifar10_data` reads. Of the first 1,000 test images it recognises 849.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from lowrank_theory._numerics import AnyArray
 
 FILE = Path(__file__).with_name("data") / "alexnet.npz"
-SHA256 = ""
+SHA256 = "addc36b4555f1bf0e5e6955f4fe7d0c198a3eaac08449a2f85ef96a26be50334"
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 AFFINE = ("affine1", "affine2", "affine3")
 _POOLED = ("conv2", "conv5")

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from scipy import stats
 
 from lowrank_theory._numerics import check_count
+from lowrank_theory.networks.alexnet import alexnet_network
 from lowrank_theory.networks.bert import Tokens, bert_network, bert_tokens, embed
 from lowrank_theory.networks.character_lstm import (
     character_lstm_network,
@@ -200,17 +201,8 @@ def _residual(depth: int) -> Callable[[Sizes], Loaded]:
 
 
 def _alexnet(sizes: Sizes) -> Loaded:
-    from lowrank_theory.networks.alexnet import alexnet_network
-
     network, parameters = alexnet_network()
     return _classifier(network.apply, parameters, cifar10_data(sizes.calibration), sizes)
-
-
-def _check_alexnet() -> None:
-    from lowrank_theory.networks.alexnet import alexnet_network
-
-    alexnet_network()
-    cifar10_data(1)
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -339,7 +331,7 @@ CASES: dict[str, Case] = {
             "ResNet-20 on CIFAR-10",
             "image",
             _CIFAR10_ABOUT,
-            Sizes(calibration=500, held_out=250, units=400, items=1_000, batch=50, passes=7),
+            Sizes(calibration=500, held_out=250, units=400, items=1_000, batch=50),
             _residual(20),
             lambda: (resnet_network(20), cifar10_data(1)),
         ),
@@ -348,7 +340,7 @@ CASES: dict[str, Case] = {
             "ResNet-56 on CIFAR-10",
             "image",
             _CIFAR10_ABOUT,
-            Sizes(calibration=200, held_out=100, units=400, items=1_000, batch=50, passes=7),
+            Sizes(calibration=300, held_out=150, units=400, items=1_000, batch=50, passes=28),
             _residual(56),
             lambda: (resnet_network(56), cifar10_data(1)),
         ),
@@ -359,7 +351,7 @@ CASES: dict[str, Case] = {
             _CIFAR10_ABOUT,
             Sizes(calibration=2_000, held_out=500, units=400, items=1_000, batch=100),
             _alexnet,
-            _check_alexnet,
+            lambda: (alexnet_network(), cifar10_data(1)),
         ),
         Case(
             "char_lstm",
@@ -381,7 +373,7 @@ CASES: dict[str, Case] = {
             "test part. The network was trained on other texts. To calibrate without padding, a "
             f"sentence is cut to the longest of {', '.join(map(str, LENGTHS))} tokens that it "
             "fills; the correlation is that of whole sentences.",
-            Sizes(calibration=1_000, held_out=400, units=400, items=1_379, batch=50, passes=6),
+            Sizes(calibration=1_000, held_out=400, units=400, items=1_379, batch=50),
             _minilm,
             lambda: (bert_network(), stsb_data(), bert_tokens(["one"])),
         ),
