@@ -1,12 +1,31 @@
-"""Trained networks and data in a folder of the user's: found, read, and refused in one way."""
+"""Trained networks and data, embedded or in a folder of the user's: found, read, and refused in
+one way.
+"""
 
 import dataclasses
+import hashlib
 import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+
+def embedded(file: Path, sha256: str) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file of this package.
+
+    Raises `ValueError` where it is not the file of this SHA-256.
+    """
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise ValueError(
+            f"{file} is damaged: its SHA-256 is {digest}, but {sha256} was expected. "
+            "Install the package again."
+        )
+    with np.load(io.BytesIO(content)) as arrays:
+        return dict(arrays)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,6 @@
 `resnet.cifar10_data` reads. Of the first 1,000 test images it recognises 849.
 """
 
-import hashlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from lowrank_theory._numerics import AnyArray
+from lowrank_theory.networks._sources import embedded
 
 FILE = Path(__file__).with_name("data") / "alexnet.npz"
 SHA256 = "addc36b4555f1bf0e5e6955f4fe7d0c198a3eaac08449a2f85ef96a26be50334"
@@ -102,19 +101,11 @@ def alexnet_network() -> tuple[AlexNet, dict[str, dict[str, Array]]]:
 
     Raises `ValueError` where the embedded file is damaged.
     """
-    content = FILE.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
-        raise ValueError(
-            f"{FILE} is damaged: its SHA-256 is {digest}, but {SHA256} was expected. "
-            "Install the package again."
-        )
-    with np.load(io.BytesIO(content)) as stored:
-        parameters = {
-            name: {
-                part: jnp.asarray(stored[f"{name}.{part}"], jnp.float32)
-                for part in ("kernel", "bias")
-            }
-            for name in (*CONVOLUTIONS, *AFFINE)
+    stored = embedded(FILE, SHA256)
+    parameters = {
+        name: {
+            part: jnp.asarray(stored[f"{name}.{part}"], jnp.float32) for part in ("kernel", "bias")
         }
+        for name in (*CONVOLUTIONS, *AFFINE)
+    }
     return AlexNet(), parameters

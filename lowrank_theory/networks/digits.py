@@ -5,13 +5,12 @@ deficient, as real ones often are. `experiments/train_digits.py` made the file, 
 says where the images come from.
 """
 
-import hashlib
-import io
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from lowrank_theory.networks._sources import embedded
 from lowrank_theory.networks.perceptron import Perceptron, Split
 
 FILE = Path(__file__).with_name("data") / "digits.npz"
@@ -19,24 +18,12 @@ SHA256 = "8ce1fd93684284ccec6787ddf28aae60dc813451d067029453b32b86662743f6"
 BRIGHTEST = 16
 
 
-def _stored() -> dict[str, np.ndarray]:
-    content = FILE.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
-        raise ValueError(
-            f"{FILE} is damaged: its SHA-256 is {digest}, but {SHA256} was expected. "
-            "Install the package again."
-        )
-    with np.load(io.BytesIO(content)) as arrays:
-        return dict(arrays)
-
-
 def digits_network() -> Perceptron:
     """The trained network, in float32.
 
     Raises `ValueError` where the embedded file is damaged.
     """
-    stored = _stored()
+    stored = embedded(FILE, SHA256)
     layers = range(sum(name.startswith("weights_") for name in stored))
     return Perceptron(
         [jnp.asarray(stored[f"weights_{layer}"]) for layer in layers],
@@ -49,7 +36,7 @@ def digits_data() -> Split:
 
     Raises `ValueError` where the embedded file is damaged.
     """
-    stored = _stored()
+    stored = embedded(FILE, SHA256)
     images = jnp.asarray(stored["images"] / np.float32(BRIGHTEST))
     labels = jnp.asarray(stored["labels"], jnp.int32)
     training = stored["training"]
