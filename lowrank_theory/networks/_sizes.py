@@ -15,7 +15,7 @@ from lowrank_theory.certification import certify_losses
 from lowrank_theory.networks.catalogue import Function, Loaded
 from lowrank_theory.networks.compress import Compressed, Parameters, compress
 from lowrank_theory.networks.held_out import output_errors
-from lowrank_theory.networks.replace import AffineLowRank, replace
+from lowrank_theory.networks.replace import AffineLowRank, leaves_by_path, replace
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, TruncatedSVD, every_rank
 
@@ -103,17 +103,13 @@ def low_rank(factors: Factors) -> LowRank:
 
 def factors_of(compressed: Compressed) -> dict[str, Factors]:
     """The factors of each compressed layer, in the order of execution."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        compressed.parameters, is_leaf=lambda leaf: isinstance(leaf, Factors)
-    )
-    by_path = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    by_path = leaves_by_path(compressed.parameters)
     return {path: by_path[path] for path in compressed.layers if isinstance(by_path[path], Factors)}
 
 
 def matrices_of(compressed: Compressed, loaded: Loaded) -> dict[str, np.ndarray]:
     """The original matrix, or stack of matrices, of each layer."""
-    leaves = jax.tree_util.tree_leaves_with_path(loaded.parameters)
-    by_path = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    by_path = leaves_by_path(loaded.parameters)
     return {
         path: np.asarray(layer.view.matrix(by_path[path]))
         for path, layer in compressed.layers.items()

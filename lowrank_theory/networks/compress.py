@@ -47,7 +47,7 @@ from lowrank_theory.networks._targets import RankRule as RankRule
 from lowrank_theory.networks._views import MatrixView
 from lowrank_theory.networks.allocation import LossCurve, allocate
 from lowrank_theory.networks.observe import Listener, Site, Survey
-from lowrank_theory.networks.replace import AffineLowRank, replace
+from lowrank_theory.networks.replace import AffineLowRank, leaves_by_path, replace
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import (
     AbstractNestedMethod,
@@ -133,12 +133,10 @@ class Compressed:
         return sum(layer.dense_multiply_adds for layer in self.layers.values())
 
     def _bytes(self, count: Callable[[CompressedLayer], int]) -> int:
-        named = _named(self.parameters)
-        total = 0
-        for path, layer in self.layers.items():
-            stored = (leaf for name, leaf in named if name == path or name.startswith(f"{path}."))
-            total += count(layer) * next(stored).dtype.itemsize
-        return total
+        stored = leaves_by_path(self.parameters)
+        return sum(
+            count(layer) * stored[path].dtype.itemsize for path, layer in self.layers.items()
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compressed network to a safetensors file, all or nothing. `load_compressed`
@@ -217,7 +215,7 @@ def compress(
     _check(target, method, sequential, passes)
     listener = Listener(function, parameters, select)
     survey = listener.survey(_first(batches))
-    leaves = dict(_named(parameters))
+    leaves = leaves_by_path(parameters)
     remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
     job = _Job(listener, survey, leaves, batches, method, remarks)
     free = [path for path in survey if path not in remarks]
@@ -298,11 +296,6 @@ def _first(batches: Iterable[PyTree]) -> PyTree:
     for batch in begun:
         return batch
     raise ValueError("`batches` is empty: give at least one batch.")
-
-
-def _named(parameters: PyTree) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(parameters)
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
 # --- one layer -----------------------------------------------------------------------------------

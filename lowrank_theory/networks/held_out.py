@@ -16,8 +16,7 @@ from jaxtyping import Float, PyTree
 from lowrank_theory.certification import relative_losses
 from lowrank_theory.networks.compress import Compressed
 from lowrank_theory.networks.observe import Listener
-from lowrank_theory.networks.replace import AffineLowRank
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.networks.replace import AffineLowRank, leaves_by_path
 
 Progress = Callable[[int, int], None]
 
@@ -127,7 +126,7 @@ def _squares(original: np.ndarray, replaced: np.ndarray) -> tuple[float, float]:
 
 def _replaced(parameters: PyTree, compressed: Compressed) -> dict[str, _Pair]:
     chosen = {path: layer for path, layer in compressed.layers.items() if layer.rank is not None}
-    dense, smaller = dict(_leaves(parameters)), dict(_leaves(compressed.parameters))
+    dense, smaller = leaves_by_path(parameters), leaves_by_path(compressed.parameters)
     pairs = {}
     for path, layer in chosen.items():
         given = smaller[path]
@@ -141,14 +140,6 @@ def _replaced(parameters: PyTree, compressed: Compressed) -> dict[str, _Pair]:
             shift = np.asarray(given.shift, float).reshape(shift.shape)
         pairs[path] = _Pair(weights, left, right, shift)
     return pairs
-
-
-def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
-    def is_factored(leaf: Any) -> bool:
-        return isinstance(leaf, LowRank | AffineLowRank)
-
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_factored):
-        yield jax.tree_util.keystr(path), leaf
 
 
 def _floats(tree: PyTree) -> list[np.ndarray]:
@@ -166,7 +157,7 @@ def _counted(units: Sequence[PyTree], progress: Progress | None) -> Iterator[tup
 
 
 def _check_unit(name: str, unit: PyTree) -> None:
-    for path, leaf in _leaves(unit):
+    for path, leaf in leaves_by_path(unit).items():
         array = np.asarray(leaf)
         if jnp.issubdtype(array.dtype, jnp.floating) and np.any(np.isnan(array)):
             raise ValueError(f"`{name}{path}` has entries that are NaN. Remove or repair them.")

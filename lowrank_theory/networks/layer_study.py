@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
@@ -18,6 +17,7 @@ from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks import _layer
 from lowrank_theory.networks._layer import Layer, Row, half_rank
 from lowrank_theory.networks.observe import Listener, Observation
+from lowrank_theory.networks.replace import leaves_by_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +138,8 @@ def study(
         )
     ]
     not_followed = {path: why for each in seen for path, why in each.not_followed.items()}
-    leaves = {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)
-        if jax.tree_util.keystr(path) not in not_followed
-    }
-    studied = {path: leaves[path] for path in order if path in leaves}
+    leaves = leaves_by_path(parameters)
+    studied = {path: leaves[path] for path in order if path not in not_followed}
     total = sum(len(seen[0].slices(path)) for path in studied)
     rows: list[Row] = []
     found: list[Row] = []

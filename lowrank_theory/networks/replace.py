@@ -144,6 +144,14 @@ def replace(
     return compressed, jax.tree.unflatten(tree, replaced)
 
 
+def leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by `jax.tree_util.keystr`; what stands for a matrix is one leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda leaf: isinstance(leaf, LowRank | AffineLowRank)
+    )
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
 def _fitting(name: str, given: Any, leaf: Any) -> LowRank | AffineLowRank:
     if not isinstance(given, LowRank | AffineLowRank):
         raise ValueError(
