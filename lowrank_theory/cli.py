@@ -10,20 +10,18 @@ import functools
 import math
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from lowrank_theory import _printing as printing
+from lowrank_theory import _progress as showing
 from lowrank_theory import networks
 from lowrank_theory._files import plain, to_json, write_atomically
 from lowrank_theory._numerics import check_fraction
@@ -41,7 +39,6 @@ from lowrank_theory.verification.sweep import (
     LostWorkerError,
     Store,
     cluster,
-    each,
     lost_workers,
     processes,
     sweep,
@@ -271,10 +268,10 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     start = time.monotonic()
     plans = [_plan(name, found, options) for name, found in _chosen(options.only).items()]
     store = Store(options.out / POINTS)
-    with _executor(options, refuse) as executor, _progress(plans, store, console) as progress:
+    with _executor(options, refuse) as executor, showing.points(plans, store, console) as step:
         names = () if options.only else NETWORKS
         studying = [executor.submit(_study, name) for name in names]
-        report = Report(tuple(sweep(plans, executor=executor, store=store, progress=progress)))
+        report = Report(tuple(sweep(plans, executor=executor, store=store, progress=step)))
         with lost_workers():
             found = [future.result() for future in studying]
     skipped = tuple(result for result in found if isinstance(result, str))
@@ -339,7 +336,7 @@ def _attack(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     jobs = {name: functools.partial(_climb, name, options.seed) for name in chosen}
     found: dict[str, Witness] = {}
     with _executor(options, refuse) as executor:
-        for name, witness in _each(jobs, executor, console):
+        for name, witness in showing.jobs(jobs, executor, console):
             found[name] = witness
             if options.out is not None:
                 witness.save(options.out / f"{name}.json")
@@ -359,7 +356,7 @@ def _scale(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> in
     console = printing.make_console()
     jobs = {name: functools.partial(_fit, name, options.seed) for name in chosen}
     with _executor(options, refuse) as executor:
-        found = dict(_each(jobs, executor, console))
+        found = dict(showing.jobs(jobs, executor, console))
     fits: list[Fit] = [fit for name in jobs for fit in found[name]]
     if options.json:
         write_atomically(options.json, to_json(plain([fit.row() for fit in fits])))
@@ -386,13 +383,13 @@ def _transfer(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
     options.out = options.out or Path("out/transfer") / case.name
     _prepare(options, refuse)
     try:
-        with _steps(console) as progress:
+        with showing.steps(console) as step:
             found = transfer(
                 case,
                 budgets=options.budget,
                 seed=options.seed,
                 folder=options.out / POINTS,
-                progress=progress,
+                progress=step,
             )
     except ValueError as error:  # such as a budget that cannot be met
         refuse(str(error))
@@ -475,7 +472,7 @@ def _fit(name: str, seed: int) -> tuple[Fit, ...]:
     return scale(STATEMENTS[name], key=jax.random.key(seed))
 
 
-# Where it runs, and how far it has come.
+# Where it runs.
 
 
 @contextlib.contextmanager
@@ -492,81 +489,3 @@ def _executor(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
         else:
             executor = Here()
         yield executor
-
-
-def _bar(console: Console) -> Bar:
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-@contextlib.contextmanager
-def _progress(
-    plans: Sequence[Plan], store: Store, console: Console
-) -> Iterator[Callable[[str, int, int], None]]:
-    """Counts points: a bar in a terminal, or else a line for each statement, with the time left.
-    What is wrong with the points of an earlier run is said too.
-    """
-    points = sum(plan.points() for plan in plans)
-    start, done = time.monotonic(), 0
-
-    def progress(name: str, done_here: int, total: int) -> None:
-        nonlocal done
-        done += 1
-        bar.update(task, advance=1, description=name)
-        if done_here == total and not console.is_terminal:
-            seconds = time.monotonic() - start
-            left = (points - done) * seconds / max(done - store.found, 1)
-            console.print(
-                f"{name}: {done:,} of {points:,} points after {seconds:.0f} s, {left:.0f} s left",
-                soft_wrap=True,
-            )
-
-    with _bar(console) as bar, warnings.catch_warnings():
-        warnings.filterwarnings("always", message=".*is corrupt", category=UserWarning)
-        warnings.showwarning = lambda message, *_: console.print(str(message), soft_wrap=True)
-        task = bar.add_task("", total=points)
-        yield progress
-
-
-@contextlib.contextmanager
-def _steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Counts the steps of one job: a bar in a terminal, or else a line for each."""
-    start = time.monotonic()
-
-    def progress(name: str, done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total, description=name)
-        if not console.is_terminal:
-            seconds = time.monotonic() - start
-            console.print(f"{name}: {done} of {total} after {seconds:.0f} s", soft_wrap=True)
-
-    with _bar(console) as bar:
-        task = bar.add_task("", total=None)
-        yield progress
-
-
-def _each(
-    jobs: Mapping[str, Callable[[], Any]], executor: Executor, console: Console
-) -> Iterator[tuple[str, Any]]:
-    """What the jobs return, as they end. A bar in a terminal, or else a line for each, says so."""
-    start = time.monotonic()
-    with _bar(console) as bar:
-        task = bar.add_task("", total=len(jobs))
-        for name, result in each(jobs, executor):
-            bar.update(task, advance=1, description=name)
-            if not console.is_terminal:
-                seconds = time.monotonic() - start
-                console.print(f"{name}: {_in_words(result)}, after {seconds:.0f} s", soft_wrap=True)
-            yield name, result
-
-
-def _in_words(result: Witness | tuple[Fit, ...]) -> str:
-    if isinstance(result, Witness):
-        return f"ratio {result.ratio:.4f}"
-    return f"{sum(fit.agrees for fit in result)} of {len(result)} rates agree"
