@@ -412,13 +412,14 @@ def studied(monkeypatch):
     return asked
 
 
-def test_a_network_is_studied(studied, tmp_path, capsys):
+def test_a_network_is_studied(studied, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     out, file = tmp_path / "report", tmp_path / "x.json"
     arguments = ["transfer", "digits", "--budget", "0.3", "0.5", "--seed", "7"]
     assert cli.main([*arguments, "--out", str(out), "--json", str(file)]) == 0
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
     assert "digits: layers: 1 of 2 after 0 s" in printed
-    assert "data-driven" in printed and "49 %" in printed and "-0.0125" in printed
+    assert "data-driven" in printed and "49 %" in printed and "-0.02 to 0" in printed
     assert "It is half as large." in printed and f"Report: {out / 'report.html'}" in printed
     assert studied["case"] == "digits" and studied["seed"] == 7
     assert studied["budgets"] == [0.3, 0.5] and studied["folder"] == out / "points"
