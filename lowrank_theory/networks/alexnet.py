@@ -10,12 +10,12 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from lowrank_theory._numerics import AnyArray
 from lowrank_theory.networks._sources import embedded
+from lowrank_theory.networks.resnet import check_images
 
 FILE = Path(__file__).with_name("data") / "alexnet.npz"
 SHA256 = "addc36b4555f1bf0e5e6955f4fe7d0c198a3eaac08449a2f85ef96a26be50334"
@@ -45,11 +45,7 @@ class AlexNet(eqx.Module):
 
         Raises `ValueError` for images of another shape or dtype.
         """
-        if images.shape[1:] != (32, 32, 3) or images.dtype != np.uint8:
-            raise ValueError(
-                "`images` must be bytes of shape (samples, 32, 32, 3); got "
-                f"{images.dtype} of shape {images.shape}."
-            )
+        check_images(images)
 
         def rectified(name: str, products: Array) -> Array:
             return jax.nn.relu(products + parameters[name]["bias"])

@@ -72,11 +72,7 @@ class ResNet(eqx.Module):
 
         Raises `ValueError` for images of another shape or dtype.
         """
-        if images.shape[1:] != (32, 32, 3) or images.dtype != np.uint8:
-            raise ValueError(
-                "`images` must be bytes of shape (samples, 32, 32, 3); got "
-                f"{images.dtype} of shape {images.shape}."
-            )
+        check_images(images)
         x = (jnp.asarray(images, jnp.float32) / 255 - _MEAN) / _DEVIATION
         x = jax.nn.relu(_convolved(parameters["stem"], x))
         for number, stage in enumerate(parameters["stages"]):
@@ -87,6 +83,15 @@ class ResNet(eqx.Module):
                 x = jax.nn.relu(outer + _shortcut(x, stride, outer.shape[-1]))
         head = parameters["head"]
         return x.mean(axis=(1, 2)) @ head["kernel"] + head["bias"]
+
+
+def check_images(images: AnyArray) -> None:
+    """Images of CIFAR-10, or a `ValueError`."""
+    if images.shape[1:] != (32, 32, 3) or images.dtype != np.uint8:
+        raise ValueError(
+            "`images` must be bytes of shape (samples, 32, 32, 3); got "
+            f"{images.dtype} of shape {images.shape}."
+        )
 
 
 def _convolved(layer: PyTree, images: Array, stride: int = 1) -> Array:
