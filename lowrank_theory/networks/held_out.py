@@ -15,7 +15,7 @@ from jaxtyping import Float, PyTree
 
 from lowrank_theory.certification import relative_losses
 from lowrank_theory.networks.compress import Compressed
-from lowrank_theory.networks.observe import Listener
+from lowrank_theory.networks.observe import Listener, check_no_nan
 from lowrank_theory.networks.replace import AffineLowRank, leaves_by_path
 
 Progress = Callable[[int, int], None]
@@ -82,7 +82,7 @@ def output_errors(
     squares = np.zeros((2, len(units)))
     for number, unit in _counted(units, progress):
         name = f"units[{number}]"
-        _check_unit(name, unit)
+        check_no_nan(name, unit)
         try:
             results = run(parameters, unit), run_compressed(compressed.parameters, unit)
         except Exception as error:
@@ -154,13 +154,6 @@ def _counted(units: Sequence[PyTree], progress: Progress | None) -> Iterator[tup
         yield number, unit
         if progress is not None:
             progress(number + 1, len(units))
-
-
-def _check_unit(name: str, unit: PyTree) -> None:
-    for path, leaf in leaves_by_path(unit).items():
-        array = np.asarray(leaf)
-        if jnp.issubdtype(array.dtype, jnp.floating) and np.any(np.isnan(array)):
-            raise ValueError(f"`{name}{path}` has entries that are NaN. Remove or repair them.")
 
 
 def _check_finite(squares: np.ndarray, what: str, name: str) -> None:

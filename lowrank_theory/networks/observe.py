@@ -336,11 +336,7 @@ class Listener:
         self, batch: PyTree, name: str, only: Collection[str]
     ) -> Iterator[tuple[Users, list[Array]]]:
         """The rows that each set of weights, `only` of these, met in a batch, slice by slice."""
-        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-            array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-            if jnp.issubdtype(array.dtype, jnp.floating) and np.any(np.isnan(np.asarray(array))):
-                where = f"{name}{jax.tree_util.keystr(path)}"
-                raise ValueError(f"`{where}` has entries that are NaN. Remove or repair them.")
+        check_no_nan(name, batch)
         uses: collections.Counter[str] = collections.Counter()
         for tap in self.taps(list(self.arrays.values()), batch):
             users = []
@@ -378,6 +374,15 @@ class Listener:
                     remarks[path] = reasons
         views = {path: self.views[path] for path in calibrations}
         return Observation(calibrations, views, remarks, not_followed)
+
+
+def check_no_nan(name: str, batch: PyTree) -> None:
+    """A batch without NaN, or a `ValueError`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        if jnp.issubdtype(array.dtype, jnp.floating) and np.any(np.isnan(np.asarray(array))):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"`{where}` has entries that are NaN. Remove or repair them.")
 
 
 def _nothing(not_followed: Mapping[str, tuple[str, ...]]) -> ValueError:
