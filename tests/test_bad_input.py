@@ -1,9 +1,6 @@
 """Bad input at every public door: one `ValueError` that names the argument and what came."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 
 import lowrank_theory as lrt
+import unhooked
 from lowrank_theory import Calibration, Observed, Setting
 from lowrank_theory.generators import activations, noise, spectra, targets
 
@@ -316,17 +314,7 @@ def test_calls(call, message):
 
 
 def test_wrong_types():
-    program = "import test_bad_input; test_bad_input.check_wrong_types()"
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=here,
-        timeout=120,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    unhooked.check("test_bad_input")
 
 
 def check_wrong_types():

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
-from html.parser import HTMLParser
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from lowrank_theory.verification import (
     Verdict,
     report,
 )
+from pages import Resources
 
 STATEMENT = "best_possible.truncated_svd"
 ROW_KEYS = {
@@ -146,19 +146,6 @@ def test_presets_give_every_regime_its_trials(preset, name):
 
 
 # --- the page -------------------------------------------------------------------------------------
-
-
-class Resources(HTMLParser):
-    """Everything that the page would fetch, and the tags that are open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.tags: set[str] = set()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
 
 
 def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):

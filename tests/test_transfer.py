@@ -4,7 +4,6 @@ import json
 import math
 import re
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from lowrank_theory.networks import Perceptron, _scrutiny, _sizes, transfer_repo
 from lowrank_theory.networks._sizes import METHODS, SAME_RANKS
 from lowrank_theory.networks.catalogue import Case, Loaded, Metric, Sizes
 from lowrank_theory.networks.transfer import Transfer, _Pieces, transfer
+from pages import Resources
 
 module = sys.modules[transfer.__module__]  # its name in the package is the function's
 
@@ -260,17 +260,6 @@ def test_budgets_that_are_no_shares(budgets):
 
 
 # --- the report -----------------------------------------------------------------------------------
-
-
-class Resources(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.tags: set[str] = set()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
 
 
 def test_the_report_needs_nothing_but_itself(found, tmp_path):
