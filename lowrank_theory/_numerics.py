@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,20 @@ from jax.core import Tracer
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from lowrank_theory._scale import widened
+
 Tree = TypeVar("Tree")
 AnyArray = Array | np.ndarray
+
+
+class InFloat64(eqx.Module):
+    """What is said of a result, not part of it: it crosses the border in float64, whatever the
+    dtype of the result.
+    """
+
+
+def _stays(leaf: Any) -> bool:
+    return isinstance(leaf, InFloat64)
 
 
 def _is_float(leaf: Any) -> bool:
@@ -23,22 +36,27 @@ def _is_float(leaf: Any) -> bool:
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:
-    """Cast the floating leaves of a tree; call it inside `jax.enable_x64`."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if _is_float(leaf) else leaf, tree)
+    """Cast the floating leaves of a tree, but for what is `InFloat64`; call it inside
+    `jax.enable_x64`.
+    """
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype) if _is_float(leaf) else leaf, tree, is_leaf=_stays
+    )
+
+
+@jax.jit
+def _promoted(leaf: Any) -> Array:
+    leaf = widened(leaf)
+    return jnp.where(jnp.isinf(leaf), jnp.nan, leaf)
 
 
 def promote(tree: Tree) -> Tree:
     """Floating leaves in float64; infinities become NaN, which LAPACK passes on (on an infinity its
     SVD never returns).
     """
-
-    def promoted(leaf: Any) -> Any:
-        if not _is_float(leaf):
-            return leaf
-        leaf = jnp.asarray(leaf, jnp.float64)
-        return jnp.where(jnp.isinf(leaf), jnp.nan, leaf)
-
-    return jax.tree.map(promoted, tree)
+    return jax.tree.map(
+        lambda leaf: _promoted(leaf) if _is_float(leaf) else leaf, tree, is_leaf=_stays
+    )
 
 
 def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Callable[..., Any]:
@@ -47,19 +65,26 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
     Positional arguments are trees of arrays; keyword-only arguments are static. Floating inputs are
     promoted to float64 on entry, and floating results leave in the common float dtype of the inputs
     (float64 NumPy arrays therefore stay float64 even where JAX's x64 flag is off), or in that of
-    the one argument at position `like`. The function is compiled once per shape and per value of
-    its static arguments. It works under `jit` and `vmap`, and under reverse-mode `grad`: both
-    passes enter float64 by themselves. Forward-mode and second derivatives need the x64 flag
-    switched on by the caller.
+    the one argument at position `like`. A static argument `dtype` asks for another; the function is
+    told the dtype in which its results will leave. What is `InFloat64` stays so.
+
+    The function is compiled once per shape and per value of its static arguments. It works under
+    `jit` and `vmap`, and under reverse-mode `grad`: both passes enter float64 by themselves.
+    Forward-mode and second derivatives need the x64 flag switched on by the caller.
     """
     parameters = inspect.signature(function).parameters.values()
     static_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     compiled = jax.jit(function, static_argnames=static_names)
+    is_told = "dtype" in static_names
 
     @functools.wraps(function)
     def at_the_border(*arrays: Any, **static: Any) -> Any:
+        dtype = static.get("dtype")
+        if dtype is None:
+            dtype = float_dtype(*(arrays if like is None else arrays[like : like + 1]))
+        if is_told:
+            static["dtype"] = np.dtype(dtype)
         inner = functools.partial(compiled, **static)
-        dtype = float_dtype(*(arrays if like is None else arrays[like : like + 1]))
         if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             return cast(inner(*promote(arrays)), dtype)
 

@@ -1,60 +1,105 @@
 """Each measure of error, once. Norms are Frobenius; whether a measure is squared or relative is in
 its name.
+
+They are of the numbers as they are stored, computed in float64 at scale one, and leave in the
+common dtype of what they compare, in float32 if that is narrower.
 """
 
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
-from lowrank_theory._numerics import in_float64, matmul
+from lowrank_theory._numerics import float_dtype, in_float64, matmul
+from lowrank_theory._scale import norm, times_power, unit
 from lowrank_theory.problems import Observed, Truth
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import Recovery
 
+Term = tuple[Any, ...] | None  # matrices to be multiplied
+
 
 def output_error(recovered: Recovery | LowRank | Array, truth: Truth) -> Float[Array, ""]:
     r"""$\lVert\tilde X(Z - M)\rVert_F$: how far the recovered outputs are from the clean ones."""
-    return _distance(_weights(recovered), truth.layer_inputs, truth.clean_outputs)
+    inputs = truth.layer_inputs
+    clean, found = (inputs, truth.target_weights), (inputs, *_weights(recovered))
+    return _distance((clean,), (found,))
 
 
 def weight_error(recovered: Recovery | LowRank | Array, truth: Truth) -> Float[Array, ""]:
     r"""$\lVert Z - M\rVert_F$."""
-    return _difference(_weights(recovered), truth.target_weights)
+    return _distance(((truth.target_weights,),), (_weights(recovered),))
 
 
 def fitting_error(recovered: Recovery | LowRank | Array, observed: Observed) -> Float[Array, ""]:
     r"""$\lVert Y - \tilde XZ\rVert_F$: how far the recovered outputs are from the observed ones (a
     new bias included).
     """
-    bias = recovered.bias if isinstance(recovered, Recovery) else None
-    return _distance(_weights(recovered), observed.layer_inputs, observed.target_outputs, bias)
+    return _distance(*_outputs(recovered, observed))
 
 
 def relative_fitting_error(
     recovered: Recovery | LowRank | Array, observed: Observed
 ) -> Float[Array, ""]:
     r"""$\lVert Y - \tilde XZ\rVert_F / \lVert Y\rVert_F$; zero where both vanish."""
-    return _relative(fitting_error(recovered, observed), observed.target_outputs)
+    return _measured(_relative, *_outputs(recovered, observed))
 
 
-def _weights(recovered: Recovery | LowRank | Array) -> Any:
+def _weights(recovered: Recovery | LowRank | Array) -> Term:
     factors = recovered.factors if isinstance(recovered, Recovery) else recovered
     return (factors.left, factors.right) if isinstance(factors, LowRank) else (factors,)
 
 
-@in_float64
-def _distance(weights: Any, inputs: Array, outputs: Array, bias: Array | None = None) -> Array:
-    recovered = matmul(inputs, *weights)
-    return jnp.linalg.norm(outputs - (recovered if bias is None else recovered + bias))
+def _outputs(
+    recovered: Recovery | LowRank | Array, observed: Observed
+) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+    """Those of the layer, and those of the recovered one, as sums of products."""
+    inputs = observed.layer_inputs
+    bias = recovered.bias if isinstance(recovered, Recovery) else None
+    found = (inputs, *_weights(recovered)), None if bias is None else (bias,)
+    if observed.outputs is not None:
+        return ((observed.outputs,),), found
+    kept = None if observed.bias is None else (observed.bias,)
+    return ((observed.activations, observed.weights), kept), found
+
+
+def _distance(wanted: tuple[Term, ...], found: tuple[Term, ...]) -> Float[Array, ""]:
+    return _measured(_absolute, wanted, found)
+
+
+def _measured(measure: Any, wanted: tuple[Term, ...], found: tuple[Term, ...]) -> Array:
+    dtype = jnp.promote_types(float_dtype(wanted, found), jnp.float32)
+    return measure(wanted, found, dtype=dtype)
 
 
 @in_float64
-def _difference(weights: Any, target: Array) -> Array:
-    return jnp.linalg.norm((matmul(*weights) if len(weights) == 2 else weights[0]) - target)
+def _absolute(wanted: tuple[Term, ...], found: tuple[Term, ...], *, dtype: np.dtype) -> Array:
+    missing, _, power = _compared(wanted, found)
+    return times_power(norm(missing), power)
 
 
 @in_float64
-def _relative(error: Array, outputs: Array) -> Array:
-    norm = jnp.linalg.norm(outputs)
-    return jnp.where(norm > 0, error / jnp.where(norm > 0, norm, 1), error)
+def _relative(wanted: tuple[Term, ...], found: tuple[Term, ...], *, dtype: np.dtype) -> Array:
+    missing, target, power = _compared(wanted, found)
+    size, error = norm(target), norm(missing)
+    ratio = error / jnp.where(size > 0, size, 1)
+    return jnp.where(size > 0, ratio, times_power(error, power))
+
+
+def _compared(
+    wanted: tuple[Term, ...], found: tuple[Term, ...]
+) -> tuple[Array, Array, Int[Array, ""]]:
+    """What is missing, and what is wanted, both divided by one power of two."""
+    terms = [_product(term) for term in (*wanted, *found) if term is not None]
+    power = jnp.max(jnp.stack([jnp.where(jnp.any(t != 0), p, -5000) for t, p in terms]))
+    scaled = [times_power(term, each - power) for term, each in terms]
+    count = sum(term is not None for term in wanted)
+    target = sum(scaled[:count])
+    return target - sum(scaled[count:]), jnp.asarray(target), power
+
+
+def _product(matrices: Any) -> tuple[Array, Int[Array, ""]]:
+    """A product at scale one, and its power of two."""
+    scaled, powers = zip(*(unit(matrix) for matrix in matrices), strict=True)
+    return matmul(*scaled), sum(powers[1:], powers[0])

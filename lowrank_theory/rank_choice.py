@@ -26,6 +26,7 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
 )
+from lowrank_theory._scale import at_scale_one, unit
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery.shrinkage import hard_threshold_constant, median_noise_unit
 
@@ -40,7 +41,7 @@ def energy(observed: Observed, fraction: float) -> int | Int[Array, ""]:
     """
     fraction = check_fraction("fraction", fraction)
     seen = _seen(observed)
-    return _as_int(_by_energy(seen, fraction, resolution=resolution(*seen)))
+    return _as_int(_by_energy(seen, fraction, resolution=_resolution(seen)))
 
 
 def hard_threshold(observed: Observed, noise_scale: float | None = None) -> int | Int[Array, ""]:
@@ -54,7 +55,7 @@ def hard_threshold(observed: Observed, noise_scale: float | None = None) -> int 
     if noise_scale is not None:
         check_positive("noise_scale", noise_scale, zero=True)
     seen = _seen(observed)
-    return _as_int(_by_hard_threshold(seen, noise_scale, resolution=resolution(*seen)))
+    return _as_int(_by_hard_threshold(seen, noise_scale, resolution=_resolution(seen)))
 
 
 def screenot(observed: Observed, at_most: int) -> int | Int[Array, ""]:
@@ -75,15 +76,20 @@ def screenot(observed: Observed, at_most: int) -> int | Int[Array, ""]:
     smaller = min(observed.shape)
     why = f" (so that 2 k + 1 of the {smaller} singular values exist)"
     at_most = check_count("at_most", at_most, 1, (smaller - 1) // 2, why)
-    return _as_int(_by_screenot(seen, at_most=at_most, resolution=resolution(*seen)))
+    return _as_int(_by_screenot(seen, at_most=at_most, resolution=_resolution(seen)))
 
 
 def _seen(observed: Observed) -> tuple[Any, ...]:
-    """The arrays that a rule reads: what the layer sees, outputs, and the bias if there is one."""
+    """The arrays that a rule reads: what the layer sees, outputs (or the activations and weights
+    that make them: centred, where there is a bias), and the bias if there is one.
+    """
     if not isinstance(observed, Observed):
         raise ValueError(f"`observed` must be an `Observed`; got {type(observed).__name__}.")
     if observed.activations is not None:
-        return observed.layer_inputs, observed.target_outputs, observed.bias
+        outputs = observed.outputs
+        if outputs is None:
+            outputs = observed.activations, observed.weights
+        return observed.layer_inputs, outputs, observed.bias
     if observed.calibration is not None:
         raise ValueError(
             "A rank is chosen from rows: give `Observed(activations=...)`, or `weights` alone."
@@ -91,16 +97,28 @@ def _seen(observed: Observed) -> tuple[Any, ...]:
     return None, observed.weights, None
 
 
+def _resolution(seen: tuple[Any, ...]) -> float:
+    return resolution(*jax.tree.leaves(seen))
+
+
 def _as_int(rank: Int[Array, ""]) -> int | Int[Array, ""]:
     return rank if isinstance(rank, Tracer) else int(rank)
 
 
-def _spectrum(seen: tuple[Any, ...], resolution: float) -> tuple[Array, Array, Array]:
-    """The singular values of the attainable outputs, their number min(q, K), and max(q, K).
+def _spectrum(seen: tuple[Any, ...], resolution: float) -> tuple[Array, Array, Array, Array]:
+    """The singular values of the attainable outputs at scale one, the power of two by which they
+    were divided, their number min(q, K), and max(q, K).
 
     Values that storing the arrays may have made are zero.
     """
     layer_inputs, outputs, bias = seen
+    if isinstance(outputs, tuple):
+        (activations, first), (weights, second) = map(unit, outputs)
+        outputs, power = matmul(activations, weights), first + second
+    else:
+        outputs, power = unit(outputs)
+    if layer_inputs is not None:
+        layer_inputs, _ = unit(layer_inputs)
     coordinates, q = outputs, jnp.asarray(outputs.shape[0])
     if layer_inputs is not None:
         if bias is not None:
@@ -114,12 +132,12 @@ def _spectrum(seen: tuple[Any, ...], resolution: float) -> tuple[Array, Array, A
     values = jnp.where(values > cutoff * values[0], values, 0)
     columns = outputs.shape[1]
     q = q.astype(float)
-    return values, jnp.maximum(jnp.minimum(q, columns), 1), jnp.maximum(q, columns)
+    return values, power, jnp.maximum(jnp.minimum(q, columns), 1), jnp.maximum(q, columns)
 
 
 @in_float64
 def _by_energy(seen: Any, fraction: Any, *, resolution: float) -> Int[Array, ""]:
-    values, _, _ = _spectrum(seen, resolution)
+    values, _, _, _ = _spectrum(seen, resolution)
     energies = values**2
     before = jnp.cumsum(energies) - energies
     return jnp.sum(before < fraction * jnp.sum(energies), dtype=jnp.int32)
@@ -127,18 +145,18 @@ def _by_energy(seen: Any, fraction: Any, *, resolution: float) -> Int[Array, ""]
 
 @in_float64
 def _by_hard_threshold(seen: Any, noise_scale: Any, *, resolution: float) -> Int[Array, ""]:
-    values, shorter, longer = _spectrum(seen, resolution)
+    values, power, shorter, longer = _spectrum(seen, resolution)
     aspect = shorter / longer
     if noise_scale is None:
-        unit = median_noise_unit(values, shorter, aspect)
+        noise_unit = median_noise_unit(values, shorter, aspect)
     else:
-        unit = noise_scale * jnp.sqrt(longer)
-    return jnp.sum(values > hard_threshold_constant(aspect) * unit, dtype=jnp.int32)
+        noise_unit = at_scale_one(noise_scale, power) * jnp.sqrt(longer)
+    return jnp.sum(values > hard_threshold_constant(aspect) * noise_unit, dtype=jnp.int32)
 
 
 @in_float64
 def _by_screenot(seen: Any, *, at_most: int, resolution: float) -> Int[Array, ""]:
-    values, shorter, longer = _spectrum(seen, resolution)
+    values, _, shorter, longer = _spectrum(seen, resolution)
     threshold = _correlated_noise_threshold(values, shorter, longer, at_most)
     return jnp.sum(values > threshold, dtype=jnp.int32)
 

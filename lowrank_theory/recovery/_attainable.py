@@ -2,7 +2,8 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import (
     after,
@@ -11,13 +12,15 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_sqrt,
 )
+from lowrank_theory._scale import unit
 from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import Certificate, is_finite
+from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, is_finite
+from lowrank_theory.recovery._returned import moved_outputs, scaled_certificate, stored
 
 
 class Attainable(eqx.Module):
     r"""$\tilde X$, $\tilde X^+$, the least squares `solution` $\tilde X^+Y$, the `fitted` outputs
-    $PY$, and $Y$.
+    $PY$, and $Y$, at scale one: outputs are $2^p$, and weights $2^q$ times these.
     """
 
     layer_inputs: Float[Array, "samples inputs"]
@@ -25,18 +28,35 @@ class Attainable(eqx.Module):
     solution: Float[Array, "inputs outputs"]
     fitted: Float[Array, "samples outputs"]
     outputs: Float[Array, "samples outputs"]
+    power: Int[Array, ""]
+    left_power: Int[Array, ""]
 
-    def certificate(self, factors: LowRank, left_out: Float[Array, ""]) -> Certificate:
-        """The certificate of factors that leave out this energy of the fitted outputs."""
+    def returned(
+        self,
+        right: Float[Array, "outputs rank"],
+        vectors: Float[Array, "outputs rank"],
+        left_out: Float[Array, ""],
+        dtype: np.dtype,
+    ) -> tuple[LowRank, Certificate]:
+        r"""$BHV_r$ and $V_r^\top$ with $HV_r$ = `right`, in this dtype, and the certificate of
+        factors that leave out so much energy of the fitted outputs.
+        """
+        left = matmul(self.solution, right)
+        rounded = stored(left, vectors.T, self.left_power, dtype)
+        moved = moved_outputs(self.layer_inputs, left, vectors.T, rounded)
         inputs, outputs = self.layer_inputs, self.outputs
-        norm = jnp.linalg.norm(outputs)
+        norm = safe_sqrt(jnp.sum(outputs**2))
         scale = jnp.linalg.norm(inputs) * jnp.linalg.norm(self.inverse) * norm
-        return Certificate(
-            optimal_error=safe_sqrt(jnp.sum((outputs - self.fitted) ** 2) + left_out),
-            excess_bound=2 * rounding_allowance(scale, *inputs.shape, outputs.shape[1]),
-            target_norm=norm,
-            finite=is_finite(factors.left, factors.right),
+        allowance = rounding_allowance(scale, *inputs.shape, outputs.shape[1])
+        certificate = scaled_certificate(
+            safe_sqrt(jnp.sum((outputs - self.fitted) ** 2) + left_out),
+            2 * allowance + safe_sqrt(jnp.sum(moved**2)),
+            norm,
+            is_finite(rounded.factors.left, rounded.factors.right),
+            self.power,
+            NEAR_OPTIMAL,
         )
+        return rounded.factors, certificate
 
 
 def attainable(
@@ -45,8 +65,18 @@ def attainable(
     resolution: float,
 ) -> Attainable:
     """By the pseudo-inverse, with the rank cut-off of this resolution."""
+    layer_inputs, inputs_power = unit(layer_inputs)
+    outputs, power = unit(outputs)
     layer_inputs = after(outputs, layer_inputs)
     cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
     inverse = jnp.linalg.pinv(layer_inputs, rtol=cutoff)
     solution = matmul(inverse, outputs)
-    return Attainable(layer_inputs, inverse, solution, matmul(layer_inputs, solution), outputs)
+    return Attainable(
+        layer_inputs,
+        inverse,
+        solution,
+        matmul(layer_inputs, solution),
+        outputs,
+        power,
+        power - inputs_power,
+    )

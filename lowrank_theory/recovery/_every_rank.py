@@ -5,8 +5,10 @@ first r columns of one orthonormal $V$. So one decomposition gives them all, and
 """
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,9 +18,16 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import AnyArray, check_count, in_float64, matmul
+from lowrank_theory._scale import norm, widened
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
+from lowrank_theory.recovery._recover import (
+    AbstractMethod,
+    Certificate,
+    Means,
+    Recovery,
+    is_finite,
+)
 
 
 class EveryRank(eqx.Module):
@@ -27,13 +36,16 @@ class EveryRank(eqx.Module):
     - `factors`: those of full rank; columns of the left and rows of the right come in order, and
       the first r of them are the factors of rank r;
     - `certificates`: one certificate whose entries are arrays, with one number for each rank;
-    - `bias` and `input_mean`: of an affine layer $x \mapsto b + (x - \bar x)Z_r$.
+    - `bias`, `input_mean` and `samples`: of an affine layer $x \mapsto b + (x - \bar x)Z_r$ that
+      was fitted to so many, in float64 (a bias that is kept has no mean). The bias of one rank, and
+      what rounding it costs, comes with `at`.
     """
 
     factors: LowRank
     certificates: Certificate
     bias: Float[AnyArray, "*stack outputs"] | None
     input_mean: Float[AnyArray, "*stack inputs"] | None
+    samples: Float[AnyArray, "*stack"] | None
     method: AbstractMethod = eqx.field(static=True)
 
     @property
@@ -52,7 +64,9 @@ class EveryRank(eqx.Module):
         if not isinstance(rank, Tracer):
             rank = width = check_count("rank", rank, 0, full)
         at_hand = not isinstance(self.factors.left, Tracer)
-        means = None if self.input_mean is None else (self.bias, self.input_mean)
+        means = None
+        if self.input_mean is not None:
+            means = Means(self.bias, self.input_mean, self.samples)
         factors, bias, certificate = _at(
             self.factors,
             self.certificates,
@@ -69,17 +83,29 @@ class EveryRank(eqx.Module):
 def _at(
     factors: LowRank,
     certificates: Certificate,
-    means: tuple[Array, Array] | None,
+    means: Means | None,
     rank: Int[Array, ""],
     *,
     width: int,
+    dtype: Any = None,
 ) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
     kept = jnp.arange(width) < rank
     left = jnp.where(kept, factors.left[:, :width], 0)
     right = jnp.where(kept[:, None], factors.right[:width], 0)
     index = jnp.clip(rank, 0, factors.rank)
     certificate = jax.tree.map(lambda each: each[index], certificates)
-    bias = None if means is None else means[0] - matmul(means[1], left, right)
+    if means is None:
+        return LowRank(left, right), None, certificate
+    shift = matmul(means.inputs, left, right)
+    bias = jax.lax.optimization_barrier((means.output - shift).astype(dtype))
+    # The error is that of the exact bias and, at right angles to it, what rounding made of this.
+    rounding = float(np.finfo(np.float64).eps) * norm(means.output)
+    moved = norm(widened(bias) - means.output + shift) + rounding
+    optimum, excess = certificate.optimal_error, certificate.excess_bound
+    least = jnp.maximum(optimum - excess, 0)
+    excess = jnp.hypot(least + excess, jnp.sqrt(means.samples) * moved) - least
+    finite = certificate.finite & is_finite(bias)
+    certificate = dataclasses.replace(certificate, excess_bound=excess, finite=finite)
     return LowRank(left, right), bias, certificate
 
 
@@ -125,11 +151,9 @@ def every_rank(observed: Observed, method: AbstractMethod) -> EveryRank:
     return method.fit_every_rank(observed)
 
 
-def certified_at(
-    rank: int | None, certify: Callable[[int | Array], Certificate], full: int
-) -> Certificate:
-    """The certificate of one rank or, without any, those of all ranks from 0 to full."""
-    return jax.vmap(certify)(jnp.arange(full + 1)) if rank is None else certify(rank)
+def at_ranks(rank: int | None, said: Callable[[int | Array], Any], full: int) -> Any:
+    """What is said of one rank or, without any, of all ranks from 0 to full."""
+    return jax.vmap(said)(jnp.arange(full + 1)) if rank is None else said(rank)
 
 
 def within(energies: Float[Array, " count"], rank: int | Array) -> Float[Array, ""]:

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import AnyArray, check_rank, in_float64, matmul
+from lowrank_theory._numerics import AnyArray, InFloat64, check_rank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._subspaces import leading_right_vectors
 
 NEAR_OPTIMAL = 1e-3
 NEGLIGIBLE = 1e-10
@@ -28,13 +27,14 @@ _NOT_CERTIFIED = (
 )
 
 
-class Certificate(eqx.Module):
-    r"""What rounding may have cost, from computed quantities only.
+class Certificate(InFloat64):
+    r"""What is known of the factors and the bias as they are returned, in the dtype of the layer,
+    from computed quantities only. Its numbers are float64.
 
     - `optimal_error`: the computed best rank-r error of the method's own objective, a Frobenius
       norm in the units of the outputs (of the weights, for data-agnostic methods);
     - `excess_bound`: the error of the returned factors exceeds the true optimum by at most this
-      much, by the rounding analysis of the route taken;
+      much: what rounding them added, as measured, and the rounding analysis of the route taken;
     - `target_norm`: the Frobenius norm of what is approximated;
     - `finite`: every returned number is finite;
     - `tolerance`: what share of `optimal_error` the excess may be, to be certified.
@@ -51,18 +51,20 @@ class Certificate(eqx.Module):
     @property
     def certified(self) -> Bool[Array, "*stack"]:
         r"""Whether the error is surely within the tolerance (0.1 %, unless the method was asked for
-        another) of the optimum, or within $10^{-10}$ of the target's norm of it.
+        another) of the optimum, or within $10^{-10}$ of the target's norm of it. Never where one of
+        these numbers is not finite, because it left float64.
         """
         with jax.enable_x64(True):
             negligible = NEGLIGIBLE * self.target_norm
             allowed = jnp.maximum(self.tolerance * self.optimal_error, negligible)
-            return self.finite & (self.excess_bound <= allowed)
+            return self.finite & jnp.isfinite(allowed) & (self.excess_bound <= allowed)
 
 
-class DualityGap(eqx.Module):
+class DualityGap(InFloat64):
     r"""How far an iterative convex method may be from its minimum, by its own duality gap.
 
-    - `gap`: the objective exceeds its minimum by at most this much, in the units of the objective;
+    - `gap`: the objective exceeds its minimum by at most this much, in the units of the objective,
+      what rounding the factors may have added included;
     - `closed`: the gap is within the tolerance that was asked for;
     - `finite`: every returned number is finite.
     """
@@ -75,6 +77,14 @@ class DualityGap(eqx.Module):
     def certified(self) -> Bool[Array, "*stack"]:
         """Whether the gap was closed."""
         return self.finite & self.closed
+
+
+class Means(InFloat64):
+    r"""Of the affine layer $x \mapsto$ `output` $+ (x -$ `inputs`$)Z$, seen on so many samples."""
+
+    output: Float[AnyArray, "*stack outputs"]
+    inputs: Float[AnyArray, "*stack inputs"]
+    samples: Float[AnyArray, "*stack"]
 
 
 class Recovery(eqx.Module):
@@ -137,29 +147,6 @@ def check_no_bias(method: AbstractMethod, observed: Observed) -> None:
     """Refuse an affine layer, for a method that has no affine version."""
     if observed.bias is not None:
         raise ValueError(f"`{type(method).__name__}` has no affine version: leave `bias` out.")
-
-
-def leading_part(
-    method: AbstractMethod,
-    weights: Float[Array, "inputs outputs"],
-    preactivations: Float[Array, "samples outputs"],
-    rank: int,
-    *,
-    gap: Float[Array, ""],
-    closed: Bool[Array, ""],
-) -> Recovery:
-    """The `rank` leading components of a convex fit, whose dense `weights` give these
-    `preactivations`.
-    """
-    factors = _leading_factors(weights, preactivations, rank=rank)
-    finite = is_finite(factors.left, factors.right)
-    return Recovery(factors, None, DualityGap(gap, closed, finite), method)
-
-
-@in_float64
-def _leading_factors(weights: Array, preactivations: Array, *, rank: int) -> LowRank:
-    vectors, _ = leading_right_vectors(preactivations, rank)
-    return LowRank(matmul(weights, vectors), vectors.T)
 
 
 def is_finite(*arrays: Array | np.ndarray) -> Bool[Array, ""]:

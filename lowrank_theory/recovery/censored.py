@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from lowrank_theory._numerics import (
     AnyArray,
+    InFloat64,
     check_array,
     check_count,
     check_positive,
@@ -31,14 +32,15 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
     safe_divide,
+    safe_sqrt,
 )
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Recovery,
     check_no_bias,
     is_finite,
-    leading_part,
 )
 from lowrank_theory.recovery._subspaces import leading_right_vectors
 
@@ -148,16 +150,16 @@ class CensoredLikelihood(AbstractMethod):
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        gap, closed = fit.duality_gap, fit.converged
-        return leading_part(self, fit.weights, fit.preactivations, rank, gap=gap, closed=closed)
+        return leading_part(self, observed, fit.weights, fit.preactivations, fit.reached, rank)
 
 
-class CensoredFit(eqx.Module):
+class CensoredFit(InFloat64):
     r"""A point $F$ of the box, and how far from the minimum it can be; see `censored_likelihood`.
 
     `weights` is $\tilde X^+F$, the smallest of the matrices that produce the `preactivations` $F$.
     `objective` is $f(F) + \lambda\lVert F\rVert_*$, which exceeds its minimum by at most
-    `duality_gap`. `converged` says that the gap is within the tolerance asked for.
+    `duality_gap`. `converged` says that the gap is within the tolerance asked for. All in float64:
+    the gap is that of this point.
     """
 
     weights: Float[Array, "inputs outputs"]
@@ -166,6 +168,7 @@ class CensoredFit(eqx.Module):
     duality_gap: Float[Array, ""]
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
+    reached: Reached | None = None
 
 
 def censored_likelihood(
@@ -371,13 +374,23 @@ def _solve(
     steps, _, coordinates, gap = jax.lax.while_loop(unfinished, advance, state)
     point = matmul(basis, coordinates)
     nuclear = jnp.sum(jnp.linalg.svd(coordinates, compute_uv=False))
+    steepness = safe_sqrt(jnp.sum(scaled.gradient(point) ** 2))
+    steepness = steepness + weight * math.sqrt(min(coordinates.shape))
+    reached = Reached(
+        noise_scale**2 * gap,
+        noise_scale**2 * allowed,
+        gap <= allowed,
+        noise_scale * steepness,
+        jnp.zeros(()),
+    )
     return CensoredFit(
         weights=noise_scale * matmul(scaled.inverse, coordinates),
         preactivations=noise_scale * point,
         objective=noise_scale**2 * (scaled.loss(point) + weight * nuclear),
-        duality_gap=noise_scale**2 * gap,
+        duality_gap=reached.gap,
         steps=steps,
-        converged=gap <= allowed,
+        converged=reached.closed,
+        reached=reached,
     )
 
 

@@ -6,6 +6,7 @@ constrained one lowers the singular values of $PY$ by a common amount until thei
 On the weights $Z$ themselves neither has a closed form.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lowrank_theory._numerics import (
+    InFloat64,
     after,
     check_count,
     check_positive,
@@ -24,15 +26,17 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
     safe_divide,
+    safe_sqrt,
 )
+from lowrank_theory._scale import at_scale_one, times_power, unit
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Certificate,
     Recovery,
     check_no_bias,
-    leading_part,
 )
 from lowrank_theory.recovery.singular_value_threshold import singular_value_threshold
 
@@ -74,6 +78,7 @@ def nuclear_norm_ball(
     *,
     rank: int,
     resolution: float = float(np.finfo(np.float64).eps),
+    dtype: Any = None,
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `NuclearNormBall`: `singular_value_threshold` at the threshold of
     `ball_threshold`.
@@ -90,6 +95,7 @@ def nuclear_norm_ball(
         ball_threshold(attainable, radius),
         rank=rank,
         resolution=resolution,
+        dtype=dtype,
     )
 
 
@@ -168,12 +174,12 @@ class WeightNuclearNormBall(AbstractMethod):
         return _recovery(self, observed, fit, rank)
 
 
-class WeightFit(eqx.Module):
+class WeightFit(InFloat64):
     r"""Weights $Z$, and how far their objective can be from its minimum.
 
     `objective` is that of the problem (for the ball $\tfrac12\lVert Y-\tilde XZ\rVert_F^2$), and
     exceeds the minimum by at most `duality_gap`; `converged` says that the gap is within the
-    tolerance asked for.
+    tolerance asked for. All in float64: the gap is that of these weights.
     """
 
     weights: Float[Array, "inputs outputs"]
@@ -181,6 +187,7 @@ class WeightFit(eqx.Module):
     duality_gap: Float[Array, ""]
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
+    reached: Reached
 
 
 @in_float64
@@ -205,8 +212,9 @@ def weight_nuclear_norm_penalty(
     $\tau \ge \lVert\tilde X^\top Y\rVert$ the fit is zero. Runs under `jit` and `vmap`; not
     differentiable in reverse mode.
     """
+    outputs, power = unit(outputs)
     problem = _in_coordinates(layer_inputs, outputs)
-    threshold = safe_divide(jnp.asarray(penalty), problem.largest)
+    threshold = at_scale_one(safe_divide(jnp.asarray(penalty), problem.largest), power)
 
     def proximal(matrix: Array) -> tuple[Array, Array]:
         return _lowered(matrix, lambda _: threshold)
@@ -223,7 +231,7 @@ def weight_nuclear_norm_penalty(
     fit = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
     point, nuclear, reached, steps = fit
     objective = problem.objective(point) + threshold * nuclear
-    return WeightFit(problem.weights(point), objective, reached, steps, reached <= allowed)
+    return _weight_fit(problem, point, objective, reached, steps, allowed, power, penalty)
 
 
 @in_float64
@@ -248,8 +256,9 @@ def weight_nuclear_norm_ball(
     X^\top E\rVert + g$ (put $Z' = M$). Runs under `jit` and `vmap`; not differentiable in reverse
     mode.
     """
+    outputs, power = unit(outputs)
     problem = _in_coordinates(layer_inputs, outputs)
-    scaled_radius = radius * problem.largest
+    scaled_radius = at_scale_one(radius * problem.largest, power)
 
     def proximal(matrix: Array) -> tuple[Array, Array]:
         return _lowered(matrix, lambda values: ball_threshold(values, scaled_radius))
@@ -261,8 +270,37 @@ def weight_nuclear_norm_ball(
     origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
     allowed = tolerance * origin
     point, _, reached, steps = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
+    return _weight_fit(problem, point, problem.objective(point), reached, steps, allowed, power)
+
+
+def _weight_fit(
+    problem: "_Coordinates",
+    point: Array,
+    objective: Array,
+    gap: Array,
+    steps: Array,
+    allowed: Array,
+    power: Array,
+    price: Array | float = 0.0,
+) -> WeightFit:
+    """The fit whose outputs are $2^p$ times those of the problem; `price` is that of the nuclear
+    norm of the weights.
+    """
+    residual = safe_sqrt(jnp.sum(problem.residual(point) ** 2) + 2 * problem.unattainable)
+    reached = Reached(
+        times_power(gap, 2 * power),
+        times_power(allowed, 2 * power),
+        gap <= allowed,
+        times_power(residual, power),
+        price * math.sqrt(min(point.shape)),
+    )
     return WeightFit(
-        problem.weights(point), problem.objective(point), reached, steps, reached <= allowed
+        times_power(problem.weights(point), power),
+        times_power(objective, 2 * power),
+        reached.gap,
+        steps,
+        reached.closed,
+        reached,
     )
 
 
@@ -357,10 +395,10 @@ def _accelerated(
 
 def _recovery(method: AbstractMethod, observed: Observed, fit: WeightFit, rank: int) -> Recovery:
     preactivations = _product(observed.layer_inputs, fit.weights)
-    gap, closed = fit.duality_gap, fit.converged
-    return leading_part(method, fit.weights, preactivations, rank, gap=gap, closed=closed)
+    return leading_part(method, observed, fit.weights, preactivations, fit.reached, rank)
 
 
 @in_float64
 def _product(layer_inputs: Array, weights: Array) -> Array:
-    return matmul(layer_inputs, weights)
+    """The direction of the outputs: at scale one, since only that is asked for."""
+    return matmul(unit(layer_inputs)[0], unit(weights)[0])

@@ -28,12 +28,12 @@ reason why those two depend on units.
 """
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import (
@@ -45,12 +45,31 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_sqrt,
 )
-from lowrank_theory.calibration import AbstractCalibration, TriangularCalibration
+from lowrank_theory._scale import times_power, unit
+from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._from_moments import (
+    calibration_at_scale_one,
+    eigenproblem,
+    scatter_power,
+    solved,
+)
+from lowrank_theory.recovery._from_rows import (
+    fitted_to_rows,
+    problem_of_rows,
+    problem_of_triangle,
+)
 from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
+from lowrank_theory.recovery._recover import (
+    NEAR_OPTIMAL,
+    AbstractMethod,
+    Certificate,
+    Recovery,
+    is_finite,
+)
+from lowrank_theory.recovery._returned import Fit, scaled_certificate, stored
 from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
-from lowrank_theory.recovery.activation_weighted import ActivationWeighted, check_unchanged
+from lowrank_theory.recovery.activation_weighted import check_unchanged
 
 Seen = Array | AbstractCalibration
 
@@ -349,42 +368,61 @@ def _second_moment(seen: Seen) -> Float[Array, "inputs inputs"]:
 
 @functools.partial(in_float64, like=0)
 def _measured(
-    weights: Array, seen: Seen, *, rank: int, recipe: AbstractRecipe
+    weights: Array, seen: Seen, *, rank: int, recipe: AbstractRecipe, dtype: np.dtype | None = None
 ) -> tuple[LowRank, Certificate]:
-    """The recipe's factors, held against those of `ActivationWeighted`.
+    """The recipe's factors as they are returned, held against those of `ActivationWeighted`.
 
-    The latter exceed the optimum by at most their own `excess_bound`, so no more than that is
-    missing where their measured error stands for it.
+    The latter exceed the optimum by at most what is known of their fit, so no more than that is
+    missing where their measured error stands for it. The recipe is followed in the units given, on
+    which some depend; errors are measured at scale one.
     """
-    if isinstance(seen, AbstractCalibration):
-        observed = Observed(weights=weights, calibration=seen)
-    else:
-        observed = Observed(weights=weights, activations=seen)
-    best = ActivationWeighted().fit(observed, rank)
-    assert isinstance(best.certificate, Certificate)
-    factors = recipe.factors(weights, after(best.certificate.optimal_error, seen), rank)
+    assert dtype is not None  # the border gives it
+    best = _best(weights, seen, rank)
+    found = recipe.factors(weights, after(best.optimum, seen), rank)
+    factors = stored(found.left, found.right, 0, dtype).factors
     finite = is_finite(factors.left, factors.right)
-    least, _ = _error(weights, seen, best.factors)
-    _, most = _error(weights, seen, factors)
-    excess = most - least + best.certificate.excess_bound
-    return factors, dataclasses.replace(
-        best.certificate, excess_bound=jnp.where(finite, excess, jnp.inf), finite=finite
+
+    (left, left_power), (right, right_power) = unit(factors.left), unit(factors.right)
+    power = left_power + right_power - best.left_power
+    least, _ = _error(weights, seen, best.left, best.right, jnp.zeros_like(power))
+    _, most = _error(weights, seen, left, right, power)
+    rounding = safe_sqrt(best.most) - safe_sqrt(best.least) + best.slack
+    excess = jnp.where(finite, most - least + rounding, jnp.inf)
+    certificate = scaled_certificate(
+        safe_sqrt(best.optimum), excess, best.target, finite, best.power, NEAR_OPTIMAL
     )
+    return factors, certificate
 
 
-def _error(weights: Array, seen: Seen, factors: LowRank) -> tuple[Array, Array]:
-    r"""Between which two numbers $\lVert X(W-Z)\rVert_F$ lies."""
-    size = jnp.linalg.norm(weights) + jnp.linalg.norm(factors.left) * jnp.linalg.norm(factors.right)
-    missing = weights - matmul(factors.left, factors.right)
-    rows = _rows(seen)
-    if rows is None:
-        gram = _gram(seen)
+def _best(weights: Array, seen: Seen, rank: int) -> Fit:
+    """The best layer, by the route for what was seen."""
+    if isinstance(seen, Calibration):
+        asked = eigenproblem(weights, seen, None)
+        return solved(asked, *leading_eigenvectors(asked.matrix, rank), rank=rank)
+    if isinstance(seen, TriangularCalibration):
+        return fitted_to_rows(problem_of_triangle(weights, seen, None), rank=rank)[0]
+    assert not isinstance(seen, AbstractCalibration)
+    return fitted_to_rows(problem_of_rows(weights, seen, None, None, None), rank=rank)[0]
+
+
+def _error(
+    weights: Array, seen: Seen, left: Array, right: Array, power: Array
+) -> tuple[Array, Array]:
+    r"""Between which two numbers $\lVert X(W-2^pLR)\rVert_F$ lies, all at scale one."""
+    weights, _ = unit(weights)
+    layer = times_power(matmul(left, right), power)
+    sizes = times_power(jnp.linalg.norm(left) * jnp.linalg.norm(right), power)
+    size, missing = jnp.linalg.norm(weights) + sizes, weights - layer
+    if isinstance(seen, Calibration):
+        seen_power = scatter_power(seen.scatter, seen.mean)
+        gram = jnp.asarray(calibration_at_scale_one(seen, seen_power, seen_power).gram())
         square = jnp.sum(missing * matmul(gram, missing))
         rounding = rounding_allowance(jnp.trace(gram) * size**2, *weights.shape)
         return (
             safe_sqrt(jnp.maximum(square - rounding, 0)),
             safe_sqrt(jnp.maximum(square, 0) + rounding),
         )
-    error = jnp.linalg.norm(matmul(rows, missing))
+    rows, _ = unit(_rows(seen))
+    error = safe_sqrt(jnp.sum(matmul(rows, missing) ** 2))
     rounding = rounding_allowance(jnp.linalg.norm(rows) * size, *rows.shape, weights.shape[1])
     return jnp.maximum(error - rounding, 0), error + rounding

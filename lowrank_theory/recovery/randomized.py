@@ -11,6 +11,7 @@ After every step that may have been enough, fresh Gaussian probes bound this exc
 (`_a_posteriori`; proved in paper_notes/randomized_range.md), until it is what was asked for.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ from lowrank_theory._numerics import (
     safe_divide,
     safe_sqrt,
 )
+from lowrank_theory._scale import SMALLEST, times_power, unit
 from lowrank_theory.calibration import AbstractCalibration, Calibration
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed
@@ -42,8 +44,14 @@ from lowrank_theory.recovery._a_posteriori import (
     norm_outside,
     ritz,
 )
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.recovery._from_moments import (
+    SeenMoments,
+    calibration_at_scale_one,
+    scatter_power,
+)
+from lowrank_theory.recovery._from_rows import Seen
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
+from lowrank_theory.recovery._returned import Affine, Fit, Response, Returned, finished
 from lowrank_theory.recovery.activation_weighted import check_unchanged
 
 _PROBES = 16
@@ -73,8 +81,9 @@ class Randomized(AbstractMethod):
     judge it, where the certificate says `certified`; nothing is assumed about the layer. Steps are
     taken until then, at most `max_steps` of them in float64. The result is a function of the `key`.
 
-    The certificate holds the error of the layer returned as `optimal_error`, and `excess_bound`,
-    which its distance from the optimum exceeds with probability at most `failure_probability`.
+    The certificate holds the error of the layer found as `optimal_error`, and `excess_bound`,
+    which the distance of the layer returned from the optimum exceeds with probability at most
+    `failure_probability`.
 
     Raises `ValueError` if `excess` is not positive, if `failure_probability` does not lie between 0
     and 1, if `max_steps` is not an integer >= 1, or if `key` is not one key at hand: its words are
@@ -126,44 +135,61 @@ def randomized(
     excess: float = 0.01,
     failure_probability: float = 1e-6,
     max_steps: int = 30,
-) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    dtype: Any = None,
+) -> Returned:
     r"""The pure function beneath `Randomized`: factors, new bias, certificate.
 
     `seen` is the activations or their calibration; `key_data` is `jax.random.key_data(key)`. Works
     under `jit` and `vmap`, over keys too; a batch takes the steps of its slowest member. Not
-    differentiable in reverse mode. Results have the dtype of the weights.
+    differentiable in reverse mode. Factors and bias have the dtype of the weights, or the `dtype`
+    asked for.
     """
-    affine = bias is not None
+    weights, power = unit(weights)
     if isinstance(seen, Calibration):
-        gram = jnp.asarray(seen.gram(centred=affine))
-        mean, samples = jnp.asarray(seen.mean), seen.count
+        seen_power = scatter_power(seen.scatter, seen.mean)
+        seen = calibration_at_scale_one(seen, seen_power, seen_power)
+        gram = jnp.asarray(seen.gram(centred=bias is not None))
+        mean, samples = jnp.asarray(seen.mean), jnp.asarray(seen.count)
         outputs, middle, energy = weights, gram, jnp.trace(gram)
         target = _weighted_sum_of_squares(gram, weights)
+        energy_lost = samples * weights.shape[0] * times_power(SMALLEST, -2 * seen_power)
+        answering: Any = SeenMoments(gram, weights)
     else:
-        mean, samples = jnp.mean(seen, axis=0), seen.shape[0]
-        activations = seen - mean if affine else seen
+        seen, seen_power = unit(seen)
+        mean, samples = jnp.mean(seen, axis=0), jnp.asarray(float(seen.shape[0]))
+        activations = seen if bias is None else seen - mean
         outputs, middle = matmul(activations, weights), None
         energy, target = jnp.sum(activations**2), jnp.sum(outputs**2)
+        energy_lost = jnp.zeros(())
+        answering = Seen(activations, outputs)
     moment = _Moment(outputs, middle)
     # The outputs are rounded on this scale, even where a mean is taken out; moments on its square.
-    taken_out = samples * jnp.sum(mean**2) if affine else 0.0
+    taken_out = 0.0 if bias is None else samples * jnp.sum(mean**2)
+    lost = jnp.sum(weights**2) * energy_lost
     scale = safe_sqrt(jnp.sum(weights**2) * (energy + taken_out))
     once = rounding_allowance(scale, *weights.shape)
 
-    def judged(captured: Array, beyond: Array) -> Certificate:
-        """What is known of directions that capture so much, when at most so much is beyond."""
-        doubt = (2 * rank + 1) * once * scale  # of the trace, and r eigenvalues on either side
+    tolerance = 1 - (1 + excess) ** -0.5
+
+    def bounds(captured: Array, beyond: Array) -> tuple[Array, Array, Array]:
+        """Of the squared error of directions that capture so much, when at most so much is
+        beyond: as computed, the least of the best, and the most of these.
+        """
+        doubt = (2 * rank + 1) * (once * scale + lost)  # the trace, r eigenvalues on either side
         error = jnp.maximum(target - captured, 0)
-        least = jnp.maximum(error - beyond - doubt, 0)
+        return error, jnp.maximum(error - beyond - doubt, 0), error + doubt
+
+    def judged(captured: Array, beyond: Array) -> Certificate:
+        error, least, most = bounds(captured, beyond)
         return Certificate(
             optimal_error=safe_sqrt(error),
-            excess_bound=safe_sqrt(error + doubt) - safe_sqrt(least) + 2 * once,
+            excess_bound=safe_sqrt(most) - safe_sqrt(least) + 2 * once,
             target_norm=safe_sqrt(target),
             finite=is_finite(captured, beyond),
-            tolerance=1 - (1 + excess) ** -0.5,
+            tolerance=tolerance,
         )
 
-    vectors, certificate = _iterate(
+    vectors, captured, beyond = _iterate(
         moment,
         jax.random.wrap_key_data(key_data),
         once * scale,
@@ -172,11 +198,35 @@ def randomized(
         failure_probability=failure_probability,
         max_steps=max_steps,
     )
-    factors = LowRank(matmul(weights, vectors), vectors.T)
-    if bias is None:
-        return factors, None, certificate
-    new_bias = bias + matmul(mean, weights) - matmul(mean, factors.left, factors.right)
-    return factors, new_bias, certificate
+    image = moment.applied(vectors)
+    optimum, least, most = bounds(captured, beyond)
+    fit = Fit(
+        left=matmul(weights, vectors),
+        right=vectors.T,
+        energies=jnp.sum(vectors * image, axis=0),
+        optimum=optimum,
+        least=least,
+        most=most,
+        slack=2 * once,
+        target=safe_sqrt(target),
+        size=safe_sqrt(energy + taken_out),
+        power=power + seen_power,
+        left_power=power,
+    )
+    affine = None if bias is None else Affine(bias, matmul(mean, weights), mean, samples)
+    answering = _Imaged(answering, image)
+    return finished(fit, answering, affine, dtype, tolerance)
+
+
+class _Imaged(eqx.Module):
+    """What the layer answers, with the image of directions that are not singular vectors."""
+
+    seen: Seen | SeenMoments
+    image: Float[Array, "outputs rank"]
+
+    def response(self, change: Float[Array, "inputs rank"]) -> Response:
+        """What it answers."""
+        return dataclasses.replace(self.seen.response(change), image=self.image)
 
 
 def _iterate(
@@ -188,8 +238,8 @@ def _iterate(
     rank: int,
     failure_probability: float,
     max_steps: int,
-) -> tuple[Array, Certificate]:
-    r"""The leading directions of the moment $M$, and what their last check says.
+) -> tuple[Array, Array, Array]:
+    r"""The leading directions of the moment $M$, what they capture, and at most how much is beyond.
 
     The i-th check has the share $\delta/(i(i+1))$ of the failure probability, fresh probes, and a
     filter of degree proportional to i. It is left out where it could not succeed.
@@ -231,7 +281,7 @@ def _iterate(
     zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(())
     state = (zero, zero, start, jnp.zeros((size, rank)), nothing, jnp.inf + nothing)
     *_, vectors, captured, beyond = jax.lax.while_loop(unfinished, advance, state)
-    return vectors, judged(captured, beyond)
+    return vectors, captured, beyond
 
 
 class _Moment(eqx.Module):

@@ -7,6 +7,8 @@ with $P$ the projector on the columns of $\tilde X$ (Bunea, She and Wegkamp 2011
 the rank: a component is kept where it explains more than it costs.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,9 +16,9 @@ from jaxtyping import Array, Float
 from lowrank_theory._numerics import (
     check_positive,
     in_float64,
-    matmul,
     resolution,
 )
+from lowrank_theory._scale import at_scale_one
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
 from lowrank_theory.recovery._low_rank import LowRank
@@ -64,6 +66,7 @@ def rank_penalised(
     *,
     rank: int,
     resolution: float = float(np.finfo(np.float64).eps),
+    dtype: Any = None,
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `RankPenalised`.
 
@@ -73,8 +76,8 @@ def rank_penalised(
     $s_r > s_{r+1}$ if more than r are above it.
     """
     found = attainable(layer_inputs, outputs, resolution)
+    penalty = at_scale_one(penalty, 2 * found.power)
     vectors, energies = kept_right_vectors(found.fitted, penalty, rank)
-    factors = LowRank(matmul(found.solution, vectors), vectors.T)
     kept = jnp.any(vectors != 0, axis=0)
     left_out = jnp.sum(energies[rank:]) + jnp.sum(jnp.where(kept, 0, energies[:rank]))
-    return factors, found.certificate(factors, left_out)
+    return found.returned(vectors, vectors, left_out, dtype)

@@ -7,7 +7,6 @@ $F_* = \tilde X M$ have small nuclear norm. Least squares in $\rho(\tilde X Z)$ 
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from lowrank_theory._numerics import (
+    InFloat64,
     check_array,
     check_count,
     check_positive,
@@ -25,14 +25,16 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
     safe_divide,
+    safe_sqrt,
 )
+from lowrank_theory._scale import at_scale_one, times_power, unit
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Recovery,
     check_no_bias,
     is_finite,
-    leading_part,
 )
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
@@ -70,11 +72,10 @@ class NuclearNormRelu(AbstractMethod):
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        gap, closed = fit.duality_gap, fit.converged
-        return leading_part(self, fit.weights, fit.preactivations, rank, gap=gap, closed=closed)
+        return leading_part(self, observed, fit.weights, fit.preactivations, fit.reached, rank)
 
 
-class NuclearNormFit(eqx.Module):
+class NuclearNormFit(InFloat64):
     r"""A point $F$ of the ball, and how far from the minimum it can be; see `nuclear_norm_relu`.
 
     `weights` is $\tilde X^+ F$, the smallest of the matrices that produce the `preactivations` $F$;
@@ -88,6 +89,7 @@ class NuclearNormFit(eqx.Module):
     duality_gap: Float[Array, ""]
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
+    reached: Reached | None = None
 
 
 def nuclear_norm_relu(
@@ -179,6 +181,8 @@ def _solve(
     sound = is_finite(activations, outputs, radius) & (radius >= 0)
     # LAPACK's SVD answers NaN with NaN, but never returns from an infinity.
     activations, outputs = (jnp.where(sound, a, jnp.nan) for a in (activations, outputs))
+    outputs, power = unit(outputs)
+    radius = at_scale_one(radius, power)
 
     left, values, right = jnp.linalg.svd(activations, full_matrices=False)
     negligible = values <= relative_rank_cutoff(activations.shape, resolution) * values[0]
@@ -213,13 +217,24 @@ def _solve(
     slope = gradient(point)
     gap = jnp.sum(slope * point) + radius * jnp.linalg.svd(slope, compute_uv=False)[0]
     preactivations = matmul(basis, point)
+    weights = matmul(right.T, safe_divide(point, jnp.where(negligible, 0, values)[:, None]))
+    steepness = safe_sqrt(jnp.sum((jax.nn.relu(preactivations) - outputs) ** 2))
+    reached = Reached(
+        times_power(gap, 2 * power),
+        times_power(allowed, 2 * power),
+        gap <= allowed,
+        times_power(steepness, power),
+        jnp.zeros(()),
+    )
+    objective = jnp.sum(jax.nn.relu(preactivations) ** 2 / 2 - outputs * preactivations)
     return NuclearNormFit(
-        weights=matmul(right.T, safe_divide(point, jnp.where(negligible, 0, values)[:, None])),
-        preactivations=preactivations,
-        objective=jnp.sum(jax.nn.relu(preactivations) ** 2 / 2 - outputs * preactivations),
-        duality_gap=gap,
+        weights=times_power(weights, power),
+        preactivations=times_power(preactivations, power),
+        objective=times_power(objective, 2 * power),
+        duality_gap=reached.gap,
         steps=steps,
-        converged=gap <= allowed,
+        converged=reached.closed,
+        reached=reached,
     )
 
 

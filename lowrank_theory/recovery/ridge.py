@@ -14,24 +14,21 @@ costs).
 
 import dataclasses
 import functools
+import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import (
-    check_positive,
-    in_float64,
-    matmul,
-    resolution,
-    rounding_allowance,
-)
+from lowrank_theory._numerics import check_positive, in_float64, resolution, safe_sqrt
+from lowrank_theory._scale import at_scale_one
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
+from lowrank_theory.recovery._from_rows import fitted_to_rows, problem_of_rows
+from lowrank_theory.recovery._recover import AbstractMethod, Recovery
+from lowrank_theory.recovery._returned import Returned, finished
 from lowrank_theory.recovery.activation_weighted import (
-    activation_weighted,
     activation_weighted_from_moments,
     check_calibrated,
 )
@@ -88,39 +85,27 @@ def ridge(
     *,
     rank: int,
     resolution: float = float(np.finfo(np.float64).eps),
-) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    dtype: Any = None,
+) -> Returned:
     r"""The pure function beneath `Ridge`, from rows: factors, new bias, certificate.
 
-    Works under `jit`, `vmap` and `grad`, also in the penalty. Results have the dtype of the
-    weights.
+    Works under `jit`, `vmap` and `grad`, also in the penalty. Factors and bias have the dtype of
+    the weights, or the `dtype` asked for.
     """
-    root = jnp.sqrt(penalty) * jnp.eye(weights.shape[0])
-    mismatched = compressed_activations is not None or outputs is not None
-    layer_inputs = activations if compressed_activations is None else compressed_activations
-    if mismatched and outputs is None:
-        outputs = matmul(activations, weights)
-        outputs = outputs if bias is None else outputs + bias
-
-    input_mean = output_mean = centring = jnp.asarray(0.0)
-    if bias is not None:
-        input_mean = jnp.mean(layer_inputs, axis=0)
-        output_mean = bias + matmul(input_mean, weights) if outputs is None else outputs.mean(0)
-        centring = jnp.linalg.norm(layer_inputs) * jnp.linalg.norm(weights)
-    rows = jnp.concatenate([layer_inputs - input_mean, root])
-    if outputs is not None:
-        centring = centring if bias is None else centring + jnp.linalg.norm(outputs)
-        outputs = jnp.concatenate([outputs - output_mean, matmul(root, weights)])
-    factors, _, certificate = activation_weighted(
-        weights, rows, None, outputs, rank=rank, resolution=resolution
+    rows = problem_of_rows(weights, activations, compressed_activations, outputs, bias)
+    weights = at_scale_one(weights, rows.left_power)
+    root = at_scale_one(safe_sqrt(penalty), rows.power - rows.left_power)
+    identity = root * jnp.eye(weights.shape[0])
+    added = root * math.sqrt(weights.shape[0])
+    penalised = dataclasses.replace(
+        rows,
+        layer_inputs=jnp.concatenate([rows.layer_inputs, identity]),
+        outputs=jnp.concatenate([rows.outputs, root * weights]),
+        size=rows.size + added,
+        formed=rows.formed + added * jnp.linalg.norm(weights),
     )
-    if bias is None:
-        return factors, None, certificate
-    lost = 2 * rounding_allowance(centring, *rows.shape, weights.shape[1])
-    return (
-        factors,
-        output_mean - matmul(input_mean, factors.left, factors.right),
-        dataclasses.replace(certificate, excess_bound=certificate.excess_bound + lost),
-    )
+    fit, seen = fitted_to_rows(penalised, rank=rank, resolution=resolution)
+    return finished(fit, seen, rows.affine, dtype)
 
 
 @functools.partial(in_float64, like=0)
@@ -131,7 +116,8 @@ def ridge_from_moments(
     bias: Float[Array, " outputs"] | None = None,
     *,
     rank: int,
-) -> tuple[LowRank, Float[Array, " outputs"] | None, Certificate]:
+    dtype: Any = None,
+) -> Returned:
     r"""The pure function beneath `Ridge`, from second moments: the same, with $\mu I$ added to each
     of them.
 
@@ -148,4 +134,4 @@ def ridge_from_moments(
             cross_scatter=moments.cross_scatter + added,
         )
     seen = dataclasses.replace(calibration, scatter=calibration.scatter + added, compressed=moments)
-    return activation_weighted_from_moments(weights, seen, bias, rank=rank)
+    return activation_weighted_from_moments(weights, seen, bias, rank=rank, dtype=dtype)

@@ -36,6 +36,7 @@ from lowrank_theory._numerics import (
     safe_divide,
     safe_sqrt,
 )
+from lowrank_theory._scale import at_scale_one
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
 from lowrank_theory.recovery._low_rank import LowRank
@@ -211,6 +212,7 @@ def optimal_shrinkage(
     shrinker: AbstractShrinker,
     rank: int,
     resolution: float = float(np.finfo(np.float64).eps),
+    dtype: Any = None,
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `OptimalShrinkage`.
 
@@ -222,16 +224,17 @@ def optimal_shrinkage(
     q = jnp.round(
         jnp.sum(jax.lax.stop_gradient(found.inverse.T * found.layer_inputs))
     )  # the trace of P
+    if noise_scale is not None:
+        noise_scale = at_scale_one(noise_scale, found.power)
     unit, aspect = _noise_unit(found.fitted, q, noise_scale)
     shrunk_vectors, vectors, energies = _shrunk_right_vectors(
         shrinker, after(unit, found.fitted), unit, aspect, rank
     )
-    factors = LowRank(matmul(found.solution, shrunk_vectors), vectors.T)
     kept = jnp.where(
         jnp.arange(energies.size) < rank, _multipliers(shrinker, energies, unit, aspect), 0
     )
     left_out = jnp.sum((1 - kept) ** 2 * energies)
-    return factors, found.certificate(factors, left_out)
+    return found.returned(shrunk_vectors, vectors, left_out, dtype)
 
 
 @in_float64

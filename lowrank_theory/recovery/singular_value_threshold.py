@@ -4,6 +4,8 @@ $$\hat F = \arg\min_{F=\tilde XZ}\ \tfrac12\lVert Y - F\rVert_F^2 + \tau\lVert F
   = \sum_i (s_i - \tau)_+ u_iv_i^\top, \qquad PY = \sum_i s_iu_iv_i^\top .$$
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,9 +13,9 @@ from jaxtyping import Array, Float
 from lowrank_theory._numerics import (
     check_positive,
     in_float64,
-    matmul,
     resolution,
 )
+from lowrank_theory._scale import at_scale_one
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
 from lowrank_theory.recovery._low_rank import LowRank
@@ -64,6 +66,7 @@ def singular_value_threshold(
     *,
     rank: int,
     resolution: float = float(np.finfo(np.float64).eps),
+    dtype: Any = None,
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `SingularValueThreshold`.
 
@@ -71,8 +74,8 @@ def singular_value_threshold(
     singular value is at the threshold, if those above it are at most `rank`; ties do no harm.
     """
     found = attainable(layer_inputs, outputs, resolution)
+    threshold = at_scale_one(threshold, found.power)
     shrunk_vectors, vectors, energies = thresholded_right_vectors(found.fitted, threshold, rank)
-    factors = LowRank(matmul(found.solution, shrunk_vectors), vectors.T)
     shrunk = jnp.minimum(energies, threshold**2)
     left_out = jnp.sum(jnp.where(jnp.arange(energies.size) < rank, shrunk, energies))
-    return factors, found.certificate(factors, left_out)
+    return found.returned(shrunk_vectors, vectors, left_out, dtype)

@@ -1,18 +1,23 @@
 """Data-agnostic recovery: the truncated singular value decomposition of the weights."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, in_float64, matmul, rounding_allowance, safe_sqrt
+from lowrank_theory._scale import unit
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._every_rank import (
     AbstractNestedMethod,
     EveryRank,
+    at_ranks,
     beyond,
-    certified_at,
 )
+from lowrank_theory.recovery._from_rows import Seen
 from lowrank_theory.recovery._low_rank import LowRank
-from lowrank_theory.recovery._recover import Certificate, Recovery, is_finite
+from lowrank_theory.recovery._recover import Certificate, Recovery
+from lowrank_theory.recovery._returned import Fit, finished
 from lowrank_theory.recovery._subspaces import all_right_vectors, leading_right_vectors
 
 
@@ -32,7 +37,7 @@ class TruncatedSVD(AbstractNestedMethod):
     def fit_every_rank(self, observed: Observed) -> EveryRank:
         """All truncations of the weights. Raises `ValueError` if none were observed."""
         factors, certificates = _truncated(_weights(observed), rank=None)
-        return EveryRank(factors, certificates, observed.bias, None, self)
+        return EveryRank(factors, certificates, observed.bias, None, None, self)
 
 
 def _weights(observed: Observed) -> Float[AnyArray, "inputs outputs"]:
@@ -43,33 +48,42 @@ def _weights(observed: Observed) -> Float[AnyArray, "inputs outputs"]:
 
 @in_float64
 def truncated_svd(
-    weights: Float[Array, "inputs outputs"], *, rank: int
+    weights: Float[Array, "inputs outputs"], *, rank: int, dtype: Any = None
 ) -> tuple[LowRank, Certificate]:
-    r"""The pure function beneath `TruncatedSVD`: $W \mapsto (WV_r, V_r^\top)$ and its certificate.
+    r"""The pure function beneath `TruncatedSVD`: $W \mapsto (WV_r, V_r^\top)$ and its certificate,
+    in the dtype of the weights or the `dtype` asked for.
 
     Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where $s_r(W)
     > s_{r+1}(W)$; at a tie the derivative is infinite or NaN.
     """
-    return _truncated(weights, rank=rank)
+    return _truncated(weights, rank=rank, dtype=dtype)
 
 
 @in_float64
-def _truncated(weights: Array, *, rank: int | None) -> tuple[LowRank, Certificate]:
+def _truncated(
+    weights: Array, *, rank: int | None, dtype: Any = None
+) -> tuple[LowRank, Certificate]:
     """At one rank or, without any, at all."""
+    weights, power = unit(weights)
     if rank is None:
         vectors, energies = all_right_vectors(weights)
         vectors = vectors[:, : min(weights.shape)]
     else:
         vectors, energies = leading_right_vectors(weights, rank)
-    factors = LowRank(matmul(weights, vectors), vectors.T)
-    norm = jnp.linalg.norm(weights)
-
-    def certify(rank: int | Array) -> Certificate:
-        return Certificate(
-            optimal_error=safe_sqrt(beyond(energies, rank)),
-            excess_bound=rounding_allowance(norm, *weights.shape),
-            target_norm=norm,
-            finite=is_finite(factors.left, factors.right),
-        )
-
-    return factors, certified_at(rank, certify, factors.rank)
+    norm, width = safe_sqrt(jnp.sum(weights**2)), vectors.shape[1]
+    optimum = at_ranks(rank, lambda rank: beyond(energies, rank), width)
+    fit = Fit(
+        left=matmul(weights, vectors),
+        right=vectors.T,
+        energies=energies[:width],
+        optimum=optimum,
+        least=optimum,
+        most=optimum,
+        slack=rounding_allowance(norm, *weights.shape),
+        target=norm,
+        size=jnp.asarray(1.0),
+        power=power,
+        left_power=power,
+    )
+    factors, _, certificate = finished(fit, Seen(None, weights), None, dtype)
+    return factors, certificate
