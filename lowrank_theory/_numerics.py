@@ -77,13 +77,29 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
     compiled = jax.jit(function, static_argnames=static_names)
     is_told = "dtype" in static_names
 
+    def whole(*arrays: Any, leaving: np.dtype, **static: Any) -> Any:
+        return cast(function(*promote(arrays), **static), leaving)
+
+    @functools.cache
+    def program(small: bool) -> Callable[..., Any]:
+        options = sooner() if small else {}
+        return jax.jit(
+            whole, static_argnames=[*static_names, "leaving"], compiler_options=options or None
+        )
+
     @functools.wraps(function)
     def at_the_border(*arrays: Any, **static: Any) -> Any:
         dtype = static.get("dtype")
         if dtype is None:
             dtype = float_dtype(*(arrays if like is None else arrays[like : like + 1]))
+        dtype = np.dtype(dtype)
         if is_told:
-            static["dtype"] = np.dtype(dtype)
+            static["dtype"] = dtype
+        leaves = jax.tree.leaves(arrays)
+        if not (is_tracing() or any(isinstance(leaf, Tracer) for leaf in leaves)):
+            small = sum(np.size(leaf) for leaf in leaves) < _SMALL
+            with jax.enable_x64(True):
+                return program(small)(*arrays, leaving=dtype, **static)
         inner = functools.partial(compiled, **static)
         if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             return cast(inner(*promote(arrays)), dtype)
@@ -111,6 +127,33 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
             return differentiable(*jax.tree.map(jnp.asarray, arrays))
 
     return at_the_border
+
+
+_SMALL = 1 << 16  # numbers, of which a program is compiled for longer than it runs
+_SOONER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+
+
+@functools.cache
+def sooner() -> dict[str, Any]:
+    """What halves the time to compile a program, or more: small ones run no slower without MLIR,
+    and compiled in one piece. Empty where this version of XLA has no such options.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+
+    def known(name: str, value: Any) -> bool:
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in _SOONER.items() if known(name, value)}
+
+
+def is_tracing() -> bool:
+    """Whether what is computed now becomes part of a program."""
+    return isinstance(jax.lax.add(np.float32(0), np.float32(0)), Tracer)
 
 
 def _like(arrays: Any) -> Any:

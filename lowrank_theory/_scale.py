@@ -8,6 +8,7 @@ XLA takes subnormal numbers for zeros on a CPU. Their bits are read as integers 
 array of them is as good as any other on entry. Call these functions inside `jax.enable_x64`.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from jaxtyping import Array, Float, Int
 SMALLEST = float(np.finfo(np.float64).tiny)  # what is below may be taken for zero
 
 _BIAS, _DIGITS, _SPECIAL = 1023, 52, 2047  # of the exponent of a float64, and its digits
+_MAGNITUDE = (1 << 63) - 1
+_EXPONENT = _SPECIAL << _DIGITS
 
 
 def widened(array: Any) -> Float[Array, "..."]:
@@ -38,33 +41,39 @@ def exponent(*arrays: Any) -> Int[Array, ""]:
     """The largest e such that some entry is at least $2^e$ in size; 0 where all are zero, or one is
     not finite.
     """
-    tops = [jnp.max(_bits(jnp.asarray(array)) & 0x7FFFFFFFFFFFFFFF, initial=0) for array in arrays]
-    top = jnp.max(jnp.stack(tops))
-    field = (top >> _DIGITS).astype(jnp.int32)
-    digits = (_bits(top.astype(jnp.float64)) >> _DIGITS).astype(jnp.int32) - _BIAS
-    e = jnp.where(field > 0, field - _BIAS, digits - (_BIAS + _DIGITS - 1))
-    return jnp.where((top == 0) | (field == _SPECIAL), 0, e)
+    tops = [jnp.max(_bits(jnp.asarray(array)) & _MAGNITUDE, initial=0) for array in arrays]
+    top = functools.reduce(jnp.maximum, tops)
+    below = _bits(top.astype(jnp.float64)) >> _DIGITS  # of the digits of a subnormal number
+    field = jnp.where(top >> _DIGITS == 0, below - (_BIAS + _DIGITS - 1), top >> _DIGITS)
+    return jnp.where((top == 0) | (field == _SPECIAL), 0, (field - _BIAS).astype(jnp.int32))
 
 
 def times_power(array: Any, power: Int[Array, "..."] | int) -> Float[Array, "..."]:
     """$2^p$ times an array, exactly where that is a normal number; zero below these."""
-    product, left = jnp.asarray(array), jnp.asarray(power, jnp.int32)
-    for _ in range(3):  # in steps that are numbers themselves
-        step = jnp.clip(left, -1000, 1000)
-        bits = (step + _BIAS).astype(jnp.int64) << _DIGITS
-        product, left = product * jax.lax.bitcast_convert_type(bits, jnp.float64), left - step
-    return product
+    first, second = _factors(power)
+    return jnp.asarray(array) * first * second
 
 
 def at_scale_one(array: Any, power: Int[Array, ""] | int) -> Float[Array, "..."]:
     """$2^{-p}$ times an array on entry, whose subnormal numbers count."""
-    array = jnp.asarray(array, float)
+    array, power = jnp.asarray(array, float), jnp.asarray(power, jnp.int32)
     bits = _bits(array)
-    digits = jnp.where((bits >> _DIGITS) & _SPECIAL == 0, bits & ((1 << _DIGITS) - 1), 0)
+    digits = jnp.where(bits & _EXPONENT == 0, bits & ((1 << _DIGITS) - 1), 0)
     signed = jnp.where(bits < 0, -digits, digits).astype(jnp.float64)
     normal = array - jax.lax.stop_gradient(jnp.where(digits == 0, 0, array))
-    below = times_power(signed, -(_BIAS + _DIGITS - 1) - jnp.asarray(power, jnp.int32))
-    return times_power(normal, -jnp.asarray(power, jnp.int32)) + below
+    first, second = _factors(-power)
+    below, _ = _factors(-(_BIAS + _DIGITS - 1) - power)  # at most, and else of no account
+    return normal * first * second + signed * below
+
+
+def _factors(power: Any) -> tuple[Array, Array]:
+    """Two numbers whose product is $2^p$, or beyond all numbers."""
+    power = jnp.asarray(power, jnp.int32)
+    first = jnp.clip(power, 1 - _BIAS, _BIAS)
+    second = jnp.clip(power - first, 1 - _BIAS, _BIAS)
+    made = ((each + _BIAS).astype(jnp.int64) << _DIGITS for each in (first, second))
+    first, second = (jax.lax.bitcast_convert_type(bits, jnp.float64) for bits in made)
+    return first, second
 
 
 def unit(array: Any) -> tuple[Float[Array, "..."], Int[Array, ""]]:

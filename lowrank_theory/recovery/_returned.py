@@ -182,13 +182,13 @@ def scaled_certificate(
     optimum: Array, excess: Array, target: Array, finite: Array, power: Array, tolerance: float
 ) -> Certificate:
     """A certificate whose numbers are $2^p$ times these, the excess rounded up."""
-    scaled = times_power(excess, power)
-    stack = jnp.shape(excess)
+    stack = jnp.broadcast_arrays(optimum, excess, target)
+    optimum, scaled, target = times_power(jnp.stack(stack), power)
     return Certificate(
-        optimal_error=times_power(optimum, power),
+        optimal_error=optimum,
         excess_bound=jnp.where((excess > 0) & (scaled < SMALLEST), SMALLEST, scaled),
-        target_norm=jnp.broadcast_to(times_power(target, power), stack),
-        finite=jnp.broadcast_to(finite, stack),
+        target_norm=target,
+        finite=jnp.broadcast_to(finite, scaled.shape),
         tolerance=tolerance,
     )
 
