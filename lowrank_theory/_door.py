@@ -27,7 +27,8 @@ _LARGEST = 2**53  # every integer up to here is a float64
 def check_array(
     name: str, value: ArrayLike, *axes: str, lent: bool = False
 ) -> Array | np.ndarray:
-    """A floating, non-empty, finite array with the named axes, or one clear `ValueError`.
+    """A floating, non-empty, finite array with the named axes, or one clear `ValueError`; a last
+    axis "..." stands for any others.
 
     It is the caller's no longer: a copy that cannot be written to or donated, unless it is `lent`,
     to be used up before the caller goes on. Host arrays are of the base class, in native byte
@@ -36,7 +37,8 @@ def check_array(
     """
     array = _plain(name, value)
     wanted = f"({', '.join(axes)})"
-    if array.ndim != len(axes):
+    named = axes[:-1] if axes[-1] == "..." else axes
+    if array.ndim < len(named) or (named == axes and array.ndim > len(named)):
         raise ValueError(f"`{name}` must have shape {wanted}; got shape {tuple(array.shape)}.")
     _check_floating(name, array.dtype)
     if 0 in array.shape:
@@ -159,9 +161,9 @@ def together(tree: Tree) -> Tree:
     that the caller may write to before it is read.
     """
     leaves, structure = jax.tree.flatten(tree)
-    leaves = [_settled(leaf) for leaf in leaves]
+    leaves = [ours(leaf) for leaf in leaves]
     held = [leaf for leaf in leaves if _at_hand(leaf) and leaf.committed]
-    if len({leaf.sharding.device_set for leaf in held}) > 1:
+    if len({frozenset(leaf.sharding.device_set) for leaf in held}) > 1:
         first = min(held[0].sharding.device_set, key=lambda device: device.id)
         leaves = [jax.device_put(leaf, first) if _at_hand(leaf) else leaf for leaf in leaves]
     return jax.tree.unflatten(structure, leaves)
@@ -171,10 +173,11 @@ def _at_hand(leaf: Any) -> bool:
     return isinstance(leaf, Array) and not isinstance(leaf, Tracer)
 
 
-def _settled(leaf: Any) -> Any:
+def ours(leaf: Any) -> Any:
+    """An array that a program of ours may read at any time; whatever else it is, as it came."""
     if isinstance(leaf, np.ndarray) and leaf.flags.writeable:
         return owned(leaf)
-    return native(leaf) if _at_hand(leaf) else leaf
+    return native(leaf) if isinstance(leaf, np.ndarray) or _at_hand(leaf) else leaf
 
 
 def check_same(name: str, got: int, other: str, wanted: int, axis: str) -> None:
@@ -253,7 +256,11 @@ def check_key(name: str, value: Any) -> PRNGKeyArray:
 
 def settle(module: Any, name: str, check: Callable[..., Any], *limits: Any, **options: Any) -> Any:
     """Check a field of a frozen module as it is made, and keep what the check returns."""
-    value = check(name, getattr(module, name), *limits, **options)
+    return keep(module, name, check(name, getattr(module, name), *limits, **options))
+
+
+def keep(module: Any, name: str, value: Any) -> Any:
+    """Put a checked value in the place of what a frozen module was given, as it is made."""
     object.__setattr__(module, name, value)
     return value
 

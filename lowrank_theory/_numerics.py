@@ -19,6 +19,8 @@ from lowrank_theory._door import check_number as check_number
 from lowrank_theory._door import check_positive as check_positive
 from lowrank_theory._door import check_rank as check_rank
 from lowrank_theory._door import check_same as check_same
+from lowrank_theory._door import keep as keep
+from lowrank_theory._door import ours as ours
 from lowrank_theory._door import owned as owned
 from lowrank_theory._door import settle as settle
 from lowrank_theory._door import together as together

@@ -19,10 +19,8 @@ _OWN: tuple[tuple[str, Any, Any], ...] = (
     ("jax_check_tracer_leaks", False, jax.check_tracer_leaks),
     ("jax_debug_key_reuse", False, jax.debug_key_reuse),
 )
-_FLOAT64 = (
-    ("jax_enable_x64", True, jax.enable_x64),
-    ("jax_default_matmul_precision", None, jax.default_matmul_precision),
-)
+_X64 = ("jax_enable_x64", True, jax.enable_x64)
+_PRECISION = ("jax_default_matmul_precision", None, jax.default_matmul_precision)
 
 
 @contextlib.contextmanager
@@ -36,5 +34,12 @@ def own_settings(settings: tuple[tuple[str, Any, Any], ...] = _OWN) -> Iterator[
 
 
 def float64() -> contextlib.AbstractContextManager[None]:
-    """`own_settings`, with float64 at hand and products in full precision."""
-    return own_settings((*_OWN, *_FLOAT64))
+    """`own_settings`, with float64 at hand and products in the precision that we ask for."""
+    return own_settings((*_OWN, _X64, _PRECISION))
+
+
+def all_floats() -> contextlib.AbstractContextManager[None]:
+    """`own_settings`, with float64 at hand: for products of the user's own arrays, in the
+    precision that the user asks for.
+    """
+    return own_settings((*_OWN, _X64))

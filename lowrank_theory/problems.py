@@ -23,6 +23,7 @@ from lowrank_theory._numerics import (
     check_same,
     in_float64,
     matmul,
+    settle,
 )
 from lowrank_theory.calibration import AbstractCalibration
 from lowrank_theory.generators.activations import (
@@ -180,7 +181,7 @@ class Layer(eqx.Module):
     rank: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        check_rank(self.rank, *self.observed.shape)
+        keep(self, "rank", check_rank(self.rank, *self.observed.shape))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -196,7 +197,7 @@ class Problem(eqx.Module):
     rank: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        check_rank(self.rank, *self.observed.shape)
+        keep(self, "rank", check_rank(self.rank, *self.observed.shape))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -285,8 +286,8 @@ class Setting(eqx.Module):
 
     def __check_init__(self) -> None:
         for name in ("samples", "inputs", "outputs"):
-            check_count(name, getattr(self, name), 1)
-        check_rank(self.rank, self.inputs, self.outputs)
+            settle(self, name, check_count, 1)
+        keep(self, "rank", check_rank(self.rank, self.inputs, self.outputs))
 
     def grown(self, factor: int) -> "Setting":
         """The same setting with `factor` times as many samples."""

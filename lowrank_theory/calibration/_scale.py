@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lowrank_theory._numerics import AnyArray, float64
 
@@ -54,7 +54,8 @@ def _power_of_two(power: Int[Array, ""]) -> Float[Array, ""]:
 
 
 @jax.jit
-def _finite(tree: Any) -> Array:
+def finite(tree: Any) -> Bool[Array, ""]:
+    """Whether all numbers are."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
@@ -65,7 +66,7 @@ def fits(what: str, statistics: Tree) -> Tree:
     """
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(statistics)):
         with float64():
-            if not _finite(jax.block_until_ready(statistics)):
+            if not finite(jax.block_until_ready(statistics)):
                 raise ValueError(too_large_or_small(what))
     return statistics
 

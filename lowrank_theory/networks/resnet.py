@@ -64,7 +64,7 @@ class ResNet(eqx.Module):
     depth: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        if check_count("depth", self.depth, 8) % 6 != 2:
+        if settle(self, "depth", check_count, 8) % 6 != 2:
             raise ValueError(f"`depth` must be 6 n + 2, such as 20 or 56; got {self.depth}.")
 
     def apply(self, parameters: PyTree, images: AnyArray) -> Float[Array, "samples classes"]:

@@ -31,6 +31,7 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
     safe_divide,
+    settle,
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._recover import (
@@ -125,11 +126,11 @@ class CensoredLikelihood(AbstractMethod):
     max_steps: int = 2000
 
     def __check_init__(self) -> None:
-        check_positive("noise_scale", self.noise_scale)
-        check_positive("bound", self.bound)
-        check_positive("penalty", self.penalty, zero=True)
-        check_positive("tolerance", self.tolerance)
-        check_count("max_steps", self.max_steps, 1)
+        settle(self, "noise_scale", check_positive)
+        settle(self, "bound", check_positive)
+        settle(self, "penalty", check_positive, zero=True)
+        settle(self, "tolerance", check_positive)
+        settle(self, "max_steps", check_count, 1)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit outputs seen after a ReLU. Raises `ValueError` if there are none, or with a bias."""

@@ -16,6 +16,7 @@ from lowrank_theory._numerics import (
     in_float64,
     matmul,
     resolution,
+    settle,
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
@@ -41,7 +42,7 @@ class RankPenalised(AbstractMethod):
     penalty: float
 
     def __check_init__(self) -> None:
-        check_positive("penalty", self.penalty, zero=True)
+        settle(self, "penalty", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Keep what is worth its rank. Raises `ValueError` without activations, or with a bias."""

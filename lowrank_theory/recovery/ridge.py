@@ -25,6 +25,7 @@ from lowrank_theory._numerics import (
     matmul,
     resolution,
     rounding_allowance,
+    settle,
 )
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
@@ -52,7 +53,7 @@ class Ridge(AbstractMethod):
     penalty: float
 
     def __check_init__(self) -> None:
-        check_positive("penalty", self.penalty, zero=True)
+        settle(self, "penalty", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the layer to what it sees and was. Raises `ValueError` where one is unknown."""

@@ -35,6 +35,7 @@ from lowrank_theory._numerics import (
     resolution,
     safe_divide,
     safe_sqrt,
+    settle,
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
@@ -184,7 +185,7 @@ class OptimalShrinkage(AbstractMethod):
 
     def __check_init__(self) -> None:
         if self.noise_scale is not None:
-            check_positive("noise_scale", self.noise_scale, zero=True)
+            settle(self, "noise_scale", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Shrink what the layer can express. Raises `ValueError` without activations, or with a

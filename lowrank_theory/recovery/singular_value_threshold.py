@@ -13,6 +13,7 @@ from lowrank_theory._numerics import (
     in_float64,
     matmul,
     resolution,
+    settle,
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
@@ -39,7 +40,7 @@ class SingularValueThreshold(AbstractMethod):
     threshold: float
 
     def __check_init__(self) -> None:
-        check_positive("threshold", self.threshold, zero=True)
+        settle(self, "threshold", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Threshold what the layer can express. Raises `ValueError` without activations, or with a

@@ -18,6 +18,7 @@ from lowrank_theory._numerics import (
     check_same,
     matmul,
     safe_divide,
+    settle,
 )
 from lowrank_theory.generators._random import normal
 from lowrank_theory.recovery._subspaces import leading_right_vectors
@@ -96,8 +97,8 @@ class SketchSetting(eqx.Module):
 
     def __check_init__(self) -> None:
         size = np.shape(self.values)[0]
-        check_rank(self.rank, size, size)
-        check_count("oversampling", self.oversampling, 0, size - self.rank)
+        keep(self, "rank", check_rank(self.rank, size, size))
+        settle(self, "oversampling", check_count, 0, size - self.rank)
 
     def draw(self, *, key: PRNGKeyArray) -> Sketched:
         """A random instance, in float64; works under `jit` and `vmap`."""
@@ -169,9 +170,9 @@ class ProbeSetting(eqx.Module):
 
     def __check_init__(self) -> None:
         size = np.shape(self.values)[0]
-        check_rank(self.rank, size, size)
-        check_count("width", self.width, self.rank, size)
-        check_count("probes", self.probes, 1)
+        keep(self, "rank", check_rank(self.rank, size, size))
+        settle(self, "width", check_count, self.rank, size)
+        settle(self, "probes", check_count, 1)
 
     def draw(self, *, key: PRNGKeyArray) -> Probed:
         """A random instance, in float64; works under `jit` and `vmap`."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, check_count, matmul
+from lowrank_theory._numerics import AnyArray, check_count, matmul, settle
 from lowrank_theory.recovery import LowRank, shrinkage, truncated_svd
 
 
@@ -62,7 +62,7 @@ class SpikedSetting(eqx.Module):
     def __check_init__(self) -> None:
         for name in ("rows", "columns"):
             why = " (at least one for each spike)"
-            check_count(name, getattr(self, name), np.size(self.strengths), why=why)
+            settle(self, name, check_count, np.size(self.strengths), why=why)
 
     def grown(self, factor: int) -> "SpikedSetting":
         r"""`factor` times as many rows and columns: the same $\beta$ and $x_i$."""

@@ -47,6 +47,7 @@ from lowrank_theory._numerics import (
     check_count,
     check_positive,
     matmul,
+    settle,
 )
 from lowrank_theory.generators import activations, noise, spectra
 from lowrank_theory.generators._random import uniform
@@ -159,7 +160,7 @@ class LossLaw(eqx.Module):
     units: int
 
     def __check_init__(self) -> None:
-        check_count("units", self.units, 2)
+        settle(self, "units", check_count, 2)
 
     def draw(self, *, key: PRNGKeyArray) -> HeldOut:
         """The losses of `units` draws."""
@@ -200,7 +201,7 @@ class CompressedLayer(eqx.Module):
     units: int
 
     def __check_init__(self) -> None:
-        check_count("units", self.units, 2)
+        settle(self, "units", check_count, 2)
 
     def draw(self, *, key: PRNGKeyArray) -> HeldOut:
         """A layer, its recovery, and its losses on fresh rows."""

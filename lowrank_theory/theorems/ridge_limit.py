@@ -74,7 +74,7 @@ class RidgedSetting(eqx.Module):
     strength: Float[AnyArray, ""] = eqx.field(converter=np.asarray)
 
     def __check_init__(self) -> None:
-        check_rank(self.rank, self.scales.size, self.outputs)
+        keep(self, "rank", check_rank(self.rank, self.scales.size, self.outputs))
 
     def draw(self, *, key: PRNGKeyArray) -> RidgedLayer:
         """A random layer with its penalty."""

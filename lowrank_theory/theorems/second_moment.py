@@ -42,6 +42,7 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     rounding_allowance,
     safe_divide,
+    settle,
 )
 from lowrank_theory.generators._random import normal, uniform
 from lowrank_theory.generators.activations import haar
@@ -81,7 +82,7 @@ class GaussianRows(eqx.Module):
     scales: Float[AnyArray, " inputs"] = eqx.field(converter=np.asarray)
 
     def __check_init__(self) -> None:
-        check_count("samples", self.samples, 1)
+        settle(self, "samples", check_count, 1)
 
     def draw(self, *, key: PRNGKeyArray) -> Rows:
         """Rows and their law."""
@@ -107,7 +108,7 @@ class ResampledRows(eqx.Module):
     population: Float[AnyArray, "count inputs"] = eqx.field(converter=np.asarray)
 
     def __check_init__(self) -> None:
-        check_count("samples", self.samples, 1)
+        settle(self, "samples", check_count, 1)
 
     def draw(self, *, key: PRNGKeyArray) -> Rows:
         """Rows and their law."""
