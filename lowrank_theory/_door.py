@@ -24,9 +24,7 @@ _ALIGNMENT = 64  # bytes: where an array must begin for JAX to read it in place
 _LARGEST = 2**53  # every integer up to here is a float64
 
 
-def check_array(
-    name: str, value: ArrayLike, *axes: str, lent: bool = False
-) -> Array | np.ndarray:
+def check_array(name: str, value: ArrayLike, *axes: str, lent: bool = False) -> Array | np.ndarray:
     """A floating, non-empty, finite array with the named axes, or one clear `ValueError`; a last
     axis "..." stands for any others.
 
@@ -82,7 +80,7 @@ def _plain(name: str, value: Any) -> Any:
         )
     try:
         array = np.asarray(value)
-    except Exception:  # whatever the conversion of a foreign class raises
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # of a foreign class
         array = None
     if array is None or array.dtype == object:
         kind = type(value)
@@ -105,8 +103,8 @@ def _dotted(kind: type) -> str:
 def _check_floating(name: str, dtype: Any) -> None:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(
-            f"`{name}` must be floating point and real; got dtype {dtype}. Of complex samples, real "
-            "and imaginary parts are two real ones: "
+            f"`{name}` must be floating point and real; got dtype {dtype}. Of complex samples, "
+            "real and imaginary parts are two real ones: "
             f"`numpy.concatenate([{name}.real, {name}.imag])`."
         )
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -269,6 +267,6 @@ def _shown(value: Any) -> str:
     """The value in a message, however long it is."""
     try:
         text = repr(value)
-    except Exception:  # of an integer of more than 4,300 digits
+    except ValueError:  # an integer of more than 4,300 digits has none
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:60]}..."

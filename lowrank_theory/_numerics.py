@@ -1,4 +1,4 @@
-"""One float64 border, one rank cut-off, one rounding allowance; the checks at the door from here."""
+"""One float64 border, one rank cut-off, one rounding allowance; and what `_door` checks."""
 
 import functools
 import inspect

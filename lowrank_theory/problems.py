@@ -19,8 +19,10 @@ from lowrank_theory._numerics import (
     after,
     check_array,
     check_count,
+    check_key,
     check_rank,
     check_same,
+    float64,
     in_float64,
     matmul,
     settle,
@@ -295,11 +297,12 @@ class Setting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Problem:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        key = check_key("key", key)
+        with float64():
             return _draw(self, key)
 
     def draw_parts(self, *, key: PRNGKeyArray) -> "Parts":
-        """What is random of the same instance; call it inside `jax.enable_x64`."""
+        """What is random of the same instance; call it inside `float64`."""
         activations_key, mismatch_key, target_key, noise_key = jax.random.split(key, 4)
         activations, second_moment = self.activations.draw(
             self.samples, self.inputs, key=activations_key
@@ -338,7 +341,7 @@ class Parts(eqx.Module):
     rank: int = eqx.field(static=True)
 
     def problem(self) -> Problem:
-        """The problem; call it inside `jax.enable_x64`."""
+        """The problem; call it inside `float64`."""
         truth, compressed = self.truth, None
         activations = truth.layer_inputs
         if self.activations is not None:

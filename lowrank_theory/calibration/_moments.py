@@ -105,19 +105,19 @@ class AbstractCalibration(eqx.Module):
         return fits("The statistics with those of `other`", self.join(other))
 
     def gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
-        r"""$X^\top X$, or its centred version; `ValueError` where it does not fit into float64."""
+        r"""$X^\top X$, or its centred version, if that fits into float64."""
         seen = self.moments()
         return _moment(seen.scatter, seen.count, seen.mean, seen.mean, centred)
 
     def compressed_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
-        r"""$\tilde X^\top\tilde X$, or its centred version; `ValueError` where it does not fit into float64."""
+        r"""$\tilde X^\top\tilde X$, or its centred version, if that fits into float64."""
         seen = self.moments()
         scatter = seen.scatter if seen.compressed is None else seen.compressed.scatter
         mean = seen.layer_input_mean
         return _moment(scatter, seen.count, mean, mean, centred)
 
     def cross_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
-        r"""$\tilde X^\top X$, or its centred version; `ValueError` where it does not fit into float64."""
+        r"""$\tilde X^\top X$, or its centred version, if that fits into float64."""
         seen = self.moments()
         scatter = seen.scatter if seen.compressed is None else seen.compressed.cross_scatter
         return _moment(scatter, seen.count, seen.layer_input_mean, seen.mean, centred)
@@ -243,9 +243,7 @@ def _moment(
 def _uncentred(scatter: Array, count: Array, left: Array, right: Array) -> Array:
     power = jnp.maximum(exponent(left, right), root_exponent(scatter))
     left, right = scaled(left, -power), scaled(right, -power)
-    return squares_scaled(
-        squares_scaled(scatter, -power) + count * jnp.outer(left, right), power
-    )
+    return squares_scaled(squares_scaled(scatter, -power) + count * jnp.outer(left, right), power)
 
 
 def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -336,4 +334,3 @@ def _combined(one: Calibration, other: Calibration) -> Calibration:
         a.scatter + b.scatter + weight * jnp.outer(moved, moved),
     )
     return Calibration(count, mean, scatter, moments)
-

@@ -62,8 +62,8 @@ def calibrate(
     same numbers as one that was not, bit for bit. `progress(batches, samples)` is called after each
     batch with the numbers seen so far.
 
-    Every batch is read, or copied, before the iterator is asked for the next: it may fill one buffer
-    again and again, or donate what it gave.
+    Every batch is read, or copied, before the iterator is asked for the next: it may fill one
+    buffer again and again, or donate what it gave.
 
     Raises `ValueError` if there are no batches; for a batch of a wrong shape, with entries that are
     not finite or of an integer dtype, and where the statistics would not fit into float64, naming
@@ -135,4 +135,3 @@ def _stacked(*parts: AnyArray) -> AnyArray:
         return np.concatenate(parts)
     with float64():
         return jnp.concatenate(together(parts))
-

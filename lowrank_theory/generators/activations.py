@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import after as after, settle
-from lowrank_theory._numerics import check_count, check_positive, matmul
+from lowrank_theory._numerics import after as after
+from lowrank_theory._numerics import check_count, check_positive, matmul, settle
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, Spiked
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import check_count, check_positive, settle
+from lowrank_theory._numerics import check_count, check_positive, keep, settle
 
 
 class AbstractSpectrum(eqx.Module):
@@ -75,9 +75,9 @@ class Given(AbstractSpectrum):
     def __check_init__(self) -> None:
         if not self.given:
             raise ValueError("`given` is empty. Give at least one singular value.")
-        for value in self.given:
-            check_positive("given", value, zero=True)
-        check_positive("given", max(self.given))
+        given = tuple(check_positive("given", value, zero=True) for value in self.given)
+        check_positive("given", max(given))
+        keep(self, "given", given)
 
     def values(self, count: int) -> Float[Array, " count"]:
         """The given values, largest first, divided by the largest and padded with zeros."""

@@ -173,7 +173,8 @@ def _as_stored(*arrays: Any) -> contextlib.AbstractContextManager[Any]:
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, Array | np.ndarray | np.generic):
-        return value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number) and not jnp.iscomplexobj(value)
+        real = (jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        return value.ndim == 0 and any(real)
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

@@ -3,12 +3,11 @@
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import AnyArray, check_rank, in_float64, matmul
+from lowrank_theory._numerics import AnyArray, check_rank, float64, in_float64, matmul
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._subspaces import leading_right_vectors
@@ -53,7 +52,7 @@ class Certificate(eqx.Module):
         r"""Whether the error is surely within the tolerance (0.1 %, unless the method was asked for
         another) of the optimum, or within $10^{-10}$ of the target's norm of it.
         """
-        with jax.enable_x64(True):
+        with float64():
             negligible = NEGLIGIBLE * self.target_norm
             allowed = jnp.maximum(self.tolerance * self.optimal_error, negligible)
             return self.finite & (self.excess_bound <= allowed)
@@ -91,7 +90,7 @@ class Recovery(eqx.Module):
         """This recovery, or a runtime error (under `jit` too) where its certificate does not hold.
         Use what it returns.
         """
-        with jax.enable_x64(True):
+        with float64():
             checked = eqx.error_if(self.factors, ~self.certificate.finite, _NOT_FINITE)
             checked = eqx.error_if(checked, ~self.certificate.certified, _NOT_CERTIFIED)
         return Recovery(checked, self.bias, self.certificate, self.method)

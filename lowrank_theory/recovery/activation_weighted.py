@@ -25,6 +25,7 @@ from lowrank_theory._numerics import (
     AnyArray,
     after,
     cast,
+    float64,
     in_float64,
     matmul,
     promote,
@@ -353,7 +354,7 @@ def _from_moments_at_hand(
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
     if traced or jax.default_backend() != "cpu" or size < PARTIAL_FROM or 4 * rank > size:
         return activation_weighted_from_moments(weights, calibration, bias, rank=rank)
-    with jax.enable_x64(True):
+    with float64():
         asked = _eigenproblem_at_hand(*arrays)
         leading = leading_eigenvectors_at_hand(asked.matrix, rank)
         return cast(_solved_at_hand(asked, *leading, rank=rank), weights.dtype)

@@ -63,7 +63,7 @@ def hazard(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Increasing, convex, between $\max(x, 0)$ and $\max(x, 0) + \sqrt{2/\pi}$; $-h(x)$ is the mean of
     a standard normal variable, given that it is below $-x$. In float64, within $10^{-12}$ of itself
-    for $|x| \le 30$. Call it inside `jax.enable_x64`.
+    for $|x| \le 30$. Call it inside `float64`.
     """
     near = jnp.where(x < _FAR, x, 0)  # not a minimum, whose derivative is half at a tie
     density = jnp.exp(-(near**2) / 2) * math.sqrt(2 / math.pi)
@@ -92,7 +92,7 @@ def censored_loss(
     outputs: Float[AnyArray, "samples outputs"],
     noise_scale: Float[Array, ""],
 ) -> Float[Array, ""]:
-    r"""$f(F)$, in the squared units of the outputs. Call it inside `jax.enable_x64`."""
+    r"""$f(F)$, in the squared units of the outputs. Call it inside `float64`."""
     hidden = noise_scale**2 * negative_log_survival(preactivations / noise_scale)
     return jnp.sum(jnp.where(outputs > 0, (outputs - preactivations) ** 2 / 2, hidden))
 
@@ -103,7 +103,7 @@ def censored_gradient(
     noise_scale: Float[Array, ""],
 ) -> Float[Array, "samples outputs"]:
     r"""$\nabla f(F)$: $F_{ij} - Y_{ij}$ where $Y_{ij} > 0$, else $\sigma h(F_{ij}/\sigma)$. Call it
-    inside `jax.enable_x64`.
+    inside `float64`.
     """
     hidden = noise_scale * hazard(preactivations / noise_scale)
     return jnp.where(outputs > 0, preactivations - outputs, hidden)

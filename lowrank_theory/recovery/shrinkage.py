@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 from lowrank_theory._numerics import (
     after,
     check_positive,
+    float64,
     in_float64,
     matmul,
     resolution,
@@ -58,7 +59,7 @@ def hard_threshold_constant(aspect: float | Float[Array, ""]) -> Float[Array, ""
     $\lambda_*^2 = 2(\beta+1) + 8\beta/\bigl(\beta+1+\sqrt{\beta^2+14\beta+1}\bigr)$, for $\beta$ =
     `aspect` in (0, 1] (Gavish and Donoho 2014); $4/\sqrt3$ for square matrices.
     """
-    with jax.enable_x64(True):
+    with float64():
         beta = jnp.asarray(aspect, float)
         root = jnp.sqrt(beta**2 + 14 * beta + 1)
         return jnp.sqrt(2 * (beta + 1) + 8 * beta / (beta + 1 + root))
@@ -72,7 +73,7 @@ def marchenko_pastur_median(aspect: float | Float[Array, ""]) -> Float[Array, ""
     $\tfrac2\pi\sin^2\theta/t$ in $\theta\in(0,\pi)$, smooth for every $\beta$. Its median is found
     by Newton's method and Gauss quadrature, to about $10^{-14}$.
     """
-    with jax.enable_x64(True):
+    with float64():
         beta = jnp.asarray(aspect, float)
 
         def density(angle: Array) -> Array:

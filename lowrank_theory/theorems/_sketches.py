@@ -16,6 +16,7 @@ from lowrank_theory._numerics import (
     check_count,
     check_rank,
     check_same,
+    float64,
     matmul,
     safe_divide,
     settle,
@@ -102,7 +103,7 @@ class SketchSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Sketched:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             values = jnp.asarray(self.values, float)
             sketch = normal(key, (values.size, self.rank + self.oversampling))
             power_iterations = jnp.asarray(self.power_iterations)
@@ -176,7 +177,7 @@ class ProbeSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Probed:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             sketch_key, probes_key = jax.random.split(key)
             values = jnp.asarray(self.values, float)
             unit = jnp.where(values[0] > 0, values[0], 1)

@@ -34,7 +34,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import AnyArray, check_count, check_positive, check_rank, matmul, settle
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_count,
+    check_positive,
+    check_rank,
+    float64,
+    matmul,
+    settle,
+)
 from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed, Problem, Truth
@@ -122,7 +130,7 @@ class LeastFavourable(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> PriorDraw:
         """A layer, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

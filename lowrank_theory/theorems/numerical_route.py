@@ -42,6 +42,7 @@ from lowrank_theory._numerics import (
     check_array,
     check_count,
     check_rank,
+    float64,
     matmul,
     rounding_allowance,
     safe_divide,
@@ -122,7 +123,7 @@ class RouteSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Perturbed:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import AnyArray, after, check_rank, matmul, safe_divide
+from lowrank_theory._numerics import AnyArray, after, check_rank, float64, matmul, safe_divide
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.problems import Layer, Observed
@@ -78,7 +78,7 @@ class RidgedSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> RidgedLayer:
         """A random layer with its penalty."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

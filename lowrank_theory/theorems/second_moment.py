@@ -38,6 +38,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from lowrank_theory._numerics import (
     AnyArray,
     check_count,
+    float64,
     matmul,
     relative_rank_cutoff,
     rounding_allowance,
@@ -86,7 +87,7 @@ class GaussianRows(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Rows:
         """Rows and their law."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw_gaussian(self, key)
 
 
@@ -112,7 +113,7 @@ class ResampledRows(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Rows:
         """Rows and their law."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw_resampled(self, key)
 
 

@@ -101,7 +101,7 @@ class Mirsky(AbstractSpectral):
     exponent: float = 2.0
 
     def __check_init__(self) -> None:
-        check_exponent(self.exponent)
+        settle(self, "exponent", check_exponent)
 
     def formula(
         self, instance: Perturbation, estimate: Array, failure_probability: float

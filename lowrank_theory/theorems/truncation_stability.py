@@ -140,7 +140,7 @@ class Schatten(AbstractLowRank):
     exponent: float = 2.0
 
     def __check_init__(self) -> None:
-        check_exponent(self.exponent)
+        settle(self, "exponent", check_exponent)
 
     def formula(
         self, instance: Perturbation, estimate: Array, failure_probability: float

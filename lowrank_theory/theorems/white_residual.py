@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy import optimize
 
-from lowrank_theory._numerics import AnyArray, check_count, check_rank, safe_divide, settle
+from lowrank_theory._numerics import AnyArray, check_count, check_rank, float64, safe_divide, settle
 from lowrank_theory.generators import noise
 from lowrank_theory.generators._random import normal
 from lowrank_theory.theorems._quantities import law_hypothesis, singular_values
@@ -92,7 +92,7 @@ class ResidualSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Residual:
         """A random residual, in float64."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 
