@@ -24,6 +24,7 @@ from lowrank_theory._numerics import (
     check_same,
     float64,
     in_float64,
+    keep,
     matmul,
     settle,
 )

@@ -14,8 +14,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import after as after
-from lowrank_theory._numerics import check_count, check_positive, matmul, settle
+from lowrank_theory._numerics import (
+    after as after,
+)
+from lowrank_theory._numerics import (
+    check_count,
+    check_number,
+    check_positive,
+    keep,
+    matmul,
+    settle,
+)
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, Spiked
 

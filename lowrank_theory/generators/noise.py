@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_count, check_positive, matmul, settle
+from lowrank_theory._numerics import check_count, check_number, check_positive, keep, matmul, settle
 from lowrank_theory.generators._random import laplace, normal, student_t, uniform
 
 

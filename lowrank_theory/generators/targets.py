@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_positive, matmul, settle
+from lowrank_theory._numerics import check_number, check_positive, keep, matmul, settle
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.activations import after, haar
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, PowerLaw

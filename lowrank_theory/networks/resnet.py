@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, check_count
+from lowrank_theory._numerics import AnyArray, check_count, settle
 from lowrank_theory.networks._sources import Source
 
 LAYOUT = """\

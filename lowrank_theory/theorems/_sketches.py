@@ -17,6 +17,7 @@ from lowrank_theory._numerics import (
     check_rank,
     check_same,
     float64,
+    keep,
     matmul,
     safe_divide,
     settle,

@@ -40,6 +40,7 @@ from lowrank_theory._numerics import (
     check_positive,
     check_rank,
     float64,
+    keep,
     matmul,
     settle,
 )

@@ -43,6 +43,7 @@ from lowrank_theory._numerics import (
     check_count,
     check_rank,
     float64,
+    keep,
     matmul,
     rounding_allowance,
     safe_divide,

@@ -33,7 +33,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy import optimize
 
-from lowrank_theory._numerics import AnyArray, check_count, check_rank, float64, safe_divide, settle
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_count,
+    check_rank,
+    float64,
+    keep,
+    safe_divide,
+    settle,
+)
 from lowrank_theory.generators import noise
 from lowrank_theory.generators._random import normal
 from lowrank_theory.theorems._quantities import law_hypothesis, singular_values
