@@ -16,7 +16,6 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array, PRNGKeyArray
-from numpy.typing import ArrayLike
 
 Tree = TypeVar("Tree")
 
@@ -24,7 +23,7 @@ _ALIGNMENT = 64  # bytes: where an array must begin for JAX to read it in place
 _LARGEST = 2**53  # every integer up to here is a float64
 
 
-def check_array(name: str, value: ArrayLike, *axes: str, lent: bool = False) -> Array | np.ndarray:
+def check_array(name: str, value: Any, *axes: str, lent: bool = False) -> Array | np.ndarray:
     """A floating, non-empty, finite array with the named axes, or one clear `ValueError`; a last
     axis "..." stands for any others.
 
