@@ -2,6 +2,7 @@
 
 import decimal
 import fractions
+import functools
 import math
 from typing import Any
 
@@ -298,7 +299,7 @@ def test_checked_numbers_are_python_numbers():
         for check in (
             check_positive,
             check_fraction,
-            lambda name, value: check_count(name, value, 1),
+            functools.partial(check_count, low=1),
         ):
             with pytest.raises(ValueError, match=r"`x` must .* got ") as error:
                 check("x", wrong)
@@ -309,7 +310,7 @@ def test_checked_numbers_are_python_numbers():
 
 FIELDS: dict[str, Any] = {
     "noise": lambda half, three: noise.Gaussian(half),
-    "student": lambda half, three: noise.StudentT(half, three),
+    "student": noise.StudentT,
     "correlated": lambda half, three: noise.Correlated(half, half),
     "outliers": lambda half, three: noise.SparseOutliers(half, half),
     "bits": lambda half, three: noise.QuantiserResidual(three),
