@@ -1,9 +1,8 @@
-"""One float64 border, one rank cut-off, one rounding allowance, one set of checks at the door."""
+"""One float64 border, one rank cut-off, one rounding allowance; and what `_door` checks."""
 
 import functools
 import inspect
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,9 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
-from numpy.typing import ArrayLike
 
+from lowrank_theory._door import check_array as check_array
+from lowrank_theory._door import check_count as check_count
+from lowrank_theory._door import check_fraction as check_fraction
+from lowrank_theory._door import check_key as check_key
+from lowrank_theory._door import check_number as check_number
+from lowrank_theory._door import check_positive as check_positive
+from lowrank_theory._door import check_rank as check_rank
+from lowrank_theory._door import check_same as check_same
+from lowrank_theory._door import keep as keep
+from lowrank_theory._door import ours as ours
+from lowrank_theory._door import owned as owned
+from lowrank_theory._door import settle as settle
+from lowrank_theory._door import together as together
 from lowrank_theory._scale import widened
+from lowrank_theory._settings import float64 as float64
+from lowrank_theory._settings import own_settings as own_settings
 
 Tree = TypeVar("Tree")
 AnyArray = Array | np.ndarray
@@ -37,7 +50,7 @@ def _is_float(leaf: Any) -> bool:
 
 def cast(tree: Tree, dtype: Any) -> Tree:
     """Cast the floating leaves of a tree, but for what is `InFloat64`; call it inside
-    `jax.enable_x64`.
+    `float64`.
     """
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf, dtype) if _is_float(leaf) else leaf, tree, is_leaf=_stays
@@ -98,24 +111,25 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
         leaves = jax.tree.leaves(arrays)
         if not (is_tracing() or any(isinstance(leaf, Tracer) for leaf in leaves)):
             small = sum(np.size(leaf) for leaf in leaves) < _SMALL
-            with jax.enable_x64(True):
-                return program(small)(*arrays, leaving=dtype, **static)
+            with float64():
+                return program(small)(*together(arrays), leaving=dtype, **static)
         inner = functools.partial(compiled, **static)
         if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-            return cast(inner(*promote(arrays)), dtype)
+            with float64():
+                return cast(inner(*promote(together(arrays))), dtype)
 
         def forward(*arrays: Any) -> Any:
-            with jax.enable_x64(True):
+            with float64():
                 return cast(inner(*promote(arrays)), dtype)
 
         def forward_pass(*arrays: Any) -> Any:
-            with jax.enable_x64(True):
+            with float64():
                 results, pullback = jax.vjp(inner, *promote(arrays))
                 return cast(results, dtype), (pullback, _like(arrays))
 
         def backward_pass(residuals: Any, cotangents: Any) -> Any:
             pullback, like = residuals
-            with jax.enable_x64(True):
+            with float64():
                 gradients = pullback(cast(cotangents, jnp.float64))
                 return jax.tree.map(
                     lambda g, x: g.astype(x.dtype) if _is_float(g) else g, gradients, like
@@ -123,8 +137,8 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
 
         differentiable = jax.custom_vjp(forward)
         differentiable.defvjp(forward_pass, backward_pass)
-        with jax.enable_x64(True):  # so that NumPy's float64 is not truncated at the call
-            return differentiable(*jax.tree.map(jnp.asarray, arrays))
+        with float64():  # so that NumPy's float64 is not truncated at the call
+            return differentiable(*jax.tree.map(jnp.asarray, together(arrays)))
 
     return at_the_border
 
@@ -163,7 +177,7 @@ def _like(arrays: Any) -> Any:
 
 def float_dtype(*trees: Any) -> np.dtype:
     """The common float dtype of the floating leaves of the trees."""
-    with jax.enable_x64(True):
+    with float64():
         leaves = [leaf.dtype for leaf in jax.tree.leaves(trees) if _is_float(leaf)]
         return functools.reduce(jnp.promote_types, leaves)
 
@@ -252,86 +266,3 @@ def after(finished: Any, waiting: Tree) -> Tree:
         return jnp.where(failed, jax.random.fold_in(leaf, 1), leaf)
 
     return jax.tree.map(late, waiting)
-
-
-# --- checks at the door: the messages are part of the product, so they live in one place ---
-
-
-def check_array(name: str, value: ArrayLike, *axes: str) -> Array | np.ndarray:
-    """A floating, non-empty, finite array with the named axes, or one clear `ValueError`.
-
-    Finiteness is checked where the values are at hand; of a traced array it cannot be, and there
-    the results carry it (see `Certificate.finite`).
-    """
-    array: Any = value if hasattr(value, "dtype") else np.asarray(value)
-    wanted = f"({', '.join(axes)})"
-    if array.ndim != len(axes):
-        raise ValueError(f"`{name}` must have shape {wanted}; got shape {tuple(array.shape)}.")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(
-            f"`{name}` must be floating point; got dtype {array.dtype}. "
-            f"Convert it, for example with `{name}.astype('float32')`."
-        )
-    if 0 in array.shape:
-        raise ValueError(
-            f"`{name}` is empty: got shape {tuple(array.shape)} for {wanted}. "
-            "Give at least one of each."
-        )
-    if not isinstance(array, Tracer) and not np.all(np.isfinite(np.asarray(array))):
-        bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array))))
-        raise ValueError(
-            f"`{name}` has {bad} non-finite entries (NaN or infinity) of {np.size(array)}. "
-            "Remove or repair them first."
-        )
-    return array
-
-
-def check_same(name: str, got: int, other: str, wanted: int, axis: str) -> None:
-    """Two arrays must agree along an axis."""
-    if got != wanted:
-        raise ValueError(
-            f"`{name}` has {got} {axis}, but `{other}` has {wanted}. They must be the same."
-        )
-
-
-def check_count(name: str, value: Any, low: int, high: int | None = None, why: str = "") -> int:
-    """An integer of the closed range, or a `ValueError` that says which range and why."""
-    allowed = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise ValueError(f"`{name}` must be {allowed}{why}; got {value!r}.") from None
-    if isinstance(value, bool) or count < low or (high is not None and count > high):
-        raise ValueError(f"`{name}` must be {allowed}{why}; got {value!r}.")
-    return count
-
-
-def check_rank(rank: Any, inputs: int, outputs: int) -> int:
-    """A rank that an (inputs, outputs) matrix can have."""
-    why = f" (the smaller side of the {inputs} x {outputs} weights)"
-    return check_count("rank", rank, 1, min(inputs, outputs), why)
-
-
-def _number(value: Any) -> float:
-    """The value as a float, NaN if it is no number."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
-    """A positive (or, with `zero`, non-negative) finite number."""
-    number = _number(value)
-    if not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
-        kind = "non-negative" if zero else "positive"
-        raise ValueError(f"`{name}` must be a {kind} finite number; got {value!r}.")
-    return number
-
-
-def check_fraction(name: str, value: Any) -> float:
-    """A number strictly between zero and one."""
-    number = _number(value)
-    if not 0 < number < 1:
-        raise ValueError(f"`{name}` must lie strictly between 0 and 1; got {value!r}.")
-    return number

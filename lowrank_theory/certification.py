@@ -196,7 +196,7 @@ def unit_losses(outputs: ArrayLike, compressed_outputs: ArrayLike) -> Float[np.n
     Raises `ValueError` for arrays that are empty, of integers, not finite, or of different shapes.
     """
     original, compressed = (
-        check_array(name, array, "units", *(f"axis {axis}" for axis in range(1, np.ndim(array))))
+        check_array(name, array, "units", "...")
         for name, array in (("outputs", outputs), ("compressed_outputs", compressed_outputs))
     )
     if original.shape != compressed.shape:

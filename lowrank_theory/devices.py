@@ -19,11 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, check_array, check_same
+from lowrank_theory._numerics import AnyArray, check_array, check_same, float64
 from lowrank_theory.calibration import AbstractCalibration
+from lowrank_theory.calibration._moments import WITH_BATCH
+from lowrank_theory.calibration._scale import finite, fits, too_large_or_small
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import Recovery, recover
 from lowrank_theory.recovery._recover import AbstractMethod
@@ -68,7 +70,7 @@ class ShardedCalibration(eqx.Module):
         sharding = _spread_over(mesh, axis)
 
         def on_the_first(leaf: AnyArray) -> Array:
-            start = np.asarray(leaf)[None]
+            start = np.array(leaf)[None]  # nobody else writes to it
 
             def part(index: Any) -> np.ndarray:  # zeros have seen nothing
                 return start if index[0].start in (None, 0) else np.zeros_like(start)
@@ -76,7 +78,7 @@ class ShardedCalibration(eqx.Module):
             shape = (mesh.shape[axis], *start.shape[1:])
             return jax.make_array_from_callback(shape, sharding, part)
 
-        with jax.enable_x64(True):
+        with float64():
             self.parts = jax.tree.map(on_the_first, calibration)
         self.mesh, self.axis = mesh, axis
 
@@ -89,8 +91,11 @@ class ShardedCalibration(eqx.Module):
         its rows over `axis`. Anything else holds the rows of this process, as many as every other
         process gives, and is cut over its devices.
 
+        The batch has been read when this returns: its memory may be filled again, or donated.
+
         Raises `ValueError` for what the calibration itself refuses, for rows that the devices
-        cannot share evenly, and for arrays that lie otherwise.
+        cannot share evenly, and for arrays that lie otherwise. Every process refuses what its own
+        devices saw.
         """
         self._check_spread("the calibration", *jax.tree.leaves(self.parts))
         with _float64_on(self.mesh):
@@ -100,17 +105,22 @@ class ShardedCalibration(eqx.Module):
                 samples = batch[1].shape[0], "activations", batch[0].shape[0], "samples"
                 check_same("compressed_activations", *samples)
             parts = _updated(self.parts, *batch, mesh=self.mesh, axis=self.axis)
+            fit = jax.block_until_ready(_fit(parts, mesh=self.mesh, axis=self.axis))
+        if not all(np.all(shard.data) for shard in fit.addressable_shards):
+            raise ValueError(too_large_or_small(WITH_BATCH))
         return eqx.tree_at(lambda this: this.parts, self, parts)
 
     def combined(self) -> AbstractCalibration:
         """The calibration of all rows that all devices have seen, at hand in every process.
 
-        The bits are the same everywhere where the devices are of one kind.
+        The bits are the same everywhere where the devices are of one kind. Raises `ValueError`
+        where the statistics do not fit into float64.
         """
         self._check_spread("the calibration", *jax.tree.leaves(self.parts))
         with _float64_on(self.mesh):
             everywhere = _combined(self.parts, mesh=self.mesh, axis=self.axis)
-        return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), everywhere)
+        here = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), everywhere)
+        return fits("The statistics of all devices", here)
 
     def _check_spread(self, name: str, *arrays: Any) -> None:
         sharding = _spread_over(self.mesh, self.axis)
@@ -128,9 +138,9 @@ class ShardedCalibration(eqx.Module):
         if isinstance(rows, Array) and len(rows.sharding.device_set) > 1:
             self._check_spread(f"`{name}`", rows)
             for shard in rows.addressable_shards:
-                check_array(name, shard.data, "samples", "inputs")
+                check_array(name, shard.data, "samples", "inputs", lent=True)
             return jax.device_put(rows, sharding)  # moves nothing, but names this very mesh
-        rows = check_array(name, rows, "samples", "inputs")
+        rows = check_array(name, rows, "samples", "inputs", lent=True)
         devices = self.mesh.local_mesh.shape[self.axis]
         if rows.shape[0] % devices:
             raise ValueError(
@@ -175,7 +185,7 @@ def recover_layers(
         sharding = _spread_over(local, axis)
         stack = jax.tree.map(lambda *each: jax.device_put(np.stack(each), sharding), *filled)
         stack = _recovered(stack, rank=rank, method=method, mesh=local, axis=axis)
-    with jax.enable_x64(True):
+    with float64():
         leaves, tree = jax.tree.flatten(jax.device_get(stack))
         each = [[jnp.asarray(leaf[i]) for leaf in leaves] for i in range(len(layers))]
         return [jax.tree.unflatten(tree, own) for own in each]
@@ -196,7 +206,7 @@ def _spread_over(mesh: Mesh, axis: str) -> NamedSharding:
 @contextlib.contextmanager
 def _float64_on(mesh: Mesh) -> Iterator[None]:
     """Float64, and this mesh in place of the one that the caller may have set."""
-    with jax.enable_x64(True), jax.set_mesh(mesh):
+    with float64(), jax.set_mesh(mesh):
         yield
 
 
@@ -214,6 +224,15 @@ def _updated(
 
     spread = PartitionSpec(axis)
     return jax.shard_map(with_own_rows, mesh=mesh, in_specs=spread, out_specs=spread)(parts, *batch)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "axis"))
+def _fit(parts: AbstractCalibration, *, mesh: Mesh, axis: str) -> Bool[Array, " devices"]:
+    """Whether the statistics of each device fit into float64."""
+    spread = PartitionSpec(axis)
+    return jax.shard_map(
+        lambda part: finite(part)[None], mesh=mesh, in_specs=spread, out_specs=spread
+    )(parts)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "axis"))

@@ -14,7 +14,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, after, check_array, check_count, check_same, matmul
+from lowrank_theory._numerics import (
+    AnyArray,
+    after,
+    check_array,
+    check_count,
+    check_same,
+    float64,
+    matmul,
+)
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.activations import haar
 
@@ -46,14 +54,14 @@ class Perturbation(eqx.Module):
     @property
     def perturbed(self) -> Float[Array, "rows columns"]:
         """$A + Z$."""
-        with jax.enable_x64(True):
+        with float64():
             return jnp.add(self.matrix, self.noise)
 
 
 def _stored(name: str, value: ArrayLike) -> Float[AnyArray, "rows columns"]:
     """In float64, whether or not JAX's x64 flag is on."""
     array = check_array(name, value, "rows", "columns")
-    with jax.enable_x64(True):
+    with float64():
         return (jnp if isinstance(array, Tracer) else np).asarray(array, float)
 
 
@@ -115,7 +123,7 @@ class PerturbationSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Perturbation:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

@@ -19,10 +19,14 @@ from lowrank_theory._numerics import (
     after,
     check_array,
     check_count,
+    check_key,
     check_rank,
     check_same,
+    float64,
     in_float64,
+    keep,
     matmul,
+    settle,
 )
 from lowrank_theory.calibration import AbstractCalibration
 from lowrank_theory.generators.activations import (
@@ -180,7 +184,7 @@ class Layer(eqx.Module):
     rank: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        check_rank(self.rank, *self.observed.shape)
+        keep(self, "rank", check_rank(self.rank, *self.observed.shape))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -196,7 +200,7 @@ class Problem(eqx.Module):
     rank: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        check_rank(self.rank, *self.observed.shape)
+        keep(self, "rank", check_rank(self.rank, *self.observed.shape))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -285,8 +289,8 @@ class Setting(eqx.Module):
 
     def __check_init__(self) -> None:
         for name in ("samples", "inputs", "outputs"):
-            check_count(name, getattr(self, name), 1)
-        check_rank(self.rank, self.inputs, self.outputs)
+            settle(self, name, check_count, 1)
+        keep(self, "rank", check_rank(self.rank, self.inputs, self.outputs))
 
     def grown(self, factor: int) -> "Setting":
         """The same setting with `factor` times as many samples."""
@@ -294,11 +298,12 @@ class Setting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Problem:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        key = check_key("key", key)
+        with float64():
             return _draw(self, key)
 
     def draw_parts(self, *, key: PRNGKeyArray) -> "Parts":
-        """What is random of the same instance; call it inside `jax.enable_x64`."""
+        """What is random of the same instance; call it inside `float64`."""
         activations_key, mismatch_key, target_key, noise_key = jax.random.split(key, 4)
         activations, second_moment = self.activations.draw(
             self.samples, self.inputs, key=activations_key
@@ -337,7 +342,7 @@ class Parts(eqx.Module):
     rank: int = eqx.field(static=True)
 
     def problem(self) -> Problem:
-        """The problem; call it inside `jax.enable_x64`."""
+        """The problem; call it inside `float64`."""
         truth, compressed = self.truth, None
         activations = truth.layer_inputs
         if self.activations is not None:

@@ -53,7 +53,7 @@ def hard_threshold(observed: Observed, noise_scale: float | None = None) -> int 
     $\sigma\sqrt L$ is the median singular value over $\sqrt{\mu_\beta}$.
     """
     if noise_scale is not None:
-        check_positive("noise_scale", noise_scale, zero=True)
+        noise_scale = check_positive("noise_scale", noise_scale, zero=True)
     seen = _seen(observed)
     return _as_int(_by_hard_threshold(seen, noise_scale, resolution=_resolution(seen)))
 

@@ -19,14 +19,24 @@ from lowrank_theory._numerics import (
     check_array,
     check_count,
     check_same,
+    float64,
     in_float64,
     matmul,
     symmetric_product,
+    together,
 )
 from lowrank_theory.calibration._file import write
+from lowrank_theory.calibration._scale import (
+    exponent,
+    fits,
+    root_exponent,
+    scaled,
+    squares_scaled,
+)
 
 State = TypeVar("State", bound="AbstractCalibration")
 Rows = tuple[AnyArray, AnyArray | None]
+WITH_BATCH = "The statistics with `activations`"
 
 
 class AbstractCalibration(eqx.Module):
@@ -78,30 +88,36 @@ class AbstractCalibration(eqx.Module):
     ) -> State:
         """The statistics after one more batch of shape (samples, inputs).
 
-        Raises `ValueError` for a wrong shape, non-finite entries or an integer dtype; the
-        statistics so far are untouched.
+        The batch has been read when this returns: its memory may be filled again, or donated.
+
+        Raises `ValueError` for a wrong shape, non-finite entries or an integer dtype, and where the
+        statistics would not fit into float64; the statistics so far are untouched.
         """
-        return self.absorb(*check_batch(self, activations, compressed_activations))
+        batch = check_batch(self, activations, compressed_activations)
+        return fits(WITH_BATCH, self.absorb(*batch))
 
     def merge(self: State, other: State) -> State:  # noqa: PYI019
-        """The statistics of both sets of samples together."""
+        """The statistics of both sets of samples together.
+
+        Raises `ValueError` for another kind or size, and where they would not fit into float64.
+        """
         check_alike("other", other, "self", self)
-        return self.join(other)
+        return fits("The statistics with those of `other`", self.join(other))
 
     def gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
-        r"""$X^\top X$, or its centred version."""
+        r"""$X^\top X$, or its centred version, if that fits into float64."""
         seen = self.moments()
         return _moment(seen.scatter, seen.count, seen.mean, seen.mean, centred)
 
     def compressed_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
-        r"""$\tilde X^\top\tilde X$, or its centred version."""
+        r"""$\tilde X^\top\tilde X$, or its centred version, if that fits into float64."""
         seen = self.moments()
         scatter = seen.scatter if seen.compressed is None else seen.compressed.scatter
         mean = seen.layer_input_mean
         return _moment(scatter, seen.count, mean, mean, centred)
 
     def cross_gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
-        r"""$\tilde X^\top X$, or its centred version."""
+        r"""$\tilde X^\top X$, or its centred version, if that fits into float64."""
         seen = self.moments()
         scatter = seen.scatter if seen.compressed is None else seen.compressed.cross_scatter
         return _moment(scatter, seen.count, seen.layer_input_mean, seen.mean, centred)
@@ -117,7 +133,7 @@ def check_batch(
     seen: AbstractCalibration, activations: ArrayLike, compressed: ArrayLike | None = None
 ) -> Rows:
     """A batch that the calibration can absorb, or a `ValueError`."""
-    batch = check_array("activations", activations, "samples", "inputs")
+    batch = check_array("activations", activations, "samples", "inputs", lent=True)
     check_same("activations", batch.shape[1], "calibration", seen.inputs, "inputs")
     if (compressed is not None) != seen.has_compressed:
         raise ValueError(
@@ -126,7 +142,7 @@ def check_batch(
         )
     if compressed is None:
         return batch, None
-    other = check_array("compressed_activations", compressed, "samples", "inputs")
+    other = check_array("compressed_activations", compressed, "samples", "inputs", lent=True)
     check_same("compressed_activations", other.shape[1], "activations", batch.shape[1], "inputs")
     check_same("compressed_activations", other.shape[0], "activations", batch.shape[0], "samples")
     return batch, other
@@ -218,12 +234,16 @@ class Calibration(AbstractCalibration):
 def _moment(
     scatter: AnyArray, count: AnyArray, left: AnyArray, right: AnyArray, centred: bool
 ) -> AnyArray:
-    return scatter if centred else _uncentred(scatter, count, left, right)
+    if centred:
+        return scatter
+    return fits("The second moments", _uncentred(scatter, count, left, right))
 
 
 @in_float64
 def _uncentred(scatter: Array, count: Array, left: Array, right: Array) -> Array:
-    return scatter + count * jnp.outer(left, right)
+    power = jnp.maximum(exponent(left, right), root_exponent(scatter))
+    left, right = scaled(left, -power), scaled(right, -power)
+    return squares_scaled(squares_scaled(scatter, -power) + count * jnp.outer(left, right), power)
 
 
 def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -235,15 +255,15 @@ def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
     def at_the_border(*arrays: Any) -> Any:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays)):
             return traced(*arrays)
-        with jax.enable_x64(True):
-            return program(*arrays)
+        with float64():
+            return program(*together(arrays))
 
     return at_the_border
 
 
-def about_mean(rows: AnyArray) -> tuple[Array, Array, Array]:
-    """The number of rows, their mean, and the rows without it."""
-    rows = jnp.asarray(rows, float)
+def about_mean(rows: AnyArray, power: Array) -> tuple[Array, Array, Array]:
+    """The number of rows, their mean, and the rows without it, both divided by `2**power`."""
+    rows = scaled(jnp.asarray(rows, float), -power)
     mean = jnp.mean(rows, axis=0)
     return jnp.asarray(rows.shape[0], float), mean, rows - mean
 
@@ -257,16 +277,46 @@ def shares(count: AnyArray, added: AnyArray) -> tuple[Array, Array, Array]:
 
 @promoted_within
 def _absorbed(seen: Calibration, activations: Array, compressed: Array | None) -> Calibration:
-    count, mean, centred = about_mean(activations)
+    power = jnp.maximum(exponent(activations, compressed), _exponent(seen))
+    count, mean, centred = about_mean(activations, power)
     moments = None
     if compressed is not None:
-        _, compressed_mean, centred_compressed = about_mean(compressed)
+        _, compressed_mean, centred_compressed = about_mean(compressed, power)
         moments = CompressedMoments(
             compressed_mean,
             matmul(centred_compressed.T, centred),
             symmetric_product(centred_compressed, centred_compressed),
         )
-    return _combined(seen, Calibration(count, mean, symmetric_product(centred, centred), moments))
+    added = Calibration(count, mean, symmetric_product(centred, centred), moments)
+    return _scaled(_combined(_scaled(seen, -power), added), power)
+
+
+@in_float64
+def _joined(one: Calibration, other: Calibration) -> Calibration:
+    power = jnp.maximum(_exponent(one), _exponent(other))
+    return _scaled(_combined(_scaled(one, -power), _scaled(other, -power)), power)
+
+
+def _exponent(seen: Calibration) -> Array:
+    """That of the rows, roughly."""
+    more = seen.compressed
+    means, squares = [seen.mean], [seen.scatter]
+    if more is not None:
+        means, squares = [*means, more.mean], [*squares, more.scatter]
+    return jnp.maximum(exponent(*means), root_exponent(*squares))
+
+
+def _scaled(seen: Calibration, power: Array) -> Calibration:
+    """Those of the rows times `2**power`."""
+    more = seen.compressed
+    if more is not None:
+        more = CompressedMoments(
+            scaled(more.mean, power),
+            squares_scaled(more.cross_scatter, power),
+            squares_scaled(more.scatter, power),
+        )
+    mean, scatter = scaled(seen.mean, power), squares_scaled(seen.scatter, power)
+    return Calibration(seen.count, mean, scatter, more)
 
 
 def _combined(one: Calibration, other: Calibration) -> Calibration:
@@ -284,6 +334,3 @@ def _combined(one: Calibration, other: Calibration) -> Calibration:
         a.scatter + b.scatter + weight * jnp.outer(moved, moved),
     )
     return Calibration(count, mean, scatter, moments)
-
-
-_joined = in_float64(_combined)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lowrank_theory._numerics import AnyArray, check_count
+from lowrank_theory._numerics import AnyArray, check_count, float64, owned, together
 from lowrank_theory.calibration._file import read, write
 from lowrank_theory.calibration._moments import (
     AbstractCalibration,
@@ -20,7 +20,10 @@ from lowrank_theory.calibration._moments import (
     check_alike,
     check_batch,
 )
+from lowrank_theory.calibration._scale import fits
 from lowrank_theory.calibration._triangular import TriangularCalibration
+
+WITH_GATHERED = "The statistics with this batch and those gathered with it"
 
 _KINDS = {kind.__name__: kind for kind in (Calibration, TriangularCalibration)}
 
@@ -59,9 +62,13 @@ def calibrate(
     same numbers as one that was not, bit for bit. `progress(batches, samples)` is called after each
     batch with the numbers seen so far.
 
+    Every batch is read, or copied, before the iterator is asked for the next: it may fill one
+    buffer again and again, or donate what it gave.
+
     Raises `ValueError` if there are no batches; for a batch of a wrong shape, with entries that are
-    not finite or of an integer dtype, naming its number, counted from one; and for a file that is
-    damaged or holds something else. What was saved stays.
+    not finite or of an integer dtype, and where the statistics would not fit into float64, naming
+    its number, counted from one; and for a file that is damaged or holds something else. What was
+    saved stays.
     """
     save_every = check_count("save_every", save_every, 1)
     path = None if file is None else Path(file)
@@ -77,12 +84,12 @@ def calibrate(
     for number, batch in enumerate(batches, 1):
         if number <= saved:
             continue
+        saving = path is not None and number % save_every == 0
         try:
             rows = check_batch(seen, *(batch if isinstance(batch, tuple) else (batch,)))
+            seen, pending = _absorbed(seen, [*pending, rows], everything=saving)
         except ValueError as problem:
             raise ValueError(f"Batch {number}: {problem}") from None
-        saving = path is not None and number % save_every == 0
-        seen, pending = _absorbed(seen, [*pending, rows], everything=saving)
         if path is not None and saving:
             write(seen, path, batches=number)
         samples += rows[0].shape[0]
@@ -95,7 +102,10 @@ def calibrate(
             f"The file {str(path)!r} has seen {saved} batches, but `batches` has only {number}: it "
             "belongs to another stream. Give another file."
         )
-    seen, _ = _absorbed(seen, pending, everything=True)
+    try:
+        seen, _ = _absorbed(seen, pending, everything=True)
+    except ValueError as problem:
+        raise ValueError(f"Batch {number}: {problem}") from None
     if path is not None and number > saved and number % save_every:
         write(seen, path, batches=number)
     return seen
@@ -105,14 +115,13 @@ def _absorbed(seen: State, pending: list[Rows], *, everything: bool) -> tuple[St
     """The statistics with all whole blocks of the pending rows, and what is left of these."""
     rows, block = sum(batch[0].shape[0] for batch in pending), seen.block
     if rows == 0 or (rows < block and not everything):
-        return seen, [*pending[:-1], *map(_owned, pending[-1:])]
+        return seen, [*pending[:-1], *(jax.tree.map(owned, last) for last in pending[-1:])]
     stacked = jax.tree.map(_stacked, *pending) if len(pending) > 1 else pending[0]
     for first in range(0, rows, block):
         part = _part(stacked, slice(first, first + block))
         if rows - first < block and not everything:
-            return seen, [_owned(part)]
-        jax.block_until_ready(seen)  # or blocks that wait for their turn would fill the memory
-        seen = seen.absorb(*part)
+            return seen, [jax.tree.map(owned, part)]
+        seen = fits(WITH_GATHERED, seen.absorb(*part))  # waits, or blocks would fill the memory
     return seen, []
 
 
@@ -124,10 +133,5 @@ def _stacked(*parts: AnyArray) -> AnyArray:
     """One array, on the device if the parts are."""
     if not all(isinstance(part, Array) for part in parts):
         return np.concatenate(parts)
-    with jax.enable_x64(True):
-        return jnp.concatenate(parts)
-
-
-def _owned(rows: Rows) -> Rows:
-    """The same rows where nobody else writes: an iterator may fill one buffer again and again."""
-    return jax.tree.map(lambda part: part if isinstance(part, Array) else np.array(part), rows)
+    with float64():
+        return jnp.concatenate(together(parts))

@@ -13,6 +13,7 @@ from lowrank_theory.calibration._moments import (
     promoted_within,
     shares,
 )
+from lowrank_theory.calibration._scale import exponent, fits, scaled, squares_scaled
 
 
 class TriangularCalibration(AbstractCalibration):
@@ -59,15 +60,15 @@ class TriangularCalibration(AbstractCalibration):
         return 4 * self.triangle.shape[0]
 
     def moments(self) -> Calibration:
-        """The second moments, squared at last."""
-        return _squared(self)
+        """The second moments, squared at last; `ValueError` where they do not fit into float64."""
+        return fits("The second moments", _squared(self))
 
     def rows(self) -> tuple[Float[Array, "rows inputs"] | None, Float[Array, "rows inputs"]]:
         r"""Few rows that have the products of all rows of $\tilde X$ (`None` where there are none)
         and of $X$. The first holds the means, times the root of the count; without it, they have
         the products of all rows less their means.
         """
-        return _rows(self)
+        return fits("Rows of these statistics", _rows(self))
 
     def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "TriangularCalibration":
         """One more batch."""
@@ -93,7 +94,22 @@ def _beside(compressed: AnyArray | None, rows: AnyArray) -> Array:
 def _absorbed(
     seen: TriangularCalibration, activations: Array, compressed: Array | None
 ) -> TriangularCalibration:
-    return _combined(seen, *about_mean(_beside(compressed, activations)))
+    power = jnp.maximum(exponent(activations, compressed), _exponent(seen))
+    count, means, rows = about_mean(_beside(compressed, activations), power)
+    return _scaled(_combined(_scaled(seen, -power), count, means, rows), power)
+
+
+def _exponent(seen: TriangularCalibration) -> Array:
+    return exponent(seen.mean, seen.compressed_mean, seen.triangle)
+
+
+def _scaled(seen: TriangularCalibration, power: Array) -> TriangularCalibration:
+    """Those of the rows times `2**power`."""
+    compressed_mean = None
+    if seen.compressed_mean is not None:
+        compressed_mean = scaled(seen.compressed_mean, power)
+    mean, triangle = scaled(seen.mean, power), scaled(seen.triangle, power)
+    return TriangularCalibration(seen.count, mean, compressed_mean, triangle)
 
 
 def _combined(
@@ -112,13 +128,17 @@ def _combined(
 
 @in_float64
 def _joined(one: TriangularCalibration, other: TriangularCalibration) -> TriangularCalibration:
-    return _combined(one, jnp.asarray(other.count), _means(other), jnp.asarray(other.triangle))
+    power = jnp.maximum(_exponent(one), _exponent(other))
+    one, other = _scaled(one, -power), _scaled(other, -power)
+    added = jnp.asarray(other.count), _means(other), jnp.asarray(other.triangle)
+    return _scaled(_combined(one, *added), power)
 
 
 @in_float64
 def _squared(seen: TriangularCalibration) -> Calibration:
-    triangle, inputs = jnp.asarray(seen.triangle), seen.mean.shape[0]
-    scatter = symmetric_product(triangle, triangle)
+    power, inputs = exponent(seen.triangle), seen.mean.shape[0]
+    triangle = scaled(seen.triangle, -power)
+    scatter = squares_scaled(symmetric_product(triangle, triangle), power)
     moments = None
     if seen.compressed_mean is not None:
         cross_scatter, compressed_scatter = scatter[:inputs, inputs:], scatter[:inputs, :inputs]

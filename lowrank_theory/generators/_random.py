@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Uniform on the open unit interval, with 53 random bits; call it inside `jax.enable_x64`."""
+    """Uniform on the open unit interval, with 53 random bits; call it inside `float64`."""
     words = jax.random.bits(key, (2, *shape), "uint32").astype(jnp.float64)
     leading, trailing = (
         words[0],

@@ -14,8 +14,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import after as after
-from lowrank_theory._numerics import check_count, check_positive, matmul
+from lowrank_theory._numerics import (
+    after as after,
+)
+from lowrank_theory._numerics import (
+    check_count,
+    check_number,
+    check_positive,
+    keep,
+    matmul,
+    settle,
+)
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, Spiked
 
@@ -129,8 +138,8 @@ class LowRankPlusNoise(AbstractActivations):
     signal_to_noise: float = 10.0
 
     def __check_init__(self) -> None:
-        check_count("signal_rank", self.signal_rank, 1)
-        check_positive("signal_to_noise", self.signal_to_noise)
+        settle(self, "signal_rank", check_count, 1)
+        settle(self, "signal_to_noise", check_positive)
 
     def draw(
         self, samples: int, inputs: int, *, key: PRNGKeyArray
@@ -164,8 +173,8 @@ class MassiveDirections(AbstractActivations):
     aligned: bool = False
 
     def __check_init__(self) -> None:
-        check_count("count", self.count, 1)
-        check_positive("ratio", self.ratio)
+        settle(self, "count", check_count, 1)
+        settle(self, "ratio", check_positive)
 
     def draw(
         self, samples: int, inputs: int, *, key: PRNGKeyArray
@@ -195,7 +204,7 @@ class ReluOutputs(AbstractActivations):
     width: int = 32
 
     def __check_init__(self) -> None:
-        check_count("width", self.width, 1)
+        settle(self, "width", check_count, 1)
 
     def draw(
         self, samples: int, inputs: int, *, key: PRNGKeyArray
@@ -225,10 +234,12 @@ class SerialCorrelation(AbstractActivations):
     spectrum: AbstractSpectrum = Flat()
 
     def __check_init__(self) -> None:
-        if not -1 < self.correlation < 1:
+        number = check_number(self.correlation)
+        if not -1 < number < 1:
             raise ValueError(
                 f"`correlation` must lie strictly between -1 and 1; got {self.correlation!r}."
             )
+        keep(self, "correlation", number)
 
     def draw(
         self, samples: int, inputs: int, *, key: PRNGKeyArray
@@ -253,7 +264,7 @@ class RankDeficient(AbstractActivations):
     rank: int
 
     def __check_init__(self) -> None:
-        check_count("rank", self.rank, 1)
+        settle(self, "rank", check_count, 1)
 
     def draw(
         self, samples: int, inputs: int, *, key: PRNGKeyArray
@@ -293,7 +304,7 @@ class Perturbed(AbstractMismatch):
     relative: float = 0.1
 
     def __check_init__(self) -> None:
-        check_positive("relative", self.relative)
+        settle(self, "relative", check_positive)
 
     def draw(
         self, activations: Float[Array, "samples inputs"], *, key: PRNGKeyArray

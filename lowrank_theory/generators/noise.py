@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_count, check_positive, matmul
+from lowrank_theory._numerics import check_count, check_number, check_positive, keep, matmul, settle
 from lowrank_theory.generators._random import laplace, normal, student_t, uniform
 
 
@@ -46,7 +46,7 @@ class Gaussian(AbstractNoise):
     scale: float
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale, zero=True)
+        settle(self, "scale", check_positive, zero=True)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -70,7 +70,7 @@ class Rademacher(AbstractNoise):
     scale: float
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
+        settle(self, "scale", check_positive)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -95,7 +95,7 @@ class Uniform(AbstractNoise):
     scale: float
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
+        settle(self, "scale", check_positive)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -125,7 +125,7 @@ class Laplace(AbstractNoise):
     scale: float
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
+        settle(self, "scale", check_positive)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -151,11 +151,13 @@ class StudentT(AbstractNoise):
     degrees: float = 3.0
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
-        if not self.degrees > 2:
+        settle(self, "scale", check_positive)
+        number = check_number(self.degrees)
+        if not number > 2:
             raise ValueError(
                 f"`degrees` must exceed 2, else the variance is infinite; got {self.degrees!r}."
             )
+        keep(self, "degrees", number)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -186,8 +188,8 @@ class Heteroskedastic(AbstractNoise):
     by_column: bool = False
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
-        check_positive("spread", self.spread)
+        settle(self, "scale", check_positive)
+        settle(self, "spread", check_positive)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -220,11 +222,13 @@ class Correlated(AbstractNoise):
     correlation: float = 0.9
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
-        if not -1 < self.correlation < 1:
+        settle(self, "scale", check_positive)
+        number = check_number(self.correlation)
+        if not -1 < number < 1:
             raise ValueError(
                 f"`correlation` must lie strictly between -1 and 1; got {self.correlation!r}."
             )
+        keep(self, "correlation", number)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -255,10 +259,12 @@ class SparseOutliers(AbstractNoise):
     magnitude: float = 30.0
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
-        check_positive("magnitude", self.magnitude)
-        if not 0 <= self.fraction <= 1:
+        settle(self, "scale", check_positive)
+        settle(self, "magnitude", check_positive)
+        number = check_number(self.fraction)
+        if not 0 <= number <= 1:
             raise ValueError(f"`fraction` must lie between 0 and 1; got {self.fraction!r}.")
+        keep(self, "fraction", number)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -293,7 +299,7 @@ class QuantiserResidual(AbstractNoise):
     bits: int = 4
 
     def __check_init__(self) -> None:
-        check_count("bits", self.bits, 2, 16)
+        settle(self, "bits", check_count, 2, 16)
 
     @property
     def sub_gaussian_scale(self) -> float:
@@ -330,9 +336,9 @@ class Opposing(AbstractNoise):
     excess: float = 1e-3
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
-        check_count("rank", self.rank, 1)
-        check_positive("excess", self.excess)
+        settle(self, "scale", check_positive)
+        settle(self, "rank", check_count, 1)
+        settle(self, "excess", check_positive)
 
     @property
     def sub_gaussian_scale(self) -> float:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import check_count, check_positive
+from lowrank_theory._numerics import check_count, check_positive, keep, settle
 
 
 class AbstractSpectrum(eqx.Module):
@@ -31,7 +31,7 @@ class PowerLaw(AbstractSpectrum):
     decay: float = 1.0
 
     def __check_init__(self) -> None:
-        check_positive("decay", self.decay, zero=True)
+        settle(self, "decay", check_positive, zero=True)
 
     def values(self, count: int) -> Float[Array, " count"]:
         """Powers of the index."""
@@ -44,7 +44,7 @@ class Exponential(AbstractSpectrum):
     rate: float = 0.1
 
     def __check_init__(self) -> None:
-        check_positive("rate", self.rate, zero=True)
+        settle(self, "rate", check_positive, zero=True)
 
     def values(self, count: int) -> Float[Array, " count"]:
         """A geometric sequence."""
@@ -58,8 +58,8 @@ class Spiked(AbstractSpectrum):
     ratio: float = 10.0
 
     def __check_init__(self) -> None:
-        check_count("spikes", self.spikes, 1)
-        if not check_positive("ratio", self.ratio) >= 1:
+        settle(self, "spikes", check_count, 1)
+        if not settle(self, "ratio", check_positive) >= 1:
             raise ValueError(f"`ratio` must be at least 1; got {self.ratio!r}.")
 
     def values(self, count: int) -> Float[Array, " count"]:
@@ -75,9 +75,9 @@ class Given(AbstractSpectrum):
     def __check_init__(self) -> None:
         if not self.given:
             raise ValueError("`given` is empty. Give at least one singular value.")
-        for value in self.given:
-            check_positive("given", value, zero=True)
-        check_positive("given", max(self.given))
+        given = tuple(check_positive("given", value, zero=True) for value in self.given)
+        check_positive("given", max(given))
+        keep(self, "given", given)
 
     def values(self, count: int) -> Float[Array, " count"]:
         """The given values, largest first, divided by the largest and padded with zeros."""

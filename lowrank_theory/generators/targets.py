@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_positive, matmul
+from lowrank_theory._numerics import check_number, check_positive, keep, matmul, settle
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.activations import after, haar
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, PowerLaw
@@ -72,7 +72,7 @@ class ExactRank(AbstractTarget):
     scale: float = 1.0
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
+        settle(self, "scale", check_positive)
 
     def draw(
         self,
@@ -99,7 +99,7 @@ class ApproximateRank(AbstractTarget):
     scale: float = 1.0
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
+        settle(self, "scale", check_positive)
 
     def draw(
         self,
@@ -126,7 +126,7 @@ class ExactOutputRank(AbstractTarget):
     scale: float = 1.0
 
     def __check_init__(self) -> None:
-        check_positive("scale", self.scale)
+        settle(self, "scale", check_positive)
 
     def draw(
         self,
@@ -153,11 +153,13 @@ class SchattenBall(AbstractTarget):
     spectrum: AbstractSpectrum = PowerLaw(1.0)
 
     def __check_init__(self) -> None:
-        if not 0 < self.exponent < 2:
+        number = check_number(self.exponent)
+        if not 0 < number < 2:
             raise ValueError(
                 f"`exponent` must lie strictly between 0 and 2; got {self.exponent!r}."
             )
-        check_positive("radius", self.radius)
+        keep(self, "exponent", number)
+        settle(self, "radius", check_positive)
 
     def draw(
         self,
@@ -184,7 +186,7 @@ class BoundedOutputs(AbstractTarget):
     spectrum: AbstractSpectrum = Flat()
 
     def __check_init__(self) -> None:
-        check_positive("bound", self.bound)
+        settle(self, "bound", check_positive)
 
     def draw(
         self,
@@ -212,7 +214,7 @@ class OpposedToTheData(AbstractTarget):
     tilt: float = 1e-3
 
     def __check_init__(self) -> None:
-        check_positive("tilt", self.tilt)
+        settle(self, "tilt", check_positive)
 
     def draw(
         self,

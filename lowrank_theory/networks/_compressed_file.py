@@ -20,6 +20,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from lowrank_theory._files import plain, write_atomically
+from lowrank_theory._numerics import float64
 from lowrank_theory.networks._follow import is_array
 from lowrank_theory.networks._views import Convolution, MatrixView, Piece
 from lowrank_theory.networks.compress import Compressed, CompressedLayer
@@ -187,7 +188,7 @@ def _restored(array: np.ndarray, given: Any, key: str | None) -> Any:
         return jax.random.wrap_key_data(jnp.asarray(array), impl=key)
     if isinstance(given, np.ndarray | np.generic):
         return array
-    with jax.enable_x64(True):
+    with float64():
         return jnp.asarray(array)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from lowrank_theory._numerics import float64
 from lowrank_theory.certification import certify_losses
 from lowrank_theory.networks._sizes import (
     FAILURE_PROBABILITY,
@@ -148,7 +149,7 @@ def _perceptron_bounds(
             constant[-1:] = 1
             kept.append(np.hstack([layer, constant]))
     inputs = np.hstack([images, np.ones((len(images), 1))]).astype(float)
-    with jax.enable_x64(True):
+    with float64():
         chain = Network(tuple(weights), tuple(compressed), inputs, 1)
         telescoping, residuals = (
             float(statement.formula(chain, chain.compressed, FAILURE_PROBABILITY))

@@ -7,7 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lowrank_theory._numerics import check_fraction
+from lowrank_theory._numerics import check_fraction, settle
 from lowrank_theory.networks.observe import Site
 from lowrank_theory.problems import Observed
 
@@ -32,7 +32,7 @@ class Parameters(AbstractBudget):
     share: float
 
     def __check_init__(self) -> None:
-        check_fraction("share", self.share)
+        settle(self, "share", check_fraction)
 
     def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
         """One each."""
@@ -45,7 +45,7 @@ class Bytes(AbstractBudget):
     share: float
 
     def __check_init__(self) -> None:
-        check_fraction("share", self.share)
+        settle(self, "share", check_fraction)
 
     def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
         """The size of the dtype."""
@@ -58,7 +58,7 @@ class MultiplyAdds(AbstractBudget):
     share: float
 
     def __check_init__(self) -> None:
-        check_fraction("share", self.share)
+        settle(self, "share", check_fraction)
 
     def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
         """One for each row."""
@@ -85,7 +85,7 @@ class LayerError(AbstractRankTarget):
     relative: float
 
     def __check_init__(self) -> None:
-        check_fraction("relative", self.relative)
+        settle(self, "relative", check_fraction)
 
     def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:
         """The first that is accurate enough; the losses end within rounding of zero."""

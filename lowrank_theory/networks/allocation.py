@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from lowrank_theory._numerics import check_count, check_positive
+from lowrank_theory._numerics import check_count, check_positive, settle
 
 FOLLOWED = 1_000
 
@@ -62,7 +62,7 @@ class LossCurve:
             raise ValueError("`losses` must not increase with the rank.")
         object.__setattr__(self, "losses", losses)
         for name, low in (("per_rank", 1), ("fixed", 0), ("dense", 1)):
-            check_count(name, getattr(self, name), low)
+            settle(self, name, check_count, low)
 
     def cost(self, rank: int | None) -> int:
         """What this rank costs, or the dense layer."""

@@ -297,7 +297,7 @@ def bert_tokens(texts: Sequence[str], *, folder: str | Path = MINILM, length: in
     """
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"`texts` must be a list of one text or more; got {texts!r}.")
-    check_count("length", length, 3)
+    length = check_count("length", length, 3)
     tokenizer = _tokenizer(_source(folder))
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding()
@@ -337,7 +337,7 @@ def embed(
     """The embeddings `function(parameters, tokens)` of many texts, computed in batches of texts
     about equally long, cut to a multiple of 16 tokens.
     """
-    check_count("batch", batch, 1)
+    batch = check_count("batch", batch, 1)
     run = jax.jit(function)
     lengths = np.asarray(tokens.mask).sum(axis=1)
     order = np.argsort(lengths, kind="stable")

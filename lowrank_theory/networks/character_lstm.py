@@ -157,9 +157,9 @@ def nats_per_character(
 
     Raises `ValueError` for a text shorter than one window, its lead and one character.
     """
-    check_count("window", window, 1)
-    check_count("lead", lead, 0)
-    check_count("batch", batch, 1)
+    window = check_count("window", window, 1)
+    lead = check_count("lead", lead, 0)
+    batch = check_count("batch", batch, 1)
     text = np.asarray(codes)
     starts = np.arange(0, len(text) - (lead + window), window)
     if not len(starts):

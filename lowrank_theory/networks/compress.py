@@ -278,7 +278,7 @@ def _check(target: Any, method: Any, sequential: bool, passes: int | None) -> No
     if sequential and isinstance(method, TruncatedSVD):
         raise ValueError("`TruncatedSVD` does not look at the data: leave `sequential` out.")
     if passes is not None:
-        check_count("passes", passes, 1)
+        passes = check_count("passes", passes, 1)
         if not sequential:
             raise ValueError("`passes` is for `sequential=True`; otherwise memory decides.")
 

@@ -119,7 +119,7 @@ def study(
     Raises `ValueError` for fewer than two calibration batches, `ranks` below one, and whatever
     `observe` raises it for.
     """
-    check_count("ranks", ranks, 1)
+    ranks = check_count("ranks", ranks, 1)
     if not isinstance(calibration_batches, Sequence) or len(calibration_batches) < 2:
         got = type(calibration_batches).__name__
         if isinstance(calibration_batches, Sequence):

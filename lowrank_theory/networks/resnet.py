@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, check_count
+from lowrank_theory._numerics import AnyArray, check_count, settle
 from lowrank_theory.networks._sources import Source
 
 LAYOUT = """\
@@ -64,7 +64,7 @@ class ResNet(eqx.Module):
     depth: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        if check_count("depth", self.depth, 8) % 6 != 2:
+        if settle(self, "depth", check_count, 8) % 6 != 2:
             raise ValueError(f"`depth` must be 6 n + 2, such as 20 or 56; got {self.depth}.")
 
     def apply(self, parameters: PyTree, images: AnyArray) -> Float[Array, "samples classes"]:
@@ -189,7 +189,7 @@ def cifar10_data(training: int = 5 * _BATCH) -> Cifar10:
     Raises `FileNotFoundError` where a file is missing and `ValueError` where one is damaged; both
     say which, and where to get it.
     """
-    check_count("training", training, 1, 5 * _BATCH)
+    training = check_count("training", training, 1, 5 * _BATCH)
     if _CIFAR10.path("labels.npy").is_file():
         fitted = _joined((_strip(k) for k in range(50)), training)
         held_out = _strip(50)
@@ -272,7 +272,7 @@ def correct(
             f"`labels` must have shape ({len(images)},), one per image, and there must be some; "
             f"got {expected.shape}."
         )
-    check_count("batch", batch, 1)
+    batch = check_count("batch", batch, 1)
     run = jax.jit(function)
     answers = [
         np.argmax(run(parameters, images[start : start + batch]), axis=-1)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from lowrank_theory._numerics import AnyArray, check_count, in_float64, matmul
+from lowrank_theory._numerics import AnyArray, check_count, float64, in_float64, matmul
 from lowrank_theory._scale import norm, widened
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
@@ -111,7 +111,7 @@ def _at(
 
 def _cut(factors: LowRank, width: int) -> LowRank:
     """The leading part of factors at hand, cut by NumPy: JAX would compile each width anew."""
-    with jax.enable_x64(True):
+    with float64():
         left, right = np.asarray(factors.left), np.asarray(factors.right)
         return LowRank(jax.device_put(left[:, :width]), jax.device_put(right[:width]))
 

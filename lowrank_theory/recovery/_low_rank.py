@@ -1,6 +1,7 @@
 """Two factors that stand wherever the dense matrix stood."""
 
 import contextlib
+import numbers
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from jax import lax
 from jax.core import ShapedArray, Tracer
 from jax.extend.core.primitives import remat_p
 from jaxtyping import Array, ArrayLike, Float
+
+from lowrank_theory._numerics import ours
+from lowrank_theory._settings import all_floats
 
 
 class LowRank(quax.ArrayValue):
@@ -29,6 +33,9 @@ class LowRank(quax.ArrayValue):
     Arrays at hand multiply in the precision in which they are stored, NumPy's float64 included;
     under a JAX transformation the x64 flag decides, as it does for any array. Leading axes, shared
     by both factors, make a stack of matrices, as `jax.vmap` returns it.
+
+    Multiples by a number and sums of two are `LowRank` again, the sum of the sum of both ranks.
+    `numpy.asarray(factors)` is refused: the matrix is formed where `materialise` is called.
     """
 
     left: Float[Array | np.ndarray, "*stack inputs rank"]
@@ -40,7 +47,8 @@ class LowRank(quax.ArrayValue):
         """Raises `ValueError` unless both are float arrays that multiply; the rank may be zero."""
         for name, factor in (("left", left), ("right", right)):
             dtype = getattr(factor, "dtype", type(factor).__name__)
-            if not (isinstance(factor, Array | np.ndarray) and jnp.issubdtype(dtype, jnp.floating)):
+            plain = isinstance(factor, Array | np.ndarray) and not np.ma.isMaskedArray(factor)
+            if not (plain and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8):
                 raise ValueError(
                     f"`{name}` must be a NumPy or JAX array of floats; got {dtype}. "
                     "Convert it, for example with `numpy.asarray(..., dtype='float32')`."
@@ -52,8 +60,7 @@ class LowRank(quax.ArrayValue):
                 f"{left.shape} of {left.dtype} and {right.shape} of {right.dtype}. "
                 "Transpose or cast one of them."
             )
-        self.left = left
-        self.right = right
+        self.left, self.right = ours(left), ours(right)
 
     def aval(self) -> ShapedArray:
         """The (inputs, outputs) array that JAX sees."""
@@ -94,6 +101,7 @@ class LowRank(quax.ArrayValue):
     def __rmatmul__(self, other: Any) -> Any:
         """$(X L) R$: from (..., inputs) to (..., outputs)."""
         with _as_stored(other, self._one()):
+            other = ours(other)
             return (other @ self.left) @ self.right
 
     def __matmul__(self, other: Any) -> Any:
@@ -102,9 +110,54 @@ class LowRank(quax.ArrayValue):
         The product with another `LowRank` is a `LowRank` of the rank of the first.
         """
         with _as_stored(self._one(), other):
+            other = other if isinstance(other, LowRank) else ours(other)
             if isinstance(other, LowRank):
                 return _matmul(self, other._one())
             return self.left @ (self.right @ other)
+
+    def __mul__(self, number: Any) -> "LowRank":
+        """The multiple by a number, in the dtype of the factors."""
+        if not _is_number(number):
+            return NotImplemented
+        with _as_stored(self, number):
+            return LowRank(self.left * jnp.asarray(number, self.dtype), self.right)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, number: Any) -> "LowRank":
+        """The matrix over a number."""
+        if not _is_number(number):
+            return NotImplemented
+        with _as_stored(self, number):
+            return LowRank(self.left / jnp.asarray(number, self.dtype), self.right)
+
+    def __neg__(self) -> "LowRank":
+        return LowRank(-self.left, self.right)
+
+    def __add__(self, other: Any) -> "LowRank":
+        """The sum, of the rank of both together; nothing is truncated."""
+        if not isinstance(other, LowRank):
+            return NotImplemented
+        if self.shape != other.shape or self.dtype != other.dtype:
+            raise ValueError(
+                f"Only matrices of one shape and dtype are added; got {self.shape} of {self.dtype} "
+                f"and {other.shape} of {other.dtype}."
+            )
+        with _as_stored(self, other):
+            return LowRank(
+                jnp.concatenate([self.left, other.left], axis=-1),
+                jnp.concatenate([self.right, other.right], axis=-2),
+            )
+
+    def __sub__(self, other: Any) -> "LowRank":
+        """The difference, of the rank of both together."""
+        return self + -other if isinstance(other, LowRank) else NotImplemented
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise TypeError(
+            "A `LowRank` is no array, and is not made one unasked: `factors.materialise()` is the "
+            "dense matrix."
+        )
 
     def _one(self) -> "LowRank":
         if self.ndim != 2:
@@ -115,7 +168,14 @@ class LowRank(quax.ArrayValue):
 def _as_stored(*arrays: Any) -> contextlib.AbstractContextManager[Any]:
     """Keep float64 at hand; a traced array follows the x64 flag, as its backward pass will."""
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
-    return contextlib.nullcontext() if traced else jax.enable_x64(True)
+    return contextlib.nullcontext() if traced else all_floats()
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Array | np.ndarray | np.generic):
+        real = (jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        return value.ndim == 0 and any(real)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 # --- what JAX's primitives do with a `LowRank` inside `quax.quaxify` ------------------------------

@@ -3,12 +3,11 @@
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import AnyArray, InFloat64, check_rank
+from lowrank_theory._numerics import AnyArray, InFloat64, check_rank, float64
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 
@@ -54,7 +53,7 @@ class Certificate(InFloat64):
         another) of the optimum, or within $10^{-10}$ of the target's norm of it. Never where one of
         these numbers is not finite, because it left float64.
         """
-        with jax.enable_x64(True):
+        with float64():
             negligible = NEGLIGIBLE * self.target_norm
             allowed = jnp.maximum(self.tolerance * self.optimal_error, negligible)
             return self.finite & jnp.isfinite(allowed) & (self.excess_bound <= allowed)
@@ -101,7 +100,7 @@ class Recovery(eqx.Module):
         """This recovery, or a runtime error (under `jit` too) where its certificate does not hold.
         Use what it returns.
         """
-        with jax.enable_x64(True):
+        with float64():
             checked = eqx.error_if(self.factors, ~self.certificate.finite, _NOT_FINITE)
             checked = eqx.error_if(checked, ~self.certificate.certified, _NOT_CERTIFIED)
         return Recovery(checked, self.bias, self.certificate, self.method)

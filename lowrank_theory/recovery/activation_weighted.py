@@ -20,7 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import AnyArray, cast, in_float64, promote, resolution
+from lowrank_theory._numerics import AnyArray, cast, float64, in_float64, promote, resolution
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._every_rank import AbstractNestedMethod, EveryRank
@@ -245,7 +245,7 @@ def _from_moments_at_hand(
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
     if traced or jax.default_backend() != "cpu" or size < PARTIAL_FROM or 4 * rank > size:
         return activation_weighted_from_moments(weights, calibration, bias, rank=rank)
-    with jax.enable_x64(True):
+    with float64():
         dtype = np.dtype(weights.dtype)
         asked = _eigenproblem_at_hand(*arrays)
         if not is_rounded(dtype):

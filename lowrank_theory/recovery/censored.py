@@ -33,6 +33,7 @@ from lowrank_theory._numerics import (
     resolution,
     safe_divide,
     safe_sqrt,
+    settle,
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
@@ -64,7 +65,7 @@ def hazard(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Increasing, convex, between $\max(x, 0)$ and $\max(x, 0) + \sqrt{2/\pi}$; $-h(x)$ is the mean of
     a standard normal variable, given that it is below $-x$. In float64, within $10^{-12}$ of itself
-    for $|x| \le 30$. Call it inside `jax.enable_x64`.
+    for $|x| \le 30$. Call it inside `float64`.
     """
     near = jnp.where(x < _FAR, x, 0)  # not a minimum, whose derivative is half at a tie
     density = jnp.exp(-(near**2) / 2) * math.sqrt(2 / math.pi)
@@ -93,7 +94,7 @@ def censored_loss(
     outputs: Float[AnyArray, "samples outputs"],
     noise_scale: Float[Array, ""],
 ) -> Float[Array, ""]:
-    r"""$f(F)$, in the squared units of the outputs. Call it inside `jax.enable_x64`."""
+    r"""$f(F)$, in the squared units of the outputs. Call it inside `float64`."""
     hidden = noise_scale**2 * negative_log_survival(preactivations / noise_scale)
     return jnp.sum(jnp.where(outputs > 0, (outputs - preactivations) ** 2 / 2, hidden))
 
@@ -104,7 +105,7 @@ def censored_gradient(
     noise_scale: Float[Array, ""],
 ) -> Float[Array, "samples outputs"]:
     r"""$\nabla f(F)$: $F_{ij} - Y_{ij}$ where $Y_{ij} > 0$, else $\sigma h(F_{ij}/\sigma)$. Call it
-    inside `jax.enable_x64`.
+    inside `float64`.
     """
     hidden = noise_scale * hazard(preactivations / noise_scale)
     return jnp.where(outputs > 0, preactivations - outputs, hidden)
@@ -127,11 +128,11 @@ class CensoredLikelihood(AbstractMethod):
     max_steps: int = 2000
 
     def __check_init__(self) -> None:
-        check_positive("noise_scale", self.noise_scale)
-        check_positive("bound", self.bound)
-        check_positive("penalty", self.penalty, zero=True)
-        check_positive("tolerance", self.tolerance)
-        check_count("max_steps", self.max_steps, 1)
+        settle(self, "noise_scale", check_positive)
+        settle(self, "bound", check_positive)
+        settle(self, "penalty", check_positive, zero=True)
+        settle(self, "tolerance", check_positive)
+        settle(self, "max_steps", check_count, 1)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit outputs seen after a ReLU. Raises `ValueError` if there are none, or with a bias."""

@@ -27,6 +27,7 @@ from lowrank_theory._numerics import (
     resolution,
     safe_divide,
     safe_sqrt,
+    settle,
 )
 from lowrank_theory._scale import at_scale_one, times_power, unit
 from lowrank_theory.problems import Observed
@@ -53,7 +54,7 @@ class NuclearNormBall(AbstractMethod):
     radius: float
 
     def __check_init__(self) -> None:
-        check_positive("radius", self.radius, zero=True)
+        settle(self, "radius", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Project what the layer can express on the ball. Raises `ValueError` without activations,
@@ -127,9 +128,9 @@ class WeightNuclearNormPenalty(AbstractMethod):
     max_steps: int = 2000
 
     def __check_init__(self) -> None:
-        check_positive("penalty", self.penalty, zero=True)
-        check_positive("tolerance", self.tolerance)
-        check_count("max_steps", self.max_steps, 1)
+        settle(self, "penalty", check_positive, zero=True)
+        settle(self, "tolerance", check_positive)
+        settle(self, "max_steps", check_count, 1)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the outputs. Raises `ValueError` without activations, or with a bias."""
@@ -157,9 +158,9 @@ class WeightNuclearNormBall(AbstractMethod):
     max_steps: int = 2000
 
     def __check_init__(self) -> None:
-        check_positive("radius", self.radius, zero=True)
-        check_positive("tolerance", self.tolerance)
-        check_count("max_steps", self.max_steps, 1)
+        settle(self, "radius", check_positive, zero=True)
+        settle(self, "tolerance", check_positive)
+        settle(self, "max_steps", check_count, 1)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the outputs. Raises `ValueError` without activations, or with a bias."""

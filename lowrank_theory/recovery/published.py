@@ -44,6 +44,7 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     rounding_allowance,
     safe_sqrt,
+    settle,
 )
 from lowrank_theory._scale import times_power, unit
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
@@ -126,8 +127,8 @@ class ASVD(AbstractRecipe):
     floor: float = 1e-6
 
     def __check_init__(self) -> None:
-        check_positive("exponent", self.exponent)
-        check_positive("floor", self.floor, zero=True)
+        settle(self, "exponent", check_positive)
+        settle(self, "floor", check_positive, zero=True)
 
     def factors(self, weights: Float[Array, "inputs outputs"], seen: Seen, rank: int) -> LowRank:
         """Scale the inputs, truncate, scale back."""
@@ -167,8 +168,8 @@ class CorDA(AbstractRecipe):
     tolerance: float = 0.05
 
     def __check_init__(self) -> None:
-        check_positive("damping", self.damping)
-        check_positive("tolerance", self.tolerance)
+        settle(self, "damping", check_positive)
+        settle(self, "tolerance", check_positive)
 
     def factors(self, weights: Float[Array, "inputs outputs"], seen: Seen, rank: int) -> LowRank:
         """Damp until the inverse is accurate, weight, truncate, apply the inverse."""
@@ -235,7 +236,7 @@ class SVDLLM(AbstractRecipe):
     shift: float = 1e-6
 
     def __check_init__(self) -> None:
-        check_positive("shift", self.shift, zero=True)
+        settle(self, "shift", check_positive, zero=True)
 
     def factors(self, weights: Float[Array, "inputs outputs"], seen: Seen, rank: int) -> LowRank:
         """Whiten, truncate, undo the whitening."""
@@ -290,7 +291,7 @@ class COALA(AbstractRecipe):
     penalty: float = 0.0
 
     def __check_init__(self) -> None:
-        check_positive("penalty", self.penalty, zero=True)
+        settle(self, "penalty", check_positive, zero=True)
 
     def factors(self, weights: Float[Array, "inputs outputs"], seen: Seen, rank: int) -> LowRank:
         """Project the outputs on their leading directions."""

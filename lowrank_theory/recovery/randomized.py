@@ -32,6 +32,7 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_divide,
     safe_sqrt,
+    settle,
 )
 from lowrank_theory._scale import SMALLEST, times_power, unit
 from lowrank_theory.calibration import AbstractCalibration, Calibration
@@ -96,9 +97,9 @@ class Randomized(AbstractMethod):
     key: tuple[int, ...] = eqx.field(converter=_words, kw_only=True)
 
     def __check_init__(self) -> None:
-        check_positive("excess", self.excess)
-        check_fraction("failure_probability", self.failure_probability)
-        check_count("max_steps", self.max_steps, 1)
+        settle(self, "excess", check_positive)
+        settle(self, "failure_probability", check_fraction)
+        settle(self, "max_steps", check_count, 1)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Sketch what the layer does. Raises `ValueError` without weights, without activations or a

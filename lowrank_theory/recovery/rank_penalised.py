@@ -17,6 +17,7 @@ from lowrank_theory._numerics import (
     check_positive,
     in_float64,
     resolution,
+    settle,
 )
 from lowrank_theory._scale import at_scale_one
 from lowrank_theory.problems import Observed
@@ -43,7 +44,7 @@ class RankPenalised(AbstractMethod):
     penalty: float
 
     def __check_init__(self) -> None:
-        check_positive("penalty", self.penalty, zero=True)
+        settle(self, "penalty", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Keep what is worth its rank. Raises `ValueError` without activations, or with a bias."""

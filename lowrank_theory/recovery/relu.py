@@ -26,6 +26,7 @@ from lowrank_theory._numerics import (
     resolution,
     safe_divide,
     safe_sqrt,
+    settle,
 )
 from lowrank_theory._scale import at_scale_one, times_power, unit
 from lowrank_theory.problems import Observed
@@ -53,9 +54,9 @@ class NuclearNormRelu(AbstractMethod):
     max_steps: int = 2000
 
     def __check_init__(self) -> None:
-        check_positive("radius", self.radius, zero=True)
-        check_positive("tolerance", self.tolerance)
-        check_count("max_steps", self.max_steps, 1)
+        settle(self, "radius", check_positive, zero=True)
+        settle(self, "tolerance", check_positive)
+        settle(self, "max_steps", check_count, 1)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit outputs seen after a ReLU. Raises `ValueError` if there are none, or with a bias."""

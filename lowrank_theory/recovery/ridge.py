@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import check_positive, in_float64, resolution, safe_sqrt
+from lowrank_theory._numerics import check_positive, in_float64, resolution, safe_sqrt, settle
 from lowrank_theory._scale import at_scale_one
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
@@ -49,7 +49,7 @@ class Ridge(AbstractMethod):
     penalty: float
 
     def __check_init__(self) -> None:
-        check_positive("penalty", self.penalty, zero=True)
+        settle(self, "penalty", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the layer to what it sees and was. Raises `ValueError` where one is unknown."""

@@ -30,11 +30,13 @@ from jaxtyping import Array, Float
 from lowrank_theory._numerics import (
     after,
     check_positive,
+    float64,
     in_float64,
     matmul,
     resolution,
     safe_divide,
     safe_sqrt,
+    settle,
 )
 from lowrank_theory._scale import at_scale_one
 from lowrank_theory.problems import Observed
@@ -58,7 +60,7 @@ def hard_threshold_constant(aspect: float | Float[Array, ""]) -> Float[Array, ""
     $\lambda_*^2 = 2(\beta+1) + 8\beta/\bigl(\beta+1+\sqrt{\beta^2+14\beta+1}\bigr)$, for $\beta$ =
     `aspect` in (0, 1] (Gavish and Donoho 2014); $4/\sqrt3$ for square matrices.
     """
-    with jax.enable_x64(True):
+    with float64():
         beta = jnp.asarray(aspect, float)
         root = jnp.sqrt(beta**2 + 14 * beta + 1)
         return jnp.sqrt(2 * (beta + 1) + 8 * beta / (beta + 1 + root))
@@ -72,7 +74,7 @@ def marchenko_pastur_median(aspect: float | Float[Array, ""]) -> Float[Array, ""
     $\tfrac2\pi\sin^2\theta/t$ in $\theta\in(0,\pi)$, smooth for every $\beta$. Its median is found
     by Newton's method and Gauss quadrature, to about $10^{-14}$.
     """
-    with jax.enable_x64(True):
+    with float64():
         beta = jnp.asarray(aspect, float)
 
         def density(angle: Array) -> Array:
@@ -185,7 +187,7 @@ class OptimalShrinkage(AbstractMethod):
 
     def __check_init__(self) -> None:
         if self.noise_scale is not None:
-            check_positive("noise_scale", self.noise_scale, zero=True)
+            settle(self, "noise_scale", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Shrink what the layer can express. Raises `ValueError` without activations, or with a

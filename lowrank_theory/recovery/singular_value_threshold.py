@@ -14,6 +14,7 @@ from lowrank_theory._numerics import (
     check_positive,
     in_float64,
     resolution,
+    settle,
 )
 from lowrank_theory._scale import at_scale_one
 from lowrank_theory.problems import Observed
@@ -41,7 +42,7 @@ class SingularValueThreshold(AbstractMethod):
     threshold: float
 
     def __check_init__(self) -> None:
-        check_positive("threshold", self.threshold, zero=True)
+        settle(self, "threshold", check_positive, zero=True)
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Threshold what the layer can express. Raises `ValueError` without activations, or with a

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lowrank_theory._numerics import after, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import after, float64, matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators import activations, spectra
 from lowrank_theory.generators._random import normal
@@ -39,7 +39,7 @@ class CalibrationSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Problem:
         """A layer and the second moments of `samples` rows of it."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import AnyArray, matmul, rounding_allowance, safe_divide
+from lowrank_theory._numerics import AnyArray, float64, matmul, rounding_allowance, safe_divide
 from lowrank_theory.generators import activations, noise, targets
 from lowrank_theory.problems import NoiseThenRelu, Observed, Problem, Setting, Truth
 from lowrank_theory.recovery.censored import (
@@ -64,7 +64,7 @@ class CandidateSetting(eqx.Module):
     def draw(self, *, key: PRNGKeyArray) -> Candidate:
         """A random instance, in float64."""
         problem = self.setting.draw(key=key)
-        with jax.enable_x64(True):
+        with float64():
             return Candidate(problem, self.factor * local_fit(problem, BOX))
 
 

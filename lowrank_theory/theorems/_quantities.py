@@ -3,6 +3,7 @@ estimators.
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import (
     AnyArray,
+    check_number,
     matmul,
     relative_rank_cutoff,
     rounding_allowance,
@@ -72,10 +74,12 @@ def schatten_norm(values: Float[Array, " count"], exponent: float) -> Float[Arra
     return largest * jnp.sum(safe_divide(values, largest) ** exponent) ** (1 / exponent)
 
 
-def check_exponent(exponent: float) -> None:
+def check_exponent(name: str, value: Any) -> float:
     """The exponent of a norm."""
+    exponent = check_number(value)
     if not exponent >= 1:
-        raise ValueError(f"`exponent` must be at least 1 (infinity is allowed); got {exponent!r}.")
+        raise ValueError(f"`{name}` must be at least 1 (infinity is allowed); got {value!r}.")
+    return exponent
 
 
 def total_norm(instance: Perturbation) -> Float[Array, ""]:

@@ -16,8 +16,11 @@ from lowrank_theory._numerics import (
     check_count,
     check_rank,
     check_same,
+    float64,
+    keep,
     matmul,
     safe_divide,
+    settle,
 )
 from lowrank_theory.generators._random import normal
 from lowrank_theory.recovery._subspaces import leading_right_vectors
@@ -96,12 +99,12 @@ class SketchSetting(eqx.Module):
 
     def __check_init__(self) -> None:
         size = np.shape(self.values)[0]
-        check_rank(self.rank, size, size)
-        check_count("oversampling", self.oversampling, 0, size - self.rank)
+        keep(self, "rank", check_rank(self.rank, size, size))
+        settle(self, "oversampling", check_count, 0, size - self.rank)
 
     def draw(self, *, key: PRNGKeyArray) -> Sketched:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             values = jnp.asarray(self.values, float)
             sketch = normal(key, (values.size, self.rank + self.oversampling))
             power_iterations = jnp.asarray(self.power_iterations)
@@ -169,13 +172,13 @@ class ProbeSetting(eqx.Module):
 
     def __check_init__(self) -> None:
         size = np.shape(self.values)[0]
-        check_rank(self.rank, size, size)
-        check_count("width", self.width, self.rank, size)
-        check_count("probes", self.probes, 1)
+        keep(self, "rank", check_rank(self.rank, size, size))
+        settle(self, "width", check_count, self.rank, size)
+        settle(self, "probes", check_count, 1)
 
     def draw(self, *, key: PRNGKeyArray) -> Probed:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             sketch_key, probes_key = jax.random.split(key)
             values = jnp.asarray(self.values, float)
             unit = jnp.where(values[0] > 0, values[0], 1)

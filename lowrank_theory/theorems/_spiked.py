@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, check_count, matmul
+from lowrank_theory._numerics import AnyArray, check_count, float64, matmul, settle
 from lowrank_theory.recovery import LowRank, shrinkage, truncated_svd
 
 
@@ -38,13 +38,13 @@ class SpikedMatrix(eqx.Module):
     @property
     def unit(self) -> Float[Array, ""]:
         r"""$\sigma\sqrt L$."""
-        with jax.enable_x64(True):
+        with float64():
             return jnp.asarray(self.noise_scale) * math.sqrt(max(self.observed.shape))
 
     @property
     def signal(self) -> Float[Array, "rows columns"]:
         """$F$."""
-        with jax.enable_x64(True):
+        with float64():
             return _diagonal(self.unit * self.strengths, self.observed.shape)
 
 
@@ -62,7 +62,7 @@ class SpikedSetting(eqx.Module):
     def __check_init__(self) -> None:
         for name in ("rows", "columns"):
             why = " (at least one for each spike)"
-            check_count(name, getattr(self, name), np.size(self.strengths), why=why)
+            settle(self, name, check_count, np.size(self.strengths), why=why)
 
     def grown(self, factor: int) -> "SpikedSetting":
         r"""`factor` times as many rows and columns: the same $\beta$ and $x_i$."""
@@ -72,7 +72,7 @@ class SpikedSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> SpikedMatrix:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             strengths = jnp.asarray(self.strengths, float)
             scale = jnp.asarray(self.noise_scale, float)
             noise = scale * jax.random.normal(key, (self.rows, self.columns), float)
@@ -91,7 +91,7 @@ def observed_strength(
     r"""The limit $y$ of the singular values that the strengths $x$ lead to, in units of
     $\sigma\sqrt L$.
     """
-    with jax.enable_x64(True):
+    with float64():
         beta, least = jnp.asarray(aspect, float), jnp.asarray(aspect, float) ** 0.25
         x = jnp.maximum(jnp.asarray(strengths, float), least)
         return jnp.sqrt((x + 1 / x) * (x + beta / x))
@@ -101,7 +101,7 @@ def alignments(
     strengths: Float[ArrayLike, " rank"], aspect: float | Float[Array, ""]
 ) -> tuple[Float[Array, " rank"], Float[Array, " rank"]]:
     r"""The limits $c^2$, $\tilde c^2$ of the squared cosines on the short and on the long side."""
-    with jax.enable_x64(True):
+    with float64():
         beta, least = jnp.asarray(aspect, float), jnp.asarray(aspect, float) ** 0.25
         x = jnp.asarray(strengths, float)
         square = jnp.maximum(x, least) ** 2

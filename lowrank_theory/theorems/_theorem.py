@@ -20,11 +20,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_fraction
+from lowrank_theory._numerics import check_fraction, float64
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
 
 if TYPE_CHECKING:  # what type checkers understand, and what equinox enforces
@@ -86,7 +85,7 @@ class Hypothesis(eqx.Module):
     @property
     def holds(self) -> Bool[Array, ""]:
         """Whether the margin is not negative."""
-        with jax.enable_x64(True):
+        with float64():
             return jnp.asarray(self.margin) >= 0
 
 
@@ -103,7 +102,7 @@ class Bound(eqx.Module):
     @property
     def holds(self) -> Bool[Array, ""]:
         """Whether every hypothesis holds."""
-        with jax.enable_x64(True):
+        with float64():
             return jnp.all(jnp.array([hypothesis.holds for hypothesis in self.hypotheses], bool))
 
     def require(self) -> Float[Array, ""]:
@@ -111,7 +110,7 @@ class Bound(eqx.Module):
         fails.
         """
         value = self.value
-        with jax.enable_x64(True):
+        with float64():
             for hypothesis in self.hypotheses:
                 message = f"The hypothesis '{hypothesis.name}' does not hold, so there is no bound."
                 value = eqx.error_if(value, ~hypothesis.holds, message)
@@ -211,7 +210,7 @@ class AbstractStatement(eqx.Module):
         on it. Raises `ValueError` if the instance lacks what the statement needs, or if δ is not
         between 0 and 1.
         """
-        with jax.enable_x64(True):
+        with float64():
             return assess(
                 self,
                 self._checked(instance),
@@ -220,7 +219,7 @@ class AbstractStatement(eqx.Module):
 
     def realised(self, instance: Any, *, failure_probability: float = 0.05) -> Float[Array, ""]:
         """The bounded quantity on this instance, for the estimator that the statement is about."""
-        with jax.enable_x64(True):
+        with float64():
             return assess(
                 self,
                 self._checked(instance),
@@ -252,7 +251,7 @@ def assess(
     statement: AbstractStatement, instance: Any, failure_probability: float, estimate: Any = None
 ) -> tuple[Bound, Float[Array, ""]]:
     """The bound and the realised quantity, from one run of the estimator, or for an `estimate` that
-    is known already; call it inside `jax.enable_x64`.
+    is known already; call it inside `float64`.
     """
     hypotheses = statement.hypotheses(instance, failure_probability)
     outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf

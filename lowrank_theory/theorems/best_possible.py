@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import after, matmul
+from lowrank_theory._numerics import after, float64, matmul
 from lowrank_theory.error_measures import fitting_error
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
@@ -68,7 +68,7 @@ def best_error(observed: Observed, rank: int) -> Float[Array, ""]:
     r"""$\bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$: the least $\lVert Y -
     \tilde XZ\rVert_F$ of any rank-r layer without bias.
     """
-    with jax.enable_x64(True):
+    with float64():
         space = column_space(jnp.asarray(observed.layer_inputs, float))
         outputs = jnp.asarray(observed.target_outputs, float)
         coordinates = space.coordinates(outputs)

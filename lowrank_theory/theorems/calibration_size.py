@@ -49,6 +49,7 @@ from lowrank_theory._numerics import (
     matmul,
     relative_rank_cutoff,
     safe_divide,
+    settle,
 )
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators import activations, noise, spectra, targets
@@ -389,7 +390,7 @@ class AbstractRidged(AbstractStatement):
     strength: float = 0.1
 
     def __check_init__(self) -> None:
-        check_positive("strength", self.strength)
+        settle(self, "strength", check_positive)
 
     def penalty(self, problem: Problem) -> Float[Array, ""]:
         r"""$\mu$."""

@@ -65,7 +65,7 @@ def edge_fluctuation(width: Number, failure_probability: float) -> Float[Array, 
 
 def upper_edge(rows: Number, columns: Number, failure_probability: float) -> Float[Array, ""]:
     r"""$\sqrt q + \sqrt K + \tau(q^{-1/2} + K^{-1/2})$, above the norm of a $q\times K$ matrix of
-    i.i.d. $N(0,1)$ entries with probability $1-\delta$; call it inside `jax.enable_x64`.
+    i.i.d. $N(0,1)$ entries with probability $1-\delta$; call it inside `float64`.
     """
     long, short = jnp.sqrt(rows), jnp.sqrt(columns)
     return long + short + edge_fluctuation(1 / long + 1 / short, failure_probability)
@@ -74,7 +74,7 @@ def upper_edge(rows: Number, columns: Number, failure_probability: float) -> Flo
 def lower_edge(longer: Number, shorter: Number, failure_probability: float) -> Float[Array, ""]:
     r"""$\sqrt{L-\tfrac12} - \sqrt S - \tau(S^{-1/2} - (L-\tfrac12)^{-1/2})$, below the least
     singular value of an $L\times S$ matrix of i.i.d. $N(0,1)$ entries, $L > S$, with probability
-    $1-\delta$; call it inside `jax.enable_x64`.
+    $1-\delta$; call it inside `float64`.
     """
     long, short = jnp.sqrt(longer - 0.5), jnp.sqrt(shorter)
     return long - short - edge_fluctuation(1 / short - 1 / long, failure_probability)
@@ -82,7 +82,7 @@ def lower_edge(longer: Number, shorter: Number, failure_probability: float) -> F
 
 def leading_energy(longer: Number, shorter: Number, rank: int) -> Float[Array, ""]:
     r"""$\sum_{i\le r}\bigl((\sqrt L + \sqrt{S-i+1})^2 - \tfrac12\bigr)$ over $i \le S$: above the
-    mean of the sum of the $r$ largest squared singular values; call it inside `jax.enable_x64`.
+    mean of the sum of the $r$ largest squared singular values; call it inside `float64`.
     """
     left = shorter - jnp.arange(rank)
     squares = (jnp.sqrt(longer) + jnp.sqrt(jnp.maximum(left, 0))) ** 2 - 0.5

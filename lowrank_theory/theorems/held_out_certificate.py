@@ -46,7 +46,9 @@ from lowrank_theory._numerics import (
     check_array,
     check_count,
     check_positive,
+    float64,
     matmul,
+    settle,
 )
 from lowrank_theory.generators import activations, noise, spectra
 from lowrank_theory.generators._random import uniform
@@ -100,8 +102,10 @@ class HeldOut(eqx.Module):
                 f"`losses` must not be negative; got {array.min():.3g}. Give squared errors."
             )
         if range_bound != math.inf:
-            check_positive("range_bound", range_bound)
-        if moment_ratio != math.inf and check_positive("moment_ratio", moment_ratio) < 1:
+            range_bound = check_positive("range_bound", range_bound)
+        if moment_ratio != math.inf:
+            moment_ratio = check_positive("moment_ratio", moment_ratio)
+        if moment_ratio < 1:
             raise ValueError(
                 f"`moment_ratio` must be at least 1, as of every law; got {moment_ratio!r}."
             )
@@ -159,11 +163,11 @@ class LossLaw(eqx.Module):
     units: int
 
     def __check_init__(self) -> None:
-        check_count("units", self.units, 2)
+        settle(self, "units", check_count, 2)
 
     def draw(self, *, key: PRNGKeyArray) -> HeldOut:
         """The losses of `units` draws."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw_law(self, key)
 
 
@@ -200,11 +204,11 @@ class CompressedLayer(eqx.Module):
     units: int
 
     def __check_init__(self) -> None:
-        check_count("units", self.units, 2)
+        settle(self, "units", check_count, 2)
 
     def draw(self, *, key: PRNGKeyArray) -> HeldOut:
         """A layer, its recovery, and its losses on fresh rows."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw_layer(self, key)
 
 

@@ -36,6 +36,7 @@ from lowrank_theory._numerics import (
     after,
     check_array,
     check_count,
+    float64,
     matmul,
     rounding_allowance,
     safe_divide,
@@ -93,7 +94,7 @@ class ScaledNoiseSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> ScaledNoise:
         """Noise and projector, independent of each other, in float64."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 
@@ -131,7 +132,7 @@ class ExpectedNormBounds(eqx.Module):
 
 
 def expected_norm_bounds(scales: Float[AnyArray, "samples outputs"]) -> ExpectedNormBounds:
-    r"""The bounds of which $\beta$ is the least; call it inside `jax.enable_x64`."""
+    r"""The bounds of which $\beta$ is the least; call it inside `float64`."""
     samples, outputs = scales.shape
     row, column, entry = norm_parameters(scales)
     by_row = entry * math.sqrt(outputs) + jnp.linalg.norm(jnp.max(scales, axis=1))

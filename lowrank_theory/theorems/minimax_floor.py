@@ -34,7 +34,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import AnyArray, check_count, check_positive, check_rank, matmul
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_count,
+    check_positive,
+    check_rank,
+    float64,
+    keep,
+    matmul,
+    settle,
+)
 from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed, Problem, Truth
@@ -115,14 +124,14 @@ class LeastFavourable(eqx.Module):
 
     def __check_init__(self) -> None:
         for name in ("samples", "inputs", "outputs"):
-            check_count(name, getattr(self, name), 1)
-        check_rank(self.rank, min(self.samples, self.inputs), self.outputs)
+            settle(self, name, check_count, 1)
+        keep(self, "rank", check_rank(self.rank, min(self.samples, self.inputs), self.outputs))
         for name in ("strength", "spread", "noise_scale"):
-            check_positive(name, getattr(self, name))
+            settle(self, name, check_positive)
 
     def draw(self, *, key: PRNGKeyArray) -> PriorDraw:
         """A layer, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

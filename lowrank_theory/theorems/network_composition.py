@@ -30,7 +30,15 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, after, check_array, check_rank, check_same, matmul
+from lowrank_theory._numerics import (
+    AnyArray,
+    after,
+    check_array,
+    check_rank,
+    check_same,
+    float64,
+    matmul,
+)
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover, truncated_svd
@@ -112,7 +120,7 @@ def compressed_by_layers(
     r"""Weights of rank at most `rank`, layer after layer: $M_i$ is fitted to the original outputs
     $X_{i-1}W_i$ from what the compressed network sees, $\tilde X_{i-1}$.
 
-    Call it inside `jax.enable_x64`. Raises `ValueError` as `recover` does.
+    Call it inside `float64`. Raises `ValueError` as `recover` does.
     """
     compressed = []
     original = replaced = jnp.asarray(inputs)
@@ -140,7 +148,7 @@ class Random(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Network:
         """A random instance, in float64."""
-        with jax.enable_x64(True):
+        with float64():
             weights, inputs, key = self.original(key)
             keys = jax.random.split(key, len(weights))
             noise = [
@@ -152,7 +160,7 @@ class Random(eqx.Module):
 
     def original(self, key: PRNGKeyArray) -> tuple[Weights, Array, PRNGKeyArray]:
         """Weights and inputs, and a key for what else is random; call it inside
-        `jax.enable_x64`.
+        `float64`.
         """
         key, inputs_key, *keys = jax.random.split(key, len(self.widths) + 1)
         shapes = zip(self.widths[:-1], self.widths[1:], strict=True)
@@ -170,7 +178,7 @@ class Fitted(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Network:
         """A random instance, in float64."""
-        with jax.enable_x64(True):
+        with float64():
             weights, inputs, _ = self.random.original(key)
             compressed = compressed_by_layers(weights, inputs, self.random.rank)
             return Network(weights, compressed, inputs, self.random.rank)
@@ -363,7 +371,7 @@ class LastLayer(AbstractStatement):
 
 def network_error(network: Network, compressed: Weights) -> Float[Array, ""]:
     r"""$\lVert X_L - \tilde X_L\rVert_F$ with these compressed weights; call it inside
-    `jax.enable_x64`.
+    `float64`.
     """
     outputs = [
         matmul(network.seen(weights)[-1], weights[-1]) for weights in (network.weights, compressed)

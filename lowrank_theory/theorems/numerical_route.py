@@ -42,9 +42,12 @@ from lowrank_theory._numerics import (
     check_array,
     check_count,
     check_rank,
+    float64,
+    keep,
     matmul,
     rounding_allowance,
     safe_divide,
+    settle,
 )
 from lowrank_theory.generators import activations
 from lowrank_theory.generators._random import normal
@@ -116,12 +119,12 @@ class RouteSetting(eqx.Module):
     aim: Float[AnyArray, ""] = eqx.field(converter=_number, default=0.0)
 
     def __check_init__(self) -> None:
-        check_count("samples", self.samples, np.shape(self.values)[0])
-        check_rank(self.rank, self.samples, np.shape(self.values)[0])
+        settle(self, "samples", check_count, np.shape(self.values)[0])
+        keep(self, "rank", check_rank(self.rank, self.samples, np.shape(self.values)[0]))
 
     def draw(self, *, key: PRNGKeyArray) -> Perturbed:
         """A random instance, in float64; works under `jit` and `vmap`."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

@@ -312,7 +312,7 @@ def residual_variance(
     layer_inputs: Float[AnyArray, "samples inputs"], outputs: Float[AnyArray, "samples outputs"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""$s^2 = \lVert(I-P)Y\rVert_F^2/n$ and its degrees of freedom $n = (m-q)K$; call it inside
-    `jax.enable_x64`.
+    `float64`.
 
     What the layer cannot express is noise alone: $\mathbb Es^2 = \sigma^2$ for uncorrelated entries
     of variance $\sigma^2$. Zero where $m = q$.

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import float64, matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Layer, Observed, Problem, Setting
@@ -102,7 +102,7 @@ def price_bound(observed: Observed, rank: int) -> Float[Array, ""]:
     """
     layer, price = Layer(observed, rank), price_of_ignoring_data
     bounds = (s.bound(layer).value for s in (price.condition_number, price.weight_tail))
-    with jax.enable_x64(True):
+    with float64():
         return jnp.minimum(*bounds)
 
 

@@ -29,7 +29,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import check_positive, rounding_allowance
+from lowrank_theory._numerics import check_positive, rounding_allowance, settle
 from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
@@ -193,7 +193,7 @@ class SelectedRank(AbstractSelection):
     control = NOT_TRUNCATED
 
     def __check_init__(self) -> None:
-        check_positive("price", self.price)
+        settle(self, "price", check_positive)
 
     def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\nu$."""
@@ -222,7 +222,7 @@ class DetectedRank(AbstractSelection):
     control = _STRONG
 
     def __check_init__(self) -> None:
-        check_positive("price", self.price)
+        settle(self, "price", check_positive)
 
     def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\nu$."""
@@ -252,7 +252,7 @@ class Oracle(AbstractRisk):
     sharp = True
 
     def __check_init__(self) -> None:
-        check_positive("price", self.price)
+        settle(self, "price", check_positive)
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """None beyond the model."""
@@ -282,7 +282,7 @@ class ExactRank(AbstractRisk):
     sharp = True
 
     def __check_init__(self) -> None:
-        check_positive("price", self.price)
+        settle(self, "price", check_positive)
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Planted rank, and a price that noise alone does not pay."""
@@ -314,7 +314,7 @@ class Gaussian(AbstractRisk):
     regimes = _GAUSSIAN_REGIMES
 
     def __check_init__(self) -> None:
-        check_positive("price", self.price)
+        settle(self, "price", check_positive)
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise."""

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import AnyArray, after, check_rank, matmul, safe_divide
+from lowrank_theory._numerics import AnyArray, after, check_rank, float64, keep, matmul, safe_divide
 from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.problems import Layer, Observed
@@ -74,11 +74,11 @@ class RidgedSetting(eqx.Module):
     strength: Float[AnyArray, ""] = eqx.field(converter=np.asarray)
 
     def __check_init__(self) -> None:
-        check_rank(self.rank, self.scales.size, self.outputs)
+        keep(self, "rank", check_rank(self.rank, self.scales.size, self.outputs))
 
     def draw(self, *, key: PRNGKeyArray) -> RidgedLayer:
         """A random layer with its penalty."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

@@ -38,10 +38,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from lowrank_theory._numerics import (
     AnyArray,
     check_count,
+    float64,
     matmul,
     relative_rank_cutoff,
     rounding_allowance,
     safe_divide,
+    settle,
 )
 from lowrank_theory.generators._random import normal, uniform
 from lowrank_theory.generators.activations import haar
@@ -81,11 +83,11 @@ class GaussianRows(eqx.Module):
     scales: Float[AnyArray, " inputs"] = eqx.field(converter=np.asarray)
 
     def __check_init__(self) -> None:
-        check_count("samples", self.samples, 1)
+        settle(self, "samples", check_count, 1)
 
     def draw(self, *, key: PRNGKeyArray) -> Rows:
         """Rows and their law."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw_gaussian(self, key)
 
 
@@ -107,11 +109,11 @@ class ResampledRows(eqx.Module):
     population: Float[AnyArray, "count inputs"] = eqx.field(converter=np.asarray)
 
     def __check_init__(self) -> None:
-        check_count("samples", self.samples, 1)
+        settle(self, "samples", check_count, 1)
 
     def draw(self, *, key: PRNGKeyArray) -> Rows:
         """Rows and their law."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw_resampled(self, key)
 
 

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import matmul, rounding_allowance, safe_divide
+from lowrank_theory._numerics import matmul, rounding_allowance, safe_divide, settle
 from lowrank_theory.generators._random import normal
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
@@ -280,7 +280,7 @@ class Gap(AbstractSubspaces):
     exponent: float = 2.0
 
     def __check_init__(self) -> None:
-        check_exponent(self.exponent)
+        settle(self, "exponent", check_exponent)
 
     def separation(self, instance: Perturbation) -> Float[Array, ""]:
         """$s_r(A) - s_{r+1}(A)$."""
@@ -335,7 +335,7 @@ class Eigenvectors(AbstractStatement):
     exponent: float = 2.0
 
     def __check_init__(self) -> None:
-        check_exponent(self.exponent)
+        settle(self, "exponent", check_exponent)
 
     def hypotheses(
         self, instance: Perturbation, failure_probability: float

@@ -19,7 +19,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_count
+from lowrank_theory._numerics import check_count, settle
 from lowrank_theory.generators._random import normal
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.theorems._quantities import check_exponent, schatten_norm, total_norm
@@ -101,7 +101,7 @@ class Mirsky(AbstractSpectral):
     exponent: float = 2.0
 
     def __check_init__(self) -> None:
-        check_exponent(self.exponent)
+        settle(self, "exponent", check_exponent)
 
     def formula(
         self, instance: Perturbation, estimate: Array, failure_probability: float
@@ -127,7 +127,7 @@ class WeylSum(AbstractSpectral):
     index: int = 2
 
     def __check_init__(self) -> None:
-        check_count("index", self.index, 1)
+        settle(self, "index", check_count, 1)
 
     def formula(
         self, instance: Perturbation, estimate: Array, failure_probability: float

@@ -35,12 +35,12 @@ import abc
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from lowrank_theory._numerics import float64
 from lowrank_theory.recovery import LowRank, shrinkage
 from lowrank_theory.theorems._quantities import singular_values
 from lowrank_theory.theorems._spiked import (
@@ -77,7 +77,7 @@ def asymptotic_error(
     """
     longer, shorter = max(q, outputs), min(q, outputs)
     beta = shorter / longer
-    with jax.enable_x64(True):
+    with float64():
         x = jnp.asarray(strengths, float) / (noise_scale * math.sqrt(longer))
         return noise_scale**2 * longer * jnp.sum(truncation_loss(x, beta))
 

@@ -46,7 +46,7 @@ def squared_cloud_bound(
     q: Float[AnyArray, ""] | float, outputs: int, failure_probability: float
 ) -> Float[Array, ""]:
     r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$, above $\lVert
-    PE\rVert^2/\sigma^2$ with probability $1-\delta$; call it inside `jax.enable_x64`.
+    PE\rVert^2/\sigma^2$ with probability $1-\delta$; call it inside `float64`.
 
     Every pair $a, b$ gives a valid bound, so a grid does.
     """
@@ -61,7 +61,7 @@ def squared_net_bound(
 ) -> Float[Array, ""]:
     r"""$\min_{\epsilon,\eta}\dfrac{2q\ln(1+2/\epsilon) + 2K\ln(1+2/\eta) + t^2}{(1-\epsilon^2/2)^2
     (1-\eta^2/2)^2}$, above $\lVert PE\rVert^2/\sigma^2$ with probability $1-\delta$; call it inside
-    `jax.enable_x64`.
+    `float64`.
 
     Every pair $\epsilon, \eta$ gives a valid bound, so a grid does.
     """

@@ -27,7 +27,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_count, matmul, rounding_allowance, safe_divide
+from lowrank_theory._numerics import check_count, matmul, rounding_allowance, safe_divide, settle
 from lowrank_theory.generators._random import normal
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.recovery._subspaces import leading_right_vectors
@@ -140,7 +140,7 @@ class Schatten(AbstractLowRank):
     exponent: float = 2.0
 
     def __check_init__(self) -> None:
-        check_exponent(self.exponent)
+        settle(self, "exponent", check_exponent)
 
     def formula(
         self, instance: Perturbation, estimate: Array, failure_probability: float
@@ -163,7 +163,7 @@ class KyFan(AbstractLowRank):
     count: int = 3
 
     def __check_init__(self) -> None:
-        check_count("count", self.count, 1)
+        settle(self, "count", check_count, 1)
 
     def formula(
         self, instance: Perturbation, estimate: Array, failure_probability: float

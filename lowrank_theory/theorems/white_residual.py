@@ -33,7 +33,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy import optimize
 
-from lowrank_theory._numerics import AnyArray, check_count, check_rank, safe_divide
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_count,
+    check_rank,
+    float64,
+    keep,
+    safe_divide,
+    settle,
+)
 from lowrank_theory.generators import noise
 from lowrank_theory.generators._random import normal
 from lowrank_theory.theorems._quantities import law_hypothesis, singular_values
@@ -62,7 +70,7 @@ class Residual(eqx.Module):
     gaussian: Bool[AnyArray, ""]
 
     def __check_init__(self) -> None:
-        check_rank(self.rank, *self.matrix.shape)
+        keep(self, "rank", check_rank(self.rank, *self.matrix.shape))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -82,8 +90,8 @@ class ResidualSetting(eqx.Module):
 
     def __check_init__(self) -> None:
         for name in ("rows", "columns"):
-            check_count(name, getattr(self, name), 1)
-        check_rank(self.rank, self.rows, self.columns)
+            settle(self, name, check_count, 1)
+        keep(self, "rank", check_rank(self.rank, self.rows, self.columns))
 
     def grown(self, factor: int) -> "ResidualSetting":
         """Sides and rank, each `factor` times as large."""
@@ -92,7 +100,7 @@ class ResidualSetting(eqx.Module):
 
     def draw(self, *, key: PRNGKeyArray) -> Residual:
         """A random residual, in float64."""
-        with jax.enable_x64(True):
+        with float64():
             return _draw(self, key)
 
 

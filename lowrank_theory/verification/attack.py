@@ -22,7 +22,13 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._files import to_json, write_atomically
-from lowrank_theory._numerics import check_count, rounding_allowance, safe_divide
+from lowrank_theory._numerics import (
+    check_count,
+    check_key,
+    float64,
+    rounding_allowance,
+    safe_divide,
+)
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Direction
 from lowrank_theory.theorems._theorem import AbstractAdversary, assess
 from lowrank_theory.verification.sampling import name_of
@@ -89,7 +95,7 @@ def reload(statement: AbstractStatement, file: Path) -> Any:
     a corrupt one.
     """
     _, adversary = _attackable(statement)
-    with jax.enable_x64(True):
+    with float64():
         expected = jax.eval_shape(lambda: adversary.start(key=jax.random.key(0)))
     try:
         saved = [np.asarray(leaf, float) for leaf in json.loads(file.read_text())["free"]]
@@ -108,7 +114,7 @@ def replay(statement: AbstractStatement, free: Any) -> float:
     """The ratio of these free choices, by the statement's own estimator; zero outside its
     hypotheses.
     """
-    with jax.enable_x64(True):
+    with float64():
         return float(_replay(statement, jax.tree.map(jnp.asarray, free)))
 
 
@@ -132,12 +138,12 @@ def attack(
     and for counts below one.
     """
     statement, adversary = _attackable(statement)
-    check_count("restarts", restarts, 1)
-    check_count("steps", steps, 1)
+    restarts, steps = check_count("restarts", restarts, 1), check_count("steps", steps, 1)
+    key = check_key("key", key)
     name = name_of(statement)
     began = time.monotonic()
     best_ratio, best = -math.inf, None
-    with jax.enable_x64(True):
+    with float64():
         keys = jax.random.split(key, (len(_RATES), restarts))
         starts = jax.lax.map(lambda key: adversary.start(key=key), keys[0])
         for done, rate in enumerate(_RATES, start=1):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from scipy import stats
 
-from lowrank_theory._numerics import check_count, check_fraction
+from lowrank_theory._numerics import check_count, check_fraction, check_key
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Certainty, Direction
 from lowrank_theory.verification.sampling import (
     Point,
@@ -203,9 +203,9 @@ def verify(
             "`theorem` must be a theorem such as `theorems.planted_rank` or one of its statements; "
             f"got {theorem!r}."
         )
-    check_count("trials", trials, 1)
-    check_fraction("failure_probability", failure_probability)
-    check_fraction("confidence", confidence)
+    trials, key = check_count("trials", trials, 1), check_key("key", key)
+    failure_probability = check_fraction("failure_probability", failure_probability)
+    confidence = check_fraction("confidence", confidence)
     if settings is not None and not settings:
         raise ValueError("`settings` is empty. Leave it out to use the theorem's own regimes.")
     plans = [

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from lowrank_theory._numerics import rounding_allowance, sooner
+from lowrank_theory._numerics import float64, rounding_allowance, sooner
 from lowrank_theory.problems import Parts, Setting
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty, Direction
 from lowrank_theory.theorems._theorem import assess
@@ -172,7 +172,7 @@ def measure(point: Point) -> Sample:
     draw, assess_all = _programs(1 if costly or point.number >= REPAYING else 0)
     batch = batch_size(statement, point.number)
     columns = []
-    with jax.enable_x64(True):
+    with float64():
         for start in range(point.start, point.stop, batch):
             indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
             instances = draw(point.setting, point.key, indices)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from scipy import stats
 
-from lowrank_theory._numerics import check_count
+from lowrank_theory._numerics import check_count, check_key
 from lowrank_theory.theorems import AbstractStatement
 from lowrank_theory.theorems._theorem import Rate
 from lowrank_theory.verification.sampling import measure, name_of, request
@@ -83,7 +83,7 @@ def scale(
     name = name_of(statement)
     if not statement.rates:
         raise ValueError(f"{name} states no rates. Give a statement that does.")
-    check_count("trials", trials, 2)
+    trials, key = check_count("trials", trials, 2), check_key("key", key)
     fits, done = [], 0
     total = sum(len(rate.settings) for rate in statement.rates)
     for number, rate in enumerate(statement.rates):
