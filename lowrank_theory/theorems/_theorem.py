@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_fraction
+from lowrank_theory._numerics import cast, check_fraction
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
 
 if TYPE_CHECKING:  # what type checkers understand, and what equinox enforces
@@ -254,13 +254,36 @@ def assess(
     """The bound and the realised quantity, from one run of the estimator, or for an `estimate` that
     is known already; call it inside `jax.enable_x64`.
     """
-    hypotheses = statement.hypotheses(instance, failure_probability)
-    outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
+    instance = _exact(instance)
     if estimate is None:
         estimate = statement.estimate(instance, failure_probability)
+    hypotheses = (
+        *statement.hypotheses(instance, failure_probability),
+        _in_range(statement, instance),
+    )
+    outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
     bound = Bound(jnp.where(bound.holds, bound.value, outside), hypotheses)
     return bound, statement.loss(instance, estimate)
+
+
+def _exact(instance: Any) -> Any:
+    """The same numbers in float64, all but those of a layer as it is observed, for a recovery
+    depends on how they are stored.
+    """
+
+    def kept(part: Any) -> bool:
+        return isinstance(part, Observed)
+
+    return jax.tree.map(
+        lambda part: part if kept(part) else cast(part, jnp.float64), instance, is_leaf=kept
+    )
+
+
+def _in_range(statement: AbstractStatement, instance: Any) -> Hypothesis:
+    """Beyond the range of float64, neither side of a bound can be computed."""
+    known = jnp.isfinite(statement.magnitude(instance))
+    return Hypothesis("the numbers stay within float64", jnp.where(known, 1.0, -1.0))
 
 
 class AbstractTheorem(eqx.Module):

@@ -42,13 +42,20 @@ $M = A^\top A$:
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
 from lowrank_theory.recovery._a_posteriori import Ritz, leading_sum, norm_outside, ritz
-from lowrank_theory.theorems._quantities import deviation, law_hypothesis, singular_values
+from lowrank_theory.theorems._quantities import (
+    deviation,
+    frobenius,
+    law_hypothesis,
+    singular_values,
+    squared,
+)
 from lowrank_theory.theorems._sketches import (
     Probed,
     ProbeSetting,
@@ -144,7 +151,7 @@ class AbstractSquared(AbstractSketchStatement):
 
     def magnitude(self, instance: Sketched) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+        return squared(frobenius(instance.matrix))
 
 
 class AbstractTruncated(AbstractSquared):
@@ -180,11 +187,12 @@ class AbstractSpectral(AbstractSketchStatement):
 
     def magnitude(self, instance: Sketched) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F$."""
-        return jnp.linalg.norm(jnp.asarray(instance.matrix, float))
+        return frobenius(instance.matrix)
 
 
 def _gaussian(instance: Sketched) -> Hypothesis:
-    return law_hypothesis("the sketch is i.i.d. Gaussian", instance.gaussian)
+    known = instance.gaussian & instance.independent
+    return law_hypothesis("the sketch is i.i.d. Gaussian and knows nothing of the matrix", known)
 
 
 def _oversampled(instance: Sketched) -> Hypothesis:
@@ -227,7 +235,8 @@ class Structural(AbstractTruncated):
         r"""$\sum_{j>r}s_j^2 + \lVert\Sigma_2^{2q+1}\Omega_2\Omega_1^+\Sigma_1^{-2q}\rVert_F^2$."""
         first, second = parts(instance)
         leading, others = powers(instance)
-        inverse = jnp.linalg.solve(matmul(first, first.T), first).T
+        basis, triangle = jnp.linalg.qr(first.T)
+        inverse = jax.scipy.linalg.solve_triangular(triangle, basis.T).T
         missed = matmul(others[:, None] * second[: others.size], inverse * leading)
         return _tail(instance.values, instance.rank) + jnp.sum(missed**2)
 
@@ -466,7 +475,7 @@ class APosteriori(AbstractStatement):
 
     def magnitude(self, instance: Probed) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+        return squared(frobenius(instance.matrix))
 
 
 def _moments(instance: Probed) -> Callable[[Array], Array]:
