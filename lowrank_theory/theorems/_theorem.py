@@ -255,13 +255,11 @@ def assess(
     is known already; call it inside `jax.enable_x64`.
     """
     instance = _exact(instance)
+    hypotheses = statement.hypotheses(instance, failure_probability)
+    hypotheses = (*hypotheses, _in_range(statement, instance))
+    outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     if estimate is None:
         estimate = statement.estimate(instance, failure_probability)
-    hypotheses = (
-        *statement.hypotheses(instance, failure_probability),
-        _in_range(statement, instance),
-    )
-    outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
     bound = Bound(jnp.where(bound.holds, bound.value, outside), hypotheses)
     return bound, statement.loss(instance, estimate)

@@ -175,7 +175,7 @@ class AbstractGaussian(AbstractSketchStatement):
 
     def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough."""
-        return (_gaussian(instance), _oversampled(instance))
+        return (*_gaussian(instance), _oversampled(instance))
 
 
 class AbstractSpectral(AbstractSketchStatement):
@@ -190,9 +190,11 @@ class AbstractSpectral(AbstractSketchStatement):
         return frobenius(instance.matrix)
 
 
-def _gaussian(instance: Sketched) -> Hypothesis:
-    known = instance.gaussian & instance.independent
-    return law_hypothesis("the sketch is i.i.d. Gaussian and knows nothing of the matrix", known)
+def _gaussian(instance: Sketched) -> tuple[Hypothesis, ...]:
+    return (
+        law_hypothesis("the sketch is i.i.d. Gaussian", instance.gaussian),
+        law_hypothesis("the sketch does not depend on the matrix", instance.independent),
+    )
 
 
 def _oversampled(instance: Sketched) -> Hypothesis:
@@ -357,7 +359,7 @@ class FrobeniusTail(AbstractTruncated):
 
     def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough; with power iterations, $A$ of rank at least r."""
-        return (_gaussian(instance), _oversampled(instance), _of_rank(instance))
+        return (*_gaussian(instance), _oversampled(instance), _of_rank(instance))
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float

@@ -158,7 +158,7 @@ class AbstractLimit(AbstractStatement):
         }
         if self.asks_detection:
             margins["a component is detected"] = strengths[0] - instance.aspect**0.25
-        law = "the noise is i.i.d. Gaussian and knows nothing of the signal"
+        law = "the noise is i.i.d. Gaussian and does not depend on the signal"
         return (
             law_hypothesis(law, instance.gaussian),
             *(
