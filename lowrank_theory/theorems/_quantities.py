@@ -26,6 +26,7 @@ from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
 from lowrank_theory.theorems._theorem import Hypothesis, Standing
 
+INDEPENDENT_NOISE = "the noise does not depend on the inputs and the target"
 EPS = float(jnp.finfo(jnp.float64).eps)
 _LEAST = 2.0**-480  # of a size whose square keeps its digits
 
@@ -254,8 +255,7 @@ def sub_gaussian_noise_hypotheses(truth: Truth) -> tuple[Hypothesis, ...]:
 
 def independent_noise_hypothesis(truth: Truth) -> Hypothesis:
     r"""$E$ does not depend on $\tilde X$ and $M$. Noise that holds $(X - \tilde X)W$ does."""
-    name = "the noise does not depend on the inputs and the target"
-    return law_hypothesis(name, truth.independent_noise)
+    return law_hypothesis(INDEPENDENT_NOISE, truth.independent_noise)
 
 
 def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:

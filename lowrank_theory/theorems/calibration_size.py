@@ -92,7 +92,7 @@ from lowrank_theory.theorems._theorem import (
 )
 from lowrank_theory.theorems.second_moment import gaussian_deviation
 
-UNSEEN_ROWS = "the weights do not depend on the calibration rows"
+INDEPENDENT_WEIGHTS = "the weights do not depend on the calibration rows"
 
 _BASE: dict[str, Any] = {
     "samples": 200,
@@ -495,7 +495,7 @@ def _gaussian_rows(problem: Problem) -> tuple[Hypothesis, ...]:
     truth = problem.truth
     return (
         law_hypothesis("the activations are independent Gaussian rows", truth.gaussian_rows),
-        law_hypothesis(UNSEEN_ROWS, truth.independent_weights),
+        law_hypothesis(INDEPENDENT_WEIGHTS, truth.independent_weights),
     )
 
 

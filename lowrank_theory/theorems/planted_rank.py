@@ -65,6 +65,7 @@ from lowrank_theory.theorems._quantities import (
     sub_gaussian_noise_hypotheses,
     target_rank_hypothesis,
 )
+from lowrank_theory.theorems._quantities import INDEPENDENT_NOISE as INDEPENDENT_NOISE
 from lowrank_theory.theorems._regimes import (
     BASE,
     FULL_RANK,
