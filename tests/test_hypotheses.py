@@ -13,7 +13,7 @@ import pytest
 
 from hostile import STATEMENTS, YES, Numbers, _problem, hostile, instances
 from lowrank_theory._numerics import rounding_allowance
-from lowrank_theory.generators import noise, targets
+from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
 from lowrank_theory.theorems import Certainty, Direction, Standing
 from lowrank_theory.theorems._censored import Candidate, candidate_in_box, candidate_rank
@@ -80,7 +80,7 @@ def test_what_is_random_rests_on_independence_that_is_stated(name):
     instance = INSTANCES[kind]
     said, unsaid = failing(name, instance), failing(name, with_nothing_said(instance))
     new = set(unsaid) - set(said)
-    assert new or (kind == "Rows" and "leverage" in name)
+    assert new or kind in ONE_LAW
     if kind not in ONE_LAW:
         assert all("depend" in each for each in new)
     with jax.enable_x64(True):
@@ -130,11 +130,11 @@ def test_noise_is_independent_if_another_layer_would_have_met_the_same(law):
 
 
 def test_weights_fitted_to_the_rows_depend_on_them():
-    """Behind $W = X^+Y$ nothing about fresh rows holds; behind weights drawn apart from them, all."""
+    """Behind $W = X^+Y$ nothing about fresh rows holds; behind weights drawn apart, all does."""
     shape: dict[str, Any] = {"samples": 40, "inputs": 4, "outputs": 3, "rank": 1}
     fitted = Setting(**shape, target=targets.ApproximateRank(), noise=noise.Gaussian(0.0))
     fresh = FreshRows(**shape)
-    wishart = CalibrationSetting(np.asarray(40), 4, 1, targets.PowerLaw(1.0))
+    wishart = CalibrationSetting(np.asarray(40), 4, 1, spectra.PowerLaw(1.0))
     names = [f"calibration_size.{each}" for each in ("relative", "gaussian", "ridge_gaussian")]
     said = "the weights do not depend on the calibration rows"
     with jax.enable_x64(True):
@@ -314,7 +314,7 @@ def test_numbers_that_refute_what_is_stated():
 # --- any scale -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("power", [-1020, -600, 0, 600, 1020])
+@pytest.mark.parametrize("power", [-1000, -600, 0, 600, 1020])
 def test_norms_leave_float64_only_where_they_must(power):
     matrix = np.random.default_rng(0).standard_normal((4, 3))
     with jax.enable_x64(True):
@@ -323,7 +323,7 @@ def test_norms_leave_float64_only_where_they_must(power):
         square = number(squared(jnp.asarray(found)))
         assert math.isnan(square) if power else square == found**2
         assert number(frobenius(np.zeros((2, 2)))) == number(squared(jnp.zeros(()))) == 0
-        slope = jax.grad(lambda x: frobenius(x))(jnp.asarray(matrix))
+        slope = jax.grad(frobenius)(jnp.asarray(matrix))
     np.testing.assert_allclose(np.asarray(slope), matrix / np.linalg.norm(matrix))
 
 
@@ -332,7 +332,7 @@ def test_norms_leave_float64_only_where_they_must(power):
 SLOW_IN_STEPS = (
     "relu_noise",
     "held_out",
-)  # loops of many steps, each a call where nothing is jitted
+)  # loops of many steps
 
 
 def judged(name: str, instance: Any) -> str | None:
@@ -374,8 +374,8 @@ def laws(theorem: str, where: str) -> list[str]:
             try:
                 found = judged(name, instance)
             except ValueError as error:  # what the statement needs is not there, and it says what
-                assert "This statement" in str(error) or "must" in str(error), (name, error)
-                continue
+                said = "This statement" in str(error) or "must" in str(error)
+                found = None if said else str(error)
             if found is not None:
                 wrong.append(f"{name} on {kind}, {where}: {found}")
     return wrong
