@@ -234,7 +234,7 @@ class Problem(eqx.Module):
         return Problem(observed, truth, rank)
 
 
-def _residual(observed: Observed, weights: Array) -> Array:
+def _residual(observed: Observed, weights: AnyArray) -> Array:
     return jnp.asarray(observed.target_outputs) - matmul(observed.layer_inputs, weights)
 
 

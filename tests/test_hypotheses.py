@@ -181,8 +181,8 @@ def test_a_sure_bound_speaks_of_what_the_recovery_resolves(dtype):
 def test_the_best_error_of_float32_rows(given):
     rows, weights = stored(6.5, np.float32)
     weights = weights.astype(np.float32)
-    outputs = {"outputs": rows.astype(float) @ weights} if given == "outputs" else {}
-    layer = Layer(Observed(weights=weights, activations=rows, **outputs), 6)
+    outputs = rows.astype(float) @ weights if given == "outputs" else None
+    layer = Layer(Observed(weights=weights, activations=rows, outputs=outputs), 6)
     realised, value, allowance = sides("best_possible.activation_weighted", layer)
     assert abs(realised - value) <= allowance
     exact = rows.astype(float)

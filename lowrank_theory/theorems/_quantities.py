@@ -24,6 +24,7 @@ from lowrank_theory._numerics import (
 )
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
+from lowrank_theory.recovery import LowRank
 from lowrank_theory.theorems._theorem import Hypothesis, Standing
 
 INDEPENDENT_NOISE = "the noise does not depend on the inputs and the target"
@@ -291,6 +292,23 @@ def rounded_outputs(problem: Problem) -> Float[Array, ""]:
     truth, outputs = problem.truth, problem.observed.target_outputs
     inverted = frobenius(truth.layer_inputs) * resolved_space(problem).fitted(outputs)
     return output_norm(problem) + 4 * forming(truth.layer_inputs, truth.target_weights) + inverted
+
+
+def output_error(estimate: LowRank | Array, truth: Truth) -> Float[Array, ""]:
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F$, wherever it is a float64."""
+    fitted = matmul(truth.layer_inputs, *_factors(estimate))
+    return frobenius(fitted - jnp.asarray(truth.clean_outputs))
+
+
+def weight_error(estimate: LowRank | Array, truth: Truth) -> Float[Array, ""]:
+    r"""$\lVert\hat M - M\rVert_F$, wherever it is a float64."""
+    return frobenius(matmul(*_factors(estimate)) - jnp.asarray(truth.target_weights))
+
+
+def _factors(estimate: LowRank | Array) -> tuple[Array, ...]:
+    """In float64."""
+    found = in_double(estimate)
+    return (found.left, found.right) if isinstance(found, LowRank) else (found,)
 
 
 def error_magnitude(problem: Problem) -> Float[Array, ""]:

@@ -40,7 +40,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import safe_divide
-from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import (
@@ -60,6 +59,7 @@ from lowrank_theory.theorems._quantities import (
     largest_rank,
     least_squares,
     no_bias_hypothesis,
+    output_error,
     planted_hypothesis,
     resolved_signal,
     squared_error_magnitude,

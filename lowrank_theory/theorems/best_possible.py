@@ -127,7 +127,7 @@ class TruncatedSVDIsBest(AbstractStatement):
     def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
         r"""$\lVert W\rVert_F$, in the precision in which the factors are returned."""
         weights = instance.observed.weights
-        return coarseness(weights) * frobenius(weights)
+        return coarseness(weights) * frobenius(jnp.asarray(weights, float))
 
 
 class ActivationWeightedIsBest(AbstractStatement):

@@ -35,7 +35,6 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import AnyArray, check_count, check_positive, check_rank, matmul
-from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import (
@@ -49,6 +48,7 @@ from lowrank_theory.theorems._quantities import (
     coarseness,
     column_rank,
     gaussian_noise_hypotheses,
+    output_error,
     planted_hypothesis,
     rounded_outputs,
     squared,

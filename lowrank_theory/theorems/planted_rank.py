@@ -39,7 +39,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
-from lowrank_theory.error_measures import output_error, weight_error
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
@@ -55,6 +54,7 @@ from lowrank_theory.theorems._quantities import (
     gaussian_noise_hypotheses,
     least_squares,
     no_bias_hypothesis,
+    output_error,
     planted_hypothesis,
     resolved_rank,
     resolved_signal,
@@ -64,6 +64,7 @@ from lowrank_theory.theorems._quantities import (
     stored_resolution,
     sub_gaussian_noise_hypotheses,
     target_rank_hypothesis,
+    weight_error,
 )
 from lowrank_theory.theorems._quantities import INDEPENDENT_NOISE as INDEPENDENT_NOISE
 from lowrank_theory.theorems._regimes import (

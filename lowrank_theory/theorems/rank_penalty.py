@@ -30,7 +30,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import check_positive, rounding_allowance
-from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import LowRank, rank_penalised
@@ -42,6 +41,7 @@ from lowrank_theory.theorems._quantities import (
     gaussian_noise_hypotheses,
     largest_rank,
     least_squares,
+    output_error,
     output_norm,
     planted_hypothesis,
     resolved_signal,
