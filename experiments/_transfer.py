@@ -45,7 +45,11 @@ def measured(name: str, seed: int) -> Callable[..., dict[str, Any]]:
         layers = found.pop("layers")
         columns = {key: [row[key] for row in layers["rows"]] for key in KEPT}
         seen = [{key: layer[key] for key in SEEN} for layer in layers["layers"]]
-        failing = [row for row in layers["hypotheses"] if row["holds"] is False]
+        failing = [
+            row
+            for row in layers["hypotheses"]
+            if row["holds"] is False and row["standing"] != "trusted"  # refuted by the data
+        ]
         return rounded(found | {"rows": columns, "layers": seen, "failing": failing})
 
     return measure

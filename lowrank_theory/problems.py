@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from lowrank_theory._numerics import (
     AnyArray,
     after,
+    cast,
     check_array,
     check_count,
     check_key,
@@ -150,6 +151,11 @@ def _affine(activations: Array, weights: Array, bias: Array | None) -> Array:
     return outputs if bias is None else outputs + bias
 
 
+def not_stated() -> Bool[np.ndarray, ""]:
+    """False, where nobody has said otherwise."""
+    return np.asarray(False)
+
+
 class Truth(eqx.Module):
     r"""What only the maker of a synthetic layer knows. No estimator takes it.
 
@@ -160,7 +166,13 @@ class Truth(eqx.Module):
       none known),
     - `gaussian_noise`, `gaussian_rows`: whether noise entries, and rows of $X$, are i.i.d. Gaussian
       by construction,
-    - `second_moment` $C = \mathbb E[xx^\top]$ of the rows of $X$, where they have a law.
+    - `second_moment` $C = \mathbb E[xx^\top]$ of the rows of $X$, where they have a law,
+    - `independent_noise`: whether $E$ was drawn without regard to $\tilde X$ and $M$;
+    - `independent_weights`: whether the trained $W$ came about without regard to the rows of $X$,
+      which $W = X^+Y$ did not.
+
+    No number shows what depends on what: who makes a layer, or states its truth, says so, and
+    what is not said is not taken to hold.
     """
 
     target_weights: Float[AnyArray, "inputs outputs"]
@@ -170,6 +182,8 @@ class Truth(eqx.Module):
     gaussian_noise: Bool[AnyArray, ""]
     gaussian_rows: Bool[AnyArray, ""]
     second_moment: Float[AnyArray, "inputs inputs"] | None = None
+    independent_noise: Bool[AnyArray, ""] = eqx.field(default_factory=not_stated)
+    independent_weights: Bool[AnyArray, ""] = eqx.field(default_factory=not_stated)
 
     @property
     def clean_outputs(self) -> Float[Array, "samples outputs"]:
@@ -217,15 +231,15 @@ class Problem(eqx.Module):
         target = check_array("target_weights", target_weights, "inputs", "outputs")
         for axis, name in enumerate(("inputs", "outputs")):
             check_same("target_weights", target.shape[axis], "observed", observed.shape[axis], name)
-        noise = _residual(observed.target_outputs, observed.layer_inputs, target)
+        with float64():  # the noise is known better than what it is computed from
+            noise = _residual(*cast((observed, target), jnp.float64))
         unknown = np.asarray(False)
         truth = Truth(target, noise, observed.layer_inputs, np.asarray(np.inf), unknown, unknown)
         return Problem(observed, truth, rank)
 
 
-@in_float64
-def _residual(outputs: Array, inputs: Array, weights: Array) -> Array:
-    return outputs - matmul(inputs, weights)
+def _residual(observed: Observed, weights: AnyArray) -> Array:
+    return jnp.asarray(observed.target_outputs) - matmul(observed.layer_inputs, weights)
 
 
 class AbstractLink(eqx.Module):
@@ -320,6 +334,8 @@ class Setting(eqx.Module):
             gaussian_noise=jnp.asarray(isinstance(self.noise, Gaussian)),
             gaussian_rows=jnp.asarray(self.activations.gaussian_rows),
             second_moment=second_moment,
+            independent_noise=jnp.asarray(self.noise.independent),
+            independent_weights=jnp.asarray(False),
         )
         original = None if isinstance(self.mismatch, Identical) else activations
         return Parts(truth, original, self.link, self.rank)

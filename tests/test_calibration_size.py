@@ -9,23 +9,27 @@ import numpy as np
 import pytest
 
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.generators import activations, noise, spectra, targets
-from lowrank_theory.problems import Observed, Problem, Setting, Truth
-from lowrank_theory.theorems.calibration_size import Ridge, RidgeGaussian, calibration_size
+from lowrank_theory.generators import activations, spectra, targets
+from lowrank_theory.problems import Observed, Problem, Truth
+from lowrank_theory.theorems.calibration_size import (
+    FreshRows,
+    Ridge,
+    RidgeGaussian,
+    calibration_size,
+)
 from lowrank_theory.verification import verify
 from lowrank_theory.verification.attack import attack
 
 STATEMENTS = {name.split(".")[1]: s for name, s in calibration_size.statements.items()}
 NEW = ("no_gap", "gap", "gaussian", "ridge", "ridge_gaussian")
 SURE = ("no_gap", "gap", "ridge")
-SETTING = Setting(
+SETTING = FreshRows(
     samples=40,
     inputs=5,
     outputs=4,
     rank=1,
     activations=activations.GaussianRows(spectra.PowerLaw(1.0)),
     target=targets.ApproximateRank(),
-    noise=noise.Gaussian(0.0),
 )
 SIDES = 2 * math.exp(-2)  # the failure probability at which t = 2
 new_statements = pytest.mark.parametrize("name", NEW)
@@ -47,6 +51,7 @@ def stated(weights: Any, second_moment: Any, sample: Any, rank: int, count: floa
         true,
         true,
         second_moment,
+        independent_weights=true,
     )
     return Problem(Observed(weights=weights, calibration=seen), truth, rank)
 

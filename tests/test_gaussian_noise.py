@@ -39,7 +39,8 @@ def problem(rows: np.ndarray, residual: np.ndarray, scale: float, rank: int = 2)
     observed = Observed(activations=rows, outputs=residual)
     target = np.zeros((rows.shape[1], residual.shape[1]))
     yes = np.asarray(True)
-    return Problem(observed, Truth(target, residual, rows, np.asarray(scale), yes, yes), rank)
+    truth = Truth(target, residual, rows, np.asarray(scale), yes, yes, independent_noise=yes)
+    return Problem(observed, truth, rank)
 
 
 def random_problem(seed: int, q: int, outputs: int, scale: float = 0.7, rank: int = 2) -> Problem:

@@ -19,6 +19,8 @@ from lowrank_theory.networks.layer_study import LayerStudy, half_rank, study
 from lowrank_theory.recovery.published import DiagonalQERA
 from lowrank_theory.theorems import calibration_size, planted_rank
 from lowrank_theory.theorems._calibration import first_order_excess
+from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
+from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
 
 KEYS = {
@@ -213,7 +215,15 @@ def test_which_hypotheses_hold(digits):
     for layer in range(3):
         of_layer = [row for row in table if row["layer"] == f".weights[{layer}]"]
         holds = {(row["statement"], row["name"]): row["holds"] for row in of_layer}
-        assert len(holds) == len(of_layer) == (5 if layer == 0 else 6)  # more outputs than inputs
+        assert len(holds) == len(of_layer) == (8 if layer == 0 else 9)  # more outputs than inputs
+        trusted = {
+            ("calibration_size.relative", INDEPENDENT_WEIGHTS),
+            ("calibration_size.leading_constant", INDEPENDENT_WEIGHTS),
+            ("planted_rank.gaussian", INDEPENDENT_NOISE),
+        }
+        assert {key for key in holds if not holds[key]} >= trusted
+        standing = {(row["statement"], row["name"]): row["standing"] for row in of_layer}
+        assert {key for key in standing if standing[key] == "trusted"} == trusted
         condition = "price_of_ignoring_data.condition_number"
         assert not holds[condition, "the activations have full column rank"]
         for row in of_layer:

@@ -128,7 +128,12 @@ def test_turning_the_matrix_turns_the_sketch(name):
     random, one = np.random.default_rng(0), drawn(1)
     left, right = (np.linalg.qr(random.standard_normal((SIZE, SIZE)))[0] for _ in range(2))
     turned = Sketched(
-        left @ np.asarray(one.matrix) @ right.T, right @ np.asarray(one.sketch), 1, True, RANK
+        left @ np.asarray(one.matrix) @ right.T,
+        right @ np.asarray(one.sketch),
+        1,
+        True,
+        RANK,
+        independent=True,
     )
     assert sides(name, turned) == pytest.approx(sides(name, one), rel=1e-8)
 
@@ -222,7 +227,8 @@ def test_hypotheses_and_what_their_failure_does():
         assert number(bound.value) == math.inf
         with pytest.raises(RuntimeError, match=r"i\.i\.d\. Gaussian' does not hold"):
             jax.block_until_ready(bound.require())
-    narrow = Sketched(one.matrix, np.asarray(one.sketch)[:, : RANK + 1], 0, True, RANK)
+    columns = np.asarray(one.sketch)[:, : RANK + 1]
+    narrow = Sketched(one.matrix, columns, 0, True, RANK, independent=True)
     failing = [h.name for h in STATEMENTS["truncated"].bound(narrow).hypotheses if not h.holds]
     assert failing == ["the sketch has at least two columns more than the rank"]
     blind = np.asarray(one.sketch).copy()

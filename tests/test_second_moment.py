@@ -101,9 +101,10 @@ def test_deviation_is_the_better_of_both():
 
 @pytest.mark.parametrize("level", [1e-4, 0.1, 0.9, 1.5, 30.0])
 def test_leverage_bounds_invert_the_exponents(level):
-    """Rows +-e_1 with R = 1, k = 1: the level is ln(1/delta)/m."""
-    rows = np.ones((4, 1))
-    instance = given(rows, np.eye(1), gaussian=False, leverage=4 * level / math.log(2))
+    """Rows e_1 with k = 1 and R at least one: the level is (R/m) ln(1/delta)."""
+    count = max(4, math.ceil(math.log(2) / level))
+    leverage = count * level / math.log(2)
+    instance = given(np.ones((count, 1)), np.eye(1), gaussian=False, leverage=leverage)
     above = sides("leverage_above", instance, failure_probability=0.5)[1]
     below = sides("leverage_below", instance, failure_probability=0.5)[1]
     high: Any = optimize.brentq(lambda d: (1 + d) * math.log1p(d) - d - level, 0, 1e3)

@@ -40,6 +40,11 @@ def drawn(setting: Any = WIDE, seed: int = 0) -> SpikedMatrix:
     return setting.draw(key=jax.random.key(seed))
 
 
+def stated(observed: Any, strengths: Any, noise_scale: Any) -> SpikedMatrix:
+    """A matrix whose noise is stated to be Gaussian and independent of the signal."""
+    return SpikedMatrix(observed, strengths, noise_scale, np.asarray(True))
+
+
 def number(value: Any) -> float:
     return float(np.asarray(value))
 
@@ -101,20 +106,20 @@ def test_worst_cases_are_the_largest_limits(q, outputs):
         for name, expected in worst.items():
 
             def losses(x: Any, name: str = name) -> Any:
-                instance = SpikedMatrix(empty, x[None], jnp.asarray(1.0))
+                instance = stated(empty, x[None], jnp.asarray(1.0))
                 return STATEMENTS[name].formula(instance, None, 0.05)
 
             largest = np.max(np.asarray(jax.vmap(losses)(jnp.asarray(strengths))))
             assert largest == pytest.approx(expected, rel=2e-3)
             assert largest <= expected * (1 + 1e-9)
-            instance = SpikedMatrix(empty, jnp.array([2.0, 1.0]), jnp.asarray(0.5))
+            instance = stated(empty, jnp.array([2.0, 1.0]), jnp.asarray(0.5))
             bound = STATEMENTS[f"{name}_worst_case"].bound(instance).value
             assert number(bound) == pytest.approx(2 * 0.5**2 * expected)
 
 
 def test_limits_by_hand():
     """Strengths 2 and 0.5 at beta = 1: c^2 = c~^2 = 15/20 = 3/4, y = 5/2, y* = 4/sqrt(3) < 5/2."""
-    instance = SpikedMatrix(np.zeros((4, 4)), np.array([2.0, 0.5]), np.asarray(3.0))
+    instance = stated(np.zeros((4, 4)), np.array([2.0, 0.5]), np.asarray(3.0))
     unit = 6.0
     expected = {
         "singular_values": unit * (2.5 + 2),
@@ -136,7 +141,7 @@ def test_limits_by_hand():
 
 def test_limits_of_an_elongated_matrix_by_hand():
     """Strength 1 at beta = 1/4: c^2 = 3/5, c~^2 = 3/8, y^2 = 5/2."""
-    instance = SpikedMatrix(np.zeros((16, 4)), np.array([1.0]), np.asarray(0.25))
+    instance = stated(np.zeros((16, 4)), np.array([1.0]), np.asarray(0.25))
     cosine = np.sqrt(9 / 40) - np.sqrt(1 / 4)
     assert cosine < 0
     expected = {
@@ -161,7 +166,7 @@ def test_limits_of_an_elongated_matrix_by_hand():
 def test_error_in_the_units_of_a_layer_is_that_of_truncation(q, outputs):
     strengths = detection_threshold(q, outputs, 0.3) * np.array([3.0, 1.2, 0.4])
     unit = 0.3 * np.sqrt(60)
-    instance = SpikedMatrix(np.zeros((q, outputs)), strengths / unit, np.asarray(0.3))
+    instance = stated(np.zeros((q, outputs)), strengths / unit, np.asarray(0.3))
     expected = sides("truncation", instance)[1]
     assert number(asymptotic_error(strengths, q, outputs, 0.3)) == pytest.approx(expected)
     assert detection_threshold(q, outputs, 0.3) / unit == pytest.approx((1 / 3) ** 0.25)
@@ -249,7 +254,7 @@ def test_wrong_estimators_are_wrong():
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
 def test_both_sides_scale_with_the_units(name, factor):
     instance = drawn()
-    scaled = SpikedMatrix(
+    scaled = stated(
         factor * np.asarray(instance.observed),
         np.asarray(instance.strengths),
         np.asarray(factor * number(instance.noise_scale)),
@@ -308,7 +313,7 @@ def test_setting_must_hold_its_spikes(rows, columns):
     ],
 )
 def test_outside_its_hypotheses_there_is_no_limit(strengths, noise_scale, failing):
-    instance = SpikedMatrix(np.ones((4, 4)), np.array(strengths), np.asarray(noise_scale))
+    instance = stated(np.ones((4, 4)), np.array(strengths), np.asarray(noise_scale))
     bound = spiked_limit.truncation.bound(instance)
     assert [h.name for h in bound.hypotheses if not bool(h.holds)] == [failing]
     assert number(bound.value) == np.inf
@@ -319,7 +324,7 @@ def test_outside_its_hypotheses_there_is_no_limit(strengths, noise_scale, failin
 @pytest.mark.parametrize(("strongest", "holds"), [(0.7, False), (0.72, True)])
 def test_operator_rule_asks_for_a_detected_component(strongest, holds):
     """The threshold is 0.7071 at beta = 1/4; a weaker second component is no matter."""
-    instance = SpikedMatrix(np.ones((4, 16)), np.array([strongest, 0.1]), np.asarray(3.0))
+    instance = stated(np.ones((4, 16)), np.array([strongest, 0.1]), np.asarray(3.0))
     failing = [
         h.name for h in spiked_limit.operator.bound(instance).hypotheses if not bool(h.holds)
     ]
@@ -337,7 +342,7 @@ def test_statement_is_a_limit_of_spiked_matrices(name):
         statement.bound(np.eye(3))
     with jax.enable_x64(True):
         for setting in (*statement.regimes.values(), statement.control):
-            empty = SpikedMatrix(
+            empty = stated(
                 np.zeros((setting.rows, setting.columns)), setting.strengths, np.asarray(1.0)
             )
             assert all(bool(h.holds) for h in statement.hypotheses(empty, 0.05))

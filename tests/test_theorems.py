@@ -17,7 +17,11 @@ from lowrank_theory.problems import Layer, Observed, Problem, ReluThenNoise, Set
 from lowrank_theory.theorems import CONTENTS, Certainty, Direction, Hypothesis
 from lowrank_theory.theorems.approximate_rank import Oracle, SchattenBall
 from lowrank_theory.theorems.best_possible import Optimality, best_error
-from lowrank_theory.theorems.calibration_size import CalibrationSetting, first_order_excess
+from lowrank_theory.theorems.calibration_size import (
+    CalibrationSetting,
+    FreshRows,
+    first_order_excess,
+)
 from lowrank_theory.theorems.minimax_floor import risk_floor
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
 from lowrank_theory.theorems.spiked_limit import asymptotic_error, detection_threshold
@@ -57,14 +61,17 @@ COUNTS = {"rank_penalty.selected_rank", "rank_penalty.detected_rank"}
 # Few shapes, so that compilations are shared.
 LINEAR = Setting(samples=20, inputs=8, outputs=6, rank=2)
 RECTIFIED = dataclasses.replace(LINEAR, link=ReluThenNoise())
-ROWS = Setting(samples=60, inputs=8, outputs=6, rank=2, target=targets.ApproximateRank())
+ROWS = FreshRows(samples=60, inputs=8, outputs=6, rank=2)
 WISHART = CalibrationSetting(np.asarray(100), 6, 2, spectra.PowerLaw(1.0))
 LAPLACE, FULL_RANK = noise.Laplace(0.1), targets.ApproximateRank()
 
 
 def fitting(name: str) -> Any:
     """A setting whose instances satisfy the hypotheses of the statement."""
-    special = {"calibration_size.relative": ROWS, "calibration_size.leading_constant": WISHART}
+    special = {"calibration_size.leading_constant": WISHART}
+    special |= dict.fromkeys(
+        (f"calibration_size.{each}" for each in ("relative", "gaussian", "ridge_gaussian")), ROWS
+    )
     if name == "calibration_size.gap":
         return next(iter(STATEMENTS[name].regimes.values()))
     return special.get(name, RECTIFIED if name.startswith("relu") else LINEAR)
@@ -190,7 +197,7 @@ VIOLATIONS: dict[tuple[str, str], Any] = {
     ("calibration_size.relative", "Gaussian rows"): dataclasses.replace(
         ROWS, activations=activations.ReluOutputs(4)
     ),
-    ("calibration_size.relative", "enough samples"): dataclasses.replace(LINEAR, target=FULL_RANK),
+    ("calibration_size.relative", "enough samples"): dataclasses.replace(ROWS, samples=20),
     ("calibration_size.leading_constant", "gap at the rank"): dataclasses.replace(
         WISHART, spectrum=spectra.Flat()
     ),

@@ -7,6 +7,7 @@ E_{ij}} \le e^{\lambda^2\sigma^2/2}$ for independent entries, and infinite where
 
 import abc
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -18,7 +19,13 @@ from lowrank_theory.generators._random import laplace, normal, student_t, unifor
 
 
 class AbstractNoise(eqx.Module):
-    """A law of noise; `scale` is its largest entrywise standard deviation."""
+    """A law of noise; `scale` is its largest entrywise standard deviation.
+
+    `independent` says that a draw looks at the shapes of activations and target alone; a law that
+    does not say so is taken to look at more.
+    """
+
+    independent: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -42,6 +49,8 @@ def _shape(activations: Array, target_weights: Array) -> tuple[int, int]:
 
 class Gaussian(AbstractNoise):
     r"""Independent $N(0, \text{scale}^2)$ entries; `scale` zero is no noise."""
+
+    independent = True
 
     scale: float
 
@@ -67,6 +76,8 @@ class Gaussian(AbstractNoise):
 class Rademacher(AbstractNoise):
     r"""Independent entries $\pm$`scale`."""
 
+    independent = True
+
     scale: float
 
     def __check_init__(self) -> None:
@@ -91,6 +102,8 @@ class Rademacher(AbstractNoise):
 
 class Uniform(AbstractNoise):
     r"""Independent entries uniform on $[-\sqrt3, \sqrt3]\cdot$`scale`."""
+
+    independent = True
 
     scale: float
 
@@ -122,6 +135,8 @@ class Laplace(AbstractNoise):
     sub-Gaussian.
     """
 
+    independent = True
+
     scale: float
 
     def __check_init__(self) -> None:
@@ -146,6 +161,8 @@ class Laplace(AbstractNoise):
 
 class StudentT(AbstractNoise):
     """Independent Student-t entries of standard deviation `scale`; `degrees` must exceed two."""
+
+    independent = True
 
     scale: float
     degrees: float = 3.0
@@ -183,6 +200,8 @@ class Heteroskedastic(AbstractNoise):
     It runs geometrically from `scale` down to `scale / spread`, in random order.
     """
 
+    independent = True
+
     scale: float
     spread: float = 10.0
     by_column: bool = False
@@ -217,6 +236,8 @@ class Correlated(AbstractNoise):
     """Gaussian entries with covariance `scale**2 * correlation**|i - j|` along each row:
     neighbouring outputs err alike.
     """
+
+    independent = True
 
     scale: float
     correlation: float = 0.9
@@ -253,6 +274,8 @@ class Correlated(AbstractNoise):
 
 class SparseOutliers(AbstractNoise):
     """Gaussian entries, a random `fraction` of which is `magnitude` times larger."""
+
+    independent = True
 
     scale: float
     fraction: float = 0.01

@@ -24,6 +24,8 @@ from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, every_rank
 from lowrank_theory.theorems import Standing
+from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
+from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 from lowrank_theory.theorems.white_residual import counted_share
 
 POINTS = 60  # of a spectrum, for a picture
@@ -234,7 +236,8 @@ def _tails(values: np.ndarray) -> np.ndarray:
 
 
 def _calibration_sizes(values: np.ndarray, rank: int, rounding: float) -> Row:
-    r"""Rows at which the squared loss exceeds the least by 1 %, given the spectrum of the outputs.
+    r"""Rows at which the squared loss exceeds the least by 1 %, given the spectrum of the outputs,
+    for weights that do not depend on the rows.
 
     To first order the excess is $\frac1m\sum_{j\le r<k}\frac{l_jl_k}{l_j-l_k}$. The bound
     $\bigl(\frac{1+a/\sqrt m}{1-b/\sqrt m}\bigr)^2L^*$ with $a = t\sqrt{l_{r+1}/L^*}$ and $b =
@@ -449,7 +452,7 @@ def hypotheses(layer: Layer) -> list[Row]:
     """What `LayerStudy.hypotheses` says of one layer."""
     residual = _residual(layer)
     noise = () if residual is None else residual.hypotheses()
-    return [*_resolved(layer), *_gaussian_rows(layer), *noise]
+    return [*_resolved(layer), *_gaussian_rows(layer), *noise, *_independence()]
 
 
 def _resolved(layer: Layer) -> Iterator[Row]:
@@ -492,6 +495,20 @@ def _gaussian_rows(layer: Layer) -> Iterator[Row]:
             deviation,
             float(stats.norm.isf(FALSE_ALARM / 2)),
         )
+
+
+def _independence() -> Iterator[Row]:
+    r"""What only whoever trained the network could say, and which is not taken to hold: that the
+    weights came about without regard to the calibration rows. The noise $X_B(W - M)$ of the stated
+    truth does depend on the inputs.
+    """
+    yield _trusted("calibration_size.relative", INDEPENDENT_WEIGHTS)
+    yield _trusted("calibration_size.leading_constant", INDEPENDENT_WEIGHTS)
+    yield _trusted("planted_rank.gaussian", INDEPENDENT_NOISE)
+
+
+def _trusted(statement: str, name: str) -> Row:
+    return _checked(statement, name, -1.0) | {"standing": Standing.TRUSTED.value}
 
 
 def _checked(statement: str, name: str, margin: float) -> Row:

@@ -48,7 +48,8 @@ class LayerStudy:
     - `samples_needed` and `samples_sufficient`: the rows after which the squared error exceeds the
       least by 1 % to first order (`calibration_size.leading_constant`), and by at most 1 % with
       probability 0.95 (`calibration_size.relative`), if rows are independent and Gaussian with the
-      held-out covariance;
+      held-out covariance, and if the weights do not depend on them: those of training rows do, and
+      for these the numbers promise nothing;
     - `certified`: whether the numerical certificate of the data-driven fit holds.
 
     `layers` has one entry for each layer:
@@ -71,7 +72,9 @@ class LayerStudy:
     `hypotheses` says, for each layer at half its full rank, which hypotheses of the theorems hold:
     `layer`, `statement`, `name`, `standing`, `holds` and `margin`. For hypotheses on laws, which
     data can only refute, the margin is `allowed - statistic`, where `allowed` is exceeded with
-    probability about 0.01 if they are true; elsewhere these two are `None`.
+    probability about 0.01 if they are true; elsewhere these two are `None`. Those of independence
+    are *trusted*: no number shows them, nobody states them of a trained layer, and they are listed
+    as not holding.
 
     `not_followed` says of every other leaf that was selected why it was not studied.
     """

@@ -8,10 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lowrank_theory._numerics import after, float64, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import (
+    after,
+    check_count,
+    check_rank,
+    float64,
+    matmul,
+    relative_rank_cutoff,
+    safe_divide,
+)
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.generators import activations, spectra
+from lowrank_theory.generators import spectra
 from lowrank_theory.generators._random import normal
+from lowrank_theory.generators.activations import AbstractActivations, Isotropic, haar
+from lowrank_theory.generators.targets import AbstractTarget, ApproximateRank
 from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import LowRank
 from lowrank_theory.theorems._quantities import deviation
@@ -47,8 +57,8 @@ class CalibrationSetting(eqx.Module):
 def _draw(setting: CalibrationSetting, key: PRNGKeyArray) -> Problem:
     left_key, right_key, normal_key, chi_key, mean_key = jax.random.split(key, 5)
     size = setting.inputs
-    left = activations.haar(size, size, key=left_key)
-    right = activations.haar(size, size, key=after(left, right_key))
+    left = haar(size, size, key=left_key)
+    right = haar(size, size, key=after(left, right_key))
     weights = matmul(left * setting.spectrum.values(size), right.T)
     degrees = setting.samples - 1.0 - jnp.arange(size)
     diagonal = jnp.sqrt(2 * jax.random.gamma(chi_key, degrees / 2, dtype=float))
@@ -59,8 +69,54 @@ def _draw(setting: CalibrationSetting, key: PRNGKeyArray) -> Problem:
     )
     nothing = jnp.zeros((1, size))
     true = jnp.asarray(True)
-    truth = Truth(weights, nothing, nothing, jnp.zeros(()), true, true, jnp.eye(size))
+    truth = Truth(weights, nothing, nothing, jnp.zeros(()), true, true, jnp.eye(size), true, true)
     return Problem(Observed(weights=weights, calibration=calibration), truth, setting.rank)
+
+
+class FreshRows(eqx.Module):
+    """A layer whose weights were drawn apart from the rows that calibrate it, as statements about
+    the size of a calibration ask.
+
+    The weights follow the law `target`, which meets the identity in the place of the rows.
+    """
+
+    samples: int
+    inputs: int
+    outputs: int
+    rank: int
+    activations: AbstractActivations = Isotropic()
+    target: AbstractTarget = ApproximateRank()
+
+    def __check_init__(self) -> None:
+        for name in ("samples", "inputs", "outputs"):
+            check_count(name, getattr(self, name), 1)
+        check_rank(self.rank, self.inputs, self.outputs)
+
+    def draw(self, *, key: PRNGKeyArray) -> Problem:
+        """A layer and its rows, in float64; works under `jit` and `vmap`."""
+        with float64():
+            return _draw_rows(self, key)
+
+
+@eqx.filter_jit
+def _draw_rows(setting: FreshRows, key: PRNGKeyArray) -> Problem:
+    row_key, weight_key = jax.random.split(key)
+    rows, second_moment = setting.activations.draw(setting.samples, setting.inputs, key=row_key)
+    weights = setting.target.draw(
+        jnp.eye(setting.inputs), setting.outputs, setting.rank, key=after(rows, weight_key)
+    )
+    truth = Truth(
+        weights,
+        jnp.zeros((setting.samples, setting.outputs)),
+        rows,
+        noise_scale=jnp.zeros(()),
+        gaussian_noise=jnp.asarray(True),
+        gaussian_rows=jnp.asarray(setting.activations.gaussian_rows),
+        second_moment=second_moment,
+        independent_noise=jnp.asarray(True),
+        independent_weights=jnp.asarray(True),
+    )
+    return Problem(Observed(weights=weights, activations=rows), truth, setting.rank)
 
 
 def population_loss(problem: Problem, factors: LowRank) -> Float[Array, ""]:
@@ -83,7 +139,7 @@ def first_order_excess(eigenvalues: Float[Array, " outputs"], rank: int) -> Floa
     loss; meaningful where $l_r > l_{r+1}$.
     """
     kept, dropped = eigenvalues[:rank, None], eigenvalues[None, rank:]
-    return jnp.sum(safe_divide(kept * dropped, kept - dropped))
+    return jnp.sum(safe_divide(kept, kept - dropped) * dropped)
 
 
 def true_second_moment(problem: Problem) -> Float[Array, "inputs inputs"]:

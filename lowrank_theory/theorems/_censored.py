@@ -24,9 +24,11 @@ from lowrank_theory.recovery.censored import (
 )
 from lowrank_theory.theorems._quantities import (
     column_space,
-    gaussian_noise_hypothesis,
+    forming,
+    frobenius,
+    gaussian_noise_hypotheses,
     model_hypothesis,
-    singular_values,
+    rank_hypothesis,
 )
 from lowrank_theory.theorems._theorem import AbstractAdversary, Hypothesis
 
@@ -146,9 +148,9 @@ def _box_hypothesis(name: str, problem: Problem, weights: AnyArray, box: float) 
     """All outputs of the weights are in the box, up to rounding."""
     inputs = problem.truth.layer_inputs
     bound = box * noise_scale(problem)
-    scale = jnp.linalg.norm(inputs) * jnp.linalg.norm(weights)
-    allowed = bound + rounding_allowance(scale, *inputs.shape)
-    return Hypothesis(name, (allowed - jnp.max(jnp.abs(matmul(inputs, weights)))) / bound)
+    allowed = bound + rounding_allowance(forming(inputs, weights), *inputs.shape)
+    margin = allowed - jnp.max(jnp.abs(matmul(inputs, weights)))
+    return Hypothesis(name, jnp.where(bound > 0, safe_divide(margin, bound), -1.0))
 
 
 def truth_in_box(problem: Problem, box: float) -> Hypothesis:
@@ -162,25 +164,21 @@ def candidate_in_box(candidate: Candidate, box: float) -> Hypothesis:
 
 
 def candidate_rank(candidate: Candidate) -> Hypothesis:
-    inputs, rank = candidate.problem.truth.layer_inputs, candidate.problem.rank
-    values = singular_values(candidate.preactivations)
-    rest = values[rank] if values.size > rank else jnp.zeros(())
-    scale = jnp.linalg.norm(inputs) * jnp.linalg.norm(candidate.weights)
-    allowed = rounding_allowance(scale, *inputs.shape)
-    return Hypothesis("the candidate has rank at most r", safe_divide(allowed - rest, scale))
+    name = "the candidate has rank at most r"
+    return rank_hypothesis(name, candidate.problem, candidate.weights)
 
 
 def rectified_gaussian(problem: Problem) -> tuple[Hypothesis, ...]:
-    """The model, and Gaussian noise."""
+    """The model, and Gaussian noise that does not depend on the layer."""
     truth = problem.truth
     signal = jax.nn.relu(truth.clean_outputs + truth.noise) - truth.noise
     name = "the outputs are rectified noisy outputs"
-    return (model_hypothesis(name, problem, signal), gaussian_noise_hypothesis(truth))
+    return (model_hypothesis(name, problem, signal), *gaussian_noise_hypotheses(truth))
 
 
 def error(problem: Problem, weights: Array) -> Float[Array, ""]:
     inputs = problem.truth.layer_inputs
-    return jnp.linalg.norm(matmul(inputs, weights) - problem.truth.clean_outputs)
+    return frobenius(matmul(inputs, weights) - problem.truth.clean_outputs)
 
 
 def excess_loss(problem: Problem, weights: Array) -> Float[Array, ""]:
@@ -194,7 +192,7 @@ def excess_loss(problem: Problem, weights: Array) -> Float[Array, ""]:
 def total_norm(problem: Problem) -> Float[Array, ""]:
     r"""$\lVert Y\rVert_F + \sigma\sqrt{mK}$: outputs, and the noise behind what is censored."""
     outputs = problem.observed.target_outputs
-    return jnp.linalg.norm(outputs) + noise_scale(problem) * math.sqrt(outputs.size)
+    return frobenius(outputs) + noise_scale(problem) * math.sqrt(outputs.size)
 
 
 def imputed(problem: Problem) -> Array:

@@ -6,30 +6,56 @@ import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import (
     AnyArray,
+    Tree,
+    cast,
     check_number,
+    float_dtype,
     matmul,
     relative_rank_cutoff,
+    resolution,
     rounding_allowance,
     safe_divide,
     safe_sqrt,
 )
 from lowrank_theory.perturbations import Perturbation
-from lowrank_theory.problems import Layer, Problem, Truth
+from lowrank_theory.problems import Layer, Observed, Problem, Truth
+from lowrank_theory.recovery import LowRank
 from lowrank_theory.theorems._theorem import Hypothesis, Standing
+
+INDEPENDENT_NOISE = "the noise does not depend on the inputs and the target"
+EPS = float(jnp.finfo(jnp.float64).eps)
+_LEAST = 2.0**-480  # of a size whose square keeps its digits
 
 
 class ColumnSpace(eqx.Module):
-    r"""The column space of $\tilde X$: orthonormal `basis` (padded with zero columns), and its
-    dimension q.
+    r"""The column space of $\tilde X$, as far as its entries resolve it: `vectors` are its left
+    singular vectors, of which those that are `kept` span the space, and `values` its singular
+    values.
+
+    A direction is kept where its singular value exceeds the one rank cut-off of the project, for
+    the machine epsilon with which $\tilde X$ was stored. $P$ projects on these; $q$ is their
+    number.
     """
 
-    basis: Float[Array, "samples width"]
-    dimension: Float[Array, ""]
+    vectors: Float[Array, "samples width"]
+    values: Float[Array, " width"]
+    kept: Bool[Array, " width"]
+
+    @property
+    def basis(self) -> Float[Array, "samples width"]:
+        """Orthonormal columns, padded with zero columns."""
+        return self.vectors * self.kept
+
+    @property
+    def dimension(self) -> Float[Array, ""]:
+        """$q$."""
+        return jnp.sum(self.kept).astype(float)
 
     def coordinates(
         self, matrix: Float[AnyArray, "samples outputs"]
@@ -37,33 +63,99 @@ class ColumnSpace(eqx.Module):
         """$U^TA$, which has the singular values of $PA$ (and zeros)."""
         return matmul(self.basis.T, matrix)
 
+    def missed(self, matrix: Float[AnyArray, "samples outputs"]) -> Float[Array, ""]:
+        r"""$\lVert(I-P)A\rVert_F$ of a matrix whose columns are combinations of those of $\tilde
+        X$: exactly zero where all directions are kept.
+        """
+        return frobenius(matmul((self.vectors * ~self.kept).T, matrix))
 
-def column_space(layer_inputs: Float[AnyArray, "samples inputs"]) -> ColumnSpace:
-    """The column space, by one rank cut-off."""
-    left, values, _ = jnp.linalg.svd(layer_inputs, full_matrices=False)
-    kept = _kept(values, layer_inputs.shape)
-    return ColumnSpace(left * kept, jnp.sum(kept).astype(float))
+    def fitted(self, matrix: Float[AnyArray, "samples outputs"]) -> Float[Array, ""]:
+        r"""$\lVert\tilde X^+A\rVert_F$, the size of the least-squares layer for the outputs $A$."""
+        return frobenius(safe_divide(self.coordinates(matrix), self.values[:, None]))
 
 
-def column_rank(layer_inputs: Float[AnyArray, "samples inputs"]) -> Float[Array, ""]:
+def column_space(
+    layer_inputs: Float[AnyArray, "samples inputs"], resolution: float = EPS
+) -> ColumnSpace:
+    """The column space of inputs that were stored with this machine epsilon."""
+    rows = jnp.asarray(layer_inputs, float)
+    vectors, values, _ = jnp.linalg.svd(rows, full_matrices=False)
+    return ColumnSpace(vectors, values, _kept(values, rows.shape, resolution))
+
+
+def column_rank(
+    layer_inputs: Float[AnyArray, "samples inputs"], resolution: float = EPS
+) -> Float[Array, ""]:
     """q, by the same cut-off: in half the time, where no basis is needed."""
-    values = singular_values(jnp.asarray(layer_inputs))
-    return jnp.sum(_kept(values, layer_inputs.shape)).astype(float)
+    values = singular_values(layer_inputs)
+    return jnp.sum(_kept(values, layer_inputs.shape, resolution)).astype(float)
 
 
-def _kept(values: Float[Array, " count"], shape: tuple[int, ...]) -> Bool[Array, " count"]:
+def _kept(
+    values: Float[Array, " count"], shape: tuple[int, ...], resolution: float
+) -> Bool[Array, " count"]:
     """The singular values that are not rounding."""
-    return values > relative_rank_cutoff(shape) * values[0]
+    return values > relative_rank_cutoff(shape, resolution) * values[0]
 
 
-def singular_values(matrix: Float[Array, "rows columns"]) -> Float[Array, " count"]:
+def stored_resolution(observed: Observed) -> float:
+    r"""The machine epsilon by which the recovery of this layer cuts the rank of $\tilde X$."""
+    return resolution(observed.layer_inputs)
+
+
+def resolved_space(problem: Problem) -> ColumnSpace:
+    r"""The columns of $\tilde X$ that the recovery resolves."""
+    return column_space(problem.truth.layer_inputs, stored_resolution(problem.observed))
+
+
+def resolved_rank(problem: Problem) -> Float[Array, ""]:
+    """$q$ of the same."""
+    return column_rank(problem.truth.layer_inputs, stored_resolution(problem.observed))
+
+
+def in_double(tree: Tree) -> Tree:
+    """The same numbers in float64."""
+    return cast(tree, jnp.float64)
+
+
+def coarseness(*arrays: Any) -> float:
+    r"""What rounding in float64 has to be multiplied by, so that it covers that of factors returned
+    in the common float dtype of these arrays, with machine epsilon $\epsilon$.
+
+    It moves $\tilde XLR$ by at most $\tfrac\epsilon2\lVert\tilde X\rVert(\lVert L\rVert_F\lVert
+    R\rVert + \lVert L\rVert\lVert R\rVert_F)$, no more than $\epsilon\sqrt r\lVert\tilde X\rVert
+    \lVert LR\rVert$ if one factor is orthonormal or both are balanced: a thirty-second part of the
+    `rounding_allowance` of that epsilon.
+    """
+    return max(1.0, float(jnp.finfo(float_dtype(*arrays)).eps) / (32 * EPS))
+
+
+def frobenius(matrix: AnyArray) -> Float[Array, ""]:
+    r"""$\lVert A\rVert_F$ wherever it is a float64: squares of the entries need not be.
+
+    The entries are scaled by a power of two, which rounds nothing.
+    """
+    array = jnp.asarray(matrix, float)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(array), initial=0.0))
+    exponent = jnp.clip(jnp.frexp(largest)[1] - 1, -1000, 1000)
+    unit = jnp.where(largest > 0, jnp.ldexp(1.0, exponent), 1.0)
+    return unit * safe_sqrt(jnp.sum((array / unit) ** 2))
+
+
+def squared(size: Float[Array, ""]) -> Float[Array, ""]:
+    """The square of a size; NaN where it is no float64, or not to full precision."""
+    lost = (size > 0) & ((size < _LEAST) | (size > 1 / _LEAST))
+    return jnp.where(lost, jnp.nan, size**2)
+
+
+def singular_values(matrix: Float[AnyArray, "rows columns"]) -> Float[Array, " count"]:
     """Singular values in decreasing order."""
-    return jnp.linalg.svd(matrix, compute_uv=False)
+    return jnp.linalg.svd(jnp.asarray(matrix, float), compute_uv=False)
 
 
 def tail_norm(values: Float[Array, " count"], rank: int) -> Float[Array, ""]:
     """The Frobenius norm of all but the `rank` largest singular values."""
-    return jnp.linalg.norm(values[rank:])
+    return frobenius(values[rank:])
 
 
 def schatten_norm(values: Float[Array, " count"], exponent: float) -> Float[Array, ""]:
@@ -84,35 +176,58 @@ def check_exponent(name: str, value: Any) -> float:
 
 def total_norm(instance: Perturbation) -> Float[Array, ""]:
     r"""$\lVert A\rVert_F + \lVert Z\rVert_F$, with which rounding in $A + Z$ scales."""
-    return jnp.linalg.norm(instance.matrix) + jnp.linalg.norm(instance.noise)
+    return frobenius(instance.matrix) + frobenius(instance.noise)
 
 
 def attainable_noise(problem: Problem) -> tuple[Float[Array, " count"], Float[Array, ""]]:
     """The singular values of $PE$, and q."""
-    space = column_space(problem.truth.layer_inputs)
+    space = resolved_space(problem)
     return singular_values(space.coordinates(problem.truth.noise)), space.dimension
 
 
-def target_rank_hypothesis(problem: Problem) -> Hypothesis:
-    r"""rank$(\tilde XM) \le r$, up to rounding: the relative size of the (r+1)-th singular value
-    against the cut-off.
+def resolved_signal(problem: Problem) -> tuple[Float[Array, " count"], Float[Array, ""]]:
+    r"""The singular values of $PF^*$, and $\lVert(I-P)F^*\rVert_F$: what the clean outputs $F^* =
+    \tilde XM$ hold in directions that the recovery does not resolve, and which it loses.
     """
-    truth = problem.truth
-    values = singular_values(truth.clean_outputs)
-    rest = values[problem.rank] if values.size > problem.rank else jnp.zeros(())
-    scale = jnp.linalg.norm(truth.layer_inputs) * jnp.linalg.norm(truth.target_weights)
-    allowed = rounding_allowance(scale, *truth.layer_inputs.shape)
-    return Hypothesis("the target outputs have rank at most r", safe_divide(allowed - rest, scale))
+    space, clean = resolved_space(problem), problem.truth.clean_outputs
+    return singular_values(space.coordinates(clean)), space.missed(clean)
+
+
+def forming(inputs: AnyArray, weights: AnyArray) -> Float[Array, ""]:
+    r"""$\bigl\lVert\,|X|\,|A|\,\bigr\rVert_F$, on the scale of which $XA$ is rounded: an input that
+    $A$ ignores adds nothing, however large it is.
+    """
+    rows, columns = (jnp.abs(jnp.asarray(part, float)) for part in (inputs, weights))
+    return frobenius(matmul(rows, columns))
+
+
+def rank_hypothesis(name: str, problem: Problem, weights: AnyArray) -> Hypothesis:
+    r"""$\operatorname{rank}(\tilde XA) \le r$, up to the rounding of the product: the singular
+    values after the r-th against those of what was rounded.
+    """
+    inputs = problem.truth.layer_inputs
+    rest = tail_norm(singular_values(matmul(inputs, weights)), problem.rank)
+    scale = coarseness(problem.observed) * forming(inputs, weights)
+    allowed = rounding_allowance(scale, *inputs.shape)
+    return Hypothesis(name, safe_divide(allowed - rest, scale))
+
+
+def target_rank_hypothesis(problem: Problem) -> Hypothesis:
+    r"""rank$(\tilde XM) \le r$, up to rounding."""
+    name = "the target outputs have rank at most r"
+    return rank_hypothesis(name, problem, problem.truth.target_weights)
 
 
 def model_hypothesis(
     name: str, problem: Problem, signal: Float[Array, "samples outputs"]
 ) -> Hypothesis:
     """Outputs = signal + noise, up to rounding."""
-    truth, outputs = problem.truth, problem.observed.target_outputs
-    scale = jnp.linalg.norm(outputs) + jnp.linalg.norm(truth.noise)
+    truth, outputs = problem.truth, jnp.asarray(problem.observed.target_outputs, float)
+    formed = forming(truth.layer_inputs, truth.target_weights)
+    scale = frobenius(outputs) + frobenius(truth.noise) + formed
+    scale = coarseness(problem.observed) * scale
     allowed = rounding_allowance(scale, *truth.layer_inputs.shape)
-    mismatch = jnp.linalg.norm(outputs - signal - truth.noise)
+    mismatch = frobenius(outputs - signal - truth.noise)
     return Hypothesis(name, safe_divide(allowed - mismatch, scale))
 
 
@@ -129,15 +244,22 @@ def law_hypothesis(name: str, known: Bool[AnyArray, ""]) -> Hypothesis:
     return Hypothesis(name, jnp.where(known, 1.0, -1.0), Standing.TRUSTED)
 
 
-def gaussian_noise_hypothesis(truth: Truth) -> Hypothesis:
-    """Independent Gaussian entries of one variance."""
-    return law_hypothesis("the noise is i.i.d. Gaussian", truth.gaussian_noise)
+def gaussian_noise_hypotheses(truth: Truth) -> tuple[Hypothesis, ...]:
+    """Independent Gaussian entries of one variance, which know nothing of the layer."""
+    law = law_hypothesis("the noise is i.i.d. Gaussian", truth.gaussian_noise)
+    return (law, independent_noise_hypothesis(truth))
 
 
-def sub_gaussian_noise_hypothesis(truth: Truth) -> Hypothesis:
-    """Independent entries with a finite sub-Gaussian constant."""
+def sub_gaussian_noise_hypotheses(truth: Truth) -> tuple[Hypothesis, ...]:
+    """Independent entries with a finite sub-Gaussian constant, which know nothing of the layer."""
     name = "the noise entries are independent and sub-Gaussian"
-    return law_hypothesis(name, jnp.isfinite(truth.noise_scale))
+    law = law_hypothesis(name, jnp.isfinite(truth.noise_scale))
+    return (law, independent_noise_hypothesis(truth))
+
+
+def independent_noise_hypothesis(truth: Truth) -> Hypothesis:
+    r"""$E$ does not depend on $\tilde X$ and $M$. Noise that holds $(X - \tilde X)W$ does."""
+    return law_hypothesis(INDEPENDENT_NOISE, truth.independent_noise)
 
 
 def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:
@@ -149,21 +271,57 @@ def gaussian_edge(problem: Problem, failure_probability: float) -> Float[Array, 
     r"""$\sigma(\sqrt q + \sqrt K + t)$, above $\lVert PE\rVert$ with probability $1-\delta$ for
     i.i.d. Gaussian noise.
     """
-    q = column_rank(problem.truth.layer_inputs)
+    q = resolved_rank(problem)
     edge = jnp.sqrt(q) + math.sqrt(problem.observed.shape[1]) + deviation(failure_probability)
     return jnp.asarray(problem.truth.noise_scale) * edge
 
 
 def largest_rank(problem: Problem) -> Float[Array, ""]:
     r"""$d = \min(q, K)$, above which no outputs of the layer have their rank."""
-    return jnp.minimum(
-        column_space(problem.truth.layer_inputs).dimension, problem.observed.shape[1]
-    )
+    return jnp.minimum(resolved_space(problem).dimension, problem.observed.shape[1])
 
 
 def output_norm(problem: Problem) -> Float[Array, ""]:
     r"""$\lVert Y\rVert_F$."""
-    return jnp.linalg.norm(problem.observed.target_outputs)
+    return frobenius(problem.observed.target_outputs)
+
+
+def rounded_outputs(problem: Problem) -> Float[Array, ""]:
+    r"""$\lVert Y\rVert_F + 4\bigl\lVert\,|\tilde X|\,|M|\,\bigr\rVert_F + \lVert\tilde X\rVert_F
+    \lVert\tilde X^+Y\rVert_F$, on the scale of which the outputs of a recovery are rounded: they
+    are formed from factors as large as those of the least-squares layer. Four times what rounding
+    may add to the rank of the target, of which a bound makes $1 + \sqrt5$ times as much.
+    """
+    truth, outputs = problem.truth, problem.observed.target_outputs
+    inverted = frobenius(truth.layer_inputs) * resolved_space(problem).fitted(outputs)
+    return output_norm(problem) + 4 * forming(truth.layer_inputs, truth.target_weights) + inverted
+
+
+def output_error(estimate: LowRank | Array, truth: Truth) -> Float[Array, ""]:
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F$, wherever it is a float64."""
+    fitted = matmul(truth.layer_inputs, *_factors(estimate))
+    return frobenius(fitted - jnp.asarray(truth.clean_outputs))
+
+
+def weight_error(estimate: LowRank | Array, truth: Truth) -> Float[Array, ""]:
+    r"""$\lVert\hat M - M\rVert_F$, wherever it is a float64."""
+    return frobenius(matmul(*_factors(estimate)) - jnp.asarray(truth.target_weights))
+
+
+def _factors(estimate: LowRank | Array) -> tuple[Array, ...]:
+    """In float64."""
+    found = in_double(estimate)
+    return (found.left, found.right) if isinstance(found, LowRank) else (found,)
+
+
+def error_magnitude(problem: Problem) -> Float[Array, ""]:
+    r"""What rounding in $\lVert\tilde X(\hat M - M)\rVert_F$ scales with."""
+    return coarseness(problem.observed) * rounded_outputs(problem)
+
+
+def squared_error_magnitude(problem: Problem) -> Float[Array, ""]:
+    """The same for the square of the error."""
+    return coarseness(problem.observed) * squared(rounded_outputs(problem))
 
 
 def least_squares(problem: Problem) -> Float[Array, "inputs outputs"]:

@@ -39,7 +39,8 @@ class Sketched(eqx.Module):
     r"""A matrix $A$, the sketch $\Omega$ that meets it, the rank asked for and the number of power
     iterations.
 
-    `gaussian` says whether the entries of the sketch are i.i.d. $N(0, 1)$. Raises `ValueError` for
+    `gaussian` says whether the entries of the sketch are i.i.d. $N(0, 1)$, and `independent`
+    whether they know nothing of the matrix, which no number shows. Raises `ValueError` for
     wrong or mismatched shapes, integer dtypes, non-finite entries, a rank that the matrix cannot
     have, or a sketch with fewer columns than the rank.
     """
@@ -49,6 +50,7 @@ class Sketched(eqx.Module):
     power_iterations: Int[AnyArray, ""]
     gaussian: Bool[AnyArray, ""]
     rank: int = eqx.field(static=True)
+    independent: Bool[AnyArray, ""]
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Sketched(eqx.Module):
         power_iterations: Any,
         gaussian: Any,
         rank: int,
+        *,
+        independent: Any = False,
     ) -> None:
         self.matrix = check_array("matrix", matrix, "rows", "columns")
         self.sketch = check_array("sketch", sketch, "columns", "width")
@@ -66,6 +70,7 @@ class Sketched(eqx.Module):
         self.rank = check_count("rank", rank, 1, min(rows, *self.sketch.shape), why)
         self.power_iterations = _whole("power_iterations", power_iterations)
         self.gaussian = jnp.asarray(gaussian, bool)
+        self.independent = jnp.asarray(independent, bool)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -108,7 +113,8 @@ class SketchSetting(eqx.Module):
             values = jnp.asarray(self.values, float)
             sketch = normal(key, (values.size, self.rank + self.oversampling))
             power_iterations = jnp.asarray(self.power_iterations)
-            return Sketched(jnp.diag(values), sketch, power_iterations, True, self.rank)
+            matrix = jnp.diag(values)
+            return Sketched(matrix, sketch, power_iterations, True, self.rank, independent=True)
 
 
 class Probed(eqx.Module):

@@ -6,10 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_count, float64, matmul, settle
+from lowrank_theory.problems import not_stated
 from lowrank_theory.recovery import LowRank, shrinkage, truncated_svd
 
 
@@ -18,12 +19,14 @@ class SpikedMatrix(eqx.Module):
     singular values $x_i\sigma\sqrt L$ on its diagonal.
 
     By the rotational invariance of the noise no generality is lost by unit vectors as the singular
-    vectors of $F$. `strengths` are the $x_i$.
+    vectors of $F$. `strengths` are the $x_i$. `gaussian` says whether $G$ is i.i.d. $N(0, 1)$
+    and knows nothing of $F$, which no number shows.
     """
 
     observed: Float[AnyArray, "rows columns"]
     strengths: Float[AnyArray, " rank"]
     noise_scale: Float[AnyArray, ""]
+    gaussian: Bool[AnyArray, ""] = eqx.field(default_factory=not_stated)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -77,7 +80,7 @@ class SpikedSetting(eqx.Module):
             scale = jnp.asarray(self.noise_scale, float)
             noise = scale * jax.random.normal(key, (self.rows, self.columns), float)
             empty = SpikedMatrix(noise, strengths, scale)
-            return SpikedMatrix(empty.signal + noise, strengths, scale)
+            return SpikedMatrix(empty.signal + noise, strengths, scale, jnp.asarray(True))
 
 
 def _diagonal(values: Array, shape: tuple[int, ...]) -> Array:

@@ -23,7 +23,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_fraction, float64
+from lowrank_theory._numerics import cast, check_fraction, float64
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
 
 if TYPE_CHECKING:  # what type checkers understand, and what equinox enforces
@@ -253,13 +253,34 @@ def assess(
     """The bound and the realised quantity, from one run of the estimator, or for an `estimate` that
     is known already; call it inside `float64`.
     """
+    instance = _exact(instance)
     hypotheses = statement.hypotheses(instance, failure_probability)
+    hypotheses = (*hypotheses, _in_range(statement, instance))
     outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     if estimate is None:
         estimate = statement.estimate(instance, failure_probability)
     bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
     bound = Bound(jnp.where(bound.holds, bound.value, outside), hypotheses)
     return bound, statement.loss(instance, estimate)
+
+
+def _exact(instance: Any) -> Any:
+    """The same numbers in float64, all but those of a layer as it is observed, for a recovery
+    depends on how they are stored.
+    """
+
+    def kept(part: Any) -> bool:
+        return isinstance(part, Observed)
+
+    return jax.tree.map(
+        lambda part: part if kept(part) else cast(part, jnp.float64), instance, is_leaf=kept
+    )
+
+
+def _in_range(statement: AbstractStatement, instance: Any) -> Hypothesis:
+    """Beyond the range of float64, neither side of a bound can be computed."""
+    known = jnp.isfinite(statement.magnitude(instance))
+    return Hypothesis("the numbers stay within float64", jnp.where(known, 1.0, -1.0))
 
 
 class AbstractTheorem(eqx.Module):

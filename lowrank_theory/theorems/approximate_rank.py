@@ -39,8 +39,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import safe_divide, safe_sqrt
-from lowrank_theory.error_measures import output_error
+from lowrank_theory._numerics import safe_divide
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import (
@@ -53,14 +52,18 @@ from lowrank_theory.recovery import (
 from lowrank_theory.theorems._adversaries import TargetAndNoise, TargetAndSpectrum
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
+    error_magnitude,
+    frobenius,
     gaussian_edge,
-    gaussian_noise_hypothesis,
+    gaussian_noise_hypotheses,
     largest_rank,
     least_squares,
     no_bias_hypothesis,
-    output_norm,
+    output_error,
     planted_hypothesis,
-    singular_values,
+    resolved_signal,
+    squared_error_magnitude,
+    stored_resolution,
     target_rank_hypothesis,
 )
 from lowrank_theory.theorems._regimes import (
@@ -119,10 +122,10 @@ def _operator_norm_of_noise(problem: Problem) -> Float[Array, ""]:
 
 def _capped_energy(problem: Problem, cap: Float[Array, ""]) -> Float[Array, ""]:
     r"""$\sum_i\min(s_i(F^*)^2, \text{cap}^2)$, the infimum over all $F$ of $\lVert F-F^*\rVert_F^2
-    + \text{cap}^2\operatorname{rank}F$.
+    + \text{cap}^2\operatorname{rank}F$, over the $F$ that are resolved.
     """
-    values = singular_values(problem.truth.clean_outputs)
-    return jnp.sum(jnp.minimum(values, cap) ** 2)
+    values, missed = resolved_signal(problem)
+    return jnp.sum(jnp.minimum(values, cap) ** 2) + missed**2
 
 
 class AbstractThresholded(AbstractStatement):
@@ -144,6 +147,7 @@ class AbstractThresholded(AbstractStatement):
             instance.observed.target_outputs,
             self.threshold(instance, failure_probability),
             rank=min(instance.observed.shape),
+            resolution=stored_resolution(instance.observed),
         )
         return factors
 
@@ -156,8 +160,8 @@ class AbstractThresholded(AbstractStatement):
         return output_error(estimate, instance.truth) ** 2
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return output_norm(instance) ** 2
+        """Of the square of outputs formed from factors, in their precision."""
+        return squared_error_magnitude(instance)
 
 
 class Oracle(AbstractThresholded):
@@ -199,7 +203,7 @@ class Gaussian(AbstractThresholded):
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise."""
-        return (planted_hypothesis(instance), gaussian_noise_hypothesis(instance.truth))
+        return (planted_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
     def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + t)$."""
@@ -238,9 +242,11 @@ class SchattenBall(AbstractThresholded):
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$2^{2-a}R_a\tau^{2-a}$."""
-        values = singular_values(instance.truth.clean_outputs)
-        radius = jnp.sum(values**self.exponent)
-        return radius * (2 * _operator_norm_of_noise(instance)) ** (2 - self.exponent)
+        values, missed = resolved_signal(instance)
+        twice = 2 * _operator_norm_of_noise(instance)
+        # In units of the noise, so that no power leaves float64.
+        radius = jnp.sum(safe_divide(values, twice) ** self.exponent)
+        return radius * twice**2 + missed**2
 
 
 class AbstractConstrained(AbstractStatement):
@@ -262,6 +268,7 @@ class AbstractConstrained(AbstractStatement):
             instance.observed.target_outputs,
             self.radius(instance),
             rank=min(instance.observed.shape),
+            resolution=stored_resolution(instance.observed),
         )
         return factors
 
@@ -274,12 +281,18 @@ class AbstractConstrained(AbstractStatement):
         return output_error(estimate, instance.truth) ** 2
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return output_norm(instance) ** 2
+        """Of the square of outputs formed from factors, in their precision."""
+        return squared_error_magnitude(instance)
 
 
 def _nuclear_norm(problem: Problem) -> Float[Array, ""]:
-    return jnp.sum(singular_values(problem.truth.clean_outputs))
+    values, _ = resolved_signal(problem)
+    return jnp.sum(values)
+
+
+def _missed(problem: Problem) -> Float[Array, ""]:
+    r"""$\lVert(I-P)F^*\rVert_F^2$, which no estimator of this file finds."""
+    return resolved_signal(problem)[1] ** 2
 
 
 class NuclearBall(AbstractConstrained):
@@ -308,7 +321,8 @@ class NuclearBall(AbstractConstrained):
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\nu(R + \lVert F^*\rVert_*)$."""
-        return _operator_norm_of_noise(instance) * (1 + self.slack) * _nuclear_norm(instance)
+        width = (1 + self.slack) * _nuclear_norm(instance)
+        return _operator_norm_of_noise(instance) * width + _missed(instance)
 
 
 class ExactRadius(AbstractConstrained):
@@ -335,13 +349,14 @@ class ExactRadius(AbstractConstrained):
         r"""$4k(1-k/d)\nu^2$."""
         sides = largest_rank(instance)
         k = jnp.minimum(instance.rank, sides / 2)
-        return 4 * k * (1 - safe_divide(k, sides)) * _operator_norm_of_noise(instance) ** 2
+        noise = 4 * k * (1 - safe_divide(k, sides)) * _operator_norm_of_noise(instance) ** 2
+        return noise + _missed(instance)
 
 
 def _norm_of(values: Float[Array, " count"], first: int, beyond: Array | int) -> Float[Array, ""]:
     """The norm of the values with indices from `first` up to, not including, `beyond`."""
     places = jnp.arange(values.size)
-    return safe_sqrt(jnp.sum(jnp.where((first <= places) & (places < beyond), values, 0) ** 2))
+    return frobenius(jnp.where((first <= places) & (places < beyond), values, 0))
 
 
 class AbstractTruncated(AbstractStatement):
@@ -377,22 +392,23 @@ class Truncation(AbstractTruncated):
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\sum_{r<i\le d-r}s_i^2 + (\tau_r + 2\zeta_k)^2 + \zeta_r^2$."""
-        clean = singular_values(instance.truth.clean_outputs)
+        clean, missed = resolved_signal(instance)
         noise_values, _ = attainable_noise(instance)
         r, sides = instance.rank, largest_rank(instance)
         middle = _norm_of(clean, r, sides - r)
         swapped = _norm_of(clean, r, 2 * r) + 2 * _norm_of(
             noise_values, 0, jnp.minimum(r, sides - r)
         )
-        return middle**2 + swapped**2 + _norm_of(noise_values, 0, r) ** 2
+        kept = swapped**2 + _norm_of(noise_values, 0, r) ** 2
+        return middle**2 + kept + missed**2
 
     def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
         r"""$\lVert\hat F - F^*\rVert_F^2$."""
         return output_error(estimate, instance.truth) ** 2
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return output_norm(instance) ** 2
+        """Of the square of outputs formed from factors, in their precision."""
+        return squared_error_magnitude(instance)
 
 
 class GoldenRatio(AbstractTruncated):
@@ -406,19 +422,19 @@ class GoldenRatio(AbstractTruncated):
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$T_r + \varphi(T_{r,2r} + \zeta_{2r})$."""
-        clean = singular_values(instance.truth.clean_outputs)
+        clean, missed = resolved_signal(instance)
         noise_values, _ = attainable_noise(instance)
         r = instance.rank
         moved = _norm_of(clean, r, 3 * r) + _norm_of(noise_values, 0, 2 * r)
-        return _norm_of(clean, r, clean.size) + GOLDEN_RATIO * moved
+        return jnp.hypot(_norm_of(clean, r, clean.size) + GOLDEN_RATIO * moved, missed)
 
     def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
         r"""$\lVert\hat F - F^*\rVert_F$."""
         return output_error(estimate, instance.truth)
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F$."""
-        return output_norm(instance)
+        """Of outputs formed from factors, in the precision in which these are returned."""
+        return error_magnitude(instance)
 
 
 class ApproximateRank(AbstractTheorem):

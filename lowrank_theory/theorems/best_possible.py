@@ -18,14 +18,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import after, float64, matmul
-from lowrank_theory.error_measures import fitting_error
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
 from lowrank_theory.recovery import ActivationWeighted, LowRank, Recovery, TruncatedSVD, recover
 from lowrank_theory.theorems._quantities import (
+    EPS,
+    coarseness,
     column_space,
+    frobenius,
+    in_double,
     no_bias_hypothesis,
     singular_values,
+    stored_resolution,
     tail_norm,
 )
 from lowrank_theory.theorems._regimes import (
@@ -64,15 +68,23 @@ _WITH_DATA = {
 }
 
 
-def best_error(observed: Observed, rank: int) -> Float[Array, ""]:
+def best_error(observed: Observed, rank: int, resolution: float = EPS) -> Float[Array, ""]:
     r"""$\bigl(\lVert(I-P)Y\rVert_F^2 + \sum_{i>r}s_i(PY)^2\bigr)^{1/2}$: the least $\lVert Y -
     \tilde XZ\rVert_F$ of any rank-r layer without bias.
+
+    With a `resolution` coarser than float64, that of rows stored with this machine epsilon: $P$
+    then projects on the directions that these resolve, and the least is over layers that use no
+    other. Where $Y = \tilde XW$ for the weights at hand, no inverse is taken, all directions are
+    used, and $PY = Y$.
     """
     with float64():
-        space = column_space(jnp.asarray(observed.layer_inputs, float))
-        outputs = jnp.asarray(observed.target_outputs, float)
+        exact = in_double(observed)
+        outputs = jnp.asarray(exact.target_outputs)
+        if observed.compressed_activations is observed.outputs is observed.bias is None:
+            return tail_norm(singular_values(outputs), rank)
+        space = column_space(exact.layer_inputs, resolution)
         coordinates = space.coordinates(outputs)
-        unattainable = jnp.linalg.norm(outputs - matmul(space.basis, coordinates))
+        unattainable = frobenius(outputs - matmul(space.basis, coordinates))
         return jnp.hypot(unattainable, tail_norm(singular_values(coordinates), rank))
 
 
@@ -109,11 +121,13 @@ class TruncatedSVDIsBest(AbstractStatement):
     def loss(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
         r"""$\lVert W - Z\rVert_F$."""
         weights = jnp.asarray(instance.observed.weights, float)
-        return jnp.linalg.norm(weights - estimate.factors.materialise())
+        factors = in_double(estimate.factors)
+        return frobenius(weights - matmul(factors.left, factors.right))
 
     def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
-        r"""$\lVert W\rVert_F$."""
-        return jnp.linalg.norm(jnp.asarray(instance.observed.weights, float))
+        r"""$\lVert W\rVert_F$, in the precision in which the factors are returned."""
+        weights = instance.observed.weights
+        return coarseness(weights) * frobenius(jnp.asarray(weights, float))
 
 
 class ActivationWeightedIsBest(AbstractStatement):
@@ -143,16 +157,19 @@ class ActivationWeightedIsBest(AbstractStatement):
     def formula(
         self, instance: Problem | Layer, estimate: Recovery, failure_probability: float
     ) -> Float[Array, ""]:
-        """`best_error`."""
-        return best_error(instance.observed, instance.rank)
+        """`best_error`, of layers that use what the stored rows resolve."""
+        observed = instance.observed
+        return best_error(observed, instance.rank, stored_resolution(observed))
 
     def loss(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
         r"""$\lVert Y - \tilde XZ\rVert_F$."""
-        return fitting_error(estimate, instance.observed)
+        return _distance(estimate.factors, instance.observed)
 
     def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F$, and what $Y = XW$ is computed from."""
-        return _product_scale(instance.observed)
+        r"""$\lVert Y\rVert_F$, and what $Y = XW$ is computed from, in the precision in which the
+        factors are returned.
+        """
+        return coarseness(instance.observed) * _product_scale(instance.observed)
 
 
 class Optimality(AbstractStatement):
@@ -197,19 +214,27 @@ class Optimality(AbstractStatement):
 
     def loss(self, instance: Problem, estimate: LowRank | Recovery) -> Float[Array, ""]:
         r"""$\lVert Y - \tilde XZ\rVert_F$."""
-        return fitting_error(estimate, instance.observed)
+        factors = estimate.factors if isinstance(estimate, Recovery) else estimate
+        return _distance(factors, instance.observed)
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert Y\rVert_F$, and what $Y = XW$ is computed from."""
         return _product_scale(instance.observed)
 
 
+def _distance(factors: LowRank, observed: Observed) -> Float[Array, ""]:
+    r"""$\lVert Y - \tilde XZ\rVert_F$, of the numbers as they are stored."""
+    exact, found = in_double(observed), in_double(factors)
+    return frobenius(exact.target_outputs - matmul(exact.layer_inputs, found.left, found.right))
+
+
 def _product_scale(observed: Observed) -> Float[Array, ""]:
-    outputs = jnp.linalg.norm(jnp.asarray(observed.target_outputs, float))
-    if observed.weights is None:
-        return outputs
-    inputs = jnp.linalg.norm(jnp.asarray(observed.layer_inputs, float))
-    return outputs + inputs * jnp.linalg.norm(jnp.asarray(observed.weights, float))
+    """Of the outputs, and of the layers from which they are formed."""
+    inputs, outputs = observed.layer_inputs, observed.target_outputs
+    formed = column_space(inputs, stored_resolution(observed)).fitted(outputs)
+    if observed.weights is not None:
+        formed = formed + frobenius(observed.weights)
+    return frobenius(outputs) + frobenius(inputs) * formed
 
 
 class BestPossible(AbstractTheorem):

@@ -1,10 +1,11 @@
 r"""How many calibration rows a layer needs.
 
-**Model.** Rows $x_i \sim N(0, C)$, i.i.d., $i = 1..m$; weights $W$; no planted rank. The
-data-driven estimator is judged on new rows: with $\Sigma = W^\top CW$, $k =
-\operatorname{rank}\Sigma$ and eigenvalues $l_1 \ge l_2 \ge \dots$, its population loss $L(\hat M) =
-\mathbb E\lVert x^\top(W - \hat M)\rVert^2$ is the reconstruction risk of an empirical principal
-component analysis of the outputs; the optimum is $L^* = \sum_{j>r}l_j$.
+**Model.** Rows $x_i \sim N(0, C)$, i.i.d., $i = 1..m$; weights $W$ that do not depend on them; no
+planted rank. (Trained weights depend on their training rows: calibrate on others.) The data-driven
+estimator is judged on new rows: with $\Sigma = W^\top CW$, $k = \operatorname{rank}\Sigma$ and
+eigenvalues $l_1 \ge l_2 \ge \dots$, its population loss $L(\hat M) = \mathbb E\lVert x^\top(W -
+\hat M)\rVert^2$ is the reconstruction risk of an empirical principal component analysis of the
+outputs; the optimum is $L^* = \sum_{j>r}l_j$.
 
 **Claims** (squared losses; proved in paper_notes/calibration_size.md):
 
@@ -52,9 +53,9 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.generators import activations, noise, spectra, targets
+from lowrank_theory.generators import activations, spectra, targets
 from lowrank_theory.generators._random import normal
-from lowrank_theory.problems import Observed, Problem, Setting, Truth
+from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import (
     ActivationWeighted,
     LowRank,
@@ -64,6 +65,7 @@ from lowrank_theory.recovery import (
 )
 from lowrank_theory.theorems._calibration import (
     CalibrationSetting,
+    FreshRows,
     eigengap,
     first_order_excess,
     largest_exchange,
@@ -91,27 +93,27 @@ from lowrank_theory.theorems._theorem import (
 )
 from lowrank_theory.theorems.second_moment import gaussian_deviation
 
+INDEPENDENT_WEIGHTS = "the weights do not depend on the calibration rows"
+
 _BASE: dict[str, Any] = {
     "samples": 200,
     "inputs": 16,
     "outputs": 12,
     "rank": 3,
-    "noise": noise.Gaussian(0.0),
-    "target": targets.ApproximateRank(),
 }
 _ROWS = {
-    "isotropic": Setting(**_BASE),
-    "many samples": Setting(**{**_BASE, "samples": 800}),
-    "barely enough samples": Setting(**{**_BASE, "samples": 60}),
-    "flat spectrum": Setting(**{**_BASE, "target": targets.ApproximateRank(spectra.Flat())}),
-    "coloured activations": Setting(
+    "isotropic": FreshRows(**_BASE),
+    "many samples": FreshRows(**{**_BASE, "samples": 800}),
+    "barely enough samples": FreshRows(**{**_BASE, "samples": 60}),
+    "flat spectrum": FreshRows(**_BASE, target=targets.ApproximateRank(spectra.Flat())),
+    "coloured activations": FreshRows(
         **_BASE, activations=activations.GaussianRows(spectra.PowerLaw(1.0))
     ),
-    "low-rank activations plus noise": Setting(
+    "low-rank activations plus noise": FreshRows(
         **_BASE, activations=activations.LowRankPlusNoise(4)
     ),
-    "rank-deficient activations": Setting(**_BASE, activations=activations.RankDeficient(6)),
-    "massive directions": Setting(**_BASE, activations=activations.MassiveDirections(1, 100.0)),
+    "rank-deficient activations": FreshRows(**_BASE, activations=activations.RankDeficient(6)),
+    "massive directions": FreshRows(**_BASE, activations=activations.MassiveDirections(1, 100.0)),
 }
 _GAPPED = {
     "one spike": CalibrationSetting(400, 8, 1, spectra.Spiked(1, 2.0)),
@@ -152,7 +154,7 @@ _RIDGED = {
     "coloured activations": _ROWS["coloured activations"],
     "rank-deficient activations": _ROWS["rank-deficient activations"],
     "massive directions": _ROWS["massive directions"],
-    "fewer samples than inputs": Setting(**{**_BASE, "samples": 8}),
+    "fewer samples than inputs": FreshRows(**{**_BASE, "samples": 8}),
 }
 
 
@@ -167,10 +169,10 @@ class Relative(AbstractStatement):
     control = _ROWS["massive directions"]
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        r"""Gaussian rows, and enough of them."""
+        r"""Gaussian rows that the weights do not know, and enough of them."""
         shortfall = 1 - relative_deviation(instance, failure_probability)
         name = "there are enough samples for the dimension of the outputs"
-        return (_gaussian_rows(instance), Hypothesis(name, shortfall))
+        return (*_gaussian_rows(instance), Hypothesis(name, shortfall))
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The data-driven recovery from m rows."""
@@ -219,7 +221,7 @@ class LeadingConstant(AbstractStatement):
         gap = safe_divide(around[0] - around[-1], eigenvalues[0])
         margin = gap - relative_rank_cutoff((eigenvalues.size,))
         name = "the output covariance has a gap at the rank"
-        return (_gaussian_rows(instance), Hypothesis(name, margin))
+        return (*_gaussian_rows(instance), Hypothesis(name, margin))
 
     def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
         """The data-driven recovery from m rows."""
@@ -363,8 +365,8 @@ class Gaussian(AbstractExcess):
     control = _DEVIATING["many rows"]
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """Gaussian rows."""
-        return (_gaussian_rows(instance),)
+        """Gaussian rows that the weights do not know."""
+        return _gaussian_rows(instance)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
@@ -465,8 +467,8 @@ class RidgeGaussian(AbstractRidged):
     kind = UPPER_WITH_PROBABILITY
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """Gaussian rows."""
-        return (_gaussian_rows(instance),)
+        """Gaussian rows that the weights do not know."""
+        return _gaussian_rows(instance)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
@@ -489,9 +491,13 @@ class RidgeGaussian(AbstractRidged):
         return shown / least
 
 
-def _gaussian_rows(problem: Problem) -> Hypothesis:
-    name = "the activations are independent Gaussian rows"
-    return law_hypothesis(name, problem.truth.gaussian_rows)
+def _gaussian_rows(problem: Problem) -> tuple[Hypothesis, ...]:
+    """Independent rows, of which the weights know nothing."""
+    truth = problem.truth
+    return (
+        law_hypothesis("the activations are independent Gaussian rows", truth.gaussian_rows),
+        law_hypothesis(INDEPENDENT_WEIGHTS, truth.independent_weights),
+    )
 
 
 class CalibrationSize(AbstractTheorem):

@@ -32,8 +32,10 @@ from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
     deviation,
-    gaussian_noise_hypothesis,
+    frobenius,
+    gaussian_noise_hypotheses,
     singular_values,
+    squared,
 )
 from lowrank_theory.theorems._regimes import FULL_RANK, SINGULAR, WELL_POSED
 from lowrank_theory.theorems._theorem import (
@@ -144,8 +146,8 @@ class AbstractSpectrumOfNoise(AbstractStatement):
     control = WELL_POSED["tall"]
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """i.i.d. Gaussian noise."""
-        return (gaussian_noise_hypothesis(instance.truth),)
+        """i.i.d. Gaussian noise that does not depend on the activations."""
+        return gaussian_noise_hypotheses(instance.truth)
 
     def estimate(self, instance: Problem, failure_probability: float) -> NoiseValues:
         """The singular values of $PE$."""
@@ -165,6 +167,10 @@ class AbstractBelowNoise(AbstractSpectrumOfNoise):
 
     regimes = _NOT_SQUARE
 
+    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """i.i.d. Gaussian noise, and activations that are not zero."""
+        return (*gaussian_noise_hypotheses(instance.truth), _expressible(instance))
+
     def broken_estimate(self, instance: Problem, failure_probability: float) -> NoiseValues:
         """The singular values of half the noise."""
         spectrum = _attainable(instance)
@@ -176,7 +182,7 @@ class AbstractBelowNoise(AbstractSpectrumOfNoise):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert E\rVert_F$."""
-        return jnp.linalg.norm(instance.truth.noise)
+        return frobenius(instance.truth.noise)
 
 
 class Largest(AbstractAboveNoise):
@@ -201,7 +207,7 @@ class Largest(AbstractAboveNoise):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert E\rVert_F$."""
-        return jnp.linalg.norm(instance.truth.noise)
+        return frobenius(instance.truth.noise)
 
 
 class ExpectedLargest(AbstractAboveNoise):
@@ -222,7 +228,7 @@ class ExpectedLargest(AbstractAboveNoise):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert E\rVert_F$."""
-        return jnp.linalg.norm(instance.truth.noise)
+        return frobenius(instance.truth.noise)
 
 
 class Leading(AbstractAboveNoise):
@@ -246,7 +252,7 @@ class Leading(AbstractAboveNoise):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert E\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.truth.noise) ** 2)
+        return squared(frobenius(instance.truth.noise))
 
 
 class Smallest(AbstractBelowNoise):
@@ -258,8 +264,9 @@ class Smallest(AbstractBelowNoise):
     kind = LOWER_WITH_PROBABILITY
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """i.i.d. Gaussian noise, and unequal sides."""
-        return (gaussian_noise_hypothesis(instance.truth), _longer_by(instance, 1))
+        """i.i.d. Gaussian noise, and unequal sides that are not zero."""
+        noise = gaussian_noise_hypotheses(instance.truth)
+        return (*noise, _expressible(instance), _longer_by(instance, 1))
 
     def formula(
         self, instance: Problem, estimate: NoiseValues, failure_probability: float
@@ -290,8 +297,9 @@ class Inverse(AbstractAboveNoise):
     regimes = _UNEQUAL
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """i.i.d. Gaussian noise, and sides that differ by two or more."""
-        return (gaussian_noise_hypothesis(instance.truth), _longer_by(instance, 2))
+        """i.i.d. Gaussian noise, and sides, not zero, that differ by two or more."""
+        noise = gaussian_noise_hypotheses(instance.truth)
+        return (*noise, _expressible(instance), _longer_by(instance, 2))
 
     def formula(
         self, instance: Problem, estimate: NoiseValues, failure_probability: float
@@ -308,7 +316,13 @@ class Inverse(AbstractAboveNoise):
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert(PE)^+\rVert_F^2$ times the condition number of $PE$."""
         spectrum = _attainable(instance)
-        return self.loss(instance, spectrum) * spectrum.values[0] / spectrum.least
+        least = jnp.where(spectrum.least > 0, spectrum.least, 1)
+        return self.loss(instance, spectrum) * spectrum.values[0] / least
+
+
+def _expressible(problem: Problem) -> Hypothesis:
+    _, q = attainable_noise(problem)
+    return Hypothesis("the activations are not all zero", q - 1)
 
 
 def _longer_by(problem: Problem, difference: int) -> Hypothesis:

@@ -385,6 +385,13 @@ def _range_hypothesis(held_out: HeldOut) -> Hypothesis:
     return Hypothesis(name, margin, Standing.REFUTABLE)
 
 
+def _not_negative(held_out: HeldOut) -> Hypothesis:
+    losses = jnp.asarray(held_out.losses, float)
+    least, largest = jnp.min(losses), jnp.max(jnp.abs(losses))
+    margin = jnp.where(largest > 0, least / jnp.where(largest > 0, largest, 1), 0.0)
+    return Hypothesis("no loss is negative", margin, Standing.REFUTABLE)
+
+
 class Hoeffding(AbstractBounded):
     r"""$\mu \le \bar Z + B\sqrt{\ln(1/\delta)/(2n)}$ with probability $1-\delta$."""
 
@@ -481,11 +488,11 @@ class MomentRatio(AbstractCertificate):
     control = _UNIFORM
 
     def law(self, held_out: HeldOut) -> tuple[Hypothesis, ...]:
-        """A known ratio of moments."""
+        """A known ratio of moments, and losses that are not negative."""
         ratio = jnp.asarray(held_out.moment_ratio, float)
         name = "the second moment of a loss is at most the moment ratio times its squared mean"
         margin = jnp.where(jnp.isfinite(ratio), ratio - 1, -1.0)
-        return (Hypothesis(name, margin, Standing.TRUSTED),)
+        return (Hypothesis(name, margin, Standing.TRUSTED), _not_negative(held_out))
 
     def limit(
         self, held_out: HeldOut, losses: Float[Array, " units"], failure_probability: float

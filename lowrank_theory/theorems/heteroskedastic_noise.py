@@ -43,7 +43,13 @@ from lowrank_theory._numerics import (
 )
 from lowrank_theory.generators import activations
 from lowrank_theory.generators._random import normal
-from lowrank_theory.theorems._quantities import deviation, law_hypothesis, singular_values
+from lowrank_theory.problems import not_stated
+from lowrank_theory.theorems._quantities import (
+    deviation,
+    frobenius,
+    law_hypothesis,
+    singular_values,
+)
 from lowrank_theory.theorems._theorem import (
     UPPER_IN_EXPECTATION,
     UPPER_WITH_PROBABILITY,
@@ -58,12 +64,16 @@ LARGEST_MOMENT = 64
 class ScaledNoise(eqx.Module):
     r"""Noise with its scales: `standard` entries $g_{ij}$, `scales` $b_{ij}$, and an orthonormal
     `basis` (samples, q) of the range of the projector.
+
+    `gaussian` says whether the $g_{ij}$ are i.i.d. $N(0, 1)$, and `independent` whether they know
+    nothing of scales and basis, which no number shows.
     """
 
     standard: Float[AnyArray, "samples outputs"]
     scales: Float[AnyArray, "samples outputs"]
     basis: Float[AnyArray, "samples q"]
     gaussian: Bool[AnyArray, ""]
+    independent: Bool[AnyArray, ""] = eqx.field(default_factory=not_stated)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -104,15 +114,15 @@ def _draw(setting: ScaledNoiseSetting, key: PRNGKeyArray) -> ScaledNoise:
     scales = jnp.asarray(setting.scales, float)
     standard = normal(noise_key, scales.shape)
     basis = activations.haar(scales.shape[0], setting.directions, key=after(standard, basis_key))
-    return ScaledNoise(standard, scales, basis, jnp.asarray(True))
+    return ScaledNoise(standard, scales, basis, jnp.asarray(True), jnp.asarray(True))
 
 
 def norm_parameters(
     scales: Float[AnyArray, "samples outputs"],
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """$s_R$, $s_C$ and $s_*$: the largest norm of a row and of a column, and the largest scale."""
-    rows = jnp.linalg.norm(scales, axis=1)
-    columns = jnp.linalg.norm(scales, axis=0)
+    rows = jax.vmap(frobenius)(jnp.asarray(scales))
+    columns = jax.vmap(frobenius)(jnp.asarray(scales).T)
     return jnp.max(rows), jnp.max(columns), jnp.max(scales)
 
 
@@ -135,12 +145,12 @@ def expected_norm_bounds(scales: Float[AnyArray, "samples outputs"]) -> Expected
     r"""The bounds of which $\beta$ is the least; call it inside `float64`."""
     samples, outputs = scales.shape
     row, column, entry = norm_parameters(scales)
-    by_row = entry * math.sqrt(outputs) + jnp.linalg.norm(jnp.max(scales, axis=1))
-    by_column = entry * math.sqrt(samples) + jnp.linalg.norm(jnp.max(scales, axis=0))
+    by_row = entry * math.sqrt(outputs) + frobenius(jnp.max(scales, axis=1))
+    by_column = entry * math.sqrt(samples) + frobenius(jnp.max(scales, axis=0))
     khintchine = jnp.maximum(row, column) * math.sqrt(2 * math.log(samples + outputs))
     p = jnp.arange(1.0, LARGEST_MOMENT + 1)
-    room = (2 * p - 1) * entry**2
-    sides = jnp.sqrt(column**2 + room) + jnp.sqrt(row**2 + room)
+    room = jnp.sqrt(2 * p - 1) * entry
+    sides = jnp.hypot(column, room) + jnp.hypot(row, room)
     moments = jnp.min(float(min(samples, outputs)) ** (1 / (2 * p)) * sides)
     return ExpectedNormBounds(jnp.minimum(by_row, by_column), khintchine, moments)
 
@@ -160,20 +170,25 @@ def separable_scales(instance: ScaledNoise) -> SeparableScales:
     row_scales, column_scales = jnp.abs(left[:, 0]), values[0] * jnp.abs(right[0])
     projected = singular_values(jnp.asarray(instance.basis).T * after(values, row_scales))
     widest = jnp.max(column_scales)
-    mean = projected[0] * jnp.linalg.norm(column_scales) + jnp.linalg.norm(projected) * widest
+    mean = projected[0] * frobenius(column_scales) + frobenius(projected) * widest
     return SeparableScales(projected[0] * widest, mean)
 
 
 def _rank_one(scales: Float[AnyArray, "samples outputs"]) -> Hypothesis:
     values = singular_values(jnp.asarray(scales))
-    rest = jnp.linalg.norm(values[1:])
+    rest = frobenius(values[1:])
     allowed = rounding_allowance(values[0], *scales.shape)
     return Hypothesis("the scales have rank one", safe_divide(allowed - rest, values[0]))
 
 
-def _gaussian(instance: ScaledNoise) -> Hypothesis:
-    return law_hypothesis(
-        "the entries are independent and Gaussian", jnp.asarray(instance.gaussian)
+def _gaussian(instance: ScaledNoise) -> tuple[Hypothesis, ...]:
+    """The law of the entries, which know nothing of what scales and projects them."""
+    least, largest = jnp.min(instance.scales), jnp.max(jnp.abs(instance.scales))
+    unknowing = "the entries do not depend on scales and projector"
+    return (
+        law_hypothesis("the entries are independent and Gaussian", jnp.asarray(instance.gaussian)),
+        law_hypothesis(unknowing, jnp.asarray(instance.independent)),
+        Hypothesis("no scale is negative", safe_divide(least, largest)),
     )
 
 
@@ -224,7 +239,7 @@ class AbstractSeparable(AbstractStatement):
         self, instance: ScaledNoise, failure_probability: float
     ) -> tuple[Hypothesis, ...]:
         """Independent Gaussian entries, and a profile of rank one."""
-        return (_gaussian(instance), _rank_one(instance.scales))
+        return (*_gaussian(instance), _rank_one(instance.scales))
 
     def estimate(
         self, instance: ScaledNoise, failure_probability: float
@@ -244,7 +259,7 @@ class AbstractSeparable(AbstractStatement):
 
     def magnitude(self, instance: ScaledNoise) -> Float[Array, ""]:
         r"""$\lVert E\rVert_F$."""
-        return jnp.linalg.norm(instance.noise)
+        return frobenius(instance.noise)
 
 
 class ExpectedSeparable(AbstractSeparable):
@@ -289,7 +304,7 @@ class AbstractAnyScales(AbstractStatement):
         self, instance: ScaledNoise, failure_probability: float
     ) -> tuple[Hypothesis, ...]:
         """Independent Gaussian entries."""
-        return (_gaussian(instance),)
+        return _gaussian(instance)
 
     def estimate(
         self, instance: ScaledNoise, failure_probability: float
@@ -309,7 +324,7 @@ class AbstractAnyScales(AbstractStatement):
 
     def magnitude(self, instance: ScaledNoise) -> Float[Array, ""]:
         r"""$\lVert E\rVert_F$."""
-        return jnp.linalg.norm(instance.noise)
+        return frobenius(instance.noise)
 
 
 class ExpectedNorm(AbstractAnyScales):

@@ -44,7 +44,6 @@ from lowrank_theory._numerics import (
     matmul,
     settle,
 )
-from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import (
@@ -55,10 +54,13 @@ from lowrank_theory.recovery import (
     singular_value_threshold,
 )
 from lowrank_theory.theorems._quantities import (
-    column_space,
-    gaussian_noise_hypothesis,
-    output_norm,
+    coarseness,
+    column_rank,
+    gaussian_noise_hypotheses,
+    output_error,
     planted_hypothesis,
+    rounded_outputs,
+    squared,
 )
 from lowrank_theory.theorems._theorem import (
     LOWER_IN_EXPECTATION,
@@ -70,8 +72,9 @@ from lowrank_theory.theorems._theorem import (
 
 def risk_floor(rank: int, q: int, outputs: int, noise_scale: float) -> float:
     r"""No estimator has $\sup_M\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2$ below $\sigma^2r(q +
-    K - r)$.
+    K - r)$, with $\min(q, K)$ in the place of a larger $r$: outputs have no higher rank.
     """
+    rank = min(rank, q, outputs)
     return noise_scale**2 * rank * (q + outputs - rank)
 
 
@@ -86,8 +89,11 @@ def bayes_floor(
     r"""$d^2/(T/\sigma^2 + d/\rho^2)$: no estimator has a smaller mean squared error over the prior.
 
     With $p = q-r$, $s = K-r$ and $u = (\rho/t)^2$, the mean squared norm of the derivative of $F$
-    with respect to $A$, $B$ and $C$ is $T = r^2(1 + (p+s)u + psu^2) + r(1+ru)(p+s+2psu)$.
+    with respect to $A$, $B$ and $C$ is $T = r^2(1 + (p+s)u + psu^2) + r(1+ru)(p+s+2psu)$. Raises
+    `ValueError` for a rank that $q\times K$ coordinates cannot have.
     """
+    if isinstance(q, int):
+        check_rank(rank, q, outputs)
     r, p, s = rank, q - rank, outputs - rank
     u = (spread / strength) ** 2
     dimension = r * (q + outputs - r)
@@ -151,6 +157,7 @@ def _draw(setting: LeastFavourable, key: PRNGKeyArray) -> PriorDraw:
         noise_scale=jnp.asarray(setting.noise_scale, float),
         gaussian_noise=jnp.asarray(True),
         gaussian_rows=jnp.asarray(True),
+        independent_noise=jnp.asarray(True),
     )
     problem = Problem(Observed(activations=activations, outputs=outputs), truth, setting.rank)
     return PriorDraw(problem, jnp.asarray(setting.strength), jnp.asarray(setting.spread))
@@ -212,10 +219,13 @@ class AbstractFloor(AbstractStatement):
     control = _REGIMES["strong"]
 
     def hypotheses(self, instance: PriorDraw, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """i.i.d. Gaussian noise; the prior is that of the instance."""
+        """i.i.d. Gaussian noise, and room for the rank; the prior is that of the instance."""
+        problem = instance.problem
+        room = column_rank(problem.truth.layer_inputs) - problem.rank
         return (
-            planted_hypothesis(instance.problem),
-            gaussian_noise_hypothesis(instance.problem.truth),
+            planted_hypothesis(problem),
+            *gaussian_noise_hypotheses(problem.truth),
+            Hypothesis("the activations have at least the rank of the prior", room),
         )
 
     def broken_estimate(self, instance: PriorDraw, failure_probability: float) -> Array:
@@ -234,7 +244,7 @@ class AbstractFloor(AbstractStatement):
         problem = instance.problem
         floor = bayes_floor(
             problem.rank,
-            column_space(problem.truth.layer_inputs).dimension,
+            column_rank(problem.truth.layer_inputs),
             problem.observed.shape[1],
             problem.truth.noise_scale,
             instance.strength,
@@ -248,7 +258,7 @@ class AbstractFloor(AbstractStatement):
 
     def magnitude(self, instance: PriorDraw) -> Float[Array, ""]:
         r"""$\lVert Y\rVert_F^2$, of which the error is a difference."""
-        return output_norm(instance.problem) ** 2
+        return coarseness(instance.problem.observed) * squared(rounded_outputs(instance.problem))
 
 
 class Truncation(AbstractFloor):

@@ -42,7 +42,13 @@ from lowrank_theory._numerics import (
 from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover, truncated_svd
-from lowrank_theory.theorems._quantities import column_space, singular_values, tail_norm
+from lowrank_theory.theorems._quantities import (
+    column_space,
+    frobenius,
+    singular_values,
+    squared,
+    tail_norm,
+)
 from lowrank_theory.theorems._theorem import (
     EQUALITY,
     UPPER,
@@ -108,7 +114,7 @@ class Network(eqx.Module):
 
     def seen(self, weights: Weights) -> tuple[Float[Array, "samples _inputs"], ...]:
         r"""What each layer sees with these weights, $(X_0, \dots, X_{L-1})$."""
-        activations = [jnp.asarray(self.inputs)]
+        activations = [jnp.asarray(self.inputs, float)]
         for layer in weights[:-1]:
             activations.append(jax.nn.relu(matmul(activations[-1], layer)))
         return tuple(activations)
@@ -223,9 +229,9 @@ def _amplification(weights: Weights) -> list[Array]:
 
 def _magnitude(network: Network) -> Float[Array, ""]:
     r"""$\lVert X_0\rVert_F(\prod\lVert W_i\rVert_F + \prod\lVert M_i\rVert_F)$."""
-    size = jnp.linalg.norm(network.inputs)
+    size = frobenius(network.inputs)
     products = [
-        jnp.prod(jnp.stack([jnp.linalg.norm(w) for w in weights]))
+        jnp.prod(jnp.stack([frobenius(w) for w in weights]))
         for weights in (network.weights, network.compressed)
     ]
     return size * (products[0] + products[1])
@@ -273,7 +279,7 @@ class Telescoping(AbstractAnyCompression):
             strict=True,
         )
         return sum(
-            (factor * jnp.linalg.norm(matmul(x, w - m)) for factor, x, w, m in layers),
+            (factor * frobenius(matmul(x, w - m)) for factor, x, w, m in layers),
             jnp.zeros(()),
         )
 
@@ -318,7 +324,7 @@ class Residuals(AbstractAnyCompression):
 
     def magnitude(self, instance: Network) -> Float[Array, ""]:
         r"""$\lVert X_0\rVert_F^2(\prod\lVert W_i\rVert_F + \prod\lVert M_i\rVert_F)^2$."""
-        return _magnitude(instance) ** 2
+        return squared(_magnitude(instance))
 
 
 class LastLayer(AbstractStatement):
@@ -366,7 +372,7 @@ class LastLayer(AbstractStatement):
 
     def magnitude(self, instance: Network) -> Float[Array, ""]:
         r"""$\lVert X_0\rVert_F^2(\prod\lVert W_i\rVert_F + \prod\lVert M_i\rVert_F)^2$."""
-        return _magnitude(instance) ** 2
+        return squared(_magnitude(instance))
 
 
 def network_error(network: Network, compressed: Weights) -> Float[Array, ""]:
@@ -376,7 +382,7 @@ def network_error(network: Network, compressed: Weights) -> Float[Array, ""]:
     outputs = [
         matmul(network.seen(weights)[-1], weights[-1]) for weights in (network.weights, compressed)
     ]
-    return jnp.linalg.norm(outputs[0] - outputs[1])
+    return frobenius(outputs[0] - outputs[1])
 
 
 class NetworkComposition(AbstractTheorem):

@@ -52,7 +52,7 @@ from lowrank_theory._numerics import (
 from lowrank_theory.generators import activations
 from lowrank_theory.generators._random import normal
 from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
-from lowrank_theory.theorems._quantities import singular_values, tail_norm
+from lowrank_theory.theorems._quantities import frobenius, singular_values, squared, tail_norm
 from lowrank_theory.theorems._theorem import (
     UPPER,
     AbstractAdversary,
@@ -244,8 +244,8 @@ class Gram(AbstractStatement):
     def hypotheses(self, instance: Perturbed, failure_probability: float) -> tuple[Hypothesis, ...]:
         """A symmetric perturbation, up to rounding."""
         change = jnp.asarray(instance.gram_change, float)
-        size = jnp.linalg.norm(change)
-        odd = jnp.linalg.norm(change - change.T)
+        size = frobenius(change)
+        odd = frobenius(change - change.T)
         allowed = rounding_allowance(size, *instance.sizes)
         name = "the perturbation of the Gram is symmetric"
         return (Hypothesis(name, safe_divide(allowed - odd, size)),)
@@ -274,7 +274,7 @@ class Gram(AbstractStatement):
     def magnitude(self, instance: Perturbed) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F^2 + \lVert\Delta\rVert_F$."""
         change = jnp.asarray(instance.gram_change, float)
-        return jnp.sum(jnp.asarray(instance.outputs, float) ** 2) + jnp.linalg.norm(change)
+        return squared(frobenius(instance.outputs)) + frobenius(change)
 
 
 def _perturbed_gram(instance: Perturbed) -> Array:
@@ -312,17 +312,17 @@ class Triangular(AbstractStatement):
     ) -> Float[Array, ""]:
         r"""$\sqrt2\,\lVert E\rVert_{F,2r}$."""
         values = singular_values(jnp.asarray(instance.outputs_change, float))
-        return math.sqrt(2) * jnp.linalg.norm(values[: 2 * instance.rank])
+        return math.sqrt(2) * frobenius(values[: 2 * instance.rank])
 
     def loss(self, instance: Perturbed, estimate: Array) -> Float[Array, ""]:
         """The excess of the error over the optimum."""
         values = singular_values(jnp.asarray(instance.outputs, float))
-        return jnp.linalg.norm(_error(instance, estimate)) - tail_norm(values, instance.rank)
+        return frobenius(_error(instance, estimate)) - tail_norm(values, instance.rank)
 
     def magnitude(self, instance: Perturbed) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F + \lVert E\rVert_F$."""
         parts = (instance.outputs, instance.outputs_change)
-        return sum((jnp.linalg.norm(jnp.asarray(part, float)) for part in parts), jnp.zeros(()))
+        return sum((frobenius(part) for part in parts), jnp.zeros(()))
 
 
 def _perturbed_outputs(instance: Perturbed) -> Array:

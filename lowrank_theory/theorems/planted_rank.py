@@ -39,25 +39,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
-from lowrank_theory.error_measures import output_error, weight_error
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
 from lowrank_theory.theorems._adversaries import TargetAndSpectrum
 from lowrank_theory.theorems._quantities import (
+    EPS,
     attainable_noise,
-    column_rank,
+    coarseness,
     column_space,
     deviation,
-    gaussian_noise_hypothesis,
+    error_magnitude,
+    frobenius,
+    gaussian_noise_hypotheses,
     least_squares,
     no_bias_hypothesis,
-    output_norm,
+    output_error,
     planted_hypothesis,
+    resolved_rank,
+    resolved_signal,
+    rounded_outputs,
     singular_values,
-    sub_gaussian_noise_hypothesis,
+    squared_error_magnitude,
+    stored_resolution,
+    sub_gaussian_noise_hypotheses,
     target_rank_hypothesis,
+    weight_error,
 )
+from lowrank_theory.theorems._quantities import INDEPENDENT_NOISE as INDEPENDENT_NOISE
 from lowrank_theory.theorems._regimes import (
     BASE,
     FULL_RANK,
@@ -187,17 +196,18 @@ class AnyNoise(AbstractStatement):
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
-        r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F$."""
+        r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F$, and what is not resolved."""
         values, _ = attainable_noise(instance)
-        return math.sqrt(5) * jnp.linalg.norm(values[: instance.rank])
+        _, missed = resolved_signal(instance)
+        return jnp.hypot(math.sqrt(5) * frobenius(values[: instance.rank]), missed)
 
     def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
         r"""$\lVert\tilde X(\hat M - M)\rVert_F$."""
         return output_error(estimate, instance.truth)
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F$."""
-        return output_norm(instance)
+        """Of outputs formed from factors, in the precision in which these are returned."""
+        return error_magnitude(instance)
 
 
 class AbstractSquaredLoss(AbstractStatement):
@@ -218,8 +228,8 @@ class AbstractSquaredLoss(AbstractStatement):
         return output_error(estimate, instance.truth) ** 2
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return output_norm(instance) ** 2
+        """Of the square of outputs formed from factors, in their precision."""
+        return squared_error_magnitude(instance)
 
 
 class AbstractKnownScale(AbstractSquaredLoss):
@@ -228,8 +238,8 @@ class AbstractKnownScale(AbstractSquaredLoss):
     """
 
     @abc.abstractmethod
-    def law(self, truth: Truth) -> Hypothesis:
-        """The law of the noise."""
+    def law(self, truth: Truth) -> tuple[Hypothesis, ...]:
+        """The law of the noise, and that it knows nothing of the layer."""
 
     @abc.abstractmethod
     def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
@@ -237,16 +247,17 @@ class AbstractKnownScale(AbstractSquaredLoss):
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Planted rank and the law of the noise."""
-        return (*_planted(instance), self.law(instance.truth))
+        return (*_planted(instance), *self.law(instance.truth))
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
-        r"""$5r\,\sigma^2\,b(q, K, \delta)$."""
-        q = column_rank(instance.truth.layer_inputs)
+        r"""$5r\,\sigma^2\,b(q, K, \delta)$, and what is not resolved."""
+        q = resolved_rank(instance)
+        _, missed = resolved_signal(instance)
         variance = jnp.asarray(instance.truth.noise_scale) ** 2
         edge = self.noise_norm(q, instance.observed.shape[1], failure_probability)
-        return 5 * instance.rank * variance * edge
+        return 5 * instance.rank * variance * edge + missed**2
 
 
 class Gaussian(AbstractKnownScale):
@@ -258,9 +269,9 @@ class Gaussian(AbstractKnownScale):
     regimes = _GAUSSIAN
     control = NOT_TRUNCATED
 
-    def law(self, truth: Truth) -> Hypothesis:
+    def law(self, truth: Truth) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
-        return gaussian_noise_hypothesis(truth)
+        return gaussian_noise_hypotheses(truth)
 
     def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
         r"""$(\sqrt q + \sqrt K + t)^2$."""
@@ -277,9 +288,9 @@ class Expectation(AbstractKnownScale):
     control = NOT_TRUNCATED
     rates = _RATES
 
-    def law(self, truth: Truth) -> Hypothesis:
+    def law(self, truth: Truth) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
-        return gaussian_noise_hypothesis(truth)
+        return gaussian_noise_hypotheses(truth)
 
     def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
         r"""$(\sqrt q + \sqrt K)^2 + 1 \ge \mathbb E\lVert G\rVert^2$, since the variance of
@@ -297,9 +308,9 @@ class SubGaussian(AbstractKnownScale):
     regimes = _SUB_GAUSSIAN
     control = Setting(samples=64, inputs=64, outputs=64, rank=1, noise=noise.Rademacher(1.0))
 
-    def law(self, truth: Truth) -> Hypothesis:
+    def law(self, truth: Truth) -> tuple[Hypothesis, ...]:
         """Independent entries with a finite sub-Gaussian constant."""
-        return sub_gaussian_noise_hypothesis(truth)
+        return sub_gaussian_noise_hypotheses(truth)
 
     def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
         r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$ of
@@ -309,7 +320,9 @@ class SubGaussian(AbstractKnownScale):
 
 
 def residual_variance(
-    layer_inputs: Float[AnyArray, "samples inputs"], outputs: Float[AnyArray, "samples outputs"]
+    layer_inputs: Float[AnyArray, "samples inputs"],
+    outputs: Float[AnyArray, "samples outputs"],
+    resolution: float = EPS,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""$s^2 = \lVert(I-P)Y\rVert_F^2/n$ and its degrees of freedom $n = (m-q)K$; call it inside
     `float64`.
@@ -317,7 +330,7 @@ def residual_variance(
     What the layer cannot express is noise alone: $\mathbb Es^2 = \sigma^2$ for uncorrelated entries
     of variance $\sigma^2$. Zero where $m = q$.
     """
-    space = column_space(layer_inputs)
+    space = column_space(layer_inputs, resolution)
     left_over = jnp.asarray(outputs) - matmul(space.basis, space.coordinates(outputs))
     freedom = (outputs.shape[0] - space.dimension) * outputs.shape[1]
     return safe_divide(jnp.sum(left_over**2), freedom), freedom
@@ -339,23 +352,27 @@ class UnknownScale(AbstractSquaredLoss):
         spare = freedom / (2 * deviation(failure_probability, sides=2) ** 2) - 1
         return (
             *_planted(instance),
-            gaussian_noise_hypothesis(instance.truth),
+            *gaussian_noise_hypotheses(instance.truth),
             Hypothesis("there are enough rows beyond the rank of the activations", spare),
         )
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
     ) -> Float[Array, ""]:
-        r"""$5rs^2(\sqrt q + \sqrt K + t)^2/(1 - t\sqrt{2/n})$."""
-        q = column_space(instance.truth.layer_inputs).dimension
+        r"""$5rs^2(\sqrt q + \sqrt K + t)^2/(1 - t\sqrt{2/n})$, and what is not resolved."""
+        q = resolved_rank(instance)
+        _, missed = resolved_signal(instance)
         t = deviation(failure_probability, sides=2)
         edge = (jnp.sqrt(q) + math.sqrt(instance.observed.shape[1]) + t) ** 2
         variance, freedom = _residual_variance(instance)
-        return 5 * instance.rank * variance * edge / (1 - t * jnp.sqrt(2 / freedom))
+        noise = 5 * instance.rank * variance * edge / (1 - t * jnp.sqrt(2 / freedom))
+        return noise + missed**2
 
 
 def _residual_variance(problem: Problem) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    return residual_variance(problem.truth.layer_inputs, problem.observed.target_outputs)
+    outputs = jnp.asarray(problem.observed.target_outputs, float)
+    resolution = stored_resolution(problem.observed)
+    return residual_variance(problem.truth.layer_inputs, outputs, resolution)
 
 
 class Weights(AbstractStatement):
@@ -381,7 +398,8 @@ class Weights(AbstractStatement):
         """Planted rank, and full column rank."""
         layer_inputs = instance.truth.layer_inputs
         least, largest = _extreme_values(layer_inputs)
-        margin = safe_divide(least, largest) - relative_rank_cutoff(layer_inputs.shape)
+        cutoff = relative_rank_cutoff(layer_inputs.shape, stored_resolution(instance.observed))
+        margin = safe_divide(least, largest) - cutoff
         name = "the activations have full column rank"
         return (*_planted(instance), Hypothesis(name, margin))
 
@@ -399,16 +417,17 @@ class Weights(AbstractStatement):
         r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$."""
         values, _ = attainable_noise(instance)
         least, _ = _extreme_values(instance.truth.layer_inputs)
-        return math.sqrt(5) * jnp.linalg.norm(values[: instance.rank]) / least
+        return math.sqrt(5) * frobenius(values[: instance.rank]) / least
 
     def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
         r"""$\lVert\hat M - M\rVert_F$."""
         return weight_error(estimate, instance.truth)
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\kappa(\tilde X)\lVert Y\rVert_F/s_N(\tilde X)$: rounding in the inverse."""
+        r"""$\kappa(\tilde X)/s_N(\tilde X)$ times that of the outputs: rounding in the inverse."""
         least, largest = _extreme_values(instance.truth.layer_inputs)
-        return output_norm(instance) * largest / least**2
+        worse = safe_divide(largest, least) / jnp.where(least > 0, least, 1)
+        return coarseness(instance.observed) * rounded_outputs(instance) * worse
 
 
 def _extreme_values(

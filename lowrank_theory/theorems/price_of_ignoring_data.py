@@ -45,7 +45,7 @@ from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Layer, Observed, Problem, Setting
 from lowrank_theory.recovery import LowRank
 from lowrank_theory.recovery._subspaces import leading_right_vectors
-from lowrank_theory.theorems._quantities import singular_values, tail_norm
+from lowrank_theory.theorems._quantities import frobenius, singular_values, tail_norm
 from lowrank_theory.theorems._regimes import (
     POWER_LAW,
     SINGULAR,
@@ -124,8 +124,9 @@ def _same_activations(instance: Problem | Layer) -> Hypothesis:
 def _full_column_rank(name: str, matrix: Array) -> Hypothesis:
     rows, columns = matrix.shape
     values = singular_values(matrix)
-    smallest = safe_divide(values[-1], values[0]) if rows >= columns else jnp.zeros(())
-    return Hypothesis(f"{name} full column rank", smallest - relative_rank_cutoff(matrix.shape))
+    smallest = safe_divide(values[-1], values[0]) if rows >= columns else -1.0
+    margin = jnp.asarray(smallest - relative_rank_cutoff(matrix.shape))
+    return Hypothesis(f"{name} full column rank", margin)
 
 
 def _no_metric(rows: Array) -> tuple[Array, Array]:
@@ -218,12 +219,12 @@ class AbstractPrice(AbstractStatement):
         r"""$\lVert X(W - W_T)\rVert_F$."""
         activations, weights = _rows_and_weights(instance)
         _, judged = self.metric(activations)
-        return jnp.linalg.norm(matmul(judged, weights - matmul(estimate.left, estimate.right)))
+        return frobenius(matmul(judged, weights - matmul(estimate.left, estimate.right)))
 
     def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
         r"""$\lVert X\rVert_F\lVert W\rVert_F$."""
         activations, weights = _rows_and_weights(instance)
-        return jnp.linalg.norm(activations) * jnp.linalg.norm(weights)
+        return frobenius(activations) * frobenius(weights)
 
 
 class AbstractCondition(AbstractPrice):

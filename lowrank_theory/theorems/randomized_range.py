@@ -42,13 +42,20 @@ $M = A^\top A$:
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
 from lowrank_theory.recovery._a_posteriori import Ritz, leading_sum, norm_outside, ritz
-from lowrank_theory.theorems._quantities import deviation, law_hypothesis, singular_values
+from lowrank_theory.theorems._quantities import (
+    deviation,
+    frobenius,
+    law_hypothesis,
+    singular_values,
+    squared,
+)
 from lowrank_theory.theorems._sketches import (
     Probed,
     ProbeSetting,
@@ -144,7 +151,7 @@ class AbstractSquared(AbstractSketchStatement):
 
     def magnitude(self, instance: Sketched) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+        return squared(frobenius(instance.matrix))
 
 
 class AbstractTruncated(AbstractSquared):
@@ -168,7 +175,7 @@ class AbstractGaussian(AbstractSketchStatement):
 
     def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough."""
-        return (_gaussian(instance), _oversampled(instance))
+        return (*_gaussian(instance), _oversampled(instance))
 
 
 class AbstractSpectral(AbstractSketchStatement):
@@ -180,11 +187,14 @@ class AbstractSpectral(AbstractSketchStatement):
 
     def magnitude(self, instance: Sketched) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F$."""
-        return jnp.linalg.norm(jnp.asarray(instance.matrix, float))
+        return frobenius(instance.matrix)
 
 
-def _gaussian(instance: Sketched) -> Hypothesis:
-    return law_hypothesis("the sketch is i.i.d. Gaussian", instance.gaussian)
+def _gaussian(instance: Sketched) -> tuple[Hypothesis, ...]:
+    return (
+        law_hypothesis("the sketch is i.i.d. Gaussian", instance.gaussian),
+        law_hypothesis("the sketch does not depend on the matrix", instance.independent),
+    )
 
 
 def _oversampled(instance: Sketched) -> Hypothesis:
@@ -227,7 +237,8 @@ class Structural(AbstractTruncated):
         r"""$\sum_{j>r}s_j^2 + \lVert\Sigma_2^{2q+1}\Omega_2\Omega_1^+\Sigma_1^{-2q}\rVert_F^2$."""
         first, second = parts(instance)
         leading, others = powers(instance)
-        inverse = jnp.linalg.solve(matmul(first, first.T), first).T
+        basis, triangle = jnp.linalg.qr(first.T)
+        inverse = jax.scipy.linalg.solve_triangular(triangle, basis.T).T
         missed = matmul(others[:, None] * second[: others.size], inverse * leading)
         return _tail(instance.values, instance.rank) + jnp.sum(missed**2)
 
@@ -348,7 +359,7 @@ class FrobeniusTail(AbstractTruncated):
 
     def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough; with power iterations, $A$ of rank at least r."""
-        return (_gaussian(instance), _oversampled(instance), _of_rank(instance))
+        return (*_gaussian(instance), _oversampled(instance), _of_rank(instance))
 
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float
@@ -466,7 +477,7 @@ class APosteriori(AbstractStatement):
 
     def magnitude(self, instance: Probed) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.matrix, float) ** 2)
+        return squared(frobenius(instance.matrix))
 
 
 def _moments(instance: Probed) -> Callable[[Array], Array]:

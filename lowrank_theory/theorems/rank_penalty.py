@@ -30,20 +30,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import check_positive, rounding_allowance, settle
-from lowrank_theory.error_measures import output_error
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import LowRank, rank_penalised
 from lowrank_theory.theorems._adversaries import TargetAndNoise
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
+    error_magnitude,
     gaussian_edge,
-    gaussian_noise_hypothesis,
+    gaussian_noise_hypotheses,
     largest_rank,
     least_squares,
+    output_error,
     output_norm,
     planted_hypothesis,
-    singular_values,
+    resolved_signal,
+    squared_error_magnitude,
+    stored_resolution,
     target_rank_hypothesis,
 )
 from lowrank_theory.theorems._regimes import (
@@ -101,8 +104,8 @@ def _may_be_kept(
     problem: Problem, threshold: Float[Array, ""], noise_norm: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The least and the largest rank above the threshold, with room for rounding."""
-    values = singular_values(problem.truth.clean_outputs)
-    room = rounding_allowance(output_norm(problem), *problem.sizes)
+    values, _ = resolved_signal(problem)
+    room = rounding_allowance(error_magnitude(problem), *problem.sizes)
     least = jnp.sum(values > threshold + noise_norm + room)
     most = jnp.minimum(jnp.sum(values > threshold - noise_norm - room), largest_rank(problem))
     return least.astype(float), most
@@ -111,8 +114,10 @@ def _may_be_kept(
 def worst_case(
     problem: Problem, threshold: Float[Array, ""], noise_norm: Float[Array, ""]
 ) -> Float[Array, ""]:
-    r"""$\max_j\{j\nu^2 + \sum_{i\le d-j}\min(s_i, s_{i+j}+2\nu, \lambda+\nu)^2\}$."""
-    values = singular_values(problem.truth.clean_outputs)
+    r"""$\max_j\{j\nu^2 + \sum_{i\le d-j}\min(s_i, s_{i+j}+2\nu, \lambda+\nu)^2\}$, and what is not
+    resolved.
+    """
+    values, lost = resolved_signal(problem)
     count = values.size
     kept, place = jnp.arange(count + 1)[:, None], jnp.arange(count)[None, :]
     shifted = jnp.concatenate([values, jnp.zeros(count)])[kept + place]
@@ -121,7 +126,7 @@ def worst_case(
     totals = kept[:, 0] * noise_norm**2 + jnp.sum(missed**2, axis=1)
     least, most = _may_be_kept(problem, threshold, noise_norm)
     possible = (least <= kept[:, 0]) & (kept[:, 0] <= most)
-    return jnp.max(jnp.where(possible, totals, 0))
+    return jnp.max(jnp.where(possible, totals, 0)) + lost**2
 
 
 class AbstractPenalised(AbstractStatement):
@@ -144,6 +149,7 @@ def _kept(problem: Problem, threshold: Float[Array, ""]) -> LowRank:
         problem.observed.target_outputs,
         threshold**2,
         rank=min(problem.observed.shape),
+        resolution=stored_resolution(problem.observed),
     )
     return factors
 
@@ -162,8 +168,8 @@ class AbstractRisk(AbstractPenalised):
         return output_error(estimate, instance.truth) ** 2
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert Y\rVert_F^2$."""
-        return output_norm(instance) ** 2
+        """Of the square of outputs formed from factors, in their precision."""
+        return squared_error_magnitude(instance)
 
 
 class AbstractSelection(AbstractPenalised):
@@ -301,7 +307,8 @@ class ExactRank(AbstractRisk):
     ) -> Float[Array, ""]:
         r"""$r\max((\lambda+\nu)^2, 5\nu^2)$."""
         factor = max((1 + math.sqrt(self.price)) ** 2, 5.0)
-        return instance.rank * factor * _noise_norm(instance) ** 2
+        _, lost = resolved_signal(instance)
+        return instance.rank * factor * _noise_norm(instance) ** 2 + lost**2
 
 
 class Gaussian(AbstractRisk):
@@ -318,7 +325,7 @@ class Gaussian(AbstractRisk):
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise."""
-        return (planted_hypothesis(instance), gaussian_noise_hypothesis(instance.truth))
+        return (planted_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
     def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\sigma(\sqrt q + \sqrt K + t)$."""

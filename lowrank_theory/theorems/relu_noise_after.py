@@ -27,12 +27,14 @@ from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Observed, Problem, ReluThenNoise, Setting, Truth
 from lowrank_theory.recovery.relu import NuclearNormFit, nuclear_norm_relu
 from lowrank_theory.theorems._quantities import (
-    attainable_noise,
+    column_space,
+    frobenius,
     gaussian_edge,
-    gaussian_noise_hypothesis,
+    gaussian_noise_hypotheses,
     least_squares,
     model_hypothesis,
     singular_values,
+    squared,
 )
 from lowrank_theory.theorems._theorem import (
     UPPER,
@@ -167,7 +169,7 @@ class AbstractSlowRate(AbstractStatement):
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert F^*\rVert_F^2 + \lVert Y\rVert_F^2$."""
         clean, outputs = instance.truth.clean_outputs, instance.observed.target_outputs
-        return jnp.sum(clean**2) + jnp.sum(outputs**2)
+        return squared(frobenius(clean)) + squared(frobenius(outputs))
 
 
 class AnyNoise(AbstractSlowRate):
@@ -184,8 +186,8 @@ class AnyNoise(AbstractSlowRate):
 
     def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
         r"""$\lVert PE\rVert$."""
-        values, _ = attainable_noise(problem)
-        return values[0]
+        space = column_space(problem.truth.layer_inputs)
+        return singular_values(space.coordinates(problem.truth.noise))[0]
 
 
 class Gaussian(AbstractSlowRate):
@@ -198,7 +200,7 @@ class Gaussian(AbstractSlowRate):
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """The model, and i.i.d. Gaussian noise."""
-        return (_rectified_hypothesis(instance), gaussian_noise_hypothesis(instance.truth))
+        return (_rectified_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
     def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + t)$."""

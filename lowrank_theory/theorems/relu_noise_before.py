@@ -71,6 +71,7 @@ from lowrank_theory.theorems._censored import (
 )
 from lowrank_theory.theorems._quantities import (
     column_space,
+    frobenius,
     gaussian_edge,
     singular_values,
     target_rank_hypothesis,
@@ -234,7 +235,7 @@ class Likely(AbstractStatement):
         r"""$(b + \sqrt{b^2 + 2\kappa e})/\kappa$ with $b = \lVert(PS)_{(2r)}\rVert_F$."""
         problem = instance.problem
         values = singular_values(attainable_score(problem))
-        b = jnp.linalg.norm(values[: 2 * problem.rank])
+        b = frobenius(values[: 2 * problem.rank])
         return _likely_bound(b, excess_loss(problem, estimate), least_curvature(self.box))
 
     def loss(self, instance: Candidate, estimate: Array) -> Float[Array, ""]:

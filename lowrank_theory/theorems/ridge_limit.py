@@ -31,7 +31,13 @@ from lowrank_theory.generators._random import normal
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.problems import Layer, Observed
 from lowrank_theory.recovery import LowRank, activation_weighted, ridge, truncated_svd
-from lowrank_theory.theorems._quantities import largest_turn, no_bias_hypothesis, singular_values
+from lowrank_theory.theorems._quantities import (
+    frobenius,
+    largest_turn,
+    no_bias_hypothesis,
+    singular_values,
+    squared,
+)
 from lowrank_theory.theorems._theorem import (
     UPPER,
     AbstractAdversary,
@@ -270,7 +276,7 @@ class Weights(AbstractRidgeLimit):
 
     def magnitude(self, instance: RidgedLayer) -> Float[Array, ""]:
         r"""$\lVert W\rVert_F$ times the condition number of the eigenspace."""
-        return jnp.linalg.norm(_weights(instance.layer)) * _condition(instance.layer)
+        return frobenius(_weights(instance.layer)) * _condition(instance.layer)
 
 
 class AbstractExcess(AbstractRidgeLimit):
@@ -286,7 +292,7 @@ class AbstractExcess(AbstractRidgeLimit):
         r"""$\lVert X\rVert_F^2\lVert W\rVert_F^2$, and the penalty of what rounding turns."""
         weights, seen = _weights(instance.layer), _activations(instance.layer)
         turned = instance.penalty * _condition(instance.layer)
-        return jnp.sum(weights**2) * (jnp.sum(seen**2) + turned)
+        return squared(frobenius(weights)) * (squared(frobenius(seen)) + turned)
 
 
 class DataLoss(AbstractExcess):
@@ -332,7 +338,7 @@ def _condition(layer: Layer) -> Array:
     """
     values = _output_values(layer)
     gap = values[layer.rank - 1] - values[layer.rank]
-    return jnp.linalg.norm(_activations(layer)) * jnp.linalg.norm(_weights(layer)) / gap
+    return frobenius(_activations(layer)) * frobenius(_weights(layer)) / gap
 
 
 class RidgeLimit(AbstractTheorem):

@@ -47,7 +47,12 @@ from lowrank_theory._numerics import (
 )
 from lowrank_theory.generators._random import normal, uniform
 from lowrank_theory.generators.activations import haar
-from lowrank_theory.theorems._quantities import deviation, law_hypothesis
+from lowrank_theory.theorems._quantities import (
+    deviation,
+    frobenius,
+    law_hypothesis,
+    squared,
+)
 from lowrank_theory.theorems._theorem import (
     LOWER_WITH_PROBABILITY,
     UPPER_IN_EXPECTATION,
@@ -55,6 +60,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Standing,
 )
 
 
@@ -199,26 +205,23 @@ class AbstractSecondMoment(AbstractStatement):
 
     needs = Rows
 
-    @abc.abstractmethod
-    def law(self, instance: Rows) -> Hypothesis:
-        """The law of the rows."""
-
-    def hypotheses(self, instance: Rows, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """The law of the rows, and that they lie where their second moment does."""
-        rows, second_moment = jnp.asarray(instance.rows), jnp.asarray(instance.second_moment)
-        values, vectors = jnp.linalg.eigh(second_moment)
-        kept = values > relative_rank_cutoff(second_moment.shape) * values[-1]
-        outside = jnp.linalg.norm(matmul(rows, vectors) * ~kept)
-        size = jnp.linalg.norm(rows)
-        # A cut-off on the second moment is one on the squares of the rows.
-        allowed = jnp.sqrt(rounding_allowance(1.0, *instance.sizes)) * size
-        name = "the rows lie in the range of their second moment"
-        return (self.law(instance), Hypothesis(name, safe_divide(allowed - outside, size)))
-
     def estimate(self, instance: Rows, failure_probability: float) -> Array:
         r"""$\hat C = X^\top X/m$."""
         rows = jnp.asarray(instance.rows, float)
         return matmul(rows.T, rows) / rows.shape[0]
+
+
+def _in_range(instance: Rows) -> Hypothesis:
+    """That the rows lie where their second moment does."""
+    rows, second_moment = jnp.asarray(instance.rows), jnp.asarray(instance.second_moment)
+    values, vectors = jnp.linalg.eigh(second_moment)
+    kept = values > relative_rank_cutoff(second_moment.shape) * values[-1]
+    outside = frobenius(matmul(rows, vectors) * ~kept)
+    size = frobenius(rows)
+    # A cut-off on the second moment is one on the squares of the rows.
+    allowed = jnp.sqrt(rounding_allowance(1.0, *instance.sizes)) * size
+    name = "the rows lie in the range of their second moment"
+    return Hypothesis(name, safe_divide(allowed - outside, size))
 
 
 class AbstractGaussian(AbstractSecondMoment):
@@ -227,9 +230,10 @@ class AbstractGaussian(AbstractSecondMoment):
     regimes = _GAUSSIAN
     control = _GAUSSIAN["isotropic"]
 
-    def law(self, instance: Rows) -> Hypothesis:
-        """Gaussian."""
-        return law_hypothesis("the rows are independent and Gaussian", instance.gaussian)
+    def hypotheses(self, instance: Rows, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """Gaussian rows, which lie where their second moment does."""
+        law = law_hypothesis("the rows are independent and Gaussian", instance.gaussian)
+        return (law, _in_range(instance))
 
     def broken_estimate(self, instance: Rows, failure_probability: float) -> Array:
         r"""$4\hat C$: every row counts four times."""
@@ -290,7 +294,7 @@ class AbstractNorm(AbstractGaussian):
 
     def magnitude(self, instance: Rows) -> Float[Array, ""]:
         r"""$\operatorname{tr}\hat C + \operatorname{tr}C$."""
-        seen = jnp.sum(jnp.asarray(instance.rows) ** 2) / instance.rows.shape[0]
+        seen = squared(frobenius(instance.rows)) / instance.rows.shape[0]
         return seen + jnp.trace(instance.second_moment)
 
 
@@ -339,16 +343,30 @@ class AbstractLeverage(AbstractSecondMoment):
     regimes = _BOUNDED
     control = _BOUNDED["a Gaussian cloud"]
 
-    def law(self, instance: Rows) -> Hypothesis:
-        """Independent rows of bounded leverage."""
-        name = "the rows are independent and of bounded leverage"
-        return law_hypothesis(name, jnp.isfinite(jnp.asarray(instance.leverage)))
+    def hypotheses(self, instance: Rows, failure_probability: float) -> tuple[Hypothesis, ...]:
+        """Independent rows of bounded leverage: a larger one, or a bound below its mean $k$, would
+        contradict it.
+        """
+        second_moment = jnp.asarray(instance.second_moment, float)
+        white, kept = _whitened(jnp.asarray(instance.rows, float), second_moment)
+        values = jnp.linalg.eigvalsh(second_moment)
+        weakest = jnp.min(jnp.where(kept, values, jnp.inf))
+        seen = jnp.maximum(jnp.max(jnp.sum(white**2, axis=1)), jnp.sum(kept))
+        # Whitening rounds on the scale of the condition number.
+        allowed = rounding_allowance(1 + safe_divide(values[-1], weakest), *instance.sizes)
+        margin = (1 + allowed) * jnp.asarray(instance.leverage) - seen
+        name = "no leverage exceeds its bound"
+        refutable = Hypothesis(name, jnp.minimum(margin, 1.0), Standing.REFUTABLE)
+        finite = jnp.isfinite(jnp.asarray(instance.leverage))
+        law = law_hypothesis("the rows are independent and of bounded leverage", finite)
+        return (law, _in_range(instance), refutable)
 
     def level(self, instance: Rows, failure_probability: float) -> Array:
         r"""$\tfrac Rm\ln\tfrac k\delta$."""
         rank = _rank(jnp.linalg.eigvalsh(instance.second_moment))
         finite = jnp.where(jnp.isfinite(instance.leverage), instance.leverage, 1.0)
-        return finite / instance.rows.shape[0] * jnp.log(rank / failure_probability)
+        choices = jnp.log(jnp.maximum(rank, 1) / failure_probability)
+        return jnp.where(rank > 0, finite / instance.rows.shape[0] * choices, 0.0)
 
     def magnitude(self, instance: Rows) -> Float[Array, ""]:
         """The leverage: what a row may weigh."""

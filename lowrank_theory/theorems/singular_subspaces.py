@@ -40,6 +40,7 @@ from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.theorems._quantities import (
     check_exponent,
+    frobenius,
     schatten_norm,
     singular_values,
     total_norm,
@@ -250,11 +251,11 @@ class WedinFrobenius(AbstractSubspaces):
 
     def strength(self, instance: Perturbation) -> Float[Array, ""]:
         r"""$(\lVert ZV\rVert_F^2 + \lVert Z^\top U\rVert_F^2)^{1/2}$."""
-        return jnp.hypot(*(jnp.linalg.norm(side) for side in _residuals(instance)))
+        return jnp.hypot(*(frobenius(side) for side in _residuals(instance)))
 
     def loss(self, instance: Perturbation, estimate: SingularVectors) -> Float[Array, ""]:
         """The root of the sum of squared sines of both sides."""
-        return jnp.hypot(*(jnp.linalg.norm(side) for side in _sines(instance, estimate)))
+        return jnp.hypot(*(frobenius(side) for side in _sines(instance, estimate)))
 
 
 def _both_values(instance: Perturbation) -> tuple[Array, Array]:
@@ -313,7 +314,7 @@ class BothSides(AbstractSubspaces):
 
     def loss(self, instance: Perturbation, estimate: SingularVectors) -> Float[Array, ""]:
         """The root of the sum of squared sines of both sides."""
-        return jnp.hypot(*(jnp.linalg.norm(side) for side in _sines(instance, estimate)))
+        return jnp.hypot(*(frobenius(side) for side in _sines(instance, estimate)))
 
 
 def _twice_noise(instance: Perturbation, count: int, exponent: float) -> Float[Array, ""]:
@@ -351,7 +352,7 @@ class Eigenvectors(AbstractStatement):
             )
         matrix, noise = jnp.asarray(instance.matrix), jnp.asarray(instance.noise)
         scale = total_norm(instance)
-        skew = jnp.linalg.norm(matrix - matrix.T) + jnp.linalg.norm(noise - noise.T)
+        skew = frobenius(matrix - matrix.T) + frobenius(noise - noise.T)
         allowed = rounding_allowance(scale, *instance.sizes)
         name = "there is a gap of eigenvalues at the rank"
         return (

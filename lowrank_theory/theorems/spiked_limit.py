@@ -42,7 +42,12 @@ from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import float64
 from lowrank_theory.recovery import LowRank, shrinkage
-from lowrank_theory.theorems._quantities import singular_values
+from lowrank_theory.theorems._quantities import (
+    frobenius,
+    law_hypothesis,
+    singular_values,
+    squared,
+)
 from lowrank_theory.theorems._spiked import (
     SpikedMatrix,
     SpikedSetting,
@@ -142,7 +147,9 @@ class AbstractLimit(AbstractStatement):
     def hypotheses(
         self, instance: SpikedMatrix, failure_probability: float
     ) -> tuple[Hypothesis, ...]:
-        """Noise, and distinct strengths in decreasing order; where asked, the first is detected."""
+        """Gaussian noise that knows nothing of the signal, and distinct strengths in decreasing
+        order; where asked, the first is detected.
+        """
         strengths = jnp.append(jnp.asarray(instance.strengths), 0.0)
         apart = jnp.min(strengths[:-1] - strengths[1:])
         margins = {
@@ -151,9 +158,13 @@ class AbstractLimit(AbstractStatement):
         }
         if self.asks_detection:
             margins["a component is detected"] = strengths[0] - instance.aspect**0.25
-        return tuple(
-            Hypothesis(name, jnp.where(margin > 0, margin, -1.0), Standing.TRUSTED)
-            for name, margin in margins.items()
+        law = "the noise is i.i.d. Gaussian and does not depend on the signal"
+        return (
+            law_hypothesis(law, instance.gaussian),
+            *(
+                Hypothesis(name, jnp.where(margin > 0, margin, -1.0), Standing.TRUSTED)
+                for name, margin in margins.items()
+            ),
         )
 
 
@@ -189,7 +200,7 @@ class SingularValues(AbstractLimit):
 
     def magnitude(self, instance: SpikedMatrix) -> Float[Array, ""]:
         r"""$\lVert PY\rVert_F$."""
-        return jnp.linalg.norm(instance.observed)
+        return frobenius(instance.observed)
 
 
 class AbstractAlignment(AbstractLimit):
@@ -300,7 +311,7 @@ class NoiseScale(AbstractLimit):
 
     def magnitude(self, instance: SpikedMatrix) -> Float[Array, ""]:
         r"""$\lVert PY\rVert_F$."""
-        return jnp.linalg.norm(instance.observed)
+        return frobenius(instance.observed)
 
 
 # --- what an estimator loses ---------------------------------------------------------------------
@@ -330,7 +341,7 @@ class AbstractSquaredLoss(AbstractLimit):
 
     def magnitude(self, instance: SpikedMatrix) -> Float[Array, ""]:
         r"""$\lVert PY\rVert_F^2$."""
-        return jnp.sum(jnp.asarray(instance.observed) ** 2)
+        return squared(frobenius(instance.observed))
 
 
 class Truncation(AbstractSquaredLoss):
@@ -453,7 +464,7 @@ class AbstractNormLoss(AbstractLimit):
 
     def magnitude(self, instance: SpikedMatrix) -> Float[Array, ""]:
         r"""$\lVert PY\rVert_F$."""
-        return jnp.linalg.norm(instance.observed)
+        return frobenius(instance.observed)
 
 
 class Nuclear(AbstractNormLoss):

@@ -28,10 +28,12 @@ from lowrank_theory._numerics import AnyArray
 from lowrank_theory.generators import noise
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.theorems._quantities import (
-    column_space,
     deviation,
+    frobenius,
+    resolved_rank,
+    resolved_space,
     singular_values,
-    sub_gaussian_noise_hypothesis,
+    sub_gaussian_noise_hypotheses,
 )
 from lowrank_theory.theorems._regimes import SUB_GAUSSIAN, WELL_POSED
 from lowrank_theory.theorems._theorem import (
@@ -90,14 +92,14 @@ class AbstractNormOfNoise(AbstractStatement):
         """$b^2$."""
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """Independent sub-Gaussian entries."""
-        return (sub_gaussian_noise_hypothesis(instance.truth),)
+        """Independent sub-Gaussian entries that do not depend on the activations."""
+        return sub_gaussian_noise_hypotheses(instance.truth)
 
     def estimate(
         self, instance: Problem, failure_probability: float
     ) -> Float[Array, "width outputs"]:
         """$PE$, in coordinates of the column space."""
-        return column_space(instance.truth.layer_inputs).coordinates(instance.truth.noise)
+        return resolved_space(instance).coordinates(instance.truth.noise)
 
     def broken_estimate(
         self, instance: Problem, failure_probability: float
@@ -109,7 +111,7 @@ class AbstractNormOfNoise(AbstractStatement):
         self, instance: Problem, estimate: Array, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$\sigma b$."""
-        q = column_space(instance.truth.layer_inputs).dimension
+        q = resolved_rank(instance)
         square = self.squared_bound(q, instance.observed.shape[1], failure_probability)
         return jnp.asarray(instance.truth.noise_scale) * jnp.sqrt(square)
 
@@ -121,7 +123,7 @@ class AbstractNormOfNoise(AbstractStatement):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         r"""$\lVert E\rVert_F$."""
-        return jnp.linalg.norm(instance.truth.noise)
+        return frobenius(instance.truth.noise)
 
 
 class PacBayes(AbstractNormOfNoise):

@@ -33,6 +33,7 @@ from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.recovery._subspaces import leading_right_vectors
 from lowrank_theory.theorems._quantities import (
     check_exponent,
+    frobenius,
     schatten_norm,
     singular_values,
     total_norm,
@@ -187,11 +188,11 @@ class GoldenRatio(AbstractLowRank):
     ) -> Float[Array, ""]:
         r"""$\varphi\lVert Z_{(2r)}\rVert_F$."""
         noise = singular_values(jnp.asarray(instance.noise))[: 2 * instance.rank]
-        return GOLDEN_RATIO * jnp.linalg.norm(noise)
+        return GOLDEN_RATIO * frobenius(noise)
 
     def loss(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert[A+Z]_r - A\rVert_F$."""
-        return jnp.linalg.norm(estimate - instance.matrix)
+        return frobenius(estimate - instance.matrix)
 
 
 class ApproximateRank(AbstractTruncation):
@@ -215,14 +216,14 @@ class ApproximateRank(AbstractTruncation):
     ) -> Float[Array, ""]:
         r"""$\sqrt{(\tau+\zeta)^2 + (\tau+2\zeta)^2}$."""
         rank = instance.rank
-        tau = jnp.linalg.norm(singular_values(jnp.asarray(instance.matrix))[rank : 2 * rank])
-        zeta = jnp.linalg.norm(singular_values(jnp.asarray(instance.noise))[:rank])
+        tau = frobenius(singular_values(jnp.asarray(instance.matrix))[rank : 2 * rank])
+        zeta = frobenius(singular_values(jnp.asarray(instance.noise))[:rank])
         return jnp.hypot(tau + zeta, tau + 2 * zeta)
 
     def loss(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert[A+Z]_r - [A]_r\rVert_F$."""
         signal = truncated(jnp.asarray(instance.matrix), instance.rank)
-        return jnp.linalg.norm(estimate - signal)
+        return frobenius(estimate - signal)
 
 
 class TruncationStability(AbstractTheorem):
