@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lowrank_theory._files import check_writable
 from lowrank_theory._numerics import AnyArray, check_count
 from lowrank_theory.calibration._file import read, write
 from lowrank_theory.calibration._moments import (
@@ -29,7 +30,8 @@ def load_calibration(path: str | os.PathLike[str]) -> AbstractCalibration:
     """The calibration that `save` or `calibrate` wrote, of the kind that it was.
 
     Raises `FileNotFoundError` if there is none, and `ValueError` if the file is truncated or
-    damaged, holds something else, or was written by a newer version of this library.
+    damaged, holds something else, or was written by a newer version of this library. A file without
+    a digest, as the first versions wrote it, is loaded with a warning.
     """
     return read(Path(path), _KINDS)[0]
 
@@ -61,7 +63,8 @@ def calibrate(
 
     Raises `ValueError` if there are no batches; for a batch of a wrong shape, with entries that are
     not finite or of an integer dtype, naming its number, counted from one; and for a file that is
-    damaged or holds something else. What was saved stays.
+    damaged or holds something else. What was saved stays. Raises `OSError`, before the first batch
+    is asked for, where the file cannot be written.
     """
     save_every = check_count("save_every", save_every, 1)
     path = None if file is None else Path(file)
@@ -72,6 +75,8 @@ def calibrate(
             check_alike(str(path), seen, "start", start)
         except ValueError as problem:
             raise ValueError(f"{problem} Give another file, or start as it did.") from None
+    if path is not None:
+        check_writable(path)
     samples = int(seen.count)
     pending: list[Rows] = []
     for number, batch in enumerate(batches, 1):

@@ -58,7 +58,7 @@ def record(found: Transfer) -> dict[str, Any]:
 
 def command(found: Transfer) -> str:
     """The command that repeats the study."""
-    budgets = " ".join(f"{share:g}" for share in found.budgets)
+    budgets = " ".join(f"{share}" for share in found.budgets)
     return f"lowrank-theory transfer {found.network} --budget {budgets} --seed {found.seed}"
 
 
