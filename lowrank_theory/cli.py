@@ -118,11 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_.code if exit_.code in (0, BAD_USAGE) else CANNOT_WRITE
     except OSError as error:
         with contextlib.suppress(OSError):
-            Console(stderr=True, markup=False).print(
-                f"lowrank-theory: error: {error}. What was finished is kept: the same command goes "
-                "on from there.",
-                soft_wrap=True,
-            )
+            console = Console(stderr=True, markup=False)
+            console.print(f"lowrank-theory: error: {error}", soft_wrap=True)
         return CANNOT_WRITE
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. No file was left half written.")

@@ -69,14 +69,14 @@ def calibrate(
     save_every = check_count("save_every", save_every, 1)
     path = None if file is None else Path(file)
     seen, saved, number = start, 0, 0
+    if path is not None:
+        check_writable(path)
     if path is not None and path.exists():
         seen, saved = read(path, _KINDS)
         try:
             check_alike(str(path), seen, "start", start)
         except ValueError as problem:
             raise ValueError(f"{problem} Give another file, or start as it did.") from None
-    if path is not None:
-        check_writable(path)
     samples = int(seen.count)
     pending: list[Rows] = []
     for number, batch in enumerate(batches, 1):
