@@ -127,7 +127,7 @@ def _temporary(target: Path) -> Iterator[tuple[Path, Any]]:
         path = target.with_name(f".{name}.{number}.tmp")
         _remove_if_left(path)
         try:
-            # Not `tempfile`, whose files are their owner's alone: this mode is subject to the umask.
+            # Not by `tempfile`, whose files are their owner's alone: the umask is to decide.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             continue  # somebody else is writing the same file

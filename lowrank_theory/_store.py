@@ -213,7 +213,7 @@ class Container:
 
 def _columns_in_zip(description: Description, columns: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **columns)
+    np.savez(buffer, **columns)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = json.dumps(description, allow_nan=False).encode()
     return buffer.getvalue()
@@ -232,4 +232,6 @@ def _entries_of_json(content: bytes) -> tuple[Description, dict[str, Any]]:
 
 
 COLUMNS = Container(".npz", _columns_in_zip, _columns_of_zip)
-ENTRIES = Container(".json", lambda description, entries: to_json(description | dict(entries)), _entries_of_json)
+ENTRIES = Container(
+    ".json", lambda description, entries: to_json(description | dict(entries)), _entries_of_json
+)

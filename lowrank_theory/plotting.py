@@ -250,7 +250,9 @@ def tightness(report: Report) -> Figure:
     panel.set_xlim(edges[0], edges[-1])
     _plain_ticks(panel)
     panel.set_ylim(0.3 - len(statements), 0.95)
-    panel.set_yticks([-row for row in range(len(statements))], [drawable(s.name) for s in statements])
+    panel.set_yticks(
+        [-row for row in range(len(statements))], [drawable(s.name) for s in statements]
+    )
     panel.set_xlabel("realised / bound (inverted for lower bounds; no unit)")
     legend_above(figure, panel, 3)
     return figure

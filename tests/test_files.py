@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(place, tmp_pat
         lambda: Calibration.empty(2).save(path),
         lambda: network.save(path),
     ):
-        with pytest.raises(OSError, match="x|folder"):
+        with pytest.raises(OSError, match=r"x|folder"):
             attempt()
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -24,7 +24,8 @@ from lowrank_theory.verification import (
 
 ODD = [
     "$", "$$", "$\\frac{$", "price in $, cost in $_{x", "\\$\\$", "_net", "", " ", "\0", "a\nb",
-    "\ud800", "<script>alert(1)</script>", "&lt;", "{{ 1/0 }}", "中文", "x" * 100_000, "]]>--", "!!",
+    "\ud800", "<script>alert(1)</script>", "&lt;", "{{ 1/0 }}", "中文", "x" * 100_000, "]]>--",
+    "!!",
 ]  # fmt: skip
 
 ROW = {

@@ -61,8 +61,10 @@ def read(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, int]:
             set(arrays) == set(wanted),
             header["inputs"] == empty.inputs,
             header["count"] == float(arrays["count"]),
-            *(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(got, wanted.values())),
-            *(bool(np.isfinite(a).all()) for a in got),
+            *(
+                a.shape == b.shape and a.dtype == b.dtype and bool(np.isfinite(a).all())
+                for a, b in zip(got, wanted.values(), strict=True)
+            ),
         ]
     except (KeyError, TypeError, ValueError) as problem:
         raise _FILE.refusal(path, f"is damaged ({problem!r})") from None

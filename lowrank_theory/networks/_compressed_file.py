@@ -101,9 +101,10 @@ def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, CompressedL
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} of a compressed network.")
     header, stored, sealed = _FILE.unpack(path)
+    if not sealed:
+        raise _FILE.refusal(path, "is damaged: it states no SHA-256")
     try:
-        if not sealed or not header.keys() >= {"network", "keys", "provenance"}:
-            raise ValueError("its description has gaps")
+        found = {name: header[name] for name in ("network", "keys", "provenance")}
         dtypes = {name: jnp.dtype(dtype) for name, dtype in header["dtypes"].items()}
         arrays = {
             name: np.frombuffer(each["data"], dtypes[name]).reshape(each["shape"])
@@ -114,7 +115,7 @@ def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, CompressedL
         factors = {name: _factors(name, arrays) for name in replaced}
     except (AttributeError, LookupError, TypeError, ValueError) as problem:
         raise _FILE.refusal(path, f"is damaged ({problem!r})") from None
-    return header, arrays, layers, factors
+    return found, arrays, layers, factors
 
 
 def _check_network(path: Path, wanted: dict[str, str], given: dict[str, str]) -> None:

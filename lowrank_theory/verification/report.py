@@ -19,7 +19,6 @@ from lowrank_theory.networks.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractTheorem
 from lowrank_theory.verification.monte_carlo import Report, StatementReport, Verdict
 
-
 FILES = ("report.json", "report.html", "tightness.svg", "layer_errors.svg")
 
 
