@@ -213,7 +213,7 @@ class Container:
 
 def _columns_in_zip(description: Description, columns: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **columns)
+    np.savez(buffer, **columns)  # pyright: ignore[reportArgumentType]
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = json.dumps(description, allow_nan=False).encode()
     return buffer.getvalue()
@@ -221,14 +221,21 @@ def _columns_in_zip(description: Description, columns: Mapping[str, np.ndarray])
 
 def _columns_of_zip(content: bytes) -> tuple[Description, dict[str, np.ndarray]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        description = from_json(archive.comment)
+        description = _object(archive.comment)
     with np.load(io.BytesIO(content), allow_pickle=False) as columns:
         return description, dict(columns)
 
 
 def _entries_of_json(content: bytes) -> tuple[Description, dict[str, Any]]:
-    entries = from_json(content)
+    entries = _object(content)
     return entries, entries
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    found = from_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("it says nothing of itself")
+    return found
 
 
 COLUMNS = Container(".npz", _columns_in_zip, _columns_of_zip)

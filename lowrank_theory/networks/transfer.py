@@ -160,9 +160,9 @@ def _digest(loaded: Loaded) -> str:
     digest = hashlib.sha256()
     given = (loaded.parameters, loaded.calibration, loaded.held_out, loaded.units)
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
-        array = np.asarray(leaf, order="C")
+        array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array)
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
