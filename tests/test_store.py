@@ -1,5 +1,6 @@
 """What is believed later is what was written: every bit of it, and of this and nothing else."""
 
+import dataclasses
 import shutil
 import warnings
 from collections.abc import Callable
@@ -41,6 +42,17 @@ def test_no_flipped_bit_of_a_calibration_is_loaded(kind, compressed, tmp_path):
         file.write_bytes(content[:length])
         with pytest.raises(ValueError, match="is truncated or no safetensors file"):
             load_calibration(file)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_would_be_refused_is_not_written(kind, tmp_path):
+    seen = kind.empty(3).update(ROWS)
+    seen.save(tmp_path / "file")
+    content = (tmp_path / "file").read_bytes()
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="`mean` of the calibration .* not finite"):
+            dataclasses.replace(seen, mean=np.full(3, wrong)).save(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == content
 
 
 def bare(arrays: dict[str, np.ndarray], text: str) -> bytes:

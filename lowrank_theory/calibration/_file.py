@@ -29,8 +29,19 @@ def _array(stored: Mapping[str, Any]) -> np.ndarray:
 
 
 def write(seen: Any, path: Path, *, batches: int) -> None:
-    """Write a calibration, and of how many batches of its stream it is."""
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(seen).items()}
+    """Write a calibration, and of how many batches of its stream it is.
+
+    Raises `ValueError` for numbers that are not finite, and `OSError` where the file cannot be
+    written.
+    """
+    check_writable(path)
+    wanted = _named(type(seen).empty(seen.inputs, compressed=seen.has_compressed))
+    arrays = {name: np.asarray(leaf, wanted[name].dtype) for name, leaf in _named(seen).items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"`{name}` of the calibration has entries that are not finite: it is not saved."
+            )
     what = {
         "kind": type(seen).__name__,
         "inputs": seen.inputs,
@@ -38,7 +49,6 @@ def write(seen: Any, path: Path, *, batches: int) -> None:
         "count": float(arrays["count"]),
         "batches": batches,
     }
-    check_writable(path)
     write_atomically(path, _FILE.pack(arrays, **what))
 
 
