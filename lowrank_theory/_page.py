@@ -76,7 +76,7 @@ def svg(figure: Figure) -> bytes:
     """
     buffer = io.BytesIO()
     # Without a salt and with a date, no two runs would write the same file.
-    settings = {"svg.hashsalt": "lowrank_theory", "svg.fonttype": "path"}
+    settings: Any = {"svg.hashsalt": "lowrank_theory", "svg.fonttype": "path"}
     with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing|constrained_layout not", UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -50,7 +50,7 @@ def test_what_would_be_refused_is_not_written(kind, tmp_path):
     seen.save(tmp_path / "file")
     content = (tmp_path / "file").read_bytes()
     for wrong in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="`mean` of the calibration .* not finite"):
+        with pytest.raises(ValueError, match=r"`mean` of the calibration .* not finite"):
             dataclasses.replace(seen, mean=np.full(3, wrong)).save(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == content
 
