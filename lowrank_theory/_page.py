@@ -10,6 +10,7 @@ import io
 import math
 import platform
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat
@@ -70,10 +71,14 @@ def _version(package: str) -> str:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure; the same one gives the same bytes."""
+    """The figure; the same one gives the same bytes. Letters that the font has not are boxes, and
+    names that leave no room for panels lie over them.
+    """
     buffer = io.BytesIO()
     # Without a salt and with a date, no two runs would write the same file.
-    with mpl.rc_context({"svg.hashsalt": "lowrank_theory", "svg.fonttype": "path"}):
+    settings: Any = {"svg.hashsalt": "lowrank_theory", "svg.fonttype": "path"}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing|constrained_layout not", UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 

@@ -19,9 +19,9 @@ from lowrank_theory.verification.scaling import Fit
 
 def make_console() -> Console:
     """The terminal, or where there is none, lines of 128 characters."""
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, markup=False, width=128)
+        console = Console(highlight=False, markup=False, emoji=False, width=128)
     return console
 
 

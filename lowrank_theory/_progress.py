@@ -51,16 +51,25 @@ def points(
                 soft_wrap=True,
             )
 
-    with _bar(console) as bar, warnings.catch_warnings():
-        warnings.filterwarnings("always", message=".*is corrupt", category=UserWarning)
-        warnings.showwarning = lambda message, *_: console.print(str(message), soft_wrap=True)
+    with _bar(console) as bar, _told(console):
         task = bar.add_task("", total=total)
         yield progress
 
 
 @contextlib.contextmanager
+def _told(console: Console) -> Iterator[None]:
+    """What is wrong with the files of an earlier run is said in a line."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=".*is corrupt", category=UserWarning)
+        warnings.showwarning = lambda message, *_: console.print(str(message), soft_wrap=True)
+        yield
+
+
+@contextlib.contextmanager
 def steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Counts the steps of one job: a bar in a terminal, or else a line for each."""
+    """Counts the steps of one job: a bar in a terminal, or else a line for each. What is wrong with
+    the pieces of an earlier run is said too.
+    """
     start = time.monotonic()
 
     def progress(name: str, done: int, total: int) -> None:
@@ -69,7 +78,7 @@ def steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             seconds = time.monotonic() - start
             console.print(f"{name}: {done} of {total} after {seconds:.0f} s", soft_wrap=True)
 
-    with _bar(console) as bar:
+    with _bar(console) as bar, _told(console):
         task = bar.add_task("", total=None)
         yield progress
 

@@ -8,8 +8,8 @@ import dataclasses
 import enum
 import functools
 import math
-import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -23,7 +23,14 @@ from rich.console import Console
 from lowrank_theory import _printing as printing
 from lowrank_theory import _progress as showing
 from lowrank_theory import networks
-from lowrank_theory._files import plain, to_json, write_atomically
+from lowrank_theory._files import (
+    check_writable,
+    is_leftover,
+    make_folder,
+    plain,
+    to_json,
+    write_atomically,
+)
 from lowrank_theory._numerics import check_fraction
 from lowrank_theory.networks import Perceptron, catalogue, layer_study, transfer_report
 from lowrank_theory.networks.layer_study import LayerStudy
@@ -54,7 +61,13 @@ EXIT_CODES: dict[enum.Enum, int] = {
     Finding.NOT_REACHED: 3,
 }
 BAD_USAGE = 2
+CANNOT_WRITE = 4
+FAILED = 5
 INTERRUPTED = 130
+OTHER_CODES = (
+    f"{BAD_USAGE} for bad usage, {CANNOT_WRITE} if a file could not be read or written, as on a "
+    f"full disk, {FAILED} if the command itself failed, {INTERRUPTED} if interrupted"
+)
 POINTS = "points"  # the folder of what is finished, within that of the report
 BATCH = 4_000  # images of a trained network that are seen at once
 
@@ -95,19 +108,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, by default those of the process.
 
     Returns the exit code: 0 if every statement is consistent, 1 if any is refuted, 3 if any is
-    inconclusive, 2 for bad usage, 130 if interrupted or a worker was lost.
+    inconclusive, 2 for bad usage, 4 if a file could not be read or written, 5 if the command itself
+    failed, 130 if interrupted or a worker was lost. Only what was found is ever 0, 1 or 3.
     """
     try:
         options = _parser().parse_args(argv)
         return options.run(options, options.refuse)
-    except SystemExit as exit_:  # how argparse ends, having said why
-        return exit_.code if isinstance(exit_.code, int) else BAD_USAGE
+    except SystemExit as exit_:  # how argparse ends, having said why, or where nobody reads
+        return exit_.code if exit_.code in (0, BAD_USAGE) else CANNOT_WRITE
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            console = Console(stderr=True, markup=False)
+            console.print(f"lowrank-theory: error: {error}", soft_wrap=True)
+        return CANNOT_WRITE
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. No file was left half written.")
         return INTERRUPTED
     except LostWorkerError as error:
         Console(stderr=True).print(str(error), soft_wrap=True)
         return INTERRUPTED
+    except Exception:  # noqa: BLE001  # a fault of the command is no refutation, which is code 1
+        traceback.print_exc()
+        return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,8 +140,8 @@ def _parser() -> argparse.ArgumentParser:
         help="check theorems on random layers, and hold them against trained networks",
         description="Check theorems on random layers, and hold them against trained networks.",
         epilog="Exit code: 0 if every statement is consistent, 1 if any is refuted, 3 if any is "
-        "inconclusive, 2 for bad usage, 130 if interrupted. The network on MNIST is studied where "
-        "the environment variable LOWRANK_DATA names a folder that holds it.",
+        f"inconclusive, {OTHER_CODES}. The network on MNIST is studied where the environment "
+        "variable LOWRANK_DATA names a folder that holds it.",
     )
     check.add_argument(
         "--preset",
@@ -144,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Search by gradient for the instances on which sure statements are nearest to "
         "failing. A bound that is sharp is reached; one that is wrong is broken.",
         epilog="Exit code: 0 if no bound is broken and every sharp one is reached to 1 %%, 1 if "
-        "any is broken, 3 if a sharp one is not reached, 2 for bad usage, 130 if interrupted.",
+        f"any is broken, 3 if a sharp one is not reached, {OTHER_CODES}.",
     )
     _add_common(climb, _attack)
     climb.add_argument(
@@ -155,8 +177,8 @@ def _parser() -> argparse.ArgumentParser:
         help="fit the rates of statements in samples, rank, size and noise",
         description="Fit log-log slopes of errors and bounds in samples, rank, size and noise, and "
         "hold them against the exponents that theory predicts.",
-        epilog="Exit code: 0 if every slope is within 0.05 of its exponent, 1 if any is not, 2 for "
-        "bad usage, 130 if interrupted.",
+        epilog="Exit code: 0 if every slope is within 0.05 of its exponent, 1 if any is not, "
+        f"{OTHER_CODES}.",
     )
     _add_common(fit, _scale)
     study = commands.add_parser(
@@ -164,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
         help="study a trained network: its layers under the theorems, and the network compressed",
         description="Study a trained network: each layer under the theorems, and the network "
         "compressed to shares of its weights, certified and timed.",
-        epilog="Exit code: 0 if the report was written, 2 for bad usage or where the data of the "
-        "network are not there, 130 if interrupted.",
+        epilog=f"Exit code: 0 if the report was written, {OTHER_CODES}. Where the data of the "
+        "network are not there, that is bad usage.",
     )
     study.set_defaults(run=_transfer, refuse=study.error)
     which = study.add_mutually_exclusive_group(required=True)
@@ -263,7 +285,7 @@ def _case(name: str) -> catalogue.Case:
 
 
 def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
-    _prepare(options, refuse)
+    _prepare(options, reports.FILES, refuse)
     console = printing.make_console()
     start = time.monotonic()
     plans = [_plan(name, found, options) for name, found in _chosen(options.only).items()]
@@ -288,13 +310,10 @@ def _verify(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
         confidence=CONFIDENCE,
         seconds=time.monotonic() - start,
     )
-    try:
-        reports.write(record, options.out)
-        if options.json:
-            write_atomically(options.json, to_json(record.summary()))
-        store.prune()
-    except OSError as error:
-        refuse(f"cannot write the report: {error}")
+    reports.write(record, options.out)
+    if options.json:
+        write_atomically(options.json, to_json(record.summary()))
+    store.prune()
     printing.show(record, console)
     if store.found:
         points = sum(plan.points() for plan in plans)
@@ -326,12 +345,10 @@ def _attack(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> i
     chosen = {n: s for n, s in _chosen(options.only).items() if s.adversary is not None}
     if not chosen:
         refuse("argument --only: none of these can be attacked; only sure statements can")
-    _writable(options.json, refuse)
-    if options.out is not None:
-        try:
-            _make_writable(options.out)
-        except OSError as error:
-            refuse(f"argument --out: cannot write to {options.out}: {error.strerror}")
+    with _refusing(refuse):
+        _check_json(options.json)
+        if options.out is not None:
+            _check_folder(options.out, [f"{name}.json" for name in chosen])
     console = printing.make_console()
     jobs = {name: functools.partial(_climb, name, options.seed) for name in chosen}
     found: dict[str, Witness] = {}
@@ -352,7 +369,8 @@ def _scale(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> in
     chosen = {name: s for name, s in _chosen(options.only).items() if s.rates}
     if not chosen:
         refuse("argument --only: none of these states a rate")
-    _writable(options.json, refuse)
+    with _refusing(refuse):
+        _check_json(options.json)
     console = printing.make_console()
     jobs = {name: functools.partial(_fit, name, options.seed) for name in chosen}
     with _executor(options, refuse) as executor:
@@ -381,7 +399,7 @@ def _transfer(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
             "`lowrank-theory transfer --list` says what to get and where to put it"
         )
     options.out = options.out or Path("out/transfer") / case.name
-    _prepare(options, refuse)
+    _prepare(options, transfer_report.FILES, refuse)
     try:
         with showing.steps(console) as step:
             found = transfer(
@@ -394,12 +412,9 @@ def _transfer(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
     except ValueError as error:  # such as a budget that cannot be met
         refuse(str(error))
     content = transfer_report.record(found)
-    try:
-        transfer_report.write(found, options.out)
-        if options.json:
-            write_atomically(options.json, to_json(content))
-    except OSError as error:
-        refuse(f"cannot write the report: {error}")
+    transfer_report.write(found, options.out)
+    if options.json:
+        write_atomically(options.json, to_json(content))
     console.print(printing.compressed_networks(content["networks"], content["metric"]))
     for sentence in transfer_report.sentences(content):
         console.print(sentence)
@@ -407,39 +422,47 @@ def _transfer(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
     return 0
 
 
-def _prepare(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> None:
+def _prepare(
+    options: argparse.Namespace, files: Sequence[str], refuse: Callable[[str], NoReturn]
+) -> None:
     """Refuse, before the long work, what could not be written after it."""
     out = options.out
     if out.exists() and not out.is_dir():
         refuse(f"argument --out: {out} is a file; name a folder")
-    _writable(options.json, refuse)
+    with _refusing(refuse):
+        _check_json(options.json)
+        if out.is_dir() and not (out / "report.json").is_file():
+            # What an earlier run has left that was killed is its own.
+            others = [f for f in out.iterdir() if f.name != POINTS and not is_leftover(f)]
+            if others:
+                refuse(
+                    f"argument --out: {out} is not empty and holds no report.json of an earlier "
+                    "run; name another folder, or empty it"
+                )
+        _check_folder(out, files)
+        _check_folder(out / POINTS, ())
+
+
+@contextlib.contextmanager
+def _refusing(refuse: Callable[[str], NoReturn]) -> Iterator[None]:
+    """Refuse a place that cannot be written, in one line."""
     try:
-        others = out.is_dir() and any(file.name != POINTS for file in out.iterdir())
-        if others and not (out / "report.json").is_file():
-            refuse(
-                f"argument --out: {out} is not empty and holds no report.json of an earlier run; "
-                "name another folder, or empty it"
-            )
-        _make_writable(out)
+        yield
     except OSError as error:
-        refuse(f"argument --out: cannot write to {out}: {error.strerror}")
+        refuse(f"cannot write {error.filename}: {error.strerror}")
 
 
-def _writable(file: Path | None, refuse: Callable[[str], NoReturn]) -> None:
-    if file is None:
-        return
-    if file.is_dir():
-        refuse(f"argument --json: {file} is a folder; name a file")
-    try:
-        _make_writable(file.parent)
-    except OSError as error:
-        refuse(f"argument --json: cannot write {file}: {error.strerror}")
+def _check_json(file: Path | None) -> None:
+    if file is not None:
+        if not file.exists():
+            make_folder(file.parent)
+        check_writable(file)
 
 
-def _make_writable(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+def _check_folder(folder: Path, files: Sequence[str]) -> None:
+    make_folder(folder)
+    for name in files:
+        check_writable(folder / name)
 
 
 # What a worker does: everything that it needs comes by name.
@@ -450,7 +473,7 @@ def _study(name: str) -> LayerStudy | str:
     read_network, read_data = NETWORKS[name]
     try:
         network, data = read_network(), read_data()
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         return f"{name} was skipped: {reason}."
     batches = _batches(data.training_images), _batches(data.held_out_images)

@@ -6,7 +6,6 @@ matplotlib's global state.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from lowrank_theory._names import drawable, short
 from lowrank_theory.networks._layer import half_rank
 from lowrank_theory.verification import Report, StatementReport
 
@@ -164,7 +164,7 @@ def bound_scatter(rows: Sequence[Row]) -> Figure:
     figure, axes = panels(len(_BOUNDS), width=4.6, height=4.2)
     for panel, (error, bound, label) in zip(axes, _BOUNDS, strict=True):
         for number, (network, group) in enumerate(networks.items()):
-            _points(panel, group, error, bound, network, SERIES[number % len(SERIES)])
+            _points(panel, group, error, bound, drawable(network), SERIES[number % len(SERIES)])
         _diagonal(panel)
         panel.set_title(label, fontsize=10)
         panel.set_xlabel("error / norm of the outputs")
@@ -250,7 +250,9 @@ def tightness(report: Report) -> Figure:
     panel.set_xlim(edges[0], edges[-1])
     _plain_ticks(panel)
     panel.set_ylim(0.3 - len(statements), 0.95)
-    panel.set_yticks([-row for row in range(len(statements))], [s.name for s in statements])
+    panel.set_yticks(
+        [-row for row in range(len(statements))], [drawable(s.name) for s in statements]
+    )
     panel.set_xlabel("realised / bound (inverted for lower bounds; no unit)")
     legend_above(figure, panel, 3)
     return figure
@@ -326,8 +328,7 @@ def _some(layers: list[Any], count: int) -> list[Any]:
 
 def _title(layer: tuple[str, str]) -> str:
     network, path = layer
-    words = re.findall(r"[\w#]+", path)
-    return f"{network}, {'.'.join(words)}"
+    return drawable(f"{network}, {short(path)}")
 
 
 def _at_half_rank(rows: Sequence[Row]) -> list[Row]:
@@ -384,7 +385,7 @@ def _diagonal(panel: Axes) -> None:
 def _network_errors(panel: Axes, networks: Sequence[Row]) -> None:
     for method, group in _by_method(networks).items():
         points = [(_size(row), row["error_held_out"]) for row in group]
-        _line(panel, points, method, _METHODS.get(method, SERIES[3]))
+        _line(panel, points, drawable(method), _METHODS.get(method, SERIES[3]))
     panel.set_yscale("log")
     panel.set_xlabel("parameters / dense (%)")
     panel.set_ylabel("error / norm of the outputs")
@@ -396,14 +397,15 @@ def _metric(panel: Axes, networks: Sequence[Row], metric: Row) -> None:
     for method, group in _by_method(networks).items():
         sizes, values = [_size(row) for row in group], [row["metric"] for row in group]
         style = _METHODS.get(method, SERIES[3])
-        _line(panel, zip(sizes, values, strict=True), method, style)
+        _line(panel, zip(sizes, values, strict=True), drawable(method), style)
         ends = [dense + row["low"] for row in group], [dense + row["high"] for row in group]
         panel.vlines(sizes, *ends, color=style["color"], linewidth=0.8)
     panel.axhline(dense, **LIMIT, label="dense")
     panel.set_xlabel("parameters / dense (%)")
-    panel.set_ylabel(metric["name"])
+    name = drawable(metric["name"])
+    panel.set_ylabel(name)
     better = "larger" if metric["larger_is_better"] else "smaller"
-    panel.set_title(f"{metric['name']}, {better} is better", fontsize=10)
+    panel.set_title(f"{name}, {better} is better", fontsize=10)
 
 
 def _by_method(networks: Sequence[Row]) -> dict[str, list[Row]]:

@@ -127,7 +127,18 @@ def test_a_choice_outside_the_hypotheses_is_worth_nothing():
     assert replay(Outside(), np.ones(3)) == 0
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", '{"free": [[1, 2]]}', '{"free": [["x"]]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1, 2]",
+        "[" * 100_000,
+        '{"free": [[1, 2]]}',
+        '{"free": [["x"]]}',
+        '{"name": "Shrunk", "free": [[1, 2, NaN]]}',
+        '{"name": "another", "free": [[1, 2, 3]]}',
+    ],
+)
 def test_a_corrupt_or_foreign_witness_is_refused(content: str, tmp_path: Path):
     file = tmp_path / "witness.json"
     file.write_text(content)

@@ -354,8 +354,55 @@ def test_a_disk_that_fills_up_is_told(verdicts, tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report, "write_atomically", full)
-    assert cli.main(["verify", "--only", STATEMENT, "--out", str(tmp_path)]) == 2
-    assert "cannot write the report: " in capsys.readouterr().err
+    assert cli.main(["verify", "--only", STATEMENT, "--out", str(tmp_path)]) == 4
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "No space left on device" in error
+
+
+FAULTS = {
+    "a full disk": (OSError(28, "No space left on device"), 4),
+    "a quota": (OSError(122, "Disk quota exceeded"), 4),
+    "nobody reads": (SystemExit(1), 4),  # how rich ends where a pipe is closed
+    "no memory": (MemoryError(), 5),
+    "other sources": (RuntimeError("other sources"), 5),
+    "a fault": (ZeroDivisionError(), 5),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("command", ["verify", "attack", "scale", "transfer"])
+def test_nothing_but_a_finding_has_the_code_of_one(
+    command, fault, verdicts, tmp_path, capsys, monkeypatch
+):
+    error, code = FAULTS[fault]
+
+    def fails(*_, **__):
+        raise error
+
+    where = {"verify": "sweep", "attack": "attack", "scale": "scale", "transfer": "transfer"}
+    monkeypatch.setattr(cli, where[command], fails)
+    what = {"attack": ["--only", "planted_rank.any_noise"], "transfer": ["digits"]}
+    out = [] if command == "scale" else ["--out", str(tmp_path)]
+    assert cli.main([command, *what.get(command, ["--only", "planted_rank"]), *out]) == code
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == (code == 5)
+
+
+@pytest.mark.parametrize("command", ["verify", "attack", "scale", "transfer"])
+def test_help_names_every_exit_code(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split()).partition("Exit code: ")[2]
+    codes = {cli.BAD_USAGE, cli.CANNOT_WRITE, cli.FAILED, cli.INTERRUPTED}
+    assert all(f"{code} " in printed for code in {0} | codes)
+    assert len(codes | set(cli.EXIT_CODES.values())) == 7, "a code of its own each"
+
+
+def test_a_run_killed_while_it_wrote_its_report_goes_on(verdicts, tmp_path, monkeypatch):
+    run = ["verify", "--only", STATEMENT, "--out", str(tmp_path)]
+    left = tmp_path / ".report.json.0.tmp"
+    left.write_text("half")
+    assert cli.main(run) == 0
+    assert not left.exists() and strict(tmp_path / "report.json")["seed"] == 0
 
 
 def test_the_command_is_quiet_about_how_it_computes(tmp_path):

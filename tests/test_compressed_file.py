@@ -13,6 +13,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save
 
 from lowrank_theory.calibration import Calibration
+from lowrank_theory.networks import _compressed_file
 from lowrank_theory.networks._compressed_file import load_compressed
 from lowrank_theory.networks.compress import Compressed, CompressedLayer, Parameters, compress
 from lowrank_theory.networks.observe import observe
@@ -242,6 +243,26 @@ def test_other_files_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match=f"{why}.*Give another file") as raised:
         load_compressed(file, small, SMALL)
     assert str(file) in str(raised.value)
+
+
+@pytest.mark.parametrize("header", ["{}", '{"a": []}', "[" * 100_000, "null"])
+def test_headers_of_somebody_else_are_refused(header, tmp_path):
+    content = len(header).to_bytes(8, "little") + header.encode()
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match="Give another file, or compress again"):
+        load_compressed(tmp_path / "file", small, SMALL)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{}, {"layers": {"['a']": {}}}, {"layers": [], "dtypes": {}}, {"dtypes": {"x": "float99"}}],
+)
+def test_a_whole_file_with_gaps_is_refused(entries, tmp_path):
+    whole = {"network": {}, "keys": {}, "provenance": {}} | entries
+    arrays = {"x": np.zeros(2)}
+    (tmp_path / "file").write_bytes(_compressed_file._FILE.pack(arrays, **whole))
+    with pytest.raises(ValueError, match=r"is damaged .*Give another file, or compress again"):
+        load_compressed(tmp_path / "file", small, SMALL)
 
 
 def test_no_file_and_a_newer_one(tmp_path):

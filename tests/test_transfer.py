@@ -1,10 +1,12 @@
 """The study of one network: what it records, that its numbers are right, and that it goes on."""
 
+import dataclasses
 import json
 import math
 import re
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -251,6 +253,25 @@ def test_a_torn_piece_is_made_anew(tmp_path):
     assert other.get("a", lambda: 3)["found"] == 3
     other.prune()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_network_of_the_same_name_is_another():
+    loaded = load(SIZES)
+    known = module._digest(loaded)
+    assert module._digest(load(SIZES)) == known
+    for part in ("calibration", "held_out", "units"):
+        first, *others = getattr(loaded, part)
+        changed = first.copy()
+        changed[-1, -1] += 1e-3
+        other = dataclasses.replace(loaded, **{part: [changed, *others]})
+        assert module._digest(other) != known
+    trained = jax.tree.map(lambda leaf: leaf / 3, loaded.parameters)
+    assert module._digest(dataclasses.replace(loaded, parameters=trained)) != known
+
+
+def test_the_command_names_each_budget_to_the_last_digit(found):
+    two = dataclasses.replace(found, budgets=(1 / 3, 0.333333))
+    assert f"--budget {1 / 3} 0.333333 --seed" in transfer_report.command(two)
 
 
 @pytest.mark.parametrize("budgets", [(), (0.0,), (0.5, 1.0), (-0.5,), (float("nan"),)])

@@ -1,18 +1,19 @@
-"""The file of a calibration: safetensors, with a header in JSON."""
+"""The file of a calibration: safetensors, with a description and a digest of the whole."""
 
-import json
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from lowrank_theory._files import write_atomically
+from lowrank_theory._files import check_writable, write_atomically
+from lowrank_theory._store import ArrayFile
 
-_FORMAT, _VERSION = "lowrank_theory.calibration", 1
+_FILE = ArrayFile("calibration", 1, "a calibration", "delete this one and calibrate again")
+_ENTRIES = {"format", "version", "kind", "inputs", "compressed", "count", "batches"}
 
 
 def _named(seen: Any) -> dict[str, Any]:
@@ -21,57 +22,68 @@ def _named(seen: Any) -> dict[str, Any]:
     return {".".join(field.name for field in path): leaf for path, leaf in leaves}
 
 
+def _array(stored: Mapping[str, Any]) -> np.ndarray:
+    letter, bits = stored["dtype"][0], int(stored["dtype"][1:])
+    dtype = np.dtype(f"<{letter.lower()}{bits // 8}")
+    return np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
+
+
 def write(seen: Any, path: Path, *, batches: int) -> None:
-    """Write a calibration, and of how many batches of its stream it is."""
-    arrays = {name: np.asarray(leaf, np.float64) for name, leaf in _named(seen).items()}
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION,
+    """Write a calibration, and of how many batches of its stream it is.
+
+    Raises `ValueError` for numbers that are not finite, and `OSError` where the file cannot be
+    written.
+    """
+    check_writable(path)
+    wanted = _named(type(seen).empty(seen.inputs, compressed=seen.has_compressed))
+    arrays = {name: np.asarray(leaf, wanted[name].dtype) for name, leaf in _named(seen).items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"`{name}` of the calibration has entries that are not finite: it is not saved."
+            )
+    what = {
         "kind": type(seen).__name__,
         "inputs": seen.inputs,
         "compressed": seen.has_compressed,
         "count": float(arrays["count"]),
         "batches": batches,
     }
-    write_atomically(path, save(arrays, {"calibration": json.dumps(header)}))
+    write_atomically(path, _FILE.pack(arrays, **what))
 
 
 def read(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, int]:
     """The calibration of one of the kinds, and of how many batches it is; or a clear refusal."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no calibration file {str(path)!r}.")
+    header, stored, sealed = _FILE.unpack(path)
+    sizes = {name: math.prod(each["shape"]) for name, each in stored}
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("calibration", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as problem:
-        raise _refusal(path, f"is truncated or no safetensors file ({problem})") from None
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise _refusal(path, "holds something else than a calibration")
-    if header.get("version") != _VERSION:
-        raise ValueError(
-            f"The calibration file {str(path)!r} has version {header.get('version')!r}; this "
-            f"library reads version {_VERSION}. Update `lowrank_theory`, or calibrate again."
-        )
-    try:
-        empty = kinds[header["kind"]].empty(arrays["mean"].size, compressed=header["compressed"])
-        wanted, got = _named(empty), [arrays[name] for name in _named(empty)]
+        kind, inputs, batches = kinds[header["kind"]], sizes["mean"], header["batches"]
+        # Each kind has a matrix of the inputs: no memory is asked for one that is not in the file.
+        plausible = 0 < inputs**2 <= max(sizes.values()) and type(batches) is int and batches >= 0
+        empty = kind.empty(inputs if plausible else 1, compressed=header["compressed"])
+        wanted, arrays = _named(empty), {name: _array(each) for name, each in stored}
+        got = [arrays[name] for name in wanted]
         agree = [
+            plausible,
+            set(header) in (_ENTRIES, _ENTRIES | {"sha256"}),
             set(arrays) == set(wanted),
             header["inputs"] == empty.inputs,
             header["count"] == float(arrays["count"]),
-            header["batches"] == int(header["batches"]) >= 0,
-            *(a.shape == b.shape for a, b in zip(got, wanted.values(), strict=True)),
-            *(a.dtype == np.float64 and bool(np.isfinite(a).all()) for a in got),
+            *(
+                a.shape == b.shape and a.dtype == b.dtype and bool(np.isfinite(a).all())
+                for a, b in zip(got, wanted.values(), strict=True)
+            ),
         ]
     except (KeyError, TypeError, ValueError) as problem:
-        raise _refusal(path, f"is damaged ({problem!r})") from None
+        raise _FILE.refusal(path, f"is damaged ({problem!r})") from None
     if not all(agree):
-        raise _refusal(path, "is damaged: its header and its arrays do not agree")
-    return jax.tree.unflatten(jax.tree.structure(empty), got), int(header["batches"])
-
-
-def _refusal(path: Path, why: str) -> ValueError:
-    return ValueError(
-        f"The file {str(path)!r} {why}. Give another file, or delete this one and calibrate again."
-    )
+        raise _FILE.refusal(path, "is damaged: its header and its arrays do not agree")
+    if not sealed:
+        warnings.warn(
+            f"The calibration file {str(path)!r} was written without a digest, so that damage to "
+            "its numbers would not be found. Save it again to give it one.",
+            stacklevel=3,
+        )
+    return jax.tree.unflatten(jax.tree.structure(empty), got), batches

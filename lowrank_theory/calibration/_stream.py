@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lowrank_theory._files import check_writable
 from lowrank_theory._numerics import AnyArray, check_count, float64, owned, together
 from lowrank_theory.calibration._file import read, write
 from lowrank_theory.calibration._moments import (
@@ -32,7 +33,8 @@ def load_calibration(path: str | os.PathLike[str]) -> AbstractCalibration:
     """The calibration that `save` or `calibrate` wrote, of the kind that it was.
 
     Raises `FileNotFoundError` if there is none, and `ValueError` if the file is truncated or
-    damaged, holds something else, or was written by a newer version of this library.
+    damaged, holds something else, or was written by a newer version of this library. A file without
+    a digest, as the first versions wrote it, is loaded with a warning.
     """
     return read(Path(path), _KINDS)[0]
 
@@ -68,11 +70,14 @@ def calibrate(
     Raises `ValueError` if there are no batches; for a batch of a wrong shape, with entries that are
     not finite or of an integer dtype, and where the statistics would not fit into float64, naming
     its number, counted from one; and for a file that is damaged or holds something else. What was
-    saved stays.
+    saved stays. Raises `OSError`, before the first batch is asked for, where the file
+    cannot be written.
     """
     save_every = check_count("save_every", save_every, 1)
     path = None if file is None else Path(file)
     seen, saved, number = start, 0, 0
+    if path is not None:
+        check_writable(path)
     if path is not None and path.exists():
         seen, saved = read(path, _KINDS)
         try:

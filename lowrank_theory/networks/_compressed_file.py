@@ -1,13 +1,10 @@
-"""The file of a compressed network: safetensors, with a header in JSON.
+"""The file of a compressed network: safetensors, with a description and a digest of the whole.
 
-The arrays are named by `jax.tree_util.keystr`. The header says of what network they are, what was
-done to each weight, and the SHA-256 of the whole file, in which the digest itself counts as zeros:
-a bit that has flipped anywhere is found.
+The arrays are named by `jax.tree_util.keystr`. The description says of what network they are, and
+what was done to each weight.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -16,34 +13,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jaxtyping import PyTree
+from safetensors import SafetensorError
 
-from lowrank_theory._files import plain, write_atomically
+from lowrank_theory._files import check_writable, write_atomically
 from lowrank_theory._numerics import float64
+from lowrank_theory._store import ArrayFile
 from lowrank_theory.networks._follow import is_array
 from lowrank_theory.networks._views import Convolution, MatrixView, Piece
 from lowrank_theory.networks.compress import Compressed, CompressedLayer
 from lowrank_theory.networks.replace import AffineLowRank, replace
 from lowrank_theory.recovery._low_rank import LowRank
 
-_FORMAT, _VERSION = "lowrank_theory.compressed", 1
-_NO_DIGEST = b"0" * 64
+_FILE = ArrayFile("compressed", 1, "a compressed network", "compress again")
+
+Factors = dict[str, LowRank | AffineLowRank]
 
 
 def write(compressed: Compressed, path: str | os.PathLike[str]) -> None:
     """Write the parameters of a compressed network and what is known of them, in one step.
 
-    Raises `ValueError` for a dtype that safetensors does not have.
+    Raises `ValueError` for a dtype that safetensors does not have, and `OSError` where the file
+    cannot be written.
     """
+    path = Path(path)
+    check_writable(path)
     views = {name: each.view for name, each in compressed.layers.items() if each.rank is not None}
     network = _named(compressed.parameters, views)
     leaves = {name: leaf for name, leaf in _named(compressed.parameters).items() if is_array(leaf)}
     arrays = {name: _stored(leaf) for name, leaf in leaves.items()}
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "sha256": _NO_DIGEST.decode(),
+    what = {
         "network": {
             name: _array(leaf.dtype, views[name].shape) if name in views else _described(leaf)
             for name, leaf in network.items()
@@ -53,13 +52,11 @@ def write(compressed: Compressed, path: str | os.PathLike[str]) -> None:
         "layers": {name: dataclasses.asdict(each) for name, each in compressed.layers.items()},
         "provenance": compressed.provenance,
     }
-    text = json.dumps(plain(header), allow_nan=False)
     try:
-        content = safetensors.numpy.save(arrays, {"compressed": text})
-    except safetensors.SafetensorError as problem:
+        content = _FILE.pack(arrays, **what)
+    except SafetensorError as problem:
         raise ValueError(f"`parameters` has a leaf that cannot be saved: {problem}") from None
-    digest = hashlib.sha256(content).hexdigest().encode()
-    write_atomically(Path(path), content.replace(_NO_DIGEST, digest, 1))
+    write_atomically(path, content)
 
 
 def load_compressed(
@@ -76,18 +73,16 @@ def load_compressed(
     other leaves.
     """
     path = Path(path)
-    header, arrays = _read(path)
+    header, arrays, layers, factors = _read(path)
     leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
     named = {jax.tree_util.keystr(place): leaf for place, leaf in leaves}
-    layers = {name: _layer(entry) for name, entry in header["layers"].items()}
-    replaced = [name for name, layer in layers.items() if layer.rank is not None]
     _check_network(
         path,
         header["network"],
         {
             # A leaf that is replaced takes the dtype in which JAX would compute with it.
             name: _array(jax.dtypes.canonicalize_dtype(leaf.dtype), leaf.shape)
-            if name in replaced and is_array(leaf)
+            if name in factors and is_array(leaf)
             else _described(leaf)
             for name, leaf in named.items()
         },
@@ -96,42 +91,32 @@ def load_compressed(
         _restored(arrays[name], leaf, header["keys"].get(name)) if name in arrays else leaf
         for name, leaf in named.items()
     ]
-    factors = {name: _factors(name, arrays) for name in replaced}
     run, smaller = replace(function, jax.tree.unflatten(tree, filled), factors)
     return Compressed(run, smaller, layers, header["provenance"])
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the arrays of a whole file, or a clear refusal."""
+def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, CompressedLayer], Factors]:
+    """The description, the arrays, the layers and their factors of a whole file, or a clear
+    refusal.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r} of a compressed network.")
-    content = path.read_bytes()
+    header, stored, sealed = _FILE.unpack(path)
+    if not sealed:
+        raise _FILE.refusal(path, "is damaged: it states no SHA-256")
     try:
-        stored = safetensors.deserialize(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-        header = json.loads(metadata.get("compressed", "null"))
-    except (safetensors.SafetensorError, ValueError) as problem:
-        raise _refusal(path, f"is truncated or no safetensors file ({problem})") from None
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise _refusal(path, "holds something else than a compressed network")
-    if header.get("version") != _VERSION:
-        raise ValueError(
-            f"The file {str(path)!r} has version {header.get('version')!r}; this library reads "
-            f"version {_VERSION}. Update `lowrank_theory`, or compress again."
-        )
-    digest = str(header.get("sha256"))
-    blank = content.replace(digest.encode(), _NO_DIGEST, 1)
-    if hashlib.sha256(blank).hexdigest() != digest:
-        raise _refusal(path, "is damaged: its SHA-256 is not the one that it states")
-    return header, {
-        name: np.frombuffer(each["data"], jnp.dtype(header["dtypes"][name])).reshape(each["shape"])
-        for name, each in stored
-    }
-
-
-def _refusal(path: Path, why: str) -> ValueError:
-    return ValueError(f"The file {str(path)!r} {why}. Give another file, or compress again.")
+        found = {name: header[name] for name in ("network", "keys", "provenance")}
+        dtypes = {name: jnp.dtype(dtype) for name, dtype in header["dtypes"].items()}
+        arrays = {
+            name: np.frombuffer(each["data"], dtypes[name]).reshape(each["shape"])
+            for name, each in stored
+        }
+        layers = {name: _layer(entry) for name, entry in header["layers"].items()}
+        replaced = [name for name, layer in layers.items() if layer.rank is not None]
+        factors = {name: _factors(name, arrays) for name in replaced}
+    except (AttributeError, LookupError, TypeError, ValueError) as problem:
+        raise _FILE.refusal(path, f"is damaged ({problem!r})") from None
+    return found, arrays, layers, factors
 
 
 def _check_network(path: Path, wanted: dict[str, str], given: dict[str, str]) -> None:

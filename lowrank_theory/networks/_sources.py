@@ -5,11 +5,20 @@ one way.
 import dataclasses
 import hashlib
 import io
+import math
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from lowrank_theory._files import from_json
+
+_TEXT = 100_000_000  # bytes; the largest text that is read has a third of them
+_HEADER = 20_000  # bytes; NumPy reads no longer ones
+_WIDEST = 16  # bytes of a number
 
 
 def embedded(file: Path, sha256: str) -> dict[str, np.ndarray]:
@@ -69,6 +78,19 @@ class Source:
             f"{path} is damaged or another file: {reason}. Get it again.\n{self._help()}"
         )
 
+    def content(self, path: Path, limit: int) -> bytes:
+        """The bytes of a file, which must be at most so many.
+
+        Raises `ValueError` where there are more, or they cannot be read.
+        """
+        try:
+            size = path.stat().st_size
+            if size > limit:
+                raise self.damaged(path, f"it has {size:,} bytes, where {limit:,} are the most")
+            return path.read_bytes()
+        except OSError as error:
+            raise self.damaged(path, error) from error
+
     def text(self, *names: str) -> tuple[Path, str]:
         """The first of these files that is there, in UTF-8, its line ends as they are.
 
@@ -76,26 +98,54 @@ class Source:
         """
         path = self.find(*names)
         try:
-            content = path.read_bytes().decode()
+            content = self.content(path, _TEXT).decode()
         except UnicodeDecodeError as error:
             raise self.damaged(path, error) from error
         if not content:
             raise self.damaged(path, "it is empty")
         return path, content
 
+    def json(self, name: str) -> tuple[Path, dict[str, Any]]:
+        """The JSON object in a file.
+
+        Raises `FileNotFoundError` where there is no such file, `ValueError` where it has none.
+        """
+        path, content = self.text(name)
+        try:
+            found = from_json(content)
+        except ValueError as error:
+            raise self.damaged(path, error) from error
+        if not isinstance(found, dict):
+            raise self.damaged(path, "it is not a JSON object")
+        return path, found
+
     def arrays(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """The arrays of these names in a `.npz` file, in float32.
 
         Raises `FileNotFoundError` where the file is not there, `ValueError` where an array is
-        missing, of another shape, or not of finite numbers.
+        missing, of another shape, or not of finite numbers. How much there is to unpack is looked
+        at before.
         """
         path = self.find(name)
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in shapes}
+            with zipfile.ZipFile(path) as stored:
+                arrays = {name: _entry(stored, name, shape) for name, shape in shapes.items()}
         except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes
             raise self.damaged(path, error) from error
         return {name: self.checked(path, name, arrays[name], shapes[name]) for name in shapes}
+
+    def array(self, name: str, shape: tuple[int, ...]) -> tuple[Path, np.ndarray]:
+        """The array in a `.npy` file, of any dtype.
+
+        Raises `FileNotFoundError` where there is no such file, `ValueError` where its array is of
+        another shape.
+        """
+        path = self.find(name)
+        try:
+            with path.open("rb") as file:
+                return path, _array(file, path.stat().st_size, name, shape)
+        except Exception as error:  # as above
+            raise self.damaged(path, error) from error
 
     def checked(
         self, path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]
@@ -108,7 +158,36 @@ class Source:
             raise self.damaged(path, f"{name} has shape {array.shape}, not {shape}")
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise self.damaged(path, f"{name} is {array.dtype}, not floating point")
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise self.damaged(path, f"{name} has entries that are not finite")
+            raise self.damaged(path, f"{name} has entries that are not finite in float32")
         return array
+
+
+def _entry(stored: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    entry = stored.getinfo(f"{name}.npy")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # NumPy writes no others, of which any number of bytes may be unpacked at once.
+        raise ValueError(f"{name} is compressed in another way than NumPy's")
+    with stored.open(entry) as file:
+        return _array(file, entry.file_size, name, shape)
+
+
+def _array(file: Any, size: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of this shape in the `size` bytes of a `.npy` file, or an error."""
+    most = _HEADER + _WIDEST * math.prod(shape)
+    if size > most:
+        raise ValueError(f"{name} has {size:,} bytes, where shape {shape} has at most {most:,}")
+    content = io.BytesIO(file.read(size))
+    version = np.lib.format.read_magic(content)
+    if version == (1, 0):
+        found, _, dtype = np.lib.format.read_array_header_1_0(content)
+    else:
+        found, _, dtype = np.lib.format.read_array_header_2_0(content)
+    if found != shape:
+        raise ValueError(f"{name} has shape {found}, not {shape}")
+    if content.tell() + dtype.itemsize * math.prod(shape) != size:
+        raise ValueError(f"{name} has {size:,} bytes, which its header does not say")
+    content.seek(0)
+    return np.lib.format.read_array(content, allow_pickle=False)

@@ -7,7 +7,6 @@ On the test part of STS-B (`texts.stsb_data`), all-MiniLM-L6-v2 has a Spearman c
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ LAYOUT = """\
     instance sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); tokenizer_config.json is read
     where it is there."""
 
+_DTYPES = ("F64", "F32", "F16", "BF16")
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
@@ -188,7 +188,7 @@ def bert_network(folder: str | Path = MINILM) -> tuple[Bert, dict[str, Any]]:
     another kind of network.
     """
     source = _source(folder)
-    config_path, config = _json(source, "config.json")
+    config_path, config = source.json("config.json")
     names = _KINDS.get(str(config.get("model_type")))
     if names is None:
         raise source.damaged(
@@ -210,7 +210,7 @@ def bert_network(folder: str | Path = MINILM) -> tuple[Bert, dict[str, Any]]:
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise source.damaged(config_path, "its places are not embedded absolutely")
     epsilon = config.get("layer_norm_eps", 1e-12)
-    if not isinstance(epsilon, float) or not epsilon > 0:
+    if not isinstance(epsilon, float) or not 0 < epsilon < np.inf:
         raise source.damaged(config_path, f"layer_norm_eps is {epsilon!r}, not a positive number")
     weights = _Weights(source, names.prefix)
     embeddings: dict[str, Any] = {
@@ -241,17 +241,6 @@ def bert_network(folder: str | Path = MINILM) -> tuple[Bert, dict[str, Any]]:
     return Bert(heads, epsilon, activation), {"embeddings": embeddings, "layers": layers}
 
 
-def _json(source: Source, name: str) -> tuple[Path, dict[str, Any]]:
-    path, content = source.text(name)
-    try:
-        config = json.loads(content)
-    except ValueError as error:
-        raise source.damaged(path, error) from error
-    if not isinstance(config, dict):
-        raise source.damaged(path, "it is not a JSON object")
-    return path, config
-
-
 class _Weights:
     """The arrays of a safetensors file, whose names may begin with a prefix."""
 
@@ -269,7 +258,16 @@ class _Weights:
     def array(self, name: str, *shape: int) -> Array:
         if not self.has(name):
             raise self.source.damaged(self.path, f"it has no {name}")
-        array = self.file.get_tensor(self.names[name])
+        try:
+            stored = self.file.get_slice(self.names[name])
+            kind, found = stored.get_dtype(), tuple(stored.get_shape())
+            if found != shape:  # looked at before it is read
+                raise self.source.damaged(self.path, f"{name} has shape {found}, not {shape}")
+            if kind not in _DTYPES:
+                raise self.source.damaged(self.path, f"{name} is {kind}, not one of {_DTYPES}")
+            array = self.file.get_tensor(self.names[name])
+        except (SafetensorError, OSError) as error:
+            raise self.source.damaged(self.path, f"{name}: {error}") from error
         return jnp.asarray(self.source.checked(self.path, name, array, shape))
 
     def affine(self, name: str, inputs: int, outputs: int) -> dict[str, Array]:
@@ -318,12 +316,12 @@ def _tokenizer(source: Source) -> Any:
     missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(words)
     if missing:
         raise source.damaged(path, f"it has no {', '.join(sorted(missing))}")
-    known = _json(source, "config.json")[1].get("vocab_size")
+    known = source.json("config.json")[1].get("vocab_size")
     if isinstance(known, int) and len(words) > known:
         raise source.damaged(path, f"it has {len(words)} entries, and the network {known}")
     lower = True
     if source.path("tokenizer_config.json").is_file():
-        lower = bool(_json(source, "tokenizer_config.json")[1].get("do_lower_case", True))
+        lower = bool(source.json("tokenizer_config.json")[1].get("do_lower_case", True))
     return BertWordPieceTokenizer(str(path), lowercase=lower)
 
 

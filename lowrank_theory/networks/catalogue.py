@@ -130,7 +130,7 @@ class Case:
         """What is missing, what to get, and where to put it; `None` where all is there."""
         try:
             self.check()
-        except (FileNotFoundError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError) as error:
             return str(error)
         return None
 

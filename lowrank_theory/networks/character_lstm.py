@@ -4,7 +4,6 @@ Network and text are read from a folder of the user's, see `LAYOUT`. The network
 per character on that text, of whose characters the entropy is 3.31; it probably was trained on it.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -103,12 +102,11 @@ def character_lstm_network() -> tuple[CharacterLSTM, dict[str, Any]]:
     Raises `FileNotFoundError` where a file is missing and `ValueError` where one is damaged; both
     say which, and where to get it.
     """
-    path, content = _SOURCE.text("vocab.json")
+    path, stored = _SOURCE.json("vocab.json")
     try:
-        stored: dict[str, int] = json.loads(content)
         codes = {_MISSPELT.get(key, key): code for key, code in stored.items()}
         vocabulary = "".join(sorted(codes, key=codes.__getitem__))
-    except (ValueError, AttributeError, TypeError) as error:
+    except TypeError as error:
         raise _SOURCE.damaged(path, error) from error
     if [codes.get(character) for character in vocabulary] != list(range(len(codes))):
         raise _SOURCE.damaged(path, "it does not number single characters from 0")

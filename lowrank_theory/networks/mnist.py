@@ -37,13 +37,14 @@ def _read_idx(name: str, *shape: int) -> np.ndarray:
     big-endian 32-bit integers, and the data.
     """
     path = _IMAGES.find(name)
-    compressed = path.read_bytes()
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+    size = len(header) + math.prod(shape)
     try:
-        content = gzip.decompress(compressed)
+        with gzip.open(path) as file:
+            content = file.read(size + 1)  # one more: where there is none, the end is checked
     except (OSError, EOFError, zlib.error) as error:
         raise _IMAGES.damaged(path, error) from error
-    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
-    if not content.startswith(header) or len(content) != len(header) + math.prod(shape):
+    if not content.startswith(header) or len(content) != size:
         raise _IMAGES.damaged(path, f"it is not an IDX file of {shape} bytes")
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 

@@ -4,6 +4,7 @@ Both are read from a folder of the user's, see `LAYOUT` and `CIFAR10_LAYOUT`. Of
 test images the networks recognise 915 and 926.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ _EPSILON = 1e-5  # added to the variances of the batch normalisation
 _RECORD = 1 + 3 * 32 * 32
 _BATCH = 10_000
 _STRIP = 1_000
+_LARGEST_STRIP = 16_000_000  # bytes; those that there are have a fifth
 
 
 class ResNet(eqx.Module):
@@ -214,7 +216,7 @@ def _joined(parts: Iterator[Labelled], count: int) -> Labelled:
 def _records(name: str, count: int | None) -> Labelled:
     """A file of records: the label, then the red, the green and the blue pixels."""
     path = _CIFAR10.find(name)
-    content = np.fromfile(path, np.uint8)
+    content = np.frombuffer(_CIFAR10.content(path, _BATCH * _RECORD), np.uint8)
     samples, rest = divmod(len(content), _RECORD)
     if rest or not samples or count not in (None, samples):
         expected = f"{count or 'some'} records of {_RECORD}"
@@ -228,20 +230,18 @@ def _strip(number: int) -> Labelled:
     """A picture whose rows are images, beside its labels."""
     from PIL import Image
 
-    path, labels_path = _CIFAR10.find(f"cifar10_batch_{number}.png"), _CIFAR10.find("labels.npy")
+    path = _CIFAR10.find(f"cifar10_batch_{number}.png")
+    content = _CIFAR10.content(path, _LARGEST_STRIP)
     try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: Pillow's for a broken PNG
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            shape = (*picture.size[::-1], len(picture.getbands()))
+            # What is larger is not unpacked.
+            pixels = np.asarray(picture.convert("RGB")) if shape[:2] == (_STRIP, 1024) else None
+    except Exception as error:  # Pillow raises half a dozen kinds for a broken PNG
         raise _CIFAR10.damaged(path, error) from error
-    if pixels.shape != (_STRIP, 1024, 3):
-        raise _CIFAR10.damaged(path, f"it has shape {pixels.shape}, not {(_STRIP, 1024, 3)}")
-    try:
-        labels = np.load(labels_path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise _CIFAR10.damaged(labels_path, error) from error
-    if labels.shape != (51 * _STRIP,):
-        raise _CIFAR10.damaged(labels_path, f"it has shape {labels.shape}, not {(51 * _STRIP,)}")
+    if pixels is None:
+        raise _CIFAR10.damaged(path, f"it has shape {shape}, not {(_STRIP, 1024, 3)}")
+    labels_path, labels = _CIFAR10.array("labels.npy", (51 * _STRIP,))
     labels = labels[number * _STRIP : (number + 1) * _STRIP]
     return pixels.reshape(_STRIP, 32, 32, 3), _labels(labels_path, labels)
 

@@ -5,6 +5,7 @@ They are read from a folder of the user's, see `STSB_LAYOUT` and `AG_NEWS_LAYOUT
 
 import csv
 import io
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,15 +121,23 @@ def ag_news_data() -> AgNews:
 def _news(*names: str) -> News:
     path, content = _AG_NEWS.text(*names)
     texts, labels = [], []
-    for number, row in enumerate(csv.reader(io.StringIO(content, newline="")), start=1):
-        text, label = (" ".join(row[1:]), row[0]) if len(row) == 3 else (row[0], row[-1])
+    for number, row in enumerate(_rows(path, content), start=1):
         classes = "1234" if len(row) == 3 else "0123"
+        label = row[0] if len(row) == 3 else row[-1] if row else ""
         if len(row) not in (2, 3) or label not in tuple(classes):
             reason = f"row {number} is neither class, title and text nor text and class"
             raise _AG_NEWS.damaged(path, reason)
+        text = " ".join(row[1:]) if len(row) == 3 else row[0]
         texts.append(text.replace("\\n", " ").replace("\\", " "))  # how the files mark new lines
         labels.append(classes.index(label))
     return News(tuple(texts), np.array(labels, np.int32))
+
+
+def _rows(path: Path, content: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(content, newline="")))
+    except csv.Error as error:
+        raise _AG_NEWS.damaged(path, error) from error
 
 
 def probe_correct(

@@ -19,15 +19,16 @@ import json
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from lowrank_theory._files import plain, to_json, write_atomically
+from lowrank_theory._files import make_folder, plain
 from lowrank_theory._numerics import check_count, check_fraction
+from lowrank_theory._store import ENTRIES, Results
 from lowrank_theory.networks import layer_study
 from lowrank_theory.networks._scrutiny import scrutinised
 from lowrank_theory.networks._sizes import by_each_method, compared
@@ -95,20 +96,23 @@ def transfer(
     kept: the same call goes on from there. `progress(name, done, total)` is called after every
     piece.
 
-    Raises `ValueError` for budgets that are not shares between 0 and 1, besides what `case.load`
-    and `compress` raise.
+    Raises `ValueError` for budgets that are not shares between 0 and 1, `OSError` where the folder
+    cannot be written, and what `case.load` and `compress` raise.
     """
     shares = tuple(sorted({check_fraction("budgets", share) for share in budgets}))
     if not shares:
         raise ValueError("`budgets` is empty: give at least one share, such as 0.5.")
     sizes = sizes or case.sizes
+    seed = check_count("seed", seed, 0)
+    if folder is not None:
+        make_folder(folder)  # or refuse, before anything is read
     loaded = case.load(sizes)
+    pieces = _Pieces(folder, [case.name, dataclasses.asdict(sizes), seed, _digest(loaded)])
     half = min(shares, key=lambda share: abs(share - 0.5))
-    pieces = _Pieces(folder, [case.name, dataclasses.asdict(sizes), check_count("seed", seed, 0)])
     jobs: dict[str, Callable[[], Any]] = {
         "layers": functools.partial(_layers, case.name, loaded),
         **{
-            f"budget {share:g}": functools.partial(
+            f"budget {share}": functools.partial(
                 _at_budget, loaded, share, seed, sizes.passes, also_half=share == half
             )
             for share in shares
@@ -116,11 +120,11 @@ def transfer(
     }
     found: dict[str, Row] = {}
     for done, (name, job) in enumerate(jobs.items(), start=1):
-        found[name] = pieces.get(name + (" as half" if name == f"budget {half:g}" else ""), job)
+        found[name] = pieces.get(name + (" as half" if name == f"budget {half}" else ""), job)
         if progress is not None:
             progress(f"{case.name}: {name}", done, len(jobs))
     pieces.prune()
-    compressed = [found[f"budget {share:g}"]["found"] for share in shares]
+    compressed = [found[f"budget {share}"]["found"] for share in shares]
     return Transfer(
         network=case.name,
         title=case.title,
@@ -132,7 +136,7 @@ def transfer(
         metric=compressed[0]["metric"],
         layers=_study_of(found["layers"]["found"]),
         networks=tuple(row for each in compressed for row in each["rows"]),
-        half=found[f"budget {half:g}"]["found"]["half"],
+        half=found[f"budget {half}"]["found"]["half"],
         machine=machine(),
         seconds=sum(piece["seconds"] for piece in found.values()),
     )
@@ -149,39 +153,45 @@ def machine() -> Row:
     }
 
 
+def _digest(loaded: Loaded) -> str:
+    """The hash of a network and of the units that it is given: files of the same name may hold
+    others.
+    """
+    digest = hashlib.sha256()
+    given = (loaded.parameters, loaded.calibration, loaded.held_out, loaded.units)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 class _Pieces:
     """What is finished, each piece in a file named by the hash of what it is, of the sources of
     this package, and of the versions of what it computes with; nowhere without a folder.
     """
 
     def __init__(self, folder: Path | None, setting: Any) -> None:
-        self.folder, self.setting = folder, setting
-        self._used: set[Path] = set()
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        self.setting = setting
+        self._results = None if folder is None else Results(folder, "piece", ENTRIES)
 
     def get(self, name: str, make: Callable[[], Any]) -> Row:
         """`{"found": ..., "seconds": ...}`, what `make` returns and what it took."""
-        described = json.dumps([name, self.setting, fingerprint()]).encode()
-        file = self.folder and self.folder / f"{hashlib.sha256(described).hexdigest()}.json"
-        if file and file.is_file():
-            self._used.add(file)
-            try:
-                return json.loads(file.read_bytes())
-            except ValueError as error:
-                warnings.warn(f"{file} is corrupt ({error}): computed anew.", stacklevel=2)
+        words = {"piece": name, "of": plain(self.setting), "sources": fingerprint()}
+        identity = hashlib.sha256(json.dumps(words).encode()).hexdigest()
+        kept = self._results and self._results.load(identity, {"found", "seconds"}.issubset)
+        if kept is not None:
+            return {entry: kept[entry] for entry in ("found", "seconds")}
         start = time.monotonic()
         piece = plain({"found": make(), "seconds": time.monotonic() - start})
-        if file:
-            write_atomically(file, to_json(piece))
-            self._used.add(file)
+        if self._results is not None:
+            self._results.save(identity, piece, **words)
         return piece
 
     def prune(self) -> None:
         """Remove what this run neither found nor wrote: pieces of other sources or settings."""
-        for file in self.folder.glob("*.json") if self.folder else ():
-            if file not in self._used:
-                file.unlink(missing_ok=True)
+        if self._results is not None:
+            self._results.prune()
 
 
 # --- the layers -----------------------------------------------------------------------------------

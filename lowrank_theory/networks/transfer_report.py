@@ -4,19 +4,21 @@ The page needs nothing but its own file. Every file is a function of the `Transf
 replaces its predecessor in one step.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lowrank_theory import plotting
 from lowrank_theory._files import to_json, write_atomically
+from lowrank_theory._names import short as short
 from lowrank_theory._page import number, percent, render, svg, versions
 from lowrank_theory.networks._layer import half_rank
 from lowrank_theory.networks._sizes import CONFIDENCE, FAILURE_PROBABILITY, SAME_RANKS
 from lowrank_theory.networks.transfer import Transfer
 
 Row = Mapping[str, Any]
+FIGURES = ("network", "layer_errors", "layer_spectra", "calibration_sizes", "residual_spectra")
+FILES = ("report.json", "report.html", *(f"{name}.svg" for name in FIGURES))
 
 
 def write(found: Transfer, folder: Path) -> None:
@@ -48,7 +50,7 @@ def write(found: Transfer, folder: Path) -> None:
     write_atomically(folder / "report.json", to_json(content))
     for name, picture in figures.items():
         write_atomically(folder / f"{name}.svg", picture)
-    write_atomically(folder / "report.html", page.encode())
+    write_atomically(folder / "report.html", page.encode(errors="backslashreplace"))
 
 
 def record(found: Transfer) -> dict[str, Any]:
@@ -58,14 +60,8 @@ def record(found: Transfer) -> dict[str, Any]:
 
 def command(found: Transfer) -> str:
     """The command that repeats the study."""
-    budgets = " ".join(f"{share:g}" for share in found.budgets)
+    budgets = " ".join(f"{share}" for share in found.budgets)
     return f"lowrank-theory transfer {found.network} --budget {budgets} --seed {found.seed}"
-
-
-def short(path: str) -> str:
-    """A path without its brackets and quotes, and without the word that all paths end in."""
-    words = re.findall(r"\w+", path)
-    return ".".join(words[:-1] if words[-1] == "kernel" else words)
 
 
 def sentences(record: Row) -> list[str]:

@@ -7,7 +7,6 @@ one, which is a question to the proof; one that is wrong is broken by it.
 import dataclasses
 import enum
 import functools
-import json
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._files import to_json, write_atomically
+from lowrank_theory._files import from_json, to_json, write_atomically
 from lowrank_theory._numerics import (
     check_count,
     check_key,
@@ -98,9 +97,16 @@ def reload(statement: AbstractStatement, file: Path) -> Any:
     with float64():
         expected = jax.eval_shape(lambda: adversary.start(key=jax.random.key(0)))
     try:
-        saved = [np.asarray(leaf, float) for leaf in json.loads(file.read_text())["free"]]
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        content = from_json(file.read_bytes())
+        saved = [np.asarray(leaf, float) for leaf in content["free"]]
+        name = content["name"]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds no witness: {error}. Run the attack again.") from None
+    if name != name_of(statement) or not all(np.isfinite(leaf).all() for leaf in saved):
+        raise ValueError(
+            f"{file} holds no witness of {name_of(statement)}: it is of {name!r}, or has numbers "
+            "that are not finite. Run the attack again."
+        )
     wanted = [leaf.shape for leaf in jax.tree.leaves(expected)]
     if [leaf.shape for leaf in saved] != wanted:
         raise ValueError(

@@ -19,6 +19,8 @@ from lowrank_theory.networks.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractTheorem
 from lowrank_theory.verification.monte_carlo import Report, StatementReport, Verdict
 
+FILES = ("report.json", "report.html", "tightness.svg", "layer_errors.svg")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -99,7 +101,7 @@ def write(record: Record, folder: Path) -> None:
     write_atomically(folder / "report.json", to_json(record.everything()))
     for name, content in figures.items():
         write_atomically(folder / f"{name}.svg", content)
-    write_atomically(folder / "report.html", page.encode())
+    write_atomically(folder / "report.html", page.encode(errors="backslashreplace"))
 
 
 # --- the parts of the page ------------------------------------------------------------------------

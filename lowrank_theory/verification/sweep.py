@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
-import io
 import itertools
 import math
 import multiprocessing
@@ -19,22 +18,20 @@ import os
 import pickle
 import platform
 import signal
-import struct
 import sys
 import threading
-import warnings
-import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 import lowrank_theory
-from lowrank_theory._files import write_atomically
 from lowrank_theory._numerics import check_count
-from lowrank_theory.verification.sampling import Point, Sample, by_name, join, measure
+from lowrank_theory._store import COLUMNS, Results
+from lowrank_theory.verification.sampling import Point, Sample, by_name, join, measure, name_of
 
 TASKS = 16  # a sweep comes in at least so many, as far as it has points,
 LARGEST = 16_384  # and none of them has more trials
@@ -258,64 +255,71 @@ class Store:
     """A folder of finished points, each in a file named by the hash of its description, of the
     sources of this package, and of the versions of what it computes with.
 
-    So what other sources have found is never taken for an answer. `found` counts
-    those taken from their files. Raises `OSError` where the folder cannot be read or written.
+    So what other sources have found is never taken for an answer, nor is what another point has, or
+    a file that is damaged. Raises `OSError` where the folder cannot be read or written.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.found = 0
-        self._used: set[Path] = set()
-        folder.mkdir(parents=True, exist_ok=True)
+        self._results = Results(folder, "point", COLUMNS)
+
+    @property
+    def found(self) -> int:
+        """How many points were taken from their files."""
+        return self._results.found
 
     def file(self, point: Point) -> Path:
         """Where a point is kept. Raises `ValueError` for one that cannot be described."""
-        try:
-            described = pickle.dumps((fingerprint(), _own_sources(point), point), protocol=5)
-        except (pickle.PicklingError, AttributeError, TypeError, OSError) as error:
-            raise ValueError(
-                "A point can be kept in a folder only if its statement and setting are classes of "
-                f"a module with a file: {error}. Define them in one, or leave out the folder."
-            ) from None
-        return self.folder / f"{hashlib.sha256(described).hexdigest()}.npz"
+        return self._results.file(_identity(point))
 
     def load(self, point: Point) -> Sample | None:
         """What was found for a point; `None`, with a warning, where its file is corrupt."""
-        file = self.file(point)
-        try:
-            content = file.read_bytes()
-        except FileNotFoundError:
+        trials = point.stop - point.start
+
+        def fits(columns: Mapping[str, np.ndarray]) -> bool:
+            shapes = {columns[name].shape for name in _COLUMNS}
+            floats = all(columns[name].dtype == np.float64 for name in _COLUMNS)
+            return floats and len(shapes) == 1 and shapes <= {(n,) for n in range(trials + 1)}
+
+        columns = self._results.load(_identity(point), fits)
+        if columns is None:
             return None
-        try:
-            with np.load(io.BytesIO(content)) as columns:
-                numbers = [columns[name] for name in ("realised", "bound", "allowance")]
-        except _CORRUPT as error:
-            warnings.warn(f"{file} is corrupt ({error}): computed anew.", stacklevel=2)
-            return None
-        self.found += 1
-        self._used.add(file)
         direction = by_name(point.statement).kind.direction
-        return Sample(direction, point.stop - point.start, *numbers)
+        return Sample(direction, trials, *(columns[name] for name in _COLUMNS))
 
     def save(self, point: Point, sample: Sample) -> None:
-        """Write the file of a point in one step."""
-        file, buffer = self.file(point), io.BytesIO()
-        np.savez(
-            buffer, realised=sample.realised, bound=sample.bound, allowance=sample.allowance
-        )  # fmt: skip
-        write_atomically(file, buffer.getvalue())
-        self._used.add(file)
+        """Write the file of a point in one step, with the point in words."""
+        columns = {name: getattr(sample, name) for name in _COLUMNS}
+        words = {
+            "statement": name_of(by_name(point.statement)),
+            "label": point.label,
+            "setting": repr(point.setting)[:_WORDS],
+            "number": point.number,
+            "key": jax.random.key_data(point.key),
+            "failure_probability": point.failure_probability,
+            "broken": point.broken,
+            "trials": [point.start, point.stop],
+            "sources": fingerprint(),
+        }
+        self._results.save(_identity(point), columns, **words)
 
     def prune(self) -> None:
         """Remove what this run neither found nor wrote: points of other sources or settings."""
-        for file in self.folder.glob("*.npz"):
-            if file not in self._used:
-                file.unlink(missing_ok=True)
+        self._results.prune()
 
 
-_CORRUPT = (
-    ValueError, KeyError, EOFError, OSError, RuntimeError, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
+_COLUMNS = ("realised", "bound", "allowance")
+_WORDS = 2_000  # characters of a setting
+
+
+def _identity(point: Point) -> str:
+    try:
+        described = pickle.dumps((fingerprint(), _own_sources(point), point), protocol=5)
+    except (pickle.PicklingError, AttributeError, TypeError, OSError) as error:
+        raise ValueError(
+            "A point can be kept in a folder only if its statement and setting are classes of "
+            f"a module with a file: {error}. Define them in one, or leave out the folder."
+        ) from None
+    return hashlib.sha256(described).hexdigest()
 
 
 @functools.cache
