@@ -1,5 +1,6 @@
 """The file of a calibration: safetensors, with a header in JSON."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,8 @@ def read(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, int]:
         )
     try:
         empty = kinds[header["kind"]].empty(arrays["mean"].size, compressed=header["compressed"])
+        if not any(name.startswith("sample.") for name in arrays):  # it is older than samples
+            empty = dataclasses.replace(empty, sample=None)
         wanted, got = _named(empty), [arrays[name] for name in _named(empty)]
         agree = [
             set(arrays) == set(wanted),

@@ -1,6 +1,7 @@
 """What every calibration answers, and the default one: second moments."""
 
 import abc
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from lowrank_theory._numerics import (
     symmetric_product,
 )
 from lowrank_theory.calibration._file import write
+from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
 
 State = TypeVar("State", bound="AbstractCalibration")
 Rows = tuple[AnyArray, AnyArray | None]
@@ -35,10 +37,15 @@ class AbstractCalibration(eqx.Module):
     Start with `empty(inputs)` of the kind wanted, then `calibration = calibration.update(batch)`
     for each batch, or let `calibrate` do it. Memory does not grow with the number of samples, and
     `merge` combines what several machines saw, in any order up to rounding.
+
+    Each also keeps a `sample` of the rows of $X$, by their hashes: `certify` finds by it whether
+    they are given again as held-out ones. It is `None`, unknown, in what was not made by updates
+    from an empty calibration.
     """
 
     count: eqx.AbstractVar[Float[AnyArray, ""]]
     mean: eqx.AbstractVar[Float[AnyArray, " inputs"]]
+    sample: eqx.AbstractVar[RowSample | None]
 
     @property
     @abc.abstractmethod
@@ -176,6 +183,7 @@ class Calibration(AbstractCalibration):
     mean: Float[AnyArray, " inputs"]
     scatter: Float[AnyArray, "inputs inputs"]
     compressed: CompressedMoments | None = None
+    sample: RowSample | None = None
 
     @staticmethod
     def empty(inputs: int, *, compressed: bool = False) -> "Calibration":
@@ -185,7 +193,7 @@ class Calibration(AbstractCalibration):
         inputs = check_count("inputs", inputs, 1)
         vector, matrix = np.zeros(inputs), np.zeros((inputs, inputs))
         moments = CompressedMoments(vector, matrix, matrix) if compressed else None
-        return Calibration(np.zeros(()), vector, matrix, moments)
+        return Calibration(np.zeros(()), vector, matrix, moments, RowSample.empty())
 
     @property
     def has_compressed(self) -> bool:
@@ -208,11 +216,13 @@ class Calibration(AbstractCalibration):
 
     def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "Calibration":
         """One more batch."""
-        return _absorbed(self, activations, compressed)
+        seen = _absorbed(self, activations, compressed)
+        return dataclasses.replace(seen, sample=with_rows(self.sample, activations))
 
     def join(self, other: "Calibration") -> "Calibration":
         """Both together."""
-        return _joined(self, other)
+        together = _joined(self, other)
+        return dataclasses.replace(together, sample=merged(self.sample, other.sample))
 
 
 def _moment(
