@@ -44,12 +44,18 @@ class RowSample(eqx.Module):
         return RowSample(np.zeros(SIZE), np.zeros(SIZE))
 
     @staticmethod
+    def hashes_of(rows: AnyArray) -> Float[np.ndarray, " samples"]:
+        """The hash of each row at hand, zero for a row of zeros."""
+        with jax.enable_x64(True):
+            return np.asarray(_hashes(rows)).ravel()[: len(rows)].astype(float)
+
+    @staticmethod
     def of_all(rows: AnyArray) -> "RowSample":
         """Of the rows at hand, all of them and not only `SIZE`."""
-        hashes, counts = np.unique(hashes_at_hand(rows), return_counts=True)
+        hashes, counts = np.unique(RowSample.hashes_of(rows), return_counts=True)
         some = hashes > 0
         hashes, counts = (np.append(part[some][::-1], 0) for part in (hashes, counts))
-        return RowSample(hashes.astype(float), counts.astype(float))
+        return RowSample(hashes, counts.astype(float))
 
     def update(self, rows: AnyArray) -> "RowSample":
         """With more rows."""
@@ -81,12 +87,6 @@ def with_rows(sample: RowSample | None, rows: AnyArray) -> RowSample | None:
 def merged(one: RowSample | None, other: RowSample | None) -> RowSample | None:
     """The sample of all rows, unknown where that of some is."""
     return None if one is None or other is None else one.merge(other)
-
-
-def hashes_at_hand(rows: AnyArray) -> UInt64[np.ndarray, " samples"]:
-    """The hash of each row, zero for a row of zeros."""
-    with jax.enable_x64(True):
-        return np.asarray(_hashes(rows)).ravel()[: len(rows)]
 
 
 @jax.jit
