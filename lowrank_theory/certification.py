@@ -190,7 +190,7 @@ def _seen(observed: Observed) -> tuple[RowSample | None, str]:
     """What is known of the rows of the calibration, and its name."""
     if observed.activations is not None:
         return RowSample.of_all(observed.activations), "observed.activations"
-    sample = None if observed.calibration is None else observed.calibration.sample
+    sample = None if observed.calibration is None else observed.calibration.rows_seen
     return (sample if sample is not None and sample.intact else None), "observed.calibration"
 
 

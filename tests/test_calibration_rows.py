@@ -115,7 +115,7 @@ def test_a_file_from_before_there_were_samples(tmp_path):
     assert set(older) == {"count", "mean", "scatter"}
     save_file(older, tmp_path / "old", {"calibration": json.dumps(header)})
     new, old = (load_calibration(tmp_path / name) for name in ("new", "old"))
-    assert_of(new.sample, ROWS)
+    assert_of(new.rows_seen, ROWS)
     np.testing.assert_array_equal(old.gram(), new.gram())
     for unknown in (old, old.update(ROWS), old.merge(new), new.merge(old)):
-        assert unknown.sample is None
+        assert unknown.rows_seen is None

@@ -37,15 +37,18 @@ class AbstractCalibration(eqx.Module):
     Start with `empty(inputs)` of the kind wanted, then `calibration = calibration.update(batch)`
     for each batch, or let `calibrate` do it. Memory does not grow with the number of samples, and
     `merge` combines what several machines saw, in any order up to rounding.
-
-    Each also keeps a `sample` of the rows of $X$, by their hashes: `certify` finds by it whether
-    they are given again as held-out ones. It is `None`, unknown, in what was not made by updates
-    from an empty calibration.
     """
 
     count: eqx.AbstractVar[Float[AnyArray, ""]]
     mean: eqx.AbstractVar[Float[AnyArray, " inputs"]]
-    sample: eqx.AbstractVar[RowSample | None]
+
+    @property
+    @abc.abstractmethod
+    def rows_seen(self) -> RowSample | None:
+        """A sample of the rows of $X$ by their hashes, by which `certify` finds those that are
+        given again as held-out ones. It is unknown, `None`, unless all were seen by updates from an
+        empty calibration.
+        """
 
     @property
     @abc.abstractmethod
@@ -194,6 +197,11 @@ class Calibration(AbstractCalibration):
         vector, matrix = np.zeros(inputs), np.zeros((inputs, inputs))
         moments = CompressedMoments(vector, matrix, matrix) if compressed else None
         return Calibration(np.zeros(()), vector, matrix, moments, RowSample.empty())
+
+    @property
+    def rows_seen(self) -> RowSample | None:
+        """A sample of the rows of $X$, where it is known."""
+        return self.sample
 
     @property
     def has_compressed(self) -> bool:

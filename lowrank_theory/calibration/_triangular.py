@@ -49,6 +49,11 @@ class TriangularCalibration(AbstractCalibration):
         return TriangularCalibration(np.zeros(()), mean, other, triangle, sample)
 
     @property
+    def rows_seen(self) -> RowSample | None:
+        """A sample of the rows of $X$, where it is known."""
+        return self.sample
+
+    @property
     def has_compressed(self) -> bool:
         """Whether batches come with compressed activations."""
         return self.compressed_mean is not None
