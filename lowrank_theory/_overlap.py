@@ -54,8 +54,7 @@ def check_unseen(
     of_units, counts = known.sum(axis=1), np.asarray(sample.counts)
     total, again = counts.sum(), counts[counts > 1].sum()
     compared, found = int(known.sum()), int(seen.sum())
-    # Rows of a unit depend on each other: as many of them as there are in a unit count as one.
-    together = max(float(np.sum(of_units**2)) / max(compared, 1), 1.0)
+    together = _together(seen.sum(axis=1), of_units, alike=copies > 0)
     scaled = (float(number) / together for number in (found, compared, again, total))
     telling = again == 0 and any(map(_telling, rows[seen.ravel()]))
     if telling or _more(*scaled):
@@ -77,6 +76,17 @@ def check_unseen(
 
 def _copies(hashes: np.ndarray) -> int:
     return len(hashes) - len(np.unique(hashes, axis=0))
+
+
+def _together(found: np.ndarray, of: np.ndarray, *, alike: bool) -> float:
+    """How many rows count as one, as rows of a unit depend on each other: by how much more than
+    independent rows the numbers found vary from unit to unit; all of a unit where units are alike.
+    """
+    total = max(int(of.sum()), 1)
+    share, size = found.sum() / total, max(float(np.sum(of**2)) / total, 1.0)
+    spread = float(np.sum((found - share * of) ** 2)) / max(total * share * (1 - share), 1.0)
+    least = max(size / math.sqrt(np.count_nonzero(of) or 1), 1.0)  # few units tell little of it
+    return size if alike else float(np.clip(spread, least, size))
 
 
 def _more(found: float, of: float, expected: float, total: float) -> bool:

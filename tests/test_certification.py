@@ -397,6 +397,19 @@ def test_more_than_chance_repeats_is_refused():
         check_unseen(training[random.permutation(150)[:100], None], sample, "training")
 
 
+def test_documents_of_common_tokens_are_told_from_those_of_the_calibration():
+    """Nine in ten tokens of a new document are in the calibration, and all of an old one."""
+    vocabulary = rows(18, 20_000)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        topics, common = random.integers(0, 2000, (240, 1)), random.zipf(1.5, (240, 20))
+        documents = vocabulary[(37 * topics + 11 * np.minimum(common, 300)) % 20_000]
+        sample = RowSample.of_all(documents[:200].reshape(-1, INPUTS))
+        assert check_unseen(documents[200:], sample, "training").seen < 20
+        with pytest.raises(ValueError, match="the very rows of `training`: 800 of the 800"):
+            check_unseen(documents[random.permutation(200)[:40]], sample, "training")
+
+
 def test_copies_among_the_units_are_counted(observed, recovery):
     few = np.concatenate([HELD_OUT, HELD_OUT[3:6]])
     for layer in (observed, PLAIN):
