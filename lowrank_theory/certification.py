@@ -25,6 +25,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_array, check_same, rounding_allowance
+from lowrank_theory._overlap import check_unseen
+from lowrank_theory.calibration import RowSample
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._recover import Recovery
 from lowrank_theory.theorems.held_out_certificate import certificate
@@ -39,7 +41,12 @@ class OutputCertificate:
     - `bound`: what is certified;
     - `mean`, `largest`: the mean and the largest loss of the held-out units;
     - `units`: how many there were;
-    - `failure_probability`: $\delta$.
+    - `failure_probability`: $\delta$;
+    - `copies`: how many of the units are copies of earlier ones, units of zeros apart; `None` where
+      only losses were given;
+    - `compared`: how many could be compared with the rows of the calibration; zero where it kept no
+      sample of them, as in a file from before there was one;
+    - `seen`: how many of these it has seen, rows and all: no more than chance gives.
     """
 
     bound: float
@@ -47,6 +54,9 @@ class OutputCertificate:
     largest: float
     units: int
     failure_probability: float
+    copies: int | None = None
+    compared: int = 0
+    seen: int = 0
 
     @property
     def relative_error(self) -> float:
@@ -72,11 +82,20 @@ class OutputCertificate:
 
     def __str__(self) -> str:
         """What is certified, as a sentence."""
-        return (
+        promise = (
             f"With probability {1 - self.failure_probability:g} the mean squared relative output "
             f"error of new units, each clipped at 1, is at most {self.bound:.3g}; that of "
             f"{self.units} held-out units is {self.mean:.3g}."
         )
+        if self.copies is None:
+            return promise
+        if self.copies:
+            promise += f" {self.copies} of them are copies of others."
+        if not self.compared:
+            return f"{promise} They could not be compared with the rows of the calibration."
+        if self.seen:
+            promise += f" The calibration has {self.seen} of the {self.compared} compared with it."
+        return promise
 
 
 def certify(
@@ -98,9 +117,18 @@ def certify(
     there of the same rows, is then needed, and $\hat Y = \tilde XZ + \mathbf 1c^\top$. The promise
     holds as long as the layers before it stay as they are.
 
+    Units are compared with the rows of the calibration: with all activations at hand, or with the
+    sample that a streamed calibration keeps. If $k$ of its $n$ distinct rows are kept ($k = n$ up
+    to 4,096), then $c$ rows that are given again are found with probability $1 - (1 - k/n)^c$, in
+    any order and dtype, if their values to 24 bits are the same; what was rounded to half precision
+    on the way, or computed anew in another order of sums, is not. Rows of zeros are not compared.
+    As data may repeat, what is refused is more than chance gives, as
+    `paper_notes/held_out_certificate.md` says; the certificate counts the rest.
+
     Raises `ValueError` for a layer without weights, a recovery of another shape, fewer than two
-    units, units that are the rows of the calibration, arrays of wrong or different shapes or with
-    NaN, compressed activations missing, and $\delta$ outside (0, 1).
+    units, units that are rows of the calibration or copies of each other beyond chance, arrays of
+    wrong or different shapes or with NaN, compressed activations missing, and $\delta$ outside
+    (0, 1).
     """
     if not isinstance(observed, Observed):
         raise ValueError(f"`observed` must be an `Observed`; got {type(observed).__name__}.")
@@ -119,7 +147,7 @@ def certify(
     inputs = _units("held_out", held_out, weights)
     if len(inputs) < 2:
         raise ValueError("`held_out` must have at least two units; got 1. Hold out more.")
-    _refuse_calibration(observed, inputs)
+    overlap = check_unseen(inputs.reshape(len(inputs), -1, inputs.shape[-1]), *_seen(observed))
     seen = inputs
     if held_out_compressed is not None:
         seen = _units("held_out_compressed", held_out_compressed, weights)
@@ -136,7 +164,8 @@ def certify(
     left, right = np.asarray(factors.left, float), np.asarray(factors.right, float)
     outputs = _shifted(inputs @ np.asarray(weights, float), observed.bias)
     compressed_outputs = _shifted(seen @ left @ right, recovery.bias)
-    return certify_losses(unit_losses(outputs, compressed_outputs), failure_probability)
+    found = certify_losses(unit_losses(outputs, compressed_outputs), failure_probability)
+    return dataclasses.replace(found, **dataclasses.asdict(overlap))
 
 
 def _units(name: str, value: ArrayLike, weights: AnyArray) -> Float[np.ndarray, "units *rows _in"]:
@@ -157,14 +186,12 @@ def _has_compressed(observed: Observed) -> bool:
     return streamed or observed.compressed_activations is not None
 
 
-def _refuse_calibration(observed: Observed, inputs: np.ndarray) -> None:
+def _seen(observed: Observed) -> tuple[RowSample | None, str]:
+    """What is known of the rows of the calibration, and its name."""
     if observed.activations is not None:
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        if np.array_equal(rows, observed.activations):
-            raise ValueError(
-                "`held_out` has the very rows of `observed.activations`, on which the error is "
-                "smaller than on new ones. Give rows that were held out of the calibration."
-            )
+        return RowSample.of_all(observed.activations), "observed.activations"
+    sample = None if observed.calibration is None else observed.calibration.rows_seen
+    return (sample if sample is not None and sample.intact else None), "observed.calibration"
 
 
 def certify_losses(losses: ArrayLike, failure_probability: float) -> OutputCertificate:

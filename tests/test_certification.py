@@ -9,7 +9,15 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from lowrank_theory.calibration import Calibration
+from lowrank_theory._overlap import check_unseen
+from lowrank_theory.calibration import (
+    AbstractCalibration,
+    Calibration,
+    RowSample,
+    TriangularCalibration,
+    calibrate,
+)
+from lowrank_theory.calibration._row_sample import SIZE
 from lowrank_theory.certification import (
     OutputCertificate,
     certify,
@@ -276,6 +284,145 @@ def test_certificates_of_a_layer_cover_the_mean_of_its_population(observed, reco
         for _ in range(draws)
     )
     assert stats.binomtest(missed, draws, DELTA, alternative="greater").pvalue > 1e-3
+
+
+# --- what was seen before ------------------------------------------------------------------------
+
+PLAIN = Observed(weights=WEIGHTS, bias=BIAS)
+FRESH = HELD_OUT[:, 0]
+SINGLE = TRAINING.astype(np.float32)
+AGAIN = {
+    "reversed": TRAINING[::-1],
+    "shuffled": np.random.default_rng(9).permutation(TRAINING),
+    "most of them": TRAINING[:40],
+    "and more": np.concatenate([FRESH, TRAINING]),
+    "one of them": np.concatenate([FRESH, TRAINING[7:8]]),
+    "as units of rows": TRAINING[::-1].reshape(20, 3, INPUTS),
+    "in single precision": SINGLE[::-1],
+    "on the device": jnp.asarray(SINGLE[::-1]),
+    "copied": TRAINING[::-1].repeat(2, axis=0),
+}
+
+
+def streamed_over(rows: np.ndarray) -> list[AbstractCalibration]:
+    """What calibrations of several kinds know of the rows."""
+    empty = Calibration.empty(INPUTS)
+    parts = [empty.update(half) for half in (rows[30:], rows[:30])]
+    triangle = TriangularCalibration.empty(INPUTS)
+    return [parts[0].merge(parts[1]), calibrate(np.array_split(rows, 7), triangle)]
+
+
+@pytest.mark.parametrize("held_out", AGAIN.values(), ids=AGAIN.keys())
+def test_rows_of_the_calibration_are_found_however_they_come(observed, recovery, held_out):
+    with pytest.raises(
+        ValueError, match=r"the very rows of `observed.activations`: .* chance give"
+    ):
+        certified(observed, recovery, held_out)
+    for seen in CALIBRATIONS:
+        layer = Observed(weights=WEIGHTS, bias=BIAS, calibration=seen)
+        with pytest.raises(ValueError, match=r"has the very rows of `observed.calibration`"):
+            certified(layer, recovery, held_out)
+
+
+CALIBRATIONS = [*streamed_over(TRAINING), Calibration.empty(INPUTS).update(SINGLE)]
+
+
+def test_other_rows_are_not(observed, recovery):
+    for layer in (observed, Observed(weights=WEIGHTS, calibration=CALIBRATIONS[0])):
+        found = certified(layer, recovery)
+        assert (found.copies, found.compared, found.seen) == (0, UNITS, 0)
+        assert str(found).endswith(f"that of 40 held-out units is {found.mean:.3g}.")
+
+
+def test_where_nothing_is_known_of_the_rows_the_certificate_says_so(recovery):
+    unknown = dataclasses.replace(CALIBRATIONS[0], sample=None)
+    for layer in (PLAIN, Observed(weights=WEIGHTS, calibration=unknown)):
+        found = certified(layer, recovery, TRAINING)
+        assert (found.copies, found.compared, found.seen) == (0, 0, 0)
+        assert str(found).endswith("could not be compared with the rows of the calibration.")
+
+
+def test_a_calibration_of_more_rows_than_it_keeps_finds_the_share_that_it_promises():
+    rows = np.random.default_rng(10).standard_normal((5 * SIZE, 4)).astype(np.float32)
+    sample = Calibration.empty(4).update(rows).sample
+    assert sample is not None
+    known = RowSample.hashes_of(rows) >= sample.least
+    assert known.sum() == SIZE  # one row alone is found with probability 1/5, and
+    drawn = np.random.default_rng(11).permutation(known).reshape(-1, 20)
+    assert drawn.any(axis=1).mean() == pytest.approx(1 - 0.8**20, abs=0.01)
+    layer = Observed(weights=np.eye(4), calibration=Calibration.empty(4).update(rows))
+    fit = recover(layer, 2, ActivationWeighted())
+    new = np.random.default_rng(12).standard_normal((50, 4))
+    found = certify(layer, fit, held_out=new, failure_probability=DELTA)
+    assert found.seen == 0 < found.compared == np.sum(RowSample.hashes_of(new) >= sample.least) < 25
+    with pytest.raises(ValueError, match=r"has the very rows of `observed.calibration`"):
+        certify(layer, fit, held_out=rows[100:140], failure_probability=DELTA)
+
+
+LAWS = {
+    "binary": lambda random, count: random.integers(0, 2, (count, INPUTS)).astype(float),
+    "rare ties": lambda random, count: random.integers(0, 4, (count, INPUTS)).astype(float),
+    "one-hot": lambda random, count: np.eye(INPUTS)[random.zipf(1.5, count) % INPUTS],
+    "tokens": lambda random, count: rows(13, 3000)[random.zipf(1.5, count) % 3000],
+    "few active": lambda random, count: (
+        rows(14, 9 * count)[random.choice(9 * count, count)]
+        * (random.random((count, INPUTS)) < 0.1)
+    ),
+    "no ties": lambda random, count: random.standard_normal((count, INPUTS)),
+}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
+def test_what_chance_repeats_is_counted_and_not_refused(law):
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        training, units = law(random, 100), law(random, 80)
+        sample = RowSample.of_all(training)
+        found = check_unseen(units[:, None], sample, "training")
+        some = {tuple(row) for row in training if row.any()}
+        some_units = [tuple(row) for row in units if row.any()]
+        assert found.compared == len(some_units)
+        assert found.seen == sum(row in some for row in some_units)
+        assert found.copies == len(some_units) - len(set(some_units))
+
+
+def test_more_than_chance_repeats_is_refused():
+    """A quarter of the rows come twice. Then a quarter of new ones would be among them, not all."""
+    random = np.random.default_rng(15)
+    training = rows(16, 150)[np.r_[:150, :25]]
+    sample, new = RowSample.of_all(training), rows(17, 100)
+    some = np.concatenate([training[:25], new[:75]])[random.permutation(100)]
+    assert check_unseen(some[:, None], sample, "training").seen == 25
+    with pytest.raises(ValueError, match=r"100 of the 100 .* chance gives about 29\."):
+        check_unseen(training[random.permutation(150)[:100], None], sample, "training")
+
+
+def test_documents_of_common_tokens_are_told_from_those_of_the_calibration():
+    """Nine in ten tokens of a new document are in the calibration, and all of an old one."""
+    vocabulary = rows(18, 20_000)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        topics, common = random.integers(0, 2000, (240, 1)), random.zipf(1.5, (240, 20))
+        documents = vocabulary[(37 * topics + 11 * np.minimum(common, 300)) % 20_000]
+        sample = RowSample.of_all(documents[:200].reshape(-1, INPUTS))
+        assert check_unseen(documents[200:], sample, "training").seen < 20
+        with pytest.raises(ValueError, match="the very rows of `training`: 800 of the 800"):
+            check_unseen(documents[random.permutation(200)[:40]], sample, "training")
+
+
+def test_copies_among_the_units_are_counted(observed, recovery):
+    few = np.concatenate([HELD_OUT, HELD_OUT[3:6]])
+    for layer in (observed, PLAIN):
+        found = certified(layer, recovery, few)
+        assert found.copies == 3
+        assert "43 held-out units is" in str(found)
+        assert " 3 of them are copies of others." in str(found)
+    assert certified(PLAIN, recovery, HELD_OUT.repeat(2, axis=0)).copies == UNITS
+    silent = np.where(np.arange(UNITS)[:, None, None] % 2, HELD_OUT, 0)
+    assert certified(observed, recovery, silent).copies == 0
+    for copied in (HELD_OUT.repeat(3, axis=0), HELD_OUT[:1].repeat(UNITS, axis=0)):
+        with pytest.raises(ValueError, match=r"`held_out` has \d+ copies among its \d+ units"):
+            certified(observed, recovery, copied)
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The file of a calibration: safetensors, with a description and a digest of the whole."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping
@@ -63,6 +64,8 @@ def read(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, int]:
         # Each kind has a matrix of the inputs: no memory is asked for one that is not in the file.
         plausible = 0 < inputs**2 <= max(sizes.values()) and type(batches) is int and batches >= 0
         empty = kind.empty(inputs if plausible else 1, compressed=header["compressed"])
+        if not any(name.startswith("sample.") for name in sizes):  # it is older than samples
+            empty = dataclasses.replace(empty, sample=None)
         wanted, arrays = _named(empty), {name: _array(each) for name, each in stored}
         got = [arrays[name] for name in wanted]
         agree = [

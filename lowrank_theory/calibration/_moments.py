@@ -1,6 +1,7 @@
 """What every calibration answers, and the default one: second moments."""
 
 import abc
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from lowrank_theory._numerics import (
     together,
 )
 from lowrank_theory.calibration._file import write
+from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
 from lowrank_theory.calibration._scale import (
     exponent,
     fits,
@@ -49,6 +51,14 @@ class AbstractCalibration(eqx.Module):
 
     count: eqx.AbstractVar[Float[AnyArray, ""]]
     mean: eqx.AbstractVar[Float[AnyArray, " inputs"]]
+
+    @property
+    @abc.abstractmethod
+    def rows_seen(self) -> RowSample | None:
+        """A sample of the rows of $X$ by their hashes, by which `certify` finds those that are
+        given again as held-out ones. It is unknown, `None`, unless all were seen by updates from an
+        empty calibration.
+        """
 
     @property
     @abc.abstractmethod
@@ -192,6 +202,7 @@ class Calibration(AbstractCalibration):
     mean: Float[AnyArray, " inputs"]
     scatter: Float[AnyArray, "inputs inputs"]
     compressed: CompressedMoments | None = None
+    sample: RowSample | None = None
 
     @staticmethod
     def empty(inputs: int, *, compressed: bool = False) -> "Calibration":
@@ -201,7 +212,12 @@ class Calibration(AbstractCalibration):
         inputs = check_count("inputs", inputs, 1)
         vector, matrix = np.zeros(inputs), np.zeros((inputs, inputs))
         moments = CompressedMoments(vector, matrix, matrix) if compressed else None
-        return Calibration(np.zeros(()), vector, matrix, moments)
+        return Calibration(np.zeros(()), vector, matrix, moments, RowSample.empty())
+
+    @property
+    def rows_seen(self) -> RowSample | None:
+        """A sample of the rows of $X$, where it is known."""
+        return self.sample
 
     @property
     def has_compressed(self) -> bool:
@@ -224,11 +240,13 @@ class Calibration(AbstractCalibration):
 
     def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "Calibration":
         """One more batch."""
-        return _absorbed(self, activations, compressed)
+        seen = _absorbed(self, activations, compressed)
+        return dataclasses.replace(seen, sample=with_rows(self.sample, activations))
 
     def join(self, other: "Calibration") -> "Calibration":
         """Both together."""
-        return _joined(self, other)
+        together = _joined(self, other)
+        return dataclasses.replace(together, sample=merged(self.sample, other.sample))
 
 
 def _moment(

@@ -1,5 +1,7 @@
 """A triangular factor of the rows in place of their second moments."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -13,6 +15,7 @@ from lowrank_theory.calibration._moments import (
     promoted_within,
     shares,
 )
+from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
 from lowrank_theory.calibration._scale import exponent, fits, scaled, squares_scaled
 
 
@@ -33,6 +36,7 @@ class TriangularCalibration(AbstractCalibration):
     mean: Float[AnyArray, " inputs"]
     compressed_mean: Float[AnyArray, " inputs"] | None
     triangle: Float[AnyArray, "columns columns"]
+    sample: RowSample | None = None
 
     @staticmethod
     def empty(inputs: int, *, compressed: bool = False) -> "TriangularCalibration":
@@ -42,7 +46,13 @@ class TriangularCalibration(AbstractCalibration):
         inputs = check_count("inputs", inputs, 1)
         mean, columns = np.zeros(inputs), 2 * inputs if compressed else inputs
         triangle = np.zeros((columns, columns))
-        return TriangularCalibration(np.zeros(()), mean, mean if compressed else None, triangle)
+        other, sample = mean if compressed else None, RowSample.empty()
+        return TriangularCalibration(np.zeros(()), mean, other, triangle, sample)
+
+    @property
+    def rows_seen(self) -> RowSample | None:
+        """A sample of the rows of $X$, where it is known."""
+        return self.sample
 
     @property
     def has_compressed(self) -> bool:
@@ -61,7 +71,8 @@ class TriangularCalibration(AbstractCalibration):
 
     def moments(self) -> Calibration:
         """The second moments, squared at last; `ValueError` where they do not fit into float64."""
-        return fits("The second moments", _squared(self))
+        squared = fits("The second moments", _squared(self))
+        return dataclasses.replace(squared, sample=self.sample)
 
     def rows(self) -> tuple[Float[Array, "rows inputs"] | None, Float[Array, "rows inputs"]]:
         r"""Few rows that have the products of all rows of $\tilde X$ (`None` where there are none)
@@ -72,11 +83,13 @@ class TriangularCalibration(AbstractCalibration):
 
     def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "TriangularCalibration":
         """One more batch."""
-        return _absorbed(self, activations, compressed)
+        seen = _absorbed(self, activations, compressed)
+        return dataclasses.replace(seen, sample=with_rows(self.sample, activations))
 
     def join(self, other: "TriangularCalibration") -> "TriangularCalibration":
         """Both together."""
-        return _joined(self, other)
+        together = _joined(self, other)
+        return dataclasses.replace(together, sample=merged(self.sample, other.sample))
 
 
 def _means(seen: TriangularCalibration) -> Array:

@@ -1,0 +1,104 @@
+r"""Whether held-out units were seen before: rows of the calibration among them, and copies.
+
+Rows may repeat by chance, as tokens, binary inputs and rows of few active entries do. How often,
+the calibration itself says: the share of its rows that it has more than once is what a new row of
+the same law has of being among them (Good 1953), and the share of its rows that repeat an earlier
+one is no less than that of as many, or fewer, held-out units. More is refused: where the
+hypergeometric test of both shares being equal has a p-value of at most `UNLIKELY`. And where the
+calibration repeats nothing, a single row is too much if chance hardly makes it twice: if its
+distinct entries have `TELLING` significant bits, as four float32 numbers do.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from lowrank_theory.calibration import RowSample
+
+UNLIKELY = 1e-6
+TELLING = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """What held-out units have in common with the calibration and with each other.
+
+    - `copies`: how many units are equal to an earlier one, units of zeros apart;
+    - `compared`: how many have rows whose hashes the calibration would have kept;
+    - `seen`: how many of these have no other rows than the calibration.
+    """
+
+    copies: int
+    compared: int
+    seen: int
+
+
+def check_unseen(
+    units: Float[np.ndarray, "units rows inputs"], sample: RowSample | None, whose: str
+) -> Overlap:
+    """How many units were seen before, or a `ValueError` where these are more than chance gives.
+
+    Without a sample nothing is compared but the units with each other, and nothing is refused.
+    """
+    rows = units.reshape(-1, units.shape[-1])
+    hashes = RowSample.hashes_of(rows).reshape(units.shape[:2])
+    some = hashes[hashes.any(axis=1)]
+    copies = _copies(some)
+    if sample is None:
+        return Overlap(copies, 0, 0)
+    known = hashes >= sample.least
+    seen = known & np.isin(hashes, np.asarray(sample.hashes))
+    of_units, counts = known.sum(axis=1), np.asarray(sample.counts)
+    total, again = counts.sum(), counts[counts > 1].sum()
+    compared, found = int(known.sum()), int(seen.sum())
+    together = _together(seen.sum(axis=1), of_units, alike=copies > 0)
+    scaled = (float(number) / together for number in (found, compared, again, total))
+    telling = again == 0 and any(map(_telling, rows[seen.ravel()]))
+    if telling or _more(*scaled):
+        raise ValueError(
+            f"`held_out` has the very rows of `{whose}`: {found} of the {compared} that can be "
+            f"compared, where chance gives about {compared * again / max(total, 1):.2g}. There the "
+            "error is smaller than on new ones. Give rows that were held out of the calibration."
+        )
+    first = some[: int(total)]
+    repeats = float(total - np.count_nonzero(counts))
+    if _more(float(_copies(first)), float(len(first)), repeats / together, float(total) / together):
+        raise ValueError(
+            f"`held_out` has {copies} copies among its {len(units)} units, more than the rows of "
+            f"`{whose}` let expect: copies are no independent draws. Give each unit once."
+        )
+    wholly = (seen.sum(axis=1) == of_units) & (of_units > 0)
+    return Overlap(copies, int(np.count_nonzero(of_units)), int(wholly.sum()))
+
+
+def _copies(hashes: np.ndarray) -> int:
+    return len(hashes) - len(np.unique(hashes, axis=0))
+
+
+def _together(found: np.ndarray, of: np.ndarray, *, alike: bool) -> float:
+    """How many rows count as one, as rows of a unit depend on each other: by how much more than
+    independent rows the numbers found vary from unit to unit; all of a unit where units are alike.
+    """
+    total = max(int(of.sum()), 1)
+    share, size = found.sum() / total, max(float(np.sum(of**2)) / total, 1.0)
+    spread = float(np.sum((found - share * of) ** 2)) / max(total * share * (1 - share), 1.0)
+    least = max(size / math.sqrt(np.count_nonzero(of) or 1), 1.0)  # few units tell little of it
+    return size if alike else float(np.clip(spread, least, size))
+
+
+def _more(found: float, of: float, expected: float, total: float) -> bool:
+    """Whether `found` of some is a greater share than `expected` of the total."""
+    drawn, hits = math.floor(of), math.floor(found)
+    pooled = hits + math.ceil(expected)
+    return float(stats.hypergeom.sf(hits - 1, drawn + math.ceil(total), pooled, drawn)) <= UNLIKELY
+
+
+def _telling(row: np.ndarray) -> bool:
+    """Whether the distinct entries of a row hold so many bits that it is one of its kind."""
+    fractions = np.unique(np.abs(np.frexp(row[row != 0])[0]))
+    digits = np.rint(fractions * 2**24).astype(np.int64)
+    last = np.log2(digits & -digits)
+    return float(np.sum(24 - last)) >= TELLING
