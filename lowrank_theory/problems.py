@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._compilation import jit_by_size
 from lowrank_theory._numerics import (
     AnyArray,
     check_array,
@@ -333,7 +334,7 @@ class Setting(Described):
         return Parts(truth, original, self.link, self.rank)
 
 
-@eqx.filter_jit
+@jit_by_size(lambda s, key: (s.samples + s.inputs) * (s.inputs + s.outputs))
 def _draw(setting: Setting, key: PRNGKeyArray) -> Problem:
     return setting.draw_parts(key=key).problem()
 

@@ -117,6 +117,11 @@ def draw(setting: Setting, seed: int) -> Problem:
     return setting.draw(key=np.random.default_rng(seed))
 
 
+def observe(setting: Setting, seed: int) -> Observed:
+    """What may be known of that instance."""
+    return draw(setting, seed).observed
+
+
 def problems(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Problem]":
     """Random instances of the regimes: `Observed` and `Truth`, in float64."""
     return _strategies().builds(_unnoticed(draw), settings(regimes), seed=seeds())
@@ -124,4 +129,4 @@ def problems(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Proble
 
 def observed_layers(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Observed]":
     """What may be known of such layers: weights, activations, outputs."""
-    return problems(regimes).map(lambda problem: problem.observed)
+    return _strategies().builds(_unnoticed(observe), settings(regimes), seed=seeds())

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from lowrank_theory._compilation import soon
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.problems import Parts, Setting
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty, Direction
@@ -225,27 +226,9 @@ def _measure_all(
 
 @functools.cache
 def _programs(level: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """To draw and to measure, at an optimisation level of XLA: level 0 compiles soonest; level 1
-    takes twice as long, and its programs are up to four times as fast.
-    """
-    known = {name: value for name, value in _SOONER.items() if _is_option(name, value)}
-    options = {"xla_backend_optimization_level": level} | known
+    """To draw and to measure, at an optimisation level of XLA."""
     draw, assess_all = (
-        eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
+        eqx.filter_jit(function, compiler_options=soon(level))  # pyright: ignore[reportCallIssue]
         for function in (_draw_all, _measure_all)
     )
     return draw, assess_all
-
-
-# Half the time to compile, or less, at either level: programs as small as these run no slower
-# without MLIR, and are compiled in one piece.
-_SOONER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-
-
-def _is_option(name: str, value: Any) -> bool:
-    """Whether this version of XLA has it."""
-    try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
