@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import lowrank_theory as lrt
-from lowrank_theory import Setting, Verdict, theorems, verify
+from lowrank_theory import Setting, Verdict, _compilation, theorems, verify
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.theorems import (
     CONTENTS,
