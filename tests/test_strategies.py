@@ -8,7 +8,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -148,8 +147,6 @@ def named(output: str) -> list[tuple[Setting, int]]:
     """The settings and seeds of the failing examples, read as a user would paste them."""
     call_text = r"(?:problem|observed)=((?:draw|observe)\(.*?seed=\d+,?\s*\))"
     calls = re.findall(call_text, output, re.DOTALL)
-        r"(?:problem|observed)=((?:draw|observe)\(.*?seed=\d+,?\s*\))", output, re.DOTALL
-    )
     found = []
     for text in calls:
         lines = [line.removeprefix("E") for line in text.splitlines()]
