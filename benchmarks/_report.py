@@ -54,6 +54,11 @@ _VERIFICATION = """`verify` on `planted_rank.gaussian`, layers of 64 x 48 with 1
 loop of `_loop.py`: both draw, recover and bound every instance, those of the two controls too.
 
 """
+_PROPERTY_TESTS = """100 examples of a published strategy, asserting one bound, under the default
+settings of hypothesis but for its deadline: a new process on one core, imports included, nothing
+compiled before. At most 20 s are wanted.
+
+"""
 _GROWTH = """Ours alone: a Gram of as many rows as inputs, and the finish at a sixteenth of the full
 rank.
 
@@ -79,6 +84,7 @@ def page(rows: Rows) -> str:
         ("Finish", _FINISH, _finish),
         ("Accuracy", _ACCURACY.format(seeds=_seeds(rows)), _accuracy),
         ("Verification", _VERIFICATION, _verification),
+        ("Property tests", _PROPERTY_TESTS, _property_tests),
         ("Growth", _GROWTH, _growth),
     ):
         body = table(rows)
@@ -246,6 +252,23 @@ def _verification(rows: Rows) -> str:
                 _ratio(row),
             )
             for row in _of(rows, "verification")
+        ),
+    )
+
+
+def _property_tests(rows: Rows) -> str:
+    return _table(
+        ("strategy", "statement", "time", "of the processor", "examples", ""),
+        (
+            (
+                f"`{row['strategy']}`",
+                f"`{row['statement']}`",
+                _time(row["ours_s"]),
+                _time(row["processor_s"]),
+                f"{row['examples']}",
+                "met" if row["ours_s"] <= row["wanted_s"] else "missed",
+            )
+            for row in _of(rows, "property test")
         ),
     )
 

@@ -13,11 +13,12 @@ import accumulate
 import accuracy
 import finish
 import growth
+import strategies
 import verification
 from _measure import ROOT, run
 from _report import write
 
-MODULES = (accumulate, finish, accuracy, verification, growth)
+MODULES = (accumulate, finish, accuracy, verification, strategies, growth)
 
 
 def main() -> None:

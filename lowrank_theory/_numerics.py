@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from lowrank_theory._compilation import SMALL, entries, soon
 from lowrank_theory._door import check_array as check_array
 from lowrank_theory._door import check_count as check_count
 from lowrank_theory._door import check_fraction as check_fraction
@@ -95,7 +96,7 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
 
     @functools.cache
     def program(small: bool) -> Callable[..., Any]:
-        options = sooner() if small else {}
+        options = soon(1) if small else {}
         return jax.jit(
             whole, static_argnames=[*static_names, "leaving"], compiler_options=options or None
         )
@@ -110,9 +111,8 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
             static["dtype"] = dtype
         leaves = jax.tree.leaves(arrays)
         if not (is_tracing() or any(isinstance(leaf, Tracer) for leaf in leaves)):
-            small = sum(np.size(leaf) for leaf in leaves) < _SMALL
             with float64():
-                return program(small)(*together(arrays), leaving=dtype, **static)
+                return program(entries(leaves) <= SMALL)(*together(arrays), leaving=dtype, **static)
         inner = functools.partial(compiled, **static)
         if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             with float64():
@@ -141,28 +141,6 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
             return differentiable(*jax.tree.map(jnp.asarray, together(arrays)))
 
     return at_the_border
-
-
-_SMALL = 1 << 16  # numbers, of which a program is compiled for longer than it runs
-_SOONER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-
-
-@functools.cache
-def sooner() -> dict[str, Any]:
-    """What halves the time to compile a program, or more: small ones run no slower without MLIR,
-    and compiled in one piece. Empty where this version of XLA has no such options.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-
-    def known(name: str, value: Any) -> bool:
-        try:
-            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-        except jax.errors.JaxRuntimeError:
-            return False
-        return True
-
-    return {name: value for name, value in _SOONER.items() if known(name, value)}
 
 
 def is_tracing() -> bool:

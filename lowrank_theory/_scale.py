@@ -5,7 +5,7 @@ $2^{-e}$ with $2^e$ the size of the largest entry, and its results are scaled ba
 while the results are normal numbers.
 
 XLA takes subnormal numbers for zeros on a CPU. Their bits are read as integers here, so that an
-array of them is as good as any other on entry. Call these functions inside `jax.enable_x64`.
+array of them is as good as any other on entry. Call these functions inside `float64`.
 """
 
 import functools

@@ -8,15 +8,13 @@ import abc
 import dataclasses
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._compilation import jit_by_size
 from lowrank_theory._numerics import (
     AnyArray,
-    after,
     cast,
     check_array,
     check_count,
@@ -26,10 +24,12 @@ from lowrank_theory._numerics import (
     float64,
     in_float64,
     keep,
-    matmul,
     settle,
 )
 from lowrank_theory.calibration import AbstractCalibration
+from lowrank_theory.generators._arrays import Key, after, matmul, namespace
+from lowrank_theory.generators._described import Described
+from lowrank_theory.generators._random import split
 from lowrank_theory.generators.activations import (
     AbstractActivations,
     AbstractMismatch,
@@ -242,22 +242,26 @@ def _residual(observed: Observed, weights: AnyArray) -> Array:
     return jnp.asarray(observed.target_outputs) - matmul(observed.layer_inputs, weights)
 
 
-class AbstractLink(eqx.Module):
+class AbstractLink(Described):
     """What happens between the clean pre-activations and the observed outputs."""
 
     @abc.abstractmethod
     def observe(
-        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
-    ) -> Float[Array, "samples outputs"]:
+        self, clean: Float[AnyArray, "samples outputs"], noise: Float[AnyArray, "samples outputs"]
+    ) -> Float[AnyArray, "samples outputs"]:
         """The observed outputs."""
+
+
+def _relu(array: AnyArray) -> AnyArray:
+    return namespace(array).where(array > 0, array, 0)
 
 
 class Linear(AbstractLink):
     r"""Pre-activations are observed: $Y = \tilde XM + E$."""
 
     def observe(
-        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
-    ) -> Float[Array, "samples outputs"]:
+        self, clean: Float[AnyArray, "samples outputs"], noise: Float[AnyArray, "samples outputs"]
+    ) -> Float[AnyArray, "samples outputs"]:
         """Clean pre-activations plus noise."""
         return clean + noise
 
@@ -266,23 +270,23 @@ class ReluThenNoise(AbstractLink):
     r"""Activations are observed with noise: $Y = \mathrm{relu}(\tilde XM) + E$."""
 
     def observe(
-        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
-    ) -> Float[Array, "samples outputs"]:
+        self, clean: Float[AnyArray, "samples outputs"], noise: Float[AnyArray, "samples outputs"]
+    ) -> Float[AnyArray, "samples outputs"]:
         """Rectified, then noisy."""
-        return jax.nn.relu(clean) + noise
+        return _relu(clean) + noise
 
 
 class NoiseThenRelu(AbstractLink):
     r"""Noisy pre-activations are rectified: $Y = \mathrm{relu}(\tilde XM + E)$."""
 
     def observe(
-        self, clean: Float[Array, "samples outputs"], noise: Float[Array, "samples outputs"]
-    ) -> Float[Array, "samples outputs"]:
+        self, clean: Float[AnyArray, "samples outputs"], noise: Float[AnyArray, "samples outputs"]
+    ) -> Float[AnyArray, "samples outputs"]:
         """Noisy, then rectified."""
-        return jax.nn.relu(clean + noise)
+        return _relu(clean + noise)
 
 
-class Setting(eqx.Module):
+class Setting(Described):
     r"""A frozen description of a random layer: sizes and the laws of its parts.
 
     `draw` makes activations $X$, compressed activations $\tilde X$, target weights $M$ of rank
@@ -290,6 +294,8 @@ class Setting(eqx.Module):
     layer is $W = X^+Y$, the weights whose outputs are all of $Y$ that a layer can express; ReLU
     links show no trained layer.
     """
+
+    named = True
 
     samples: int
     inputs: int
@@ -310,15 +316,22 @@ class Setting(eqx.Module):
         """The same setting with `factor` times as many samples."""
         return dataclasses.replace(self, samples=factor * self.samples)
 
-    def draw(self, *, key: PRNGKeyArray) -> Problem:
-        """A random instance, in float64; works under `jit` and `vmap`."""
+    def draw(self, *, key: Key) -> Problem:
+        """A random instance, in float64; with a JAX key also under `jit` and `vmap`.
+
+        With a `numpy.random.Generator` for a key it is drawn with NumPy: of the same laws, though
+        other numbers, and without a compilation.
+        """
+        if isinstance(key, np.random.Generator):
+            return self.draw_parts(key=key).problem()
         key = check_key("key", key)
         with float64():
             return _draw(self, key)
 
-    def draw_parts(self, *, key: PRNGKeyArray) -> "Parts":
+    def draw_parts(self, *, key: Key) -> "Parts":
         """What is random of the same instance; call it inside `float64`."""
-        activations_key, mismatch_key, target_key, noise_key = jax.random.split(key, 4)
+        xp = namespace(key)
+        activations_key, mismatch_key, target_key, noise_key = split(key, 4)
         activations, second_moment = self.activations.draw(
             self.samples, self.inputs, key=activations_key
         )
@@ -330,18 +343,18 @@ class Setting(eqx.Module):
             target,
             noise,
             layer_inputs,
-            noise_scale=jnp.asarray(self.noise.sub_gaussian_scale, float),
-            gaussian_noise=jnp.asarray(isinstance(self.noise, Gaussian)),
-            gaussian_rows=jnp.asarray(self.activations.gaussian_rows),
+            noise_scale=xp.asarray(self.noise.sub_gaussian_scale, float),
+            gaussian_noise=xp.asarray(isinstance(self.noise, Gaussian)),
+            gaussian_rows=xp.asarray(self.activations.gaussian_rows),
             second_moment=second_moment,
-            independent_noise=jnp.asarray(self.noise.independent),
-            independent_weights=jnp.asarray(False),
+            independent_noise=xp.asarray(self.noise.independent),
+            independent_weights=xp.asarray(False),
         )
         original = None if isinstance(self.mismatch, Identical) else activations
         return Parts(truth, original, self.link, self.rank)
 
 
-@eqx.filter_jit
+@jit_by_size(lambda s, key: (s.samples + s.inputs) * (s.inputs + s.outputs))
 def _draw(setting: Setting, key: PRNGKeyArray) -> Problem:
     return setting.draw_parts(key=key).problem()
 
@@ -353,7 +366,7 @@ class Parts(eqx.Module):
     """
 
     truth: Truth
-    activations: Float[Array, "samples inputs"] | None
+    activations: Float[AnyArray, "samples inputs"] | None
     link: AbstractLink
     rank: int = eqx.field(static=True)
 
@@ -363,10 +376,13 @@ class Parts(eqx.Module):
         activations = truth.layer_inputs
         if self.activations is not None:
             activations, compressed = self.activations, truth.layer_inputs
-        outputs = self.link.observe(truth.clean_outputs, jnp.asarray(truth.noise))
+        clean = matmul(truth.layer_inputs, truth.target_weights)
+        outputs = self.link.observe(clean, truth.noise)
         weights = None
         if isinstance(self.link, Linear):
-            weights = matmul(jnp.linalg.pinv(after(outputs, activations)), outputs)
+            pinv = namespace(activations).linalg.pinv
+            cutoff = 10 * max(*activations.shape) * float(np.finfo(float).eps)
+            weights = matmul(pinv(after(outputs, activations), rtol=cutoff), outputs)
         observed = Observed(
             weights=weights,
             activations=activations,

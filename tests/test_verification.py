@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import lowrank_theory as lrt
-from lowrank_theory import Setting, Verdict, theorems, verify
+from lowrank_theory import Setting, Verdict, _compilation, theorems, verify
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.theorems import (
     CONTENTS,
@@ -272,8 +272,8 @@ def test_result_does_not_depend_on_the_batching(monkeypatch):
 
 
 def test_what_compiles_sooner_is_known_to_this_compiler():
-    assert all(sampling._is_option(*option) for option in sampling._SOONER.items())
-    assert not sampling._is_option("xla_no_such_option", 1)
+    assert all(_compilation._is_option(*option) for option in _compilation._SOONER.items())
+    assert not _compilation._is_option("xla_no_such_option", 1)
 
 
 def judge(rate: float, confidence: float = 0.99, regimes: int = 1) -> Any:

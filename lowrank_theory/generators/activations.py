@@ -9,23 +9,19 @@ import abc
 import math
 from typing import TYPE_CHECKING
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float
 
 from lowrank_theory._numerics import (
-    after as after,
-)
-from lowrank_theory._numerics import (
+    AnyArray,
     check_count,
     check_number,
     check_positive,
     keep,
-    matmul,
     settle,
 )
-from lowrank_theory.generators._random import normal
+from lowrank_theory.generators._arrays import Drawn, Key, after, matmul, namespace
+from lowrank_theory.generators._described import Described
+from lowrank_theory.generators._random import normal, permutation, split
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, Spiked
 
 if TYPE_CHECKING:
@@ -34,13 +30,14 @@ else:
     from equinox import AbstractClassVar
 
 
-def haar(rows: int, columns: int, *, key: PRNGKeyArray) -> Float[Array, "rows columns"]:
+def haar(rows: int, columns: int, *, key: Key) -> Float[Drawn, "rows columns"]:
     """`columns <= rows` orthonormal columns, uniformly distributed (Haar)."""
-    q, r = jnp.linalg.qr(normal(key, (rows, columns)))
-    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+    xp = namespace(key)
+    q, r = xp.linalg.qr(normal(key, (rows, columns)))
+    return q * xp.where(xp.diagonal(r) < 0, -1.0, 1.0)
 
 
-class AbstractActivations(eqx.Module):
+class AbstractActivations(Described):
     """A law of the rows of an activation matrix; `gaussian_rows` says whether they are i.i.d. $N(0,
     C)$.
     """
@@ -49,20 +46,21 @@ class AbstractActivations(eqx.Module):
 
     @abc.abstractmethod
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Activations, and the true second moment of one row."""
 
 
 def _gaussian_rows(
     samples: int,
-    basis: Float[Array, "inputs directions"],
-    scales: Float[Array, " directions"],
+    basis: Float[AnyArray, "inputs directions"],
+    scales: Float[AnyArray, " directions"],
     *,
-    key: PRNGKeyArray,
-) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+    key: Key,
+) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
     """Rows N(0, C) with C = basis diag(scales^2) basis^T, rescaled to unit mean power."""
-    scales = scales * jnp.sqrt(basis.shape[0] / jnp.sum(scales**2))
+    xp = namespace(key)
+    scales = scales * xp.sqrt(basis.shape[0] / xp.sum(scales**2))
     root = basis * scales
     standard = normal(key, (samples, scales.size))
     return matmul(standard, root.T), matmul(root, root.T)
@@ -74,10 +72,10 @@ class Isotropic(AbstractActivations):
     gaussian_rows = True
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Standard normal entries."""
-        return normal(key, (samples, inputs)), jnp.eye(inputs)
+        return normal(key, (samples, inputs)), namespace(key).eye(inputs)
 
 
 class GaussianRows(AbstractActivations):
@@ -90,10 +88,10 @@ class GaussianRows(AbstractActivations):
     spectrum: AbstractSpectrum = Flat()
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Gaussian rows in a uniform basis."""
-        basis_key, row_key = jax.random.split(key)
+        basis_key, row_key = split(key)
         basis = haar(inputs, inputs, key=basis_key)
         return _gaussian_rows(samples, basis, self.spectrum.values(inputs), key=row_key)
 
@@ -110,15 +108,15 @@ class FixedSpectrum(AbstractActivations):
     spectrum: AbstractSpectrum = Flat()
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Activations with exactly these singular values, up to the common factor of unit mean
         power.
         """
-        left_key, right_key = jax.random.split(key)
-        count = min(samples, inputs)
+        left_key, right_key = split(key)
+        xp, count = namespace(key), min(samples, inputs)
         values = self.spectrum.values(count)
-        values = values * jnp.sqrt(samples * inputs / jnp.sum(values**2))
+        values = values * xp.sqrt(samples * inputs / xp.sum(values**2))
         left = haar(samples, count, key=left_key)
         right = haar(inputs, count, key=after(left, right_key))
         second_moment = matmul(right * (values**2 / samples), right.T)
@@ -142,11 +140,11 @@ class LowRankPlusNoise(AbstractActivations):
         settle(self, "signal_to_noise", check_positive)
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Gaussian signal in a uniform subspace plus white Gaussian noise."""
         check_count("signal_rank", self.signal_rank, 1, inputs)
-        basis_key, signal_key, noise_key = jax.random.split(key, 3)
+        basis_key, signal_key, noise_key = split(key, 3)
         basis = haar(inputs, self.signal_rank, key=basis_key)
         signal_power = inputs * self.signal_to_noise / (1 + self.signal_to_noise)
         noise_power = inputs / (1 + self.signal_to_noise)
@@ -155,7 +153,8 @@ class LowRankPlusNoise(AbstractActivations):
         noise = normal(noise_key, (samples, inputs))
         noise_variance = noise_power / inputs
         activations = signal + math.sqrt(noise_variance) * noise
-        return activations, matmul(root, root.T) + noise_variance * jnp.eye(inputs)
+        noise_moment = noise_variance * namespace(key).eye(inputs)
+        return activations, matmul(root, root.T) + noise_moment
 
 
 class MassiveDirections(AbstractActivations):
@@ -177,13 +176,13 @@ class MassiveDirections(AbstractActivations):
         settle(self, "ratio", check_positive)
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Gaussian rows with massive directions."""
         check_count("count", self.count, 1, inputs)
-        basis_key, row_key = jax.random.split(key)
+        basis_key, row_key = split(key)
         if self.aligned:
-            basis = jax.random.permutation(basis_key, jnp.eye(inputs), axis=1)
+            basis = permutation(basis_key, namespace(key).eye(inputs), axis=1)
         else:
             basis = haar(inputs, inputs, key=basis_key)
         scales = Spiked(self.count, self.ratio).values(inputs)
@@ -207,17 +206,18 @@ class ReluOutputs(AbstractActivations):
         settle(self, "width", check_count, 1)
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Rectified Gaussians."""
-        layer_key, row_key = jax.random.split(key)
+        xp = namespace(key)
+        layer_key, row_key = split(key)
         columns = normal(layer_key, (self.width, inputs))
-        columns = columns / jnp.linalg.norm(columns, axis=0)
+        columns = columns / xp.linalg.norm(columns, axis=0)
         hidden = normal(row_key, (samples, self.width))
-        activations = math.sqrt(2) * jax.nn.relu(matmul(hidden, columns))
-        cosine = jnp.clip(matmul(columns.T, columns), -1, 1)
-        angle = jnp.arccos(cosine)
-        second_moment = (jnp.sin(angle) + (math.pi - angle) * cosine) / math.pi
+        activations = math.sqrt(2) * xp.maximum(matmul(hidden, columns), 0)
+        cosine = xp.clip(matmul(columns.T, columns), -1, 1)
+        angle = xp.arccos(cosine)
+        second_moment = (xp.sin(angle) + (math.pi - angle) * cosine) / math.pi
         return activations, second_moment
 
 
@@ -242,18 +242,19 @@ class SerialCorrelation(AbstractActivations):
         keep(self, "correlation", number)
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """A stationary sequence of Gaussian rows."""
         fresh, second_moment = GaussianRows(self.spectrum).draw(samples, inputs, key=key)
-        innovation = math.sqrt(1 - self.correlation**2)
-
-        def step(previous: Array, new: Array) -> tuple[Array, Array]:
-            current = self.correlation * previous + innovation * new
-            return current, current
-
-        _, rest = jax.lax.scan(step, fresh[0], fresh[1:])
-        return jnp.concatenate([fresh[:1], rest]), second_moment
+        xp, innovation = namespace(key), math.sqrt(1 - self.correlation**2)
+        rows = xp.concatenate([fresh[:1], innovation * fresh[1:]])
+        # The sum over all lags k of rho^k times the rows of k steps before, by doubling.
+        lag, weight = 1, self.correlation
+        while lag < samples:
+            before = xp.concatenate([xp.zeros_like(rows[:lag]), rows[:-lag]])
+            rows = rows + weight * before
+            lag, weight = 2 * lag, weight**2
+        return rows, second_moment
 
 
 class RankDeficient(AbstractActivations):
@@ -267,22 +268,22 @@ class RankDeficient(AbstractActivations):
         settle(self, "rank", check_count, 1)
 
     def draw(
-        self, samples: int, inputs: int, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs inputs"]]:
+        self, samples: int, inputs: int, *, key: Key
+    ) -> tuple[Float[AnyArray, "samples inputs"], Float[AnyArray, "inputs inputs"]]:
         """Gaussian rows of exact rank `min(rank, samples)`."""
         check_count("rank", self.rank, 1, inputs)
-        basis_key, row_key = jax.random.split(key)
+        basis_key, row_key = split(key)
         basis = haar(inputs, self.rank, key=basis_key)
-        return _gaussian_rows(samples, basis, jnp.ones(self.rank), key=row_key)
+        return _gaussian_rows(samples, basis, namespace(key).ones(self.rank), key=row_key)
 
 
-class AbstractMismatch(eqx.Module):
+class AbstractMismatch(Described):
     """How the inputs of a layer inside the compressed network differ from those of the original."""
 
     @abc.abstractmethod
     def draw(
-        self, activations: Float[Array, "samples inputs"], *, key: PRNGKeyArray
-    ) -> Float[Array, "samples inputs"]:
+        self, activations: Float[AnyArray, "samples inputs"], *, key: Key
+    ) -> Float[AnyArray, "samples inputs"]:
         """The compressed activations."""
 
 
@@ -290,8 +291,8 @@ class Identical(AbstractMismatch):
     r"""The layers before this one are not compressed: $\tilde X = X$."""
 
     def draw(
-        self, activations: Float[Array, "samples inputs"], *, key: PRNGKeyArray
-    ) -> Float[Array, "samples inputs"]:
+        self, activations: Float[AnyArray, "samples inputs"], *, key: Key
+    ) -> Float[AnyArray, "samples inputs"]:
         """The activations themselves."""
         return activations
 
@@ -307,9 +308,10 @@ class Perturbed(AbstractMismatch):
         settle(self, "relative", check_positive)
 
     def draw(
-        self, activations: Float[Array, "samples inputs"], *, key: PRNGKeyArray
-    ) -> Float[Array, "samples inputs"]:
+        self, activations: Float[AnyArray, "samples inputs"], *, key: Key
+    ) -> Float[AnyArray, "samples inputs"]:
         """The activations plus a white perturbation of exactly this relative size."""
         direction = normal(key, activations.shape)
-        size = self.relative * jnp.linalg.norm(activations) / jnp.linalg.norm(direction)
+        xp = namespace(key)
+        size = self.relative * xp.linalg.norm(activations) / xp.linalg.norm(direction)
         return activations + size * direction

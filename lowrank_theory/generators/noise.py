@@ -9,16 +9,29 @@ import abc
 import math
 from typing import ClassVar
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float
 
-from lowrank_theory._numerics import check_count, check_number, check_positive, keep, matmul, settle
-from lowrank_theory.generators._random import laplace, normal, student_t, uniform
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_count,
+    check_number,
+    check_positive,
+    keep,
+    settle,
+)
+from lowrank_theory.generators._arrays import Key, matmul, namespace
+from lowrank_theory.generators._described import Described
+from lowrank_theory.generators._random import (
+    laplace,
+    normal,
+    permutation,
+    split,
+    student_t,
+    uniform,
+)
 
 
-class AbstractNoise(eqx.Module):
+class AbstractNoise(Described):
     """A law of noise; `scale` is its largest entrywise standard deviation.
 
     `independent` says that a draw looks at the shapes of activations and target alone; a law that
@@ -35,15 +48,15 @@ class AbstractNoise(eqx.Module):
     @abc.abstractmethod
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Noise for the outputs of this layer."""
 
 
-def _shape(activations: Array, target_weights: Array) -> tuple[int, int]:
+def _shape(activations: AnyArray, target_weights: AnyArray) -> tuple[int, int]:
     return activations.shape[0], target_weights.shape[1]
 
 
@@ -64,11 +77,11 @@ class Gaussian(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Gaussian entries."""
         return self.scale * normal(key, _shape(activations, target_weights))
 
@@ -90,14 +103,14 @@ class Rademacher(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Random signs."""
         half = uniform(key, _shape(activations, target_weights)) < 0.5
-        return self.scale * jnp.where(half, -1.0, 1.0)
+        return self.scale * namespace(key).where(half, -1.0, 1.0)
 
 
 class Uniform(AbstractNoise):
@@ -119,11 +132,11 @@ class Uniform(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Uniform entries."""
         half_width = math.sqrt(3) * self.scale
         shape = _shape(activations, target_weights)
@@ -149,11 +162,11 @@ class Laplace(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Laplace entries."""
         shape = _shape(activations, target_weights)
         return self.scale * laplace(key, shape)
@@ -183,11 +196,11 @@ class StudentT(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Student-t entries."""
         unit_variance = math.sqrt((self.degrees - 2) / self.degrees)
         shape = _shape(activations, target_weights)
@@ -217,17 +230,17 @@ class Heteroskedastic(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Gaussian entries with varying scale."""
-        order_key, noise_key = jax.random.split(key)
+        order_key, noise_key = split(key)
         shape = _shape(activations, target_weights)
         count = shape[1] if self.by_column else shape[0]
-        scales = self.scale * jnp.geomspace(1.0, 1 / self.spread, count)
-        scales = jax.random.permutation(order_key, scales)
+        scales = self.scale * namespace(key).geomspace(1.0, 1 / self.spread, count)
+        scales = permutation(order_key, scales)
         scales = scales[None, :] if self.by_column else scales[:, None]
         return scales * normal(noise_key, shape)
 
@@ -258,17 +271,17 @@ class Correlated(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Correlated Gaussian entries."""
-        shape = _shape(activations, target_weights)
-        lag = jnp.arange(shape[1])[:, None] - jnp.arange(shape[1])[None, :]
-        innovation = jnp.where(jnp.arange(shape[1]) == 0, 1.0, math.sqrt(1 - self.correlation**2))
+        xp, shape = namespace(key), _shape(activations, target_weights)
+        lag = xp.arange(shape[1])[:, None] - xp.arange(shape[1])[None, :]
+        innovation = xp.where(xp.arange(shape[1]) == 0, 1.0, math.sqrt(1 - self.correlation**2))
         # The Cholesky factor of an AR(1) covariance, in closed form.
-        root = jnp.where(lag >= 0, self.correlation ** jnp.maximum(lag, 0), 0.0) * innovation
+        root = xp.where(lag >= 0, self.correlation ** xp.maximum(lag, 0), 0.0) * innovation
         return self.scale * matmul(normal(key, shape), root.T)
 
 
@@ -298,16 +311,16 @@ class SparseOutliers(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Gaussian entries with outliers."""
-        where_key, noise_key = jax.random.split(key)
+        where_key, noise_key = split(key)
         shape = _shape(activations, target_weights)
         outlier = uniform(where_key, shape) < self.fraction
-        sizes = jnp.where(outlier, self.magnitude, 1.0)
+        sizes = namespace(key).where(outlier, self.magnitude, 1.0)
         return self.scale * sizes * normal(noise_key, shape)
 
 
@@ -331,17 +344,17 @@ class QuantiserResidual(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """What rounding the weights does to the outputs."""
         check_count("bits", self.bits, 2, 16)
-        levels = 2 ** (self.bits - 1) - 1
-        largest = jnp.max(jnp.abs(target_weights), axis=0, keepdims=True)
-        step = jnp.where(largest > 0, largest, 1.0) / levels
-        return matmul(activations, jnp.round(target_weights / step) * step - target_weights)
+        xp, levels = namespace(key), 2 ** (self.bits - 1) - 1
+        largest = xp.max(xp.abs(target_weights), axis=0, keepdims=True)
+        step = xp.where(largest > 0, largest, 1.0) / levels
+        return matmul(activations, xp.round(target_weights / step) * step - target_weights)
 
 
 class Opposing(AbstractNoise):
@@ -370,16 +383,17 @@ class Opposing(AbstractNoise):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
-        target_weights: Float[Array, "inputs outputs"],
+        activations: Float[AnyArray, "samples inputs"],
+        target_weights: Float[AnyArray, "inputs outputs"],
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "samples outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "samples outputs"]:
         """Noise against this target."""
         check_count("rank", self.rank, 1, min(*activations.shape, target_weights.shape[1]) // 2)
-        basis, _, _ = jnp.linalg.svd(activations, full_matrices=False)
+        xp = namespace(key)
+        basis, _, _ = xp.linalg.svd(activations, full_matrices=False)
         coordinates = matmul(basis.T, activations, target_weights)
-        left, _, right = jnp.linalg.svd(coordinates, full_matrices=False)
-        signs = jnp.where(jnp.arange(2 * self.rank) < self.rank, -1.0, 1 + self.excess)
+        left, _, right = xp.linalg.svd(coordinates, full_matrices=False)
+        signs = xp.where(xp.arange(2 * self.rank) < self.rank, -1.0, 1 + self.excess)
         noise = matmul(left[:, : 2 * self.rank] * signs, right[: 2 * self.rank])
         return self.scale * matmul(basis, noise)

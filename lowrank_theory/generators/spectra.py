@@ -2,27 +2,27 @@
 
 import abc
 
-import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
 from lowrank_theory._numerics import check_count, check_positive, keep, settle
+from lowrank_theory.generators._described import Described
 
 
-class AbstractSpectrum(eqx.Module):
+class AbstractSpectrum(Described):
     """A decreasing profile of singular values."""
 
     @abc.abstractmethod
-    def values(self, count: int) -> Float[Array, " count"]:
+    def values(self, count: int) -> Float[np.ndarray, " count"]:
         """The `count` leading values; the first is one."""
 
 
 class Flat(AbstractSpectrum):
     """All values equal: $s_j = 1$. Every singular subspace is a tie."""
 
-    def values(self, count: int) -> Float[Array, " count"]:
+    def values(self, count: int) -> Float[np.ndarray, " count"]:
         """All one."""
-        return jnp.ones(count)
+        return np.ones(count)
 
 
 class PowerLaw(AbstractSpectrum):
@@ -33,9 +33,9 @@ class PowerLaw(AbstractSpectrum):
     def __check_init__(self) -> None:
         settle(self, "decay", check_positive, zero=True)
 
-    def values(self, count: int) -> Float[Array, " count"]:
+    def values(self, count: int) -> Float[np.ndarray, " count"]:
         """Powers of the index."""
-        return jnp.arange(1, count + 1, dtype=float) ** -self.decay
+        return np.arange(1, count + 1, dtype=float) ** -self.decay
 
 
 class Exponential(AbstractSpectrum):
@@ -46,9 +46,9 @@ class Exponential(AbstractSpectrum):
     def __check_init__(self) -> None:
         settle(self, "rate", check_positive, zero=True)
 
-    def values(self, count: int) -> Float[Array, " count"]:
+    def values(self, count: int) -> Float[np.ndarray, " count"]:
         """A geometric sequence."""
-        return jnp.exp(-self.rate * jnp.arange(count, dtype=float))
+        return np.exp(-self.rate * np.arange(count, dtype=float))
 
 
 class Spiked(AbstractSpectrum):
@@ -62,9 +62,9 @@ class Spiked(AbstractSpectrum):
         if not settle(self, "ratio", check_positive) >= 1:
             raise ValueError(f"`ratio` must be at least 1; got {self.ratio!r}.")
 
-    def values(self, count: int) -> Float[Array, " count"]:
+    def values(self, count: int) -> Float[np.ndarray, " count"]:
         r"""$1, \dots, 1, 1/\rho, \dots, 1/\rho$."""
-        return jnp.where(jnp.arange(count) < self.spikes, 1.0, 1 / self.ratio)
+        return np.where(np.arange(count) < self.spikes, 1.0, 1 / self.ratio)
 
 
 class Given(AbstractSpectrum):
@@ -79,8 +79,8 @@ class Given(AbstractSpectrum):
         check_positive("given", max(given))
         keep(self, "given", given)
 
-    def values(self, count: int) -> Float[Array, " count"]:
+    def values(self, count: int) -> Float[np.ndarray, " count"]:
         """The given values, largest first, divided by the largest and padded with zeros."""
         largest = max(self.given)
         ordered = [value / largest for value in sorted(self.given, reverse=True)][:count]
-        return jnp.array(ordered + [0.0] * (count - len(ordered)))
+        return np.array(ordered + [0.0] * (count - len(ordered)))

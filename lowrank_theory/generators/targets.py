@@ -6,58 +6,57 @@ Left and right singular vectors are uniform unless said otherwise.
 import abc
 import math
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float
 
-from lowrank_theory._numerics import check_number, check_positive, keep, matmul, settle
-from lowrank_theory.generators._random import normal
-from lowrank_theory.generators.activations import after, haar
+from lowrank_theory._numerics import AnyArray, check_number, check_positive, keep, settle
+from lowrank_theory.generators._arrays import Key, after, matmul, namespace, solve_triangular
+from lowrank_theory.generators._described import Described
+from lowrank_theory.generators._random import normal, split
+from lowrank_theory.generators.activations import haar
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, PowerLaw
 
 
-class AbstractTarget(eqx.Module):
+class AbstractTarget(Described):
     """A law of target weights, given the activations that they will meet."""
 
     @abc.abstractmethod
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
+        activations: Float[AnyArray, "samples inputs"],
         outputs: int,
         rank: int,
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "inputs outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "inputs outputs"]:
         """Target weights."""
 
 
 def _weights_with_spectrum(
-    inputs: int, outputs: int, values: Float[Array, " count"], scale: float, *, key: PRNGKeyArray
-) -> Float[Array, "inputs outputs"]:
-    left_key, right_key = jax.random.split(key)
-    values = values * (scale * math.sqrt(outputs) / jnp.linalg.norm(values))
+    inputs: int, outputs: int, values: Float[AnyArray, " count"], scale: float, *, key: Key
+) -> Float[AnyArray, "inputs outputs"]:
+    left_key, right_key = split(key)
+    values = values * (scale * math.sqrt(outputs) / namespace(key).linalg.norm(values))
     left = haar(inputs, values.size, key=left_key)
     right = haar(outputs, values.size, key=after(left, right_key))
     return matmul(left * values, right.T)
 
 
 def _with_output_spectrum(
-    activations: Float[Array, "samples inputs"],
+    activations: Float[AnyArray, "samples inputs"],
     outputs: int,
-    values: Float[Array, " count"],
+    values: Float[AnyArray, " count"],
     *,
-    key: PRNGKeyArray,
-) -> Float[Array, "inputs outputs"]:
+    key: Key,
+) -> Float[AnyArray, "inputs outputs"]:
     """M with singular values of `activations @ M` exactly `values`; needs rank(activations) >=
     count.
     """
-    left_key, right_key = jax.random.split(key)
-    count = values.size
+    left_key, right_key = split(key)
+    xp, count = namespace(key), values.size
     directions = normal(left_key, (activations.shape[1], count))
-    _, triangle = jnp.linalg.qr(matmul(activations, directions))
+    _, triangle = xp.linalg.qr(matmul(activations, directions))
     # activations @ directions @ triangle^-1 has orthonormal columns.
-    coordinates = jax.scipy.linalg.solve_triangular(triangle, jnp.diag(values), lower=False)
+    coordinates = solve_triangular(triangle, xp.diag(values))
     right = haar(outputs, count, key=after(coordinates, right_key))
     return matmul(directions, coordinates, right.T)
 
@@ -76,12 +75,12 @@ class ExactRank(AbstractTarget):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
+        activations: Float[AnyArray, "samples inputs"],
         outputs: int,
         rank: int,
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "inputs outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "inputs outputs"]:
         """Weights of exact rank."""
         inputs = activations.shape[1]
         return _weights_with_spectrum(
@@ -103,12 +102,12 @@ class ApproximateRank(AbstractTarget):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
+        activations: Float[AnyArray, "samples inputs"],
         outputs: int,
         rank: int,
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "inputs outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "inputs outputs"]:
         """Weights of approximately low rank."""
         inputs = activations.shape[1]
         values = self.spectrum.values(min(inputs, outputs))
@@ -130,12 +129,12 @@ class ExactOutputRank(AbstractTarget):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
+        activations: Float[AnyArray, "samples inputs"],
         outputs: int,
         rank: int,
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "inputs outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "inputs outputs"]:
         """Weights whose outputs have exactly these singular values."""
         values = self.scale * self.spectrum.values(rank)
         return _with_output_spectrum(activations, outputs, values, key=key)
@@ -163,15 +162,15 @@ class SchattenBall(AbstractTarget):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
+        activations: Float[AnyArray, "samples inputs"],
         outputs: int,
         rank: int,
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "inputs outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "inputs outputs"]:
         """Weights whose outputs lie on the boundary of the ball."""
         values = self.spectrum.values(min(*activations.shape, outputs))
-        size = (self.radius / jnp.sum(values**self.exponent)) ** (1 / self.exponent)
+        size = (self.radius / namespace(key).sum(values**self.exponent)) ** (1 / self.exponent)
         return _with_output_spectrum(activations, outputs, size * values, key=key)
 
 
@@ -190,16 +189,16 @@ class BoundedOutputs(AbstractTarget):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
+        activations: Float[AnyArray, "samples inputs"],
         outputs: int,
         rank: int,
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "inputs outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "inputs outputs"]:
         """Weights whose largest output is the bound."""
-        inputs = activations.shape[1]
+        xp, inputs = namespace(key), activations.shape[1]
         weights = _weights_with_spectrum(inputs, outputs, self.spectrum.values(rank), 1.0, key=key)
-        return weights * (self.bound / jnp.max(jnp.abs(matmul(activations, weights))))
+        return weights * (self.bound / xp.max(xp.abs(matmul(activations, weights))))
 
 
 class OpposedToTheData(AbstractTarget):
@@ -218,17 +217,17 @@ class OpposedToTheData(AbstractTarget):
 
     def draw(
         self,
-        activations: Float[Array, "samples inputs"],
+        activations: Float[AnyArray, "samples inputs"],
         outputs: int,
         rank: int,
         *,
-        key: PRNGKeyArray,
-    ) -> Float[Array, "inputs outputs"]:
+        key: Key,
+    ) -> Float[AnyArray, "inputs outputs"]:
         """Weights aligned against the activations."""
-        inputs = activations.shape[1]
+        xp, inputs = namespace(key), activations.shape[1]
         count = min(inputs, outputs)
-        _, _, directions = jnp.linalg.svd(activations, full_matrices=True)
+        _, _, directions = xp.linalg.svd(activations, full_matrices=True)
         weakest_first = directions[::-1][:count].T
-        values = jnp.where(jnp.arange(count) < rank, 1 + self.tilt, 1.0)
+        values = xp.where(xp.arange(count) < rank, 1 + self.tilt, 1.0)
         right = haar(outputs, count, key=after(directions, key))
         return matmul(weakest_first * values, right.T)

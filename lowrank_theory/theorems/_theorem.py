@@ -23,6 +23,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from lowrank_theory._compilation import jit_by_size
 from lowrank_theory._numerics import cast, check_fraction, float64
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
 
@@ -246,7 +247,7 @@ class AbstractStatement(eqx.Module):
         return instance
 
 
-@eqx.filter_jit
+@jit_by_size()
 def assess(
     statement: AbstractStatement, instance: Any, failure_probability: float, estimate: Any = None
 ) -> tuple[Bound, Float[Array, ""]]:

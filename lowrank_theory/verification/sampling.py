@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from lowrank_theory._numerics import float64, rounding_allowance, sooner
+from lowrank_theory._compilation import soon
+from lowrank_theory._numerics import float64, rounding_allowance
 from lowrank_theory.problems import Parts, Setting
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty, Direction
 from lowrank_theory.theorems._theorem import assess
@@ -225,12 +226,9 @@ def _measure_all(
 
 @functools.cache
 def _programs(level: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """To draw and to measure, at an optimisation level of XLA: level 0 compiles soonest; level 1
-    takes twice as long, and its programs are up to four times as fast.
-    """
-    options = {"xla_backend_optimization_level": level} | sooner()
+    """To draw and to measure, at an optimisation level of XLA."""
     draw, assess_all = (
-        eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
+        eqx.filter_jit(function, compiler_options=soon(level))  # pyright: ignore[reportCallIssue]
         for function in (_draw_all, _measure_all)
     )
     return draw, assess_all
