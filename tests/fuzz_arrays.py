@@ -59,6 +59,12 @@ def unaligned(array: np.ndarray) -> np.ndarray:
     return view
 
 
+def deleted(array: np.ndarray) -> jax.Array:
+    given = jnp.asarray(array)
+    given.delete()
+    return given
+
+
 class ArrayLike:
     """Something with `__array__` alone."""
 
@@ -135,12 +141,6 @@ FOREIGN: dict[str, Callable[[np.ndarray], Any]] = {  # must be refused
     "deleted": deleted,
 }
 ARRAYS = {**FAITHFUL, **DOUBTFUL, **FOREIGN}
-
-
-def deleted(array: np.ndarray) -> jax.Array:
-    given = jnp.asarray(array)
-    given.delete()
-    return given
 
 
 def as_numbers(value: Any) -> np.ndarray:
