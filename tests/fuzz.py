@@ -24,7 +24,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ os.environ.setdefault(
 )
 
 LIMIT = 120.0  # seconds for one input, its compilation included
+STILLBORN = 5
+BEGINNING = 60.0  # seconds that a process has, besides, to begin
 LIFE = 1_000  # inputs of a process: Linux gives it some 65,000 memory maps, a program takes fifteen
 OUT = Path("out") / "fuzz"
 
@@ -84,26 +86,50 @@ def kinds_of(seed: int, indices: Iterable[int]) -> dict[int, str]:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def _work(connection: Any, seed: int) -> None:
-    """Answer each index with a result, until there are no more."""
-    while (index := connection.recv()) is not None:
-        connection.send(examine(seed, index))
+Examine = Callable[[int, int], Result]
+
+
+def _work(connection: Any, seed: int, examine: Examine) -> None:
+    """Answer each index with a result, until the process is ended."""
+    while True:
+        connection.send(examine(seed, connection.recv()))
 
 
 class _Worker:
     """A process that is given one input at a time."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, examine: Examine) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, seed), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, seed, examine), daemon=True)
         self.process.start()
         theirs.close()
-        self.index, self.since, self.left = None, time.monotonic(), LIFE
+        self.seed, self.left, self.index = seed, LIFE, -1
+        self.lost_at_once = False
 
     def give(self, index: int) -> None:
-        self.index, self.since, self.left = index, time.monotonic(), self.left - 1
+        begins = self.left == LIFE
+        self.index, self.left = index, self.left - 1
+        self.since = time.monotonic() + (BEGINNING if begins else 0.0)
         self.connection.send(index)
+
+    def answer(self, limit: float) -> Result | None:
+        """The result, once there is one; a defect if the process has died or takes too long."""
+        seconds = max(0.0, time.monotonic() - self.since)
+        if self.connection.poll():
+            try:
+                return self.connection.recv()
+            except (EOFError, ConnectionError):
+                self.process.join(10)
+                why = f"the process died with exit code {self.process.exitcode}"
+        elif seconds > limit:
+            why = f"no end within {limit:.0f} s"
+        else:
+            return None
+        self.lost_at_once = self.left == LIFE - 1
+        self.left = 0
+        kind, _ = kind_of(self.seed, self.index)
+        return Result(self.index, kind.name, "defect", why, round(seconds, 3))
 
     def end(self) -> None:
         self.process.kill()
@@ -111,39 +137,42 @@ class _Worker:
         self.connection.close()
 
 
-def run(seed: int, indices: list[int], workers: int, limit: float = LIMIT) -> Iterator[Result]:
-    """The results as they come. A process that hangs or dies is replaced."""
-    waiting = collections.deque(indices)
-    busy = [_Worker(seed) for _ in range(min(workers, len(waiting)))]
-    for worker in busy:
-        worker.give(waiting.popleft())
-    while busy:
-        links = [worker.connection for worker in busy]
-        ready = multiprocessing.connection.wait(links, timeout=1.0)
-        for worker in list(busy):
-            assert worker.index is not None
-            seconds, lost = time.monotonic() - worker.since, ""
-            if worker.connection in ready:
-                try:
-                    yield worker.connection.recv()
-                except (EOFError, ConnectionError):
-                    worker.process.join(10)
-                    lost = f"the process died with exit code {worker.process.exitcode}"
-            elif seconds > limit:
-                lost = f"no end within {limit:.0f} s"
-            else:
-                continue
-            if lost:
-                name = kinds_of(seed, [worker.index])[worker.index]
-                yield Result(worker.index, name, "defect", lost, round(seconds, 3))
-            busy.remove(worker)
-            if lost or worker.left == 0 or not waiting:
-                worker.end()
-                if not waiting:
+def run(
+    seed: int,
+    indices: Iterable[int],
+    workers: int,
+    limit: float = LIMIT,
+    examine: Examine = examine,
+) -> Iterator[Result]:
+    """The results as they come. A process that hangs, dies or has lived its life is replaced.
+
+    Raises `RuntimeError` where one after the other is lost at its first input: then it is not the
+    inputs.
+    """
+    waiting, stillborn = collections.deque(indices), 0
+    busy: list[_Worker] = []
+    try:
+        while busy or waiting:
+            while waiting and len(busy) < workers:
+                busy.append(_Worker(seed, examine))
+                busy[-1].give(waiting.popleft())
+            multiprocessing.connection.wait([worker.connection for worker in busy], timeout=1.0)
+            for worker in list(busy):
+                result = worker.answer(limit)
+                if result is None:
                     continue
-                worker = _Worker(seed)  # noqa: PLW2901
-            busy.append(worker)
-            worker.give(waiting.popleft())
+                stillborn = stillborn + 1 if worker.lost_at_once else 0
+                if stillborn == STILLBORN:
+                    raise RuntimeError(f"No process can work: {result.why}.")
+                yield result
+                if worker.left and waiting:
+                    worker.give(waiting.popleft())
+                else:
+                    busy.remove(worker)
+                    worker.end()
+    finally:
+        for worker in busy:
+            worker.end()
 
 
 # --- the report -----------------------------------------------------------------------------------
