@@ -136,6 +136,7 @@ def closed_gap(objective: Callable[[Any, Layer, np.ndarray], tuple[Any, list[Any
         if bool(found.certificate.finite) and not finite:
             raise Lie("`finite` is true, and returned numbers are not")
         certified = bool(found.certificate.certified)
+        assert isinstance(found.certificate, recovery.DualityGap)
         gap = np.longdouble(float(found.certificate.gap))
         if certified and not (finite and np.isfinite(gap)):
             raise Lie("certified, and returned or stated numbers are not finite")
