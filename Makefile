@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
@@ -17,14 +18,14 @@ export LOWRANK_DATA ?= $(abspath ../shared/data)
 endif
 
 # Compiled once, kept for the next run; threads would only get in the way of small decompositions.
-verify test figures attack: export JAX_COMPILATION_CACHE_DIR := $(abspath $(VENV))/jax-cache
-verify test figures attack: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
-verify test figures attack: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
-verify test figures attack: export OPENBLAS_NUM_THREADS := 1
+verify test slow fuzz figures attack: export JAX_COMPILATION_CACHE_DIR := $(abspath $(VENV))/jax-cache
+verify test slow fuzz figures attack: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+verify test slow fuzz figures attack: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+verify test slow fuzz figures attack: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help verify test figures attack bench lock clean
+.PHONY: help verify test slow fuzz figures attack bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -37,7 +38,13 @@ test: $(VENV)/.tools ## lint, check types, run the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal
+
+slow: $(VENV)/.tools ## run the tests that `make test` leaves out
+	$(BIN)/pytest -m slow --numprocesses $(WORKERS) --dist worksteal
+
+fuzz: $(VENV)/.tools ## hold hostile inputs against an oracle; goes on where it was cut, in out/fuzz (SEED=0)
+	$(BIN)/python tests/fuzz.py --seed $(SEED) --workers $(WORKERS)
 
 figures: $(VENV)/.library ## run every experiment; writes figures/ (SIZE=--quick: few trials, to out/figures)
 	@set -e; for script in $(EXPERIMENTS); do \

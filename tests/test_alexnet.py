@@ -125,7 +125,6 @@ def test_a_damaged_embedded_file_is_refused(tmp_path, monkeypatch):
             alexnet.alexnet_network()
 
 
-@pytest.mark.slow
 def test_check_figure(data_folder):
     if not (data_folder / "cifar10").is_dir():
         pytest.skip(f"{data_folder} has no folder cifar10/")

@@ -79,7 +79,6 @@ def tiny_network(monkeypatch):
 # --- what it finds --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_run_of_one_statement(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(cli.PRESETS, "quick", cli.Preset(10, 1))
     out, file = tmp_path / "a" / "report", tmp_path / "b" / "rows.json"

@@ -217,7 +217,6 @@ def test_damaged_records_are_refused(tmp_path, monkeypatch):
 # --- the trained networks -------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "recognised"), [(20, 915), (56, 926)])
 def test_check_figures(depth, recognised, data_folder):
     for needed in ("cifar10", "resnet_cifar10"):
@@ -230,7 +229,6 @@ def test_check_figures(depth, recognised, data_folder):
     assert abs(int(found.sum()) - recognised) <= 1  # an image may stand at a tie, to rounding
 
 
-@pytest.mark.slow
 def test_the_training_images_have_their_means(data_folder):
     if not (data_folder / "cifar10").is_dir():
         pytest.skip(f"{data_folder} has no folder cifar10/")

@@ -456,7 +456,6 @@ def test_asymptotic_error_peaks_at_the_detection_threshold(q, outputs):
     assert 4 <= 5 * (1 + math.sqrt(beta)) ** 2 / worst <= 5
 
 
-@pytest.mark.slow
 def test_asymptotic_error_is_that_of_large_layers():
     strengths = np.array([2.0, 1.3]) * detection_threshold(200, 100, 1.0)
     expected = number(asymptotic_error(strengths, 200, 100, 1.0))
