@@ -1,0 +1,627 @@
+"""Whether certificates keep their word: hostile layers in every dtype, by every route.
+
+Run `python benchmarks/promises.py`; `--json` keeps the numbers, `--against` compares with kept
+ones. A layer is what is stored, after rounding to its dtype. What is judged are the factors and the
+bias that come back, by their true error, beside the true optimum of that layer (`_exact`).
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import _exact
+import lowrank_theory as lrt
+from lowrank_theory.recovery import (
+    ASVD,
+    COALA,
+    DRONE,
+    ESPACE,
+    QERA,
+    SVDLLM,
+    CorDA,
+    DiagonalQERA,
+)
+
+SEED = 20
+DTYPES = {
+    "float64": np.float64,
+    "float32": np.float32,
+    "bfloat16": jnp.bfloat16,
+    "float16": np.float16,
+    "float8_e4m3fn": jnp.float8_e4m3fn,
+    "float8_e5m2": jnp.float8_e5m2,
+}
+# (samples, inputs, outputs, rank, affine): a third is affine, one has full rank.
+GROUPS = (
+    (40, 12, 9, 3, False),
+    (9, 12, 6, 2, False),
+    (30, 8, 14, 4, True),
+    (40, 12, 9, 9, False),
+    (30, 8, 14, 3, False),
+    (9, 12, 6, 4, True),
+)
+QUICK_GROUPS = 3
+LANES = 64  # layers in one program
+AT_HAND = 20  # of so many layers, one goes alone as well
+NEGLIGIBLE = 1e-10  # of the target's norm, as `Certificate.certified` documents
+EXCESS = 0.01  # of the squared error, that a sketch may cost
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+def _orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    return np.linalg.qr(rng.standard_normal((rows, columns)))[0]
+
+
+def _spectrum(rng: np.random.Generator, size: int) -> np.ndarray:
+    """From 1 to 1/condition, 1 to 1e12: geometric, a cliff, a few strong ones, or exact rank."""
+    smallest = 10.0 ** -rng.uniform(0, 12)
+    kind = rng.integers(5)
+    if kind <= 1:
+        return np.geomspace(1, smallest, size)
+    if kind == 2:
+        values = np.geomspace(1, 10.0 ** -rng.uniform(0, 1), size)
+        values[rng.integers(1, size) :] *= smallest
+        return values
+    if kind == 3:
+        return np.maximum(smallest, rng.permutation(10.0 ** -rng.uniform(0, 12, size)))
+    values = np.geomspace(1, 10.0 ** -rng.uniform(0, 2), size)
+    values[rng.integers(1, size) :] = 0
+    return values
+
+
+def _prescribed(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    size = min(rows, columns)
+    left, right = _orthonormal(rng, rows, size), _orthonormal(rng, columns, size)
+    return (left * _spectrum(rng, size)) @ right.T * np.sqrt(rows)
+
+
+def draw(case: int) -> dict[str, np.ndarray]:
+    """One hostile layer in float64, a function of the number of the case alone."""
+    samples, inputs, outputs, rank, affine = GROUPS[case % len(GROUPS)]
+    rng = np.random.default_rng([SEED, case])
+    activations = _prescribed(rng, samples, inputs)
+    channels = np.ones(inputs)
+    if rng.random() < 0.4:
+        outliers = rng.choice(inputs, rng.integers(1, 4), replace=False)
+        channels[outliers] = 10.0 ** rng.uniform(0, 8, len(outliers))
+        activations = activations * channels
+    if rng.random() < 0.4:
+        activations = activations + rng.standard_normal(inputs) * 10.0 ** rng.uniform(-1, 7)
+    kind = rng.integers(4)
+    if kind == 0:
+        weights = _prescribed(rng, inputs, outputs)
+    elif kind == 1:
+        core = rng.standard_normal((inputs, rank)) @ rng.standard_normal((rank, outputs))
+        noise = 10.0 ** -rng.uniform(0, 12) * (rng.random() < 0.7)
+        weights = core + noise * rng.standard_normal((inputs, outputs))
+    else:
+        weights = rng.standard_normal((inputs, outputs))
+    if rng.random() < 0.3:  # trained beside its outliers
+        weights = weights / channels[:, None]
+    weights = weights * 10.0 ** rng.uniform(-3, 3)
+    bias = rng.standard_normal(outputs) * 10.0 ** rng.uniform(-3, 3)
+    spread = 10.0 ** -rng.uniform(0, 8)
+    compressed = activations * (1 + spread * rng.standard_normal((samples, inputs)))
+    given = activations @ weights + (bias if affine else 0)
+    given = given + 10.0 ** -rng.uniform(0, 10) * np.std(given) * rng.standard_normal(given.shape)
+    penalty = 10.0 ** -rng.uniform(0, 8) * np.sum(activations**2) / inputs
+    return {
+        "weights": weights,
+        "activations": activations,
+        "compressed": compressed,
+        "outputs": given,
+        "bias": bias,
+        "penalty": np.asarray(penalty),
+    }
+
+
+def stored(layer: dict[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
+    """Rounded to the dtype. What is too large for it is made small enough by a power of two, each
+    kind of numbers by its own; outputs follow the rest.
+    """
+    limit = float(jnp.finfo(dtype).max) / 4
+
+    def fitting(*names: str) -> float:
+        largest = max(float(np.max(np.abs(layer[name]))) for name in names)
+        return 1.0 if largest <= limit else 2.0 ** np.floor(np.log2(limit / largest))
+
+    seen = fitting("activations", "compressed")
+    scales = {"activations": seen, "compressed": seen}
+    for name in ("weights", "outputs", "bias"):
+        scales[name] = fitting(name)
+    rounded = {
+        name: np.asarray(value * scales.get(name, 1.0)).astype(dtype)
+        for name, value in layer.items()
+        if name != "penalty"
+    }
+    return {**rounded, "penalty": layer["penalty"] * seen**2}
+
+
+def stack(cases: list[int], dtype: Any) -> dict[str, np.ndarray]:
+    layers = [stored(draw(case), dtype) for case in cases]
+    return {name: np.stack([layer[name] for layer in layers]) for name in layers[0]}
+
+
+# --- routes ---------------------------------------------------------------------------------------
+
+Stored = dict[str, Any]
+
+
+def _rows(layer: Stored) -> dict[str, Any]:
+    return {"activations": layer["activations"]}
+
+
+def _moments(layer: Stored) -> dict[str, Any]:
+    return _calibrated(lrt.Calibration, layer["activations"])
+
+
+def _triangle(layer: Stored) -> dict[str, Any]:
+    return _calibrated(lrt.TriangularCalibration, layer["activations"])
+
+
+def _calibrated(kind: Any, activations: Any, *compressed: Any) -> dict[str, Any]:
+    seen = kind.empty(activations.shape[1], compressed=bool(compressed))
+    return {"calibration": seen.update(activations, *compressed)}
+
+
+def _compressed_rows(layer: Stored) -> dict[str, Any]:
+    return {"activations": layer["activations"], "compressed_activations": layer["compressed"]}
+
+
+def _compressed_moments(layer: Stored) -> dict[str, Any]:
+    return _calibrated(lrt.Calibration, layer["activations"], layer["compressed"])
+
+
+def _compressed_triangle(layer: Stored) -> dict[str, Any]:
+    return _calibrated(lrt.TriangularCalibration, layer["activations"], layer["compressed"])
+
+
+def _outputs(layer: Stored) -> dict[str, Any]:
+    return {"activations": layer["activations"], "outputs": layer["outputs"]}
+
+
+def _outputs_compressed(layer: Stored) -> dict[str, Any]:
+    return {**_compressed_rows(layer), "outputs": layer["outputs"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """What is observed, by which method it is recovered, and what that is said to minimise.
+
+    The objective is one of `_OBJECTIVES`. Where the method depends on the numbers of a layer, all
+    layers go alone.
+    """
+
+    observe: Callable[[Stored], dict[str, Any]]
+    method: Callable[[Stored], Any]
+    objective: str = "outputs"
+    sweep: bool = False
+    alone: bool = False
+
+    def recover(self, layer: Stored, rank: int, affine: bool) -> Any:
+        bias = {"bias": layer["bias"]} if affine else {}
+        observed = lrt.Observed(weights=layer["weights"], **self.observe(layer), **bias)
+        if self.sweep:
+            return lrt.every_rank(observed, self.method(layer)).at(rank)
+        return lrt.recover(observed, rank, self.method(layer))
+
+
+_OBJECTIVES: dict[str, Callable[[Stored, bool], _exact.Seen]] = {
+    "outputs": lambda layer, affine: _seen(layer, affine),
+    "compressed": lambda layer, affine: _seen(layer, affine, compressed=layer["compressed"]),
+    "given": lambda layer, affine: _seen(layer, affine, outputs=layer["outputs"]),
+    "given, compressed": lambda layer, affine: _seen(
+        layer, affine, compressed=layer["compressed"], outputs=layer["outputs"]
+    ),
+    "penalised": lambda layer, affine: _seen(layer, affine, penalty=layer["penalty"]),
+    "bias kept": lambda layer, affine: dataclasses.replace(_seen(layer, affine), affine=False),
+    "weights": lambda layer, _: _exact.Seen(layer["weights"]),
+}
+
+
+def _seen(layer: Stored, affine: bool, **more: Any) -> _exact.Seen:
+    bias = layer["bias"] if affine else None
+    return _exact.Seen(layer["weights"], layer["activations"], bias=bias, affine=affine, **more)
+
+
+def routes() -> dict[str, Route]:
+    def same(method: Any) -> Callable[[Stored], Any]:
+        return lambda _: method
+
+    def ridge(layer: Stored) -> Any:
+        return lrt.Ridge(float(layer["penalty"]))
+
+    best, sketch = lrt.ActivationWeighted(), lrt.Randomized(EXCESS, key=jax.random.key(SEED))
+    plain = {"rows": _rows, "moments": _moments, "triangle": _triangle}
+    found = {name: Route(observe, same(best)) for name, observe in plain.items()}
+    found |= {
+        "compressed rows": Route(_compressed_rows, same(best), "compressed"),
+        "compressed moments": Route(_compressed_moments, same(best), "compressed"),
+        "compressed triangle": Route(_compressed_triangle, same(best), "compressed"),
+        "given outputs": Route(_outputs, same(best), "given"),
+        "given outputs, compressed": Route(_outputs_compressed, same(best), "given, compressed"),
+    }
+    for name, observe in plain.items():
+        found |= {
+            f"every rank, {name}": Route(observe, same(best), sweep=True),
+            f"Randomized, {name}": Route(observe, same(sketch)),
+            f"Ridge 0, {name}": Route(observe, same(lrt.Ridge(0.0))),
+            f"Ridge, {name}": Route(observe, ridge, "penalised", alone=True),
+        }
+    found["TruncatedSVD"] = Route(lambda _: {}, same(lrt.TruncatedSVD()), "weights")
+    found["every rank, TruncatedSVD"] = dataclasses.replace(found["TruncatedSVD"], sweep=True)
+    for recipe in (ASVD(), COALA(), CorDA(), DRONE(), DiagonalQERA(), ESPACE(), QERA(), SVDLLM()):
+        for name, observe in plain.items():
+            takes = {"ASVD": {"rows"}, "COALA": {"rows", "triangle"}}
+            kind = type(recipe).__name__
+            if name in takes.get(kind, plain):
+                found[f"{kind}, {name}"] = Route(observe, same(recipe), "bias kept")
+    return found
+
+
+# --- what came back -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Returned:
+    """Stacks of what came back, as NumPy arrays; a layer that was refused is not among them."""
+
+    cases: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    bias: np.ndarray | None
+    optimal_error: np.ndarray
+    excess_bound: np.ndarray
+    finite: np.ndarray
+    certified: np.ndarray
+    tolerance: float
+
+
+def _returned(cases: np.ndarray, recovery: Any) -> Returned:
+    certificate = recovery.certificate
+
+    def numbers(array: Any) -> np.ndarray:
+        return np.asarray(array).astype(np.float64)
+
+    return Returned(
+        cases=cases,
+        left=numbers(recovery.factors.left),
+        right=numbers(recovery.factors.right),
+        bias=None if recovery.bias is None else numbers(recovery.bias),
+        optimal_error=numbers(certificate.optimal_error),
+        excess_bound=numbers(certificate.excess_bound),
+        finite=np.asarray(certificate.finite),
+        certified=np.asarray(certificate.certified),
+        tolerance=certificate.tolerance,
+    )
+
+
+def together(route: Route, layers: Stored, rank: int, affine: bool) -> Returned | str:
+    """All layers in one program, or why they were refused."""
+    count = len(layers["weights"])
+    padded = np.minimum(np.arange(LANES), count - 1)
+    with jax.enable_x64(True):
+        stacks = {name: jnp.asarray(value[padded]) for name, value in layers.items()}
+    try:
+        recovery = jax.vmap(lambda layer: route.recover(layer, rank, affine))(stacks)
+    except ValueError as refusal:
+        return str(refusal)
+    returned = _returned(np.arange(LANES), recovery)
+    return _some(returned, slice(count))
+
+
+def _some(returned: Returned, part: Any) -> Returned:
+    return jax.tree.map(
+        lambda leaf: leaf,
+        dataclasses.replace(
+            returned,
+            **{
+                field.name: getattr(returned, field.name)[part]
+                for field in dataclasses.fields(returned)
+                if isinstance(getattr(returned, field.name), np.ndarray)
+            },
+        ),
+    )
+
+
+def alone(
+    route: Route, layers: Stored, lanes: Iterable[int], rank: int, affine: bool
+) -> tuple[Returned | None, list[str]]:
+    """Layers one by one, their numbers at hand; and the words of the refusals."""
+    found, kept, refusals = [], [], []
+    for lane in lanes:
+        layer = {name: value[lane] for name, value in layers.items()}
+        try:
+            found.append(route.recover(layer, rank, affine))
+        except ValueError as refusal:
+            refusals.append(str(refusal))
+            continue
+        kept.append(lane)
+    if not found:
+        return None, refusals
+    each = [
+        _returned(np.asarray(lane), recovery) for lane, recovery in zip(kept, found, strict=True)
+    ]
+    names = [field.name for field in dataclasses.fields(Returned) if field.name != "tolerance"]
+    stacks = {
+        name: None if getattr(each[0], name) is None else np.stack([getattr(e, name) for e in each])
+        for name in names
+    }
+    return Returned(**stacks, tolerance=each[0].tolerance), refusals
+
+
+# --- the judgement --------------------------------------------------------------------------------
+
+COUNTS = (
+    "cases",
+    "refused",
+    "certified",
+    "right",
+    "certified_wrong",
+    "bound_violated",
+    "finite_wrong",
+    "error_off",
+    "missed",
+    "undecided",
+)
+
+
+def judged(
+    route: Route, seen: _exact.Seen, best: _exact.Optimum, returned: Returned
+) -> dict[str, np.ndarray]:
+    """Which layers kept which word. `seen` and `best` are those of the layers returned.
+
+    - `right`: the true excess is within what a certificate promises, of the true optimum;
+    - `bound_violated`: it is above `excess_bound`, though `finite` was said;
+    - `finite_wrong`: `finite` is not what the returned numbers are;
+    - `error_off`: certified, but `optimal_error` is further off than a promise allows;
+    - `undecided`: rounding of the judge itself could tip the scales, which then favours the judged.
+    """
+    bias = None if route.objective == "weights" else returned.bias
+    error = _exact.error(seen, returned.left, returned.right, bias)
+    doubt = error.doubt + best.doubt
+    excess = error.value - best.value
+    sketched = isinstance(route.method({"penalty": 0}), lrt.Randomized)
+    share = (1 + EXCESS) ** 0.5 - 1 if sketched else returned.tolerance
+    allowed = np.maximum(share * best.value, NEGLIGIBLE * best.target)
+    stated = returned.optimal_error - (error.value if sketched else best.value)
+    arrays = [each for each in (returned.left, returned.right, returned.bias) if each is not None]
+    finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
+    right = excess - doubt <= allowed
+    return {
+        "certified": returned.certified,
+        "right": right,
+        "certified_wrong": returned.certified & ~right,
+        "bound_violated": returned.finite & ~(excess - doubt <= returned.excess_bound),
+        "finite_wrong": returned.finite != finite,
+        "error_off": returned.certified & ~(np.abs(stated) <= allowed + doubt),
+        "missed": right & ~returned.certified,
+        "undecided": right & (excess + doubt > allowed),
+        "ratio": np.asarray(excess / np.maximum(allowed, 1e-300), np.float64),
+    }
+
+
+def _part(seen: _exact.Seen, lanes: np.ndarray) -> _exact.Seen:
+    return dataclasses.replace(
+        seen,
+        **{
+            field.name: getattr(seen, field.name)[lanes]
+            for field in dataclasses.fields(seen)
+            if isinstance(getattr(seen, field.name), np.ndarray)
+        },
+    )
+
+
+def _best(best: _exact.Optimum, lanes: np.ndarray) -> _exact.Optimum:
+    return _exact.Optimum(best.value[lanes], best.target[lanes], best.doubt[lanes])
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    dtype: str
+    group: int
+    cases: tuple[int, ...]
+    routes: tuple[str, ...]
+
+
+def measure(task: Task) -> list[dict[str, Any]]:
+    """A row of counts for each route, and for those that went alone."""
+    _, _, _, rank, affine = GROUPS[task.group]
+    layers = stack(list(task.cases), DTYPES[task.dtype])
+    truths: dict[str, tuple[_exact.Seen, _exact.Optimum]] = {}
+    found = []
+    for name in task.routes:
+        route = routes()[name]
+        started = time.process_time()
+        lanes = (
+            range(len(task.cases)) if route.alone else range(task.group, len(task.cases), AT_HAND)
+        )
+        one_by_one, refusals = alone(route, layers, lanes, rank, affine)
+        results = [("alone", one_by_one, refusals)]
+        if not route.alone:
+            stacked = together(route, layers, rank, affine)
+            if isinstance(stacked, str):
+                results.append(("together", None, [stacked] * len(task.cases)))
+            else:
+                results.append(("together", stacked, []))
+        for way, returned, refused in results:
+            row: dict[str, Any] = {"route": name, "dtype": task.dtype, "way": way}
+            row |= dict.fromkeys(COUNTS, 0)
+            row |= {"refused": len(refused), "words": sorted(set(refused))[:1], "broken": []}
+            row["cases"] = len(refused)
+            if returned is not None:
+                if route.objective not in truths:
+                    seen = _OBJECTIVES[route.objective](layers, affine)
+                    truths[route.objective] = seen, _exact.optimum(seen, rank)
+                seen, best = truths[route.objective]
+                kept = returned.cases
+                said = judged(route, _part(seen, kept), _best(best, kept), returned)
+                row["cases"] += len(kept)
+                for count in COUNTS:
+                    row[count] += int(np.sum(said[count])) if count in said else 0
+                row["broken"] = [
+                    [what, task.cases[kept[place]], float(f"{said['ratio'][place]:.3g}")]
+                    for what in ("certified_wrong", "bound_violated", "finite_wrong", "error_off")
+                    for place in np.flatnonzero(said[what])[:3]
+                ]
+            row["seconds"] = time.process_time() - started
+            found.append(row)
+            started = time.process_time()
+    return found
+
+
+def tasks(cases: int, chosen: list[str], dtypes: list[str], *, quick: bool) -> list[Task]:
+    groups: dict[int, list[int]] = collections.defaultdict(list)
+    count = QUICK_GROUPS if quick else len(GROUPS)
+    for case in range(cases):
+        groups[case % count].append(case // count * len(GROUPS) + case % count)
+    return [
+        Task(dtype, group, tuple(numbers[start : start + LANES]), tuple(chosen))
+        for group, numbers in groups.items()
+        for dtype in dtypes
+        for start in range(0, len(numbers), LANES)
+    ]
+
+
+def summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each route, dtype and way."""
+    sums: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["route"], row["dtype"], row["way"]
+        if key not in sums:
+            sums[key] = {**row, "broken": list(row["broken"])}
+            continue
+        into = sums[key]
+        for count in (*COUNTS, "seconds"):
+            into[count] += row[count]
+        into["words"] = sorted({*into["words"], *row["words"]})[:1]
+        into["broken"] = (into["broken"] + row["broken"])[:8]
+    return list(sums.values())
+
+
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    heads = (
+        "cases",
+        "refused",
+        "certif.",
+        "right",
+        "WRONG",
+        "BOUND",
+        "FINITE",
+        "off",
+        "missed",
+        "?",
+    )
+    print(f"{'route':28} {'dtype':14} " + " ".join(f"{head:>7}" for head in heads))
+    merged = summed([{**row, "way": "all"} for row in rows])
+    for row in merged:
+        counts = " ".join(f"{row[count]:7}" for count in COUNTS)
+        print(f"{row['route']:28} {row['dtype']:14} {counts}")
+    print()
+    for dtype in dict.fromkeys(row["dtype"] for row in merged):
+        of = [row for row in merged if row["dtype"] == dtype]
+        total = {count: sum(row[count] for row in of) for count in COUNTS}
+        counts = " ".join(f"{total[count]:7}" for count in COUNTS)
+        print(f"{'all routes':28} {dtype:14} {counts}")
+
+
+def shares(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """In points of the cases: certified, and certified though wrong."""
+    cases = max(1, sum(row["cases"] for row in rows))
+    return {
+        name: 100 * sum(row[name] for row in rows) / cases
+        for name in ("certified", "certified_wrong")
+    }
+
+
+def _compare(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """The share certified may fall by two points more than the share that was wrong."""
+
+    def key(row: dict[str, Any]) -> tuple[str, str, str]:
+        return row["route"], row["dtype"], row["way"]
+
+    common = {key(row) for row in rows} & {key(row) for row in before}
+    now, then = ([row for row in each if key(row) in common] for each in (rows, before))
+    print(
+        f"\n{'certified, points':28} {'dtype':14} {'before':>8} {'now':>8} {'fall':>7} {'wrong':>7}"
+    )
+    for dtype in dict.fromkeys(row["dtype"] for row in now):
+        names = dict.fromkeys(row["route"] for row in now if row["dtype"] == dtype)
+        for name in (None, *names):
+            of = [
+                shares([r for r in each if r["dtype"] == dtype and name in (None, r["route"])])
+                for each in (then, now)
+            ]
+            fall, wrong = of[0]["certified"] - of[1]["certified"], of[0]["certified_wrong"]
+            print(
+                f"{name or 'all routes':28} {dtype:14} {of[0]['certified']:8.1f} "
+                f"{of[1]['certified']:8.1f} {fall:7.1f} {wrong:7.1f}"
+                + ("   <- more than two points" if fall > wrong + 2 else "")
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="48 cases of three shapes")
+    parser.add_argument("--cases", type=int, help="cases for each route and dtype; 2400")
+    parser.add_argument("--routes", nargs="*", help="these, or those whose name contains a word")
+    parser.add_argument("--dtypes", nargs="*", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--json", type=Path, help="keep the numbers in this file")
+    parser.add_argument("--against", type=Path, help="compare with the numbers of an earlier run")
+    options = parser.parse_args()
+    _exact.check_extended()
+    names = list(routes())
+    exactly = {part for part in options.routes or [] if part in names}
+    wanted = set(options.routes or [""]) - exactly
+    chosen = [name for name in names if name in exactly or any(part in name for part in wanted)]
+    count = options.cases or (48 if options.quick else 2400)
+    todo = tasks(count, chosen, options.dtypes, quick=options.quick)
+    rows = summed([row for found in _run(todo, options.workers) for row in found])
+    order = {name: place for place, name in enumerate([*chosen, *DTYPES])}
+    rows.sort(key=lambda row: (order[row["route"]], order[row["dtype"]], row["way"]))
+    _table(rows)
+    if options.json:
+        made = {"seed": SEED, "cases": count, "quick": options.quick, "groups": GROUPS}
+        options.json.write_text(json.dumps({"made": made, "rows": rows}, indent=1) + "\n")
+    if options.against:
+        _compare(rows, json.loads(options.against.read_text())["rows"])
+    if any(row["certified_wrong"] for row in rows):
+        raise SystemExit("Some certificate promises what was not returned.")
+
+
+def _run(todo: list[Task], workers: int) -> Iterable[list[dict[str, Any]]]:
+    if workers == 1:
+        for done, task in enumerate(todo, 1):
+            yield measure(task)
+            print(
+                f"\r{done} of {len(todo)} tasks", end="\n" if done == len(todo) else "", flush=True
+            )
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for done, found in enumerate(pool.map(measure, todo), 1):
+            yield found
+            print(
+                f"\r{done} of {len(todo)} tasks", end="\n" if done == len(todo) else "", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
