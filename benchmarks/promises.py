@@ -9,9 +9,9 @@ import argparse
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import multiprocessing
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ GROUPS = (
     (30, 8, 14, 3, False),
     (9, 12, 6, 4, True),
 )
-QUICK_GROUPS = 3
+FEW = 3  # groups of a quick run, and of those that also go alone
 LANES = 64  # layers in one program
 AT_HAND = 20  # of so many layers, one goes alone as well
 NEGLIGIBLE = 1e-10  # of the target's norm, as `Certificate.certified` documents
@@ -219,8 +219,13 @@ class Route:
         return lrt.recover(observed, rank, self.method(layer))
 
 
+def _seen(layer: Stored, affine: bool, **more: Any) -> _exact.Seen:
+    bias = layer["bias"] if affine else None
+    return _exact.Seen(layer["weights"], layer["activations"], bias=bias, affine=affine, **more)
+
+
 _OBJECTIVES: dict[str, Callable[[Stored, bool], _exact.Seen]] = {
-    "outputs": lambda layer, affine: _seen(layer, affine),
+    "outputs": _seen,
     "compressed": lambda layer, affine: _seen(layer, affine, compressed=layer["compressed"]),
     "given": lambda layer, affine: _seen(layer, affine, outputs=layer["outputs"]),
     "given, compressed": lambda layer, affine: _seen(
@@ -230,11 +235,6 @@ _OBJECTIVES: dict[str, Callable[[Stored, bool], _exact.Seen]] = {
     "bias kept": lambda layer, affine: dataclasses.replace(_seen(layer, affine), affine=False),
     "weights": lambda layer, _: _exact.Seen(layer["weights"]),
 }
-
-
-def _seen(layer: Stored, affine: bool, **more: Any) -> _exact.Seen:
-    bias = layer["bias"] if affine else None
-    return _exact.Seen(layer["weights"], layer["activations"], bias=bias, affine=affine, **more)
 
 
 def routes() -> dict[str, Route]:
@@ -275,11 +275,25 @@ def routes() -> dict[str, Route]:
 # --- what came back -------------------------------------------------------------------------------
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=(
+        "lanes",
+        "left",
+        "right",
+        "bias",
+        "optimal_error",
+        "excess_bound",
+        "finite",
+        "certified",
+    ),
+    meta_fields=("tolerance",),
+)
 @dataclasses.dataclass(frozen=True)
 class Returned:
     """Stacks of what came back, as NumPy arrays; a layer that was refused is not among them."""
 
-    cases: np.ndarray
+    lanes: np.ndarray
     left: np.ndarray
     right: np.ndarray
     bias: np.ndarray | None
@@ -290,14 +304,14 @@ class Returned:
     tolerance: float
 
 
-def _returned(cases: np.ndarray, recovery: Any) -> Returned:
+def _returned(lanes: np.ndarray, recovery: Any) -> Returned:
     certificate = recovery.certificate
 
     def numbers(array: Any) -> np.ndarray:
         return np.asarray(array).astype(np.float64)
 
     return Returned(
-        cases=cases,
+        lanes=lanes,
         left=numbers(recovery.factors.left),
         right=numbers(recovery.factors.right),
         bias=None if recovery.bias is None else numbers(recovery.bias),
@@ -309,8 +323,10 @@ def _returned(cases: np.ndarray, recovery: Any) -> Returned:
     )
 
 
-def together(route: Route, layers: Stored, rank: int, affine: bool) -> Returned | str:
-    """All layers in one program, or why they were refused."""
+def together(
+    route: Route, layers: Stored, rank: int, affine: bool
+) -> tuple[Returned | None, list[str]]:
+    """All layers in one program; or the words of the refusal, for each."""
     count = len(layers["weights"])
     padded = np.minimum(np.arange(LANES), count - 1)
     with jax.enable_x64(True):
@@ -318,49 +334,22 @@ def together(route: Route, layers: Stored, rank: int, affine: bool) -> Returned 
     try:
         recovery = jax.vmap(lambda layer: route.recover(layer, rank, affine))(stacks)
     except ValueError as refusal:
-        return str(refusal)
-    returned = _returned(np.arange(LANES), recovery)
-    return _some(returned, slice(count))
-
-
-def _some(returned: Returned, part: Any) -> Returned:
-    return jax.tree.map(
-        lambda leaf: leaf,
-        dataclasses.replace(
-            returned,
-            **{
-                field.name: getattr(returned, field.name)[part]
-                for field in dataclasses.fields(returned)
-                if isinstance(getattr(returned, field.name), np.ndarray)
-            },
-        ),
-    )
+        return None, [str(refusal)] * count
+    return _exact.part(_returned(np.arange(LANES), recovery), np.arange(count)), []
 
 
 def alone(
     route: Route, layers: Stored, lanes: Iterable[int], rank: int, affine: bool
 ) -> tuple[Returned | None, list[str]]:
     """Layers one by one, their numbers at hand; and the words of the refusals."""
-    found, kept, refusals = [], [], []
+    found, refusals = [], []
     for lane in lanes:
         layer = {name: value[lane] for name, value in layers.items()}
         try:
-            found.append(route.recover(layer, rank, affine))
+            found.append(_returned(np.asarray(lane), route.recover(layer, rank, affine)))
         except ValueError as refusal:
             refusals.append(str(refusal))
-            continue
-        kept.append(lane)
-    if not found:
-        return None, refusals
-    each = [
-        _returned(np.asarray(lane), recovery) for lane, recovery in zip(kept, found, strict=True)
-    ]
-    names = [field.name for field in dataclasses.fields(Returned) if field.name != "tolerance"]
-    stacks = {
-        name: None if getattr(each[0], name) is None else np.stack([getattr(e, name) for e in each])
-        for name in names
-    }
-    return Returned(**stacks, tolerance=each[0].tolerance), refusals
+    return (jax.tree.map(lambda *each: np.stack(each), *found) if found else None), refusals
 
 
 # --- the judgement --------------------------------------------------------------------------------
@@ -414,21 +403,6 @@ def judged(
     }
 
 
-def _part(seen: _exact.Seen, lanes: np.ndarray) -> _exact.Seen:
-    return dataclasses.replace(
-        seen,
-        **{
-            field.name: getattr(seen, field.name)[lanes]
-            for field in dataclasses.fields(seen)
-            if isinstance(getattr(seen, field.name), np.ndarray)
-        },
-    )
-
-
-def _best(best: _exact.Optimum, lanes: np.ndarray) -> _exact.Optimum:
-    return _exact.Optimum(best.value[lanes], best.target[lanes], best.doubt[lanes])
-
-
 @dataclasses.dataclass(frozen=True)
 class Task:
     dtype: str
@@ -438,54 +412,46 @@ class Task:
 
 
 def measure(task: Task) -> list[dict[str, Any]]:
-    """A row of counts for each route, and for those that went alone."""
+    """A row of counts for each route, of those in one program and of those that went alone."""
     _, _, _, rank, affine = GROUPS[task.group]
     layers = stack(list(task.cases), DTYPES[task.dtype])
     truths: dict[str, tuple[_exact.Seen, _exact.Optimum]] = {}
     found = []
+
+    def record(name: str, way: str, returned: Returned | None, refusals: list[str]) -> None:
+        row: dict[str, Any] = {"route": name, "dtype": task.dtype, "way": way}
+        row |= {**dict.fromkeys(COUNTS, 0), "cases": len(refusals), "refused": len(refusals)}
+        row |= {"words": sorted(set(refusals))[:1], "broken": []}
+        found.append(row)
+        if returned is None:
+            return
+        route, lanes = routes()[name], returned.lanes
+        if route.objective not in truths:
+            seen = _OBJECTIVES[route.objective](layers, affine)
+            truths[route.objective] = seen, _exact.optimum(seen, rank)
+        seen, best = (_exact.part(each, lanes) for each in truths[route.objective])
+        said = judged(route, seen, best, returned)
+        row["cases"] += len(lanes)
+        row |= {count: int(np.sum(said[count])) for count in COUNTS if count in said}
+        row["broken"] = [
+            [what, task.cases[lanes[place]], float(f"{said['ratio'][place]:.3g}")]
+            for what in ("certified_wrong", "bound_violated", "finite_wrong", "error_off")
+            for place in np.flatnonzero(said[what])[:3]
+        ]
+
     for name in task.routes:
-        route = routes()[name]
-        started = time.process_time()
-        lanes = (
-            range(len(task.cases)) if route.alone else range(task.group, len(task.cases), AT_HAND)
-        )
-        one_by_one, refusals = alone(route, layers, lanes, rank, affine)
-        results = [("alone", one_by_one, refusals)]
+        route, every = routes()[name], range(len(task.cases))
         if not route.alone:
-            stacked = together(route, layers, rank, affine)
-            if isinstance(stacked, str):
-                results.append(("together", None, [stacked] * len(task.cases)))
-            else:
-                results.append(("together", stacked, []))
-        for way, returned, refused in results:
-            row: dict[str, Any] = {"route": name, "dtype": task.dtype, "way": way}
-            row |= dict.fromkeys(COUNTS, 0)
-            row |= {"refused": len(refused), "words": sorted(set(refused))[:1], "broken": []}
-            row["cases"] = len(refused)
-            if returned is not None:
-                if route.objective not in truths:
-                    seen = _OBJECTIVES[route.objective](layers, affine)
-                    truths[route.objective] = seen, _exact.optimum(seen, rank)
-                seen, best = truths[route.objective]
-                kept = returned.cases
-                said = judged(route, _part(seen, kept), _best(best, kept), returned)
-                row["cases"] += len(kept)
-                for count in COUNTS:
-                    row[count] += int(np.sum(said[count])) if count in said else 0
-                row["broken"] = [
-                    [what, task.cases[kept[place]], float(f"{said['ratio'][place]:.3g}")]
-                    for what in ("certified_wrong", "bound_violated", "finite_wrong", "error_off")
-                    for place in np.flatnonzero(said[what])[:3]
-                ]
-            row["seconds"] = time.process_time() - started
-            found.append(row)
-            started = time.process_time()
+            record(name, "together", *together(route, layers, rank, affine))
+        if route.alone or task.group < FEW:
+            lanes = every if route.alone else every[task.group :: AT_HAND]
+            record(name, "alone", *alone(route, layers, lanes, rank, affine))
     return found
 
 
 def tasks(cases: int, chosen: list[str], dtypes: list[str], *, quick: bool) -> list[Task]:
     groups: dict[int, list[int]] = collections.defaultdict(list)
-    count = QUICK_GROUPS if quick else len(GROUPS)
+    count = FEW if quick else len(GROUPS)
     for case in range(cases):
         groups[case % count].append(case // count * len(GROUPS) + case % count)
     return [
@@ -505,7 +471,7 @@ def summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             sums[key] = {**row, "broken": list(row["broken"])}
             continue
         into = sums[key]
-        for count in (*COUNTS, "seconds"):
+        for count in COUNTS:
             into[count] += row[count]
         into["words"] = sorted({*into["words"], *row["words"]})[:1]
         into["broken"] = (into["broken"] + row["broken"])[:8]
