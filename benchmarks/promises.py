@@ -10,9 +10,11 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import multiprocessing
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -413,6 +415,8 @@ class Task:
     group: int
     cases: tuple[int, ...]
     routes: tuple[str, ...]
+    ways: tuple[str, ...] = ("together", "alone")
+    spacing: int = AT_HAND  # of those that go alone
 
 
 def measure(task: Task) -> list[dict[str, Any]]:
@@ -446,10 +450,10 @@ def measure(task: Task) -> list[dict[str, Any]]:
 
     for name in task.routes:
         route, every = routes()[name], range(len(task.cases))
-        if not route.alone:
+        if "together" in task.ways and not route.alone:
             record(name, "together", *together(route, layers, rank, affine))
-        if route.alone or task.group < FEW:
-            lanes = every if route.alone else every[task.group :: AT_HAND]
+        if "alone" in task.ways and (route.alone or task.group < FEW):
+            lanes = every if route.alone else every[:: task.spacing]
             record(name, "alone", *alone(route, layers, lanes, rank, affine))
     return found
 
@@ -487,18 +491,7 @@ def summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    heads = (
-        "cases",
-        "refused",
-        "certif.",
-        "right",
-        "WRONG",
-        "BOUND",
-        "FINITE",
-        "off",
-        "missed",
-        "?",
-    )
+    heads = "cases refused FAILED certif. right WRONG BOUND FINITE off missed ?".split()  # noqa: SIM905
     print(f"{'route':28} {'dtype':14} " + " ".join(f"{head:>7}" for head in heads))
     merged = summed([{**row, "way": "all"} for row in rows])
     for row in merged:
@@ -579,20 +572,24 @@ def main() -> None:
 
 
 def _run(todo: list[Task], workers: int) -> Iterable[list[dict[str, Any]]]:
+    """By groups: the programs of one do not serve another, and too many do not fit in a process."""
+    done = 0
+    for _, group in itertools.groupby(todo, lambda task: task.group):
+        for found in _run_group(list(group), workers):
+            yield found
+            done += 1
+            print(f"\r{done} of {len(todo)} tasks", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def _run_group(group: list[Task], workers: int) -> Iterable[list[dict[str, Any]]]:
     if workers == 1:
-        for done, task in enumerate(todo, 1):
-            yield measure(task)
-            print(
-                f"\r{done} of {len(todo)} tasks", end="\n" if done == len(todo) else "", flush=True
-            )
+        yield from map(measure, group)
+        jax.clear_caches()
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for done, found in enumerate(pool.map(measure, todo), 1):
-            yield found
-            print(
-                f"\r{done} of {len(todo)} tasks", end="\n" if done == len(todo) else "", flush=True
-            )
+        yield from pool.map(measure, group)
 
 
 if __name__ == "__main__":
