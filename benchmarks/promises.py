@@ -204,7 +204,7 @@ def _outputs_compressed(layer: Stored) -> dict[str, Any]:
 class Route:
     """What is observed, by which method it is recovered, and what that is said to minimise.
 
-    The objective is one of `_OBJECTIVES`. Where the method depends on the numbers of a layer, all
+    The objective is one of `OBJECTIVES`. Where the method depends on the numbers of a layer, all
     layers go alone.
     """
 
@@ -227,7 +227,7 @@ def _seen(layer: Stored, affine: bool, **more: Any) -> _exact.Seen:
     return _exact.Seen(layer["weights"], layer["activations"], bias=bias, affine=affine, **more)
 
 
-_OBJECTIVES: dict[str, Callable[[Stored, bool], _exact.Seen]] = {
+OBJECTIVES: dict[str, Callable[[Stored, bool], _exact.Seen]] = {
     "outputs": _seen,
     "compressed": lambda layer, affine: _seen(layer, affine, compressed=layer["compressed"]),
     "given": lambda layer, affine: _seen(layer, affine, outputs=layer["outputs"]),
@@ -436,7 +436,7 @@ def measure(task: Task) -> list[dict[str, Any]]:
             return
         route, lanes = routes()[name], returned.lanes
         if route.objective not in truths:
-            seen = _OBJECTIVES[route.objective](layers, affine)
+            seen = OBJECTIVES[route.objective](layers, affine)
             truths[route.objective] = seen, _exact.optimum(seen, rank)
         seen, best = (_exact.part(each, lanes) for each in truths[route.objective])
         said = judged(route, seen, best, returned)
