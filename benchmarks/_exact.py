@@ -115,7 +115,7 @@ def _rounding(decimals: bool, *terms: Array) -> Array:
     """What rounding does to a short chain of products and one decomposition of such magnitude."""
     if decimals:
         return np.zeros(len(terms[0]), np.longdouble)
-    return 64 * UNIT * sum(norm(term) for term in terms)
+    return 64 * UNIT * np.sum([norm(term) for term in terms], axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
