@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -43,7 +44,7 @@ def cases(promises: ModuleType, group: int, count: int) -> tuple[int, ...]:
 
 def broken(promises: ModuleType, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What should be empty: rows in which a promise was broken, with the numbers of the cases."""
-    words = ("dtype", "way", "words", "broken", *promises.BROKEN)
+    words = ("route", "dtype", "way", "words", "broken", *promises.BROKEN)
     return [
         {word: row[word] for word in words if row[word]}
         for row in rows
@@ -65,15 +66,16 @@ def test_certificates_are_about_what_is_returned(route: str, modules: dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_route_keeps_its_word(dtype: str, modules: dict[str, ModuleType]):
+@pytest.mark.parametrize("group", [0, 1, AFFINE])
+def test_every_route_keeps_its_word(group: int, modules: dict[str, ModuleType]):
     promises = modules["promises"]
-    for group in range(len(promises.GROUPS)):
-        task = promises.Task(dtype, group, cases(promises, group, 24), tuple(promises.routes()))
-        rows = promises.measure(task)
-        found = [row["route"] for row in rows if row["cases"]]
-        assert set(found) == set(promises.routes())
-        assert broken(promises, rows) == []
+    numbers, routes = cases(promises, group, 24), tuple(promises.routes())
+    tasks = [promises.Task(dtype, group, numbers, routes) for dtype in DTYPES]
+    rows = [row for task in tasks for row in promises.measure(task)]
+    jax.clear_caches()  # too many programs do not fit in a process
+    for dtype in DTYPES:
+        assert {row["route"] for row in rows if row["dtype"] == dtype} == set(routes)
+    assert broken(promises, rows) == []
 
 
 def test_the_judge_finds_a_lie(modules: dict[str, ModuleType]):
