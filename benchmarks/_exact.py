@@ -80,14 +80,20 @@ def error(
         return Error(value, _rounding(decimals, rows.sizes, sizes, np.abs(shift)))
 
 
-def optimum(seen: Seen, rank: int, *, decimals: bool = False) -> Optimum:
+def optimum(seen: Seen, rank: int, *, decimals: bool = False, resolution: float = 0.0) -> Optimum:
+    """Of all layers or, with a resolution, of those that use only directions of the inputs that
+    numbers stored with this machine epsilon can tell from none.
+    """
     with decimal.localcontext(_CONTEXT):
         rows = _rows(seen, decimals)
         doubt = _rounding(decimals, rows.sizes)
         inputs, outputs = _approximated(seen, rows)
         target, missing = norm(outputs), 0 * norm(outputs)
         if seen.compressed is not None or seen.outputs is not None:
-            outputs, missing, more = _projected(seen, rows, inputs, outputs, decimals)
+            if resolution:
+                inputs = inputs @ _resolved(inputs, resolution)
+            precise = decimals or bool(resolution)
+            outputs, missing, more = _projected(seen, rows, inputs, outputs, decimals, precise)
             doubt = doubt + more
         tail = singular_values(outputs)[:, rank:]
         value = np.sqrt(missing**2 + np.sum(tail**2, axis=1))
@@ -172,15 +178,22 @@ def _approximated(seen: Seen, rows: _Rows) -> tuple[Array, Array]:
     return rows.inputs, rows.outputs - rows.counts * kept[:, None]
 
 
+def _resolved(inputs: Array, resolution: float) -> Array:
+    """The right singular vectors of the inputs that stand out, zero in the place of the others."""
+    _, values, right = np.linalg.svd(np.asarray(inputs, np.float64), full_matrices=False)
+    cutoff = 8 * resolution * np.sqrt(min(inputs.shape[1:])) * values[:, :1]
+    return np.where((values > cutoff)[:, None], right.swapaxes(1, 2), 0)
+
+
 def _projected(
-    seen: Seen, rows: _Rows, inputs: Array, outputs: Array, decimals: bool
+    seen: Seen, rows: _Rows, inputs: Array, outputs: Array, decimals: bool, precise: bool
 ) -> tuple[Array, Array, Array]:
     """Coordinates of the outputs in an orthonormal basis of the columns of the inputs, the norm of
     the rest, and the doubt of both.
     """
     lengths = np.sqrt(np.sum(inputs**2, axis=1, keepdims=True))
     unit = _quotient(inputs, lengths)
-    rank = min(unit.shape[1] - seen.affine, unit.shape[2])  # of the centred rows, at most
+    rank = min(rows.inputs.shape[1] - seen.affine, unit.shape[2])  # of the centred rows, at most
     basis = 0 * unit
     for column in range(rank):  # the one that is furthest from the span so far
         left = unit - basis @ (basis.swapaxes(1, 2) @ unit)
@@ -192,7 +205,7 @@ def _projected(
         basis[:, :, column : column + 1] = _quotient(left, length)
     coordinates = basis.swapaxes(1, 2) @ outputs
     missing = norm(outputs - basis @ coordinates)
-    if decimals:
+    if precise:
         return coordinates, missing, np.zeros(len(unit), np.longdouble)
     before = np.sqrt(np.sum(rows.inputs**2, axis=1, keepdims=True))
     lost = np.max(_quotient(before, lengths), axis=(1, 2))  # to the centring
@@ -201,8 +214,8 @@ def _projected(
     for lane in np.flatnonzero(~(doubt <= _SHARP)):
         one = part(seen, np.array([lane]))
         again = _rows(one, True)
-        precise = _projected(one, again, *_approximated(one, again), True)
-        coordinates[lane], missing[lane] = (_extended(each)[0] for each in precise[:2])
+        found = _projected(one, again, *_approximated(one, again), True, True)
+        coordinates[lane], missing[lane] = (_extended(each)[0] for each in found[:2])
         doubt[lane] = 0
     return coordinates, missing, doubt * norm(outputs)
 

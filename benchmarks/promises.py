@@ -26,16 +26,7 @@ import numpy as np
 import _exact
 import lowrank_theory as lrt
 from _hostile import DTYPES, GROUPS, SEED, stack
-from lowrank_theory.recovery import (
-    ASVD,
-    COALA,
-    DRONE,
-    ESPACE,
-    QERA,
-    SVDLLM,
-    CorDA,
-    DiagonalQERA,
-)
+from lowrank_theory.recovery import ASVD, COALA, DRONE, ESPACE, QERA, SVDLLM, CorDA, DiagonalQERA
 
 FEW = 3  # groups of a quick run, and of those that also go alone
 LANES = 64  # layers in one program
@@ -257,12 +248,17 @@ COUNTS = (
     "error_off",
     "missed",
     "undecided",
+    "beyond_dtype",
 )
 BROKEN = ("certified_wrong", "bound_violated", "finite_wrong", "error_off", "failed")
 
 
 def judged(
-    route: Route, seen: _exact.Seen, best: _exact.Optimum, returned: Returned
+    route: Route,
+    seen: _exact.Seen,
+    best: _exact.Optimum,
+    returned: Returned,
+    resolved: _exact.Optimum | None = None,
 ) -> dict[str, np.ndarray]:
     """Which layers kept which word. `seen` and `best` are those of the layers returned.
 
@@ -270,7 +266,9 @@ def judged(
     - `bound_violated`: it is above `excess_bound`, though `finite` was said;
     - `finite_wrong`: `finite` is not what the returned numbers are;
     - `error_off`: certified, but `optimal_error` is further off than a promise allows;
-    - `undecided`: rounding of the judge itself could tip the scales, which then favours the judged.
+    - `undecided`: rounding of the judge itself could tip the scales, which then favours the judged;
+    - `beyond_dtype`: certified and wrong, but not beside the optimum over the directions of the
+      inputs that their dtype can tell from none, `resolved`.
     """
     bias = None if route.objective == "weights" else returned.bias
     error = _exact.error(seen, returned.left, returned.right, bias)
@@ -283,6 +281,8 @@ def judged(
     arrays = [each for each in (returned.left, returned.right, returned.bias) if each is not None]
     finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
     right = excess - doubt <= allowed
+    known = best if resolved is None else resolved
+    enough = np.maximum((1 + share) * known.value, known.value + NEGLIGIBLE * known.target)
     return {
         "certified": returned.certified,
         "right": right,
@@ -291,6 +291,7 @@ def judged(
         "finite_wrong": returned.finite != finite,
         "error_off": returned.certified & ~(np.abs(stated) <= allowed + doubt),
         "missed": right & ~returned.certified,
+        "beyond_dtype": returned.certified & ~right & (error.value - doubt <= enough),
         "undecided": right & (excess + doubt > allowed),
         "ratio": np.asarray(excess / np.maximum(allowed, 1e-300), np.float64),
     }
@@ -310,7 +311,9 @@ def measure(task: Task) -> list[dict[str, Any]]:
     """A row of counts for each route, of those in one program and of those that went alone."""
     _, _, _, rank, affine = GROUPS[task.group]
     layers = stack(list(task.cases), DTYPES[task.dtype])
-    truths: dict[str, tuple[_exact.Seen, _exact.Optimum]] = {}
+    truths: dict[str, tuple[_exact.Seen, _exact.Optimum, _exact.Optimum]] = {}
+    # Half precision counts as float32, or hardly a direction would be left.
+    resolution = min(float(jnp.finfo(DTYPES[each]).eps) for each in (task.dtype, "float32"))
     found = []
 
     def record(name: str, way: str, returned: Returned | None, refusals: list[str]) -> None:
@@ -324,9 +327,12 @@ def measure(task: Task) -> list[dict[str, Any]]:
         route, lanes = routes()[name], returned.lanes
         if route.objective not in truths:
             seen = OBJECTIVES[route.objective](layers, affine)
-            truths[route.objective] = seen, _exact.optimum(seen, rank)
-        seen, best = truths[route.objective]
-        said = judged(route, _exact.part(seen, lanes), _exact.part(best, lanes), returned)
+            best = _exact.optimum(seen, rank)
+            resolved = _exact.optimum(seen, rank, resolution=resolution)
+            truths[route.objective] = seen, best, resolved
+        seen, *optima = truths[route.objective]
+        best, resolved = (_exact.part(each, lanes) for each in optima)
+        said = judged(route, _exact.part(seen, lanes), best, returned, resolved)
         row["cases"] += len(lanes)
         row |= {count: int(np.sum(said[count])) for count in COUNTS if count in said}
         row["broken"] = [
@@ -379,7 +385,7 @@ def summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    heads = "cases refused FAILED certif. right WRONG BOUND FINITE off missed ?".split()  # noqa: SIM905
+    heads = "cases refused FAILED certif. right WRONG BOUND FINITE off missed ? beyond".split()  # noqa: SIM905
     print(f"{'route':28} {'dtype':14} " + " ".join(f"{head:>7}" for head in heads))
     merged = summed([{**row, "way": "all"} for row in rows])
     for row in merged:
