@@ -169,8 +169,8 @@ def certify(
 
 
 def _units(name: str, value: ArrayLike, weights: AnyArray) -> Float[np.ndarray, "units *rows _in"]:
-    array = value if hasattr(value, "shape") else np.asarray(value)
-    rows = ("rows",) if len(np.shape(array)) == 3 else ()
+    array = check_array(name, value, "units", "...", lent=True)
+    rows = ("rows",) if array.ndim == 3 else ()
     checked = check_array(name, array, "units", *rows, "inputs")
     check_same(name, checked.shape[-1], "weights", weights.shape[0], "inputs")
     return np.asarray(checked, float)
