@@ -125,15 +125,13 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
         def forward_pass(*arrays: Any) -> Any:
             with float64():
                 results, pullback = jax.vjp(inner, *promote(arrays))
-                return cast(results, dtype), (pullback, _like(arrays))
+                return cast(results, dtype), (pullback, _like(results), _like(arrays))
 
         def backward_pass(residuals: Any, cotangents: Any) -> Any:
-            pullback, like = residuals
+            pullback, results_like, arrays_like = residuals
             with float64():
-                gradients = pullback(cast(cotangents, jnp.float64))
-                return jax.tree.map(
-                    lambda g, x: g.astype(x.dtype) if _is_float(g) else g, gradients, like
-                )
+                gradients = pullback(_cast_like(cotangents, results_like))
+                return _cast_like(gradients, arrays_like)
 
         differentiable = jax.custom_vjp(forward)
         differentiable.defvjp(forward_pass, backward_pass)
@@ -149,8 +147,14 @@ def is_tracing() -> bool:
 
 
 def _like(arrays: Any) -> Any:
-    """Empty arrays that remember the dtypes of the inputs through the backward pass."""
+    """Empty arrays that remember dtypes through the backward pass."""
     return jax.tree.map(lambda leaf: jnp.zeros((0,), leaf.dtype), arrays)
+
+
+def _cast_like(tree: Any, like: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, x: leaf.astype(x.dtype) if _is_float(leaf) else leaf, tree, like
+    )
 
 
 def float_dtype(*trees: Any) -> np.dtype:

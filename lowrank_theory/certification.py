@@ -18,6 +18,7 @@ order that was fixed before their losses were known.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -161,9 +162,12 @@ def certify(
             "`observed` has compressed activations, so its replacement sees others than the "
             "layer: give `held_out_compressed`, what it sees of the held-out rows."
         )
-    left, right = np.asarray(factors.left, float), np.asarray(factors.right, float)
-    outputs = _shifted(inputs @ np.asarray(weights, float), observed.bias)
-    compressed_outputs = _shifted(seen @ left @ right, recovery.bias)
+    outputs = _affine(observed.bias, inputs, weights)
+    compressed_outputs = _affine(recovery.bias, seen, factors.left, factors.right)
+    power = max(outputs[1], compressed_outputs[1])  # losses do not depend on a common factor
+    outputs, compressed_outputs = (
+        np.ldexp(array, each - power) for array, each in (outputs, compressed_outputs)
+    )
     found = certify_losses(unit_losses(outputs, compressed_outputs), failure_probability)
     return dataclasses.replace(found, **dataclasses.asdict(overlap))
 
@@ -176,8 +180,21 @@ def _units(name: str, value: ArrayLike, weights: AnyArray) -> Float[np.ndarray, 
     return np.asarray(checked, float)
 
 
-def _shifted(outputs: np.ndarray, bias: AnyArray | None) -> np.ndarray:
-    return outputs if bias is None else outputs + np.asarray(bias, float)
+def _affine(bias: AnyArray | None, *matrices: AnyArray) -> tuple[np.ndarray, int]:
+    r"""The product of the matrices, plus a bias, divided by $2^p$, and p: entries are near one."""
+    scaled, powers = zip(*map(_at_scale_one, matrices), strict=True)
+    product, power = functools.reduce(np.matmul, scaled), sum(powers)
+    if bias is None or not np.any(np.asarray(bias)):
+        return product, power
+    shift, shift_power = _at_scale_one(bias)
+    together = max(power, shift_power) if np.any(product) else shift_power
+    return np.ldexp(product, power - together) + np.ldexp(shift, shift_power - together), together
+
+
+def _at_scale_one(array: AnyArray) -> tuple[np.ndarray, int]:
+    array = np.asarray(array, float)
+    power = int(np.frexp(np.max(np.abs(array)))[1])
+    return np.ldexp(array, -power), power
 
 
 def _has_compressed(observed: Observed) -> bool:
@@ -231,15 +248,22 @@ def unit_losses(outputs: ArrayLike, compressed_outputs: ArrayLike) -> Float[np.n
             f"`compressed_outputs` must have the shape of `outputs`, {original.shape}; got "
             f"{compressed.shape}."
         )
-    original = np.asarray(original, float).reshape(len(original), -1)
-    errors = original - np.asarray(compressed, float).reshape(original.shape)
-    return relative_losses(np.sum(errors**2, axis=1), np.sum(original**2, axis=1))
+    halves = (np.asarray(each, float).reshape(len(each), -1) / 2 for each in (original, compressed))
+    original, compressed = halves  # whose difference is a number
+    return relative_losses(row_norms(original - compressed), row_norms(original))
+
+
+def row_norms(rows: Float[np.ndarray, "units _numbers"]) -> Float[np.ndarray, " units"]:
+    """The norm of each row, of numbers whose squares may leave float64."""
+    _, powers = np.frexp(np.max(np.abs(rows), axis=1, initial=0))
+    scaled = np.ldexp(rows, -powers[:, None])
+    return np.ldexp(np.sqrt(np.sum(scaled**2, axis=1)), powers)
 
 
 def relative_losses(
-    squared_errors: Float[np.ndarray, " units"], squared_norms: Float[np.ndarray, " units"]
+    errors: Float[np.ndarray, " units"], norms: Float[np.ndarray, " units"]
 ) -> Float[np.ndarray, " units"]:
-    """The losses of units whose squared errors and squared norms of the outputs are known."""
-    clipped = np.minimum(squared_errors, squared_norms)
-    positive = squared_norms > 0
-    return np.where(positive, clipped / np.where(positive, squared_norms, 1), squared_errors > 0)
+    """The losses of units, from the norms of their errors and of their outputs."""
+    positive = norms > 0
+    ratios = np.minimum(errors, norms) / np.where(positive, norms, 1)
+    return np.where(positive, ratios**2, errors > 0)

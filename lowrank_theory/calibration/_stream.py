@@ -91,7 +91,7 @@ def calibrate(
             continue
         saving = path is not None and number % save_every == 0
         try:
-            rows = check_batch(seen, *(batch if isinstance(batch, tuple) else (batch,)))
+            rows = check_batch(seen, *_parts(batch))
             seen, pending = _absorbed(seen, [*pending, rows], everything=saving)
         except ValueError as problem:
             raise ValueError(f"Batch {number}: {problem}") from None
@@ -114,6 +114,17 @@ def calibrate(
     if path is not None and number > saved and number % save_every:
         write(seen, path, batches=number)
     return seen
+
+
+def _parts(batch: Any) -> tuple[Any, ...]:
+    if not isinstance(batch, tuple):
+        return (batch,)
+    if not 1 <= len(batch) <= 2:
+        raise ValueError(
+            "A batch is `activations`, or a pair of `activations` and `compressed_activations`; "
+            f"got a tuple of {len(batch)}. Stack rows into an array."
+        )
+    return batch
 
 
 def _absorbed(seen: State, pending: list[Rows], *, everything: bool) -> tuple[State, list[Rows]]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lowrank_theory.certification import relative_losses
+from lowrank_theory.certification import relative_losses, row_norms
 from lowrank_theory.networks.compress import Compressed
 from lowrank_theory.networks.observe import Listener, check_no_nan
 from lowrank_theory.networks.replace import AffineLowRank, leaves_by_path
@@ -43,14 +43,15 @@ def unit_errors(
     """
     layers = _replaced(parameters, compressed)
     listener = Listener(function, parameters, layers.__contains__) if layers else None
-    squares = {path: np.zeros((2, len(units))) for path in layers}
+    norms = {path: np.zeros((2, len(units))) for path in layers}
     for number, unit in _counted(units, progress):
         met: set[str] = set()
         name = f"units[{number}]"
         for users, slices in listener.hear(unit, name, layers) if listener else ():
             rows = [np.asarray(each, float) for each in slices]
             for path, _ in users:
-                squares[path][:, number] += layers[path].squares(rows)
+                found = norms[path][:, number]
+                norms[path][:, number] = np.hypot(found, layers[path].norms(rows))
                 met.add(path)
         if missing := layers.keys() - met:
             raise ValueError(
@@ -58,8 +59,8 @@ def unit_errors(
                 "replaced: it must be the function that was compressed."
             )
         for path in layers:
-            _check_finite(squares[path][:, number], f"what {path} multiplies", name)
-    return {path: relative_losses(*both) for path, both in squares.items()}
+            _check_finite(norms[path][:, number], f"what {path} multiplies", name)
+    return {path: relative_losses(*both) for path, both in norms.items()}
 
 
 def output_errors(
@@ -79,7 +80,7 @@ def output_errors(
     """
     # Apart, and not in a function of their own: JAX then knows a program that it compiled before.
     run, run_compressed = eqx.filter_jit(function), eqx.filter_jit(compressed.function)
-    squares = np.zeros((2, len(units)))
+    norms = np.zeros((2, len(units)))
     for number, unit in _counted(units, progress):
         name = f"units[{number}]"
         check_no_nan(name, unit)
@@ -97,9 +98,9 @@ def output_errors(
                 f"{shapes[0]} and {shapes[1]}."
             )
         for array, other in zip(original, replaced, strict=True):
-            squares[:, number] += _squares(array, other)
-        _check_finite(squares[:, number], "an output of one of the networks", name)
-    return relative_losses(*squares)
+            norms[:, number] = np.hypot(norms[:, number], _norms(array, other))
+        _check_finite(norms[:, number], "an output of one of the networks", name)
+    return relative_losses(*norms)
 
 
 class _Pair(NamedTuple):
@@ -111,17 +112,18 @@ class _Pair(NamedTuple):
     shift: Float[np.ndarray, "slices outputs"]
 
     @np.errstate(over="ignore", invalid="ignore")
-    def squares(self, rows: list[Float[np.ndarray, "_rows inputs"]]) -> np.ndarray:
-        """The squared norms of the error and of the outputs, over all slices."""
+    def norms(self, rows: list[Float[np.ndarray, "_rows inputs"]]) -> np.ndarray:
+        """The norms of the error and of the outputs, over all slices."""
         found = np.zeros(2)
         for x, weights, left, right, shift in zip(rows, *self, strict=True):
-            found += _squares(x @ weights, (x @ left) @ right + shift)
+            found = np.hypot(found, _norms(x @ weights, (x @ left) @ right + shift))
         return found
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _squares(original: np.ndarray, replaced: np.ndarray) -> tuple[float, float]:
-    return float(np.sum((original - replaced) ** 2)), float(np.sum(original**2))
+def _norms(original: np.ndarray, replaced: np.ndarray) -> np.ndarray:
+    both = np.stack([np.ravel(original - replaced), np.ravel(original)])
+    return row_norms(both)
 
 
 def _replaced(parameters: PyTree, compressed: Compressed) -> dict[str, _Pair]:
@@ -156,6 +158,6 @@ def _counted(units: Sequence[PyTree], progress: Progress | None) -> Iterator[tup
             progress(number + 1, len(units))
 
 
-def _check_finite(squares: np.ndarray, what: str, name: str) -> None:
-    if not np.all(np.isfinite(squares)):
+def _check_finite(norms: np.ndarray, what: str, name: str) -> None:
+    if not np.all(np.isfinite(norms)):
         raise ValueError(f"For `{name}`, {what} is not finite.")

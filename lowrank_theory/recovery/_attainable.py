@@ -16,11 +16,13 @@ from lowrank_theory._scale import unit
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, is_finite
 from lowrank_theory.recovery._returned import moved_outputs, scaled_certificate, stored
+from lowrank_theory.recovery._subspaces import pseudo_inverse
 
 
 class Attainable(eqx.Module):
     r"""$\tilde X$, $\tilde X^+$, the least squares `solution` $\tilde X^+Y$, the `fitted` outputs
-    $PY$, and $Y$, at scale one: outputs are $2^p$, and weights $2^q$ times these.
+    $PY$, and $Y$, at scale one: outputs are $2^p$, and weights $2^q$ times these; and a basis of
+    the `others` of the columns, too weak to be used.
     """
 
     layer_inputs: Float[Array, "samples inputs"]
@@ -30,6 +32,7 @@ class Attainable(eqx.Module):
     outputs: Float[Array, "samples outputs"]
     power: Int[Array, ""]
     left_power: Int[Array, ""]
+    others: Float[Array, "samples count"]
 
     def returned(
         self,
@@ -48,9 +51,12 @@ class Attainable(eqx.Module):
         norm = safe_sqrt(jnp.sum(outputs**2))
         scale = jnp.linalg.norm(inputs) * jnp.linalg.norm(self.inverse) * norm
         allowance = rounding_allowance(scale, *inputs.shape, outputs.shape[1])
+        error = jnp.sum((outputs - self.fitted) ** 2) + left_out
+        least = jnp.maximum(error - jnp.sum(matmul(self.others.T, outputs) ** 2), 0)
+        doubt = 2 * allowance + safe_sqrt(jnp.sum(moved**2))
         certificate = scaled_certificate(
-            safe_sqrt(jnp.sum((outputs - self.fitted) ** 2) + left_out),
-            2 * allowance + safe_sqrt(jnp.sum(moved**2)),
+            safe_sqrt(error),
+            safe_sqrt(error) - safe_sqrt(least) + doubt,
             norm,
             is_finite(rounded.factors.left, rounded.factors.right),
             self.power,
@@ -69,7 +75,7 @@ def attainable(
     outputs, power = unit(outputs)
     layer_inputs = after(outputs, layer_inputs)
     cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
-    inverse = jnp.linalg.pinv(layer_inputs, rtol=cutoff)
+    inverse, others = pseudo_inverse(layer_inputs, cutoff)
     solution = matmul(inverse, outputs)
     return Attainable(
         layer_inputs,
@@ -79,4 +85,5 @@ def attainable(
         outputs,
         power,
         power - inputs_power,
+        others,
     )

@@ -16,7 +16,11 @@ from lowrank_theory._scale import at_scale_one, exponent, unit
 from lowrank_theory.calibration import TriangularCalibration
 from lowrank_theory.recovery._every_rank import at_ranks, beyond
 from lowrank_theory.recovery._returned import Affine, Fit, Response
-from lowrank_theory.recovery._subspaces import all_right_vectors, leading_right_vectors
+from lowrank_theory.recovery._subspaces import (
+    all_right_vectors,
+    leading_right_vectors,
+    pseudo_inverse,
+)
 
 
 class Rows(eqx.Module):
@@ -112,11 +116,13 @@ def fitted_to_rows(
 ) -> tuple[Fit, Seen]:
     """The best layer from rows. Without a `rank`: of all ranks."""
     layer_inputs, outputs, solution = rows.layer_inputs, rows.outputs, rows.solution
-    attainable, formed = outputs, rows.formed
+    attainable, formed, left_out = outputs, rows.formed, jnp.asarray(0.0)
     if solution is None:
         layer_inputs = after(outputs, layer_inputs)  # whose decomposition may make the outputs
         cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
-        inverse = jnp.linalg.pinv(layer_inputs, rtol=cutoff)
+        inverse, others = pseudo_inverse(layer_inputs, cutoff)
+        # Weak directions that the layer does without might have served the best one.
+        left_out = jnp.sum(matmul(others.T, outputs) ** 2)
         solution = matmul(inverse, outputs)
         # Once more for what is left: then only that is rounded on the scale of the inverse.
         left = outputs - matmul(layer_inputs, solution)
@@ -136,7 +142,7 @@ def fitted_to_rows(
         right=vectors.T,
         energies=energies[: vectors.shape[1]],
         optimum=optimum,
-        least=optimum,
+        least=jnp.maximum(optimum - left_out, 0),
         most=optimum,
         slack=2 * rounding_allowance(formed, *layer_inputs.shape, outputs.shape[1]),
         target=safe_sqrt(jnp.sum(outputs**2)),

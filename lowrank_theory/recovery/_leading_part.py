@@ -19,7 +19,9 @@ class Reached(InFloat64):
     - `gap`: the objective exceeds its minimum by at most this much, and `allowed`: by how much it
       may, to be `closed`;
     - `slope`, `weight_slope`: moving the outputs by $D$ and the weights by $D'$ adds at most
-      slope $\lVert D\rVert_F + \tfrac12\lVert D\rVert_F^2 +$ weight slope $\lVert D'\rVert_F$.
+      slope $\lVert D\rVert_F + \tfrac12\lVert D\rVert_F^2 +$ weight slope $\lVert D'\rVert_F$;
+    - `room`, `weight_room`: how far these may move, so that the ball is left by no more than the
+      tolerance.
     """
 
     gap: Float[AnyArray, ""]
@@ -27,6 +29,8 @@ class Reached(InFloat64):
     closed: Bool[AnyArray, ""]
     slope: Float[AnyArray, ""]
     weight_slope: Float[AnyArray, ""]
+    room: Float[AnyArray, ""]
+    weight_room: Float[AnyArray, ""]
 
 
 def leading_part(
@@ -71,5 +75,7 @@ def _leading(
         safe_sqrt(jnp.sum(moved_outputs(identity, left, right, rounded) ** 2)), power
     )
     gap = reached.gap + (reached.slope + moved / 2) * moved + reached.weight_slope * changed
-    finite = is_finite(rounded.factors.left, rounded.factors.right)
-    return rounded.factors, DualityGap(gap, reached.closed & (gap <= reached.allowed), finite)
+    finite = is_finite(rounded.factors.left, rounded.factors.right) & jnp.isfinite(gap)
+    inside = (moved <= reached.room) & (changed <= reached.weight_room)
+    closed = reached.closed & inside & (gap <= reached.allowed)
+    return rounded.factors, DualityGap(gap, closed, finite)

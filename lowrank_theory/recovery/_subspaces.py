@@ -18,7 +18,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import AnyArray, matmul, safe_divide
+from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
 
 
 def all_right_vectors(
@@ -105,6 +105,34 @@ def leading_eigenvectors_at_hand(
         vectors, energies = leading_eigenvectors(matrix, rank)
         return vectors, energies[:rank]
     return vectors[:, ::-1], energies[::-1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def pseudo_inverse(
+    matrix: Float[Array, "rows columns"], cutoff: float
+) -> tuple[Float[Array, "columns rows"], Float[Array, "rows count"]]:
+    r"""$X^+$ of the singular values above `cutoff` times the largest, and a basis of the columns
+    that float64 tells apart from these and the cut-off leaves out (in columns of zeros).
+
+    The inverse has a derivative where the rank is locally constant; the basis counts as constant.
+    """
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    kept = values > cutoff * values[0]
+    exists = values > relative_rank_cutoff(matrix.shape) * values[0]
+    inverse = matmul(right.T * jnp.where(kept, safe_divide(jnp.ones(()), values), 0), left.T)
+    return inverse, left * (exists & ~kept)
+
+
+@pseudo_inverse.defjvp
+def _(cutoff: float, primals: tuple[Array], tangents: tuple[Array]):
+    (matrix,), (change,) = primals, tangents
+    inverse, left_out = pseudo_inverse(matrix, cutoff)
+    # Golub and Pereyra 1973.
+    outside = change.T - matmul(change.T, matrix, inverse)
+    beside = change.T - matmul(inverse, matrix, change.T)
+    moved = matmul(inverse, inverse.T, outside) + matmul(beside, inverse.T, inverse)
+    moved = moved - matmul(inverse, change, inverse)
+    return (inverse, left_out), (moved, jnp.zeros_like(left_out))
 
 
 def _shrinkage(energies: Array, threshold: Array) -> tuple[Array, Array]:

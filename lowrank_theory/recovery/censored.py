@@ -383,6 +383,8 @@ def _solve(
         gap <= allowed,
         noise_scale * steepness,
         jnp.zeros(()),
+        noise_scale * tolerance * box,
+        jnp.asarray(jnp.inf),
     )
     return CensoredFit(
         weights=noise_scale * matmul(scaled.inverse, coordinates),

@@ -271,7 +271,9 @@ def weight_nuclear_norm_ball(
     origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
     allowed = tolerance * origin
     point, _, reached, steps = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
-    return _weight_fit(problem, point, problem.objective(point), reached, steps, allowed, power)
+    objective = problem.objective(point)
+    leeway = tolerance * radius
+    return _weight_fit(problem, point, objective, reached, steps, allowed, power, leeway=leeway)
 
 
 def _weight_fit(
@@ -283,9 +285,10 @@ def _weight_fit(
     allowed: Array,
     power: Array,
     price: Array | float = 0.0,
+    leeway: Array | float = jnp.inf,
 ) -> WeightFit:
     """The fit whose outputs are $2^p$ times those of the problem; `price` is that of the nuclear
-    norm of the weights.
+    norm of the weights, and `leeway` how much too large it may be.
     """
     residual = safe_sqrt(jnp.sum(problem.residual(point) ** 2) + 2 * problem.unattainable)
     reached = Reached(
@@ -293,7 +296,9 @@ def _weight_fit(
         times_power(allowed, 2 * power),
         gap <= allowed,
         times_power(residual, power),
-        price * math.sqrt(min(point.shape)),
+        jnp.asarray(price * math.sqrt(min(point.shape))),
+        jnp.asarray(jnp.inf),
+        jnp.asarray(leeway / math.sqrt(min(point.shape))),
     )
     return WeightFit(
         times_power(problem.weights(point), power),

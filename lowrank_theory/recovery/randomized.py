@@ -192,7 +192,7 @@ def randomized(
 
     vectors, captured, beyond = _iterate(
         moment,
-        jax.random.wrap_key_data(key_data),
+        _key(key_data),
         once * scale,
         judged,
         rank=rank,
@@ -307,6 +307,14 @@ def _amid(values: Float[Array, " width"], rank: int) -> Float[Array, ""]:
     """The value half-way between the rank and the last: most of what a subspace misses is below."""
     width = values.size
     return values[min((rank + width) // 2, width - 1)]
+
+
+def _key(words: Integer[Array, " words"]) -> Array:
+    """A key of JAX's default kind, made of the words of a key of any kind."""
+    key = jax.random.wrap_key_data(words[:2], impl="threefry2x32")
+    for place in range(2, words.size):
+        key = jax.random.fold_in(key, words[place])
+    return key
 
 
 def _weighted_sum_of_squares(gram: Array, weights: Array) -> Array:

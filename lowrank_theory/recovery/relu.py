@@ -5,6 +5,7 @@ $F_* = \tilde X M$ have small nuclear norm. Least squares in $\rho(\tilde X Z)$ 
 *matching loss* is: its derivative at $F$ is $\rho(F) - Y$, monotone, and zero on average at $F_*$.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -226,6 +227,8 @@ def _solve(
         gap <= allowed,
         times_power(steepness, power),
         jnp.zeros(()),
+        times_power(tolerance * radius / math.sqrt(min(point.shape)), power),
+        jnp.asarray(jnp.inf),
     )
     objective = jnp.sum(jax.nn.relu(preactivations) ** 2 / 2 - outputs * preactivations)
     return NuclearNormFit(
