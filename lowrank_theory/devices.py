@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_array, check_same, float64
 from lowrank_theory.calibration import AbstractCalibration
 from lowrank_theory.calibration._moments import WITH_BATCH
-from lowrank_theory.calibration._scale import finite, fits, too_large_or_small
+from lowrank_theory.calibration._scale import fits
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import Recovery, recover
 from lowrank_theory.recovery._recover import AbstractMethod
@@ -105,9 +105,7 @@ class ShardedCalibration(eqx.Module):
                 samples = batch[1].shape[0], "activations", batch[0].shape[0], "samples"
                 check_same("compressed_activations", *samples)
             parts = _updated(self.parts, *batch, mesh=self.mesh, axis=self.axis)
-            fit = jax.block_until_ready(_fit(parts, mesh=self.mesh, axis=self.axis))
-        if not all(np.all(shard.data) for shard in fit.addressable_shards):
-            raise ValueError(too_large_or_small(WITH_BATCH))
+        parts = fits(WITH_BATCH, parts)  # moves nothing: each process looks at its own
         return eqx.tree_at(lambda this: this.parts, self, parts)
 
     def combined(self) -> AbstractCalibration:
@@ -224,15 +222,6 @@ def _updated(
 
     spread = PartitionSpec(axis)
     return jax.shard_map(with_own_rows, mesh=mesh, in_specs=spread, out_specs=spread)(parts, *batch)
-
-
-@functools.partial(jax.jit, static_argnames=("mesh", "axis"))
-def _fit(parts: AbstractCalibration, *, mesh: Mesh, axis: str) -> Bool[Array, " devices"]:
-    """Whether the statistics of each device fit into float64."""
-    spread = PartitionSpec(axis)
-    return jax.shard_map(
-        lambda part: finite(part)[None], mesh=mesh, in_specs=spread, out_specs=spread
-    )(parts)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "axis"))

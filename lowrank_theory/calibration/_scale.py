@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from lowrank_theory._numerics import AnyArray, float64
+from lowrank_theory._numerics import AnyArray
 
 Tree = TypeVar("Tree")
 
@@ -53,10 +53,13 @@ def _power_of_two(power: Int[Array, ""]) -> Float[Array, ""]:
     return lax.bitcast_convert_type((power.astype(jnp.int64) + 1023) << 52, jnp.float64)
 
 
-@jax.jit
-def finite(tree: Any) -> Bool[Array, ""]:
-    """Whether all numbers are."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+def finite(statistics: Any) -> bool:
+    """Whether all numbers at hand in this process are; waits for them."""
+    parts: list[Any] = []
+    for leaf in jax.tree.leaves(statistics):
+        held = leaf.addressable_shards if isinstance(leaf, Array) else None
+        parts.extend([leaf] if held is None else [shard.data for shard in held])
+    return all(np.isfinite(np.asarray(part)).all() for part in parts)
 
 
 def fits(what: str, statistics: Tree) -> Tree:
@@ -64,10 +67,9 @@ def fits(what: str, statistics: Tree) -> Tree:
 
     As it waits for the values, arrays that were lent to the computation are free again.
     """
-    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(statistics)):
-        with float64():
-            if not finite(jax.block_until_ready(statistics)):
-                raise ValueError(too_large_or_small(what))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(statistics))
+    if not traced and not finite(jax.block_until_ready(statistics)):
+        raise ValueError(too_large_or_small(what))
     return statistics
 
 
