@@ -367,6 +367,7 @@ class Counted:
         yield from self.batches[1:]
 
 
+@pytest.mark.filterwarnings("ignore:`passes` is 2:UserWarning")
 @pytest.mark.parametrize(
     ("options", "passes"),
     [

@@ -86,7 +86,7 @@ def replace(
     The paths are those of `observe`, each with a `LowRank` of (inputs, outputs), stacked where the
     view of the leaf is, or an `AffineLowRank`, whose shift is added to each product. `smaller` is
     `parameters` with these in place of the leaves, and in their dtypes: a tree of arrays to be
-    saved or trained. `compressed(smaller, *arguments)` traces the function and runs it with
+    saved or trained, in which the same factors at several paths stay the same. `compressed(smaller, *arguments)` traces the function and runs it with
     $(X L) R$ for each product $X W$, and for a convolution with one that has `rank` filters per
     group, then one of window one. The matrix $L R$ is never formed. It is a function like any other
     for `jax.jit` (without which it is traced at each call), `jax.vmap` and `jax.grad`.
@@ -104,6 +104,7 @@ def replace(
     shapes: list[jax.ShapeDtypeStruct | None] = []
     replaced: list[Any] = []
     missing = dict(factors)
+    placed: dict[tuple[int, Any], Any] = {}
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path)
         factor = missing.pop(name, None)
@@ -111,7 +112,8 @@ def replace(
             replaced.append(leaf)
             shapes.append(None)
         else:
-            replaced.append(_fitting(name, factor, leaf))
+            fitting = _fitting(name, factor, leaf)
+            replaced.append(placed.setdefault((id(factor), fitting.dtype), fitting))
             shapes.append(jax.ShapeDtypeStruct(leaf.shape, replaced[-1].dtype))
     if missing:
         known = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
