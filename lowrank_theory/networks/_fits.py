@@ -160,6 +160,7 @@ class Fitter:
             parts = zip(weights, left, right, seen, strict=True)
             shifts = self.affine(path) * np.stack([_shifts(*each) for each in parts])
             shifts = rounded(shifts, dtype)
+            shifts[:, 0] = 0  # the mean output itself, which may be too large
         largest = _finite(left, right, shifts)
         left, right = left[..., :largest], right[:, :largest]
         shifts = None if shifts is None else shifts[:, : largest + 1]

@@ -332,25 +332,36 @@ class Listener:
         number = -1
         for number, batch in enumerate(batches):
             name = f"batches[{number}]"
-            beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
-            for users, slices in self.hear(batch, name, paths):
-                if users not in heard:
-                    empty = Calibration.empty(slices[0].shape[-1], compressed=bool(compressed))
-                    heard[users] = [empty] * len(slices)
-                pairs: list[Any] = [None] * len(slices)
-                if compressed:
-                    pairs = _beside(beside, users)
-                try:
-                    heard[users] = [
-                        _updated(seen, rows, pair, name, users)
-                        for seen, rows, pair in zip(heard[users], slices, pairs, strict=True)
-                    ]
-                except ValueError:
-                    check_no_nan(name, batch)  # of which NaN came, if it is from the batch
-                    raise
+            try:
+                self._add(heard, batch, name, paths, compressed)
+            except ValueError:
+                check_no_nan(name, batch)  # which says it better
+                raise
         if number < 0:
             raise ValueError("`batches` is empty: give at least one batch.")
         return self._observation(heard, paths)
+
+    def _add(
+        self,
+        heard: dict[Users, list[Calibration]],
+        batch: PyTree,
+        name: str,
+        paths: list[str],
+        compressed: "Listener | None",
+    ) -> None:
+        """What the weights meet in one more batch."""
+        beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
+        for users, slices in self.hear(batch, name, paths):
+            if users not in heard:
+                empty = Calibration.empty(slices[0].shape[-1], compressed=bool(compressed))
+                heard[users] = [empty] * len(slices)
+            pairs: list[Any] = [None] * len(slices)
+            if compressed:
+                pairs = _beside(beside, users)
+            heard[users] = [
+                _updated(seen, rows, pair, name, users)
+                for seen, rows, pair in zip(heard[users], slices, pairs, strict=True)
+            ]
 
     def hear(
         self, batch: PyTree, name: str, only: Collection[str]
