@@ -41,6 +41,6 @@ def settled(survey: Survey, tied: Tied, select: Callable[[str], bool]) -> Survey
             del sites[path]
             for each in group:
                 rest = ", ".join(other for other in (path, *others) if other != each)
-                not_followed[each] = (f"it is one array with {rest}", *reasons)
+                not_followed[each] = (f"it is tied, one array with {rest}", *reasons)
     remarks = {path: why for path, why in survey.remarks.items() if path in sites}
     return Survey(sites, remarks, not_followed)

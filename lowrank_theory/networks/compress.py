@@ -203,7 +203,8 @@ class Compressed:
         kept, dense = self.multiply_adds, self.dense_multiply_adds
         shares.append(f"{kept / max(dense, 1):.1%} of {dense:,} multiply-adds of these weights")
         reasons = {path: (why,) for path, why in self.not_followed.items()}
-        return "\n".join([*shares, *(f"  {line}" for line in lines), *by_reason(reasons)])
+        others = by_reason(reasons) if reasons else []
+        return "\n".join([*shares, *(f"  {line}" for line in lines), *others])
 
 
 # --- compressing ---------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ def _counted_with(layer: CompressedLayer, path: str) -> CompressedLayer:
     nothing = dict.fromkeys(
         ("parameters", "dense_parameters", "multiply_adds", "dense_multiply_adds"), 0
     )
-    return dataclasses.replace(layer, remark=f"one array with {path}", **nothing)
+    return dataclasses.replace(layer, remark=f"tied, one array with {path}", **nothing)
 
 
 def _factors(made: Mapping[str, Made], tied: Tied) -> dict[str, Any]:
