@@ -167,9 +167,7 @@ class Fitter:
         measured = measured_errors(weights, left, right, shifts, seen)
         exact, least = _unrounded(path, sweeps, measured.norm)
         tolerance = sweeps[0].certificates.tolerance
-        return Fit(
-            self.survey[path].view, left, right, shifts, measured, exact, least, tolerance
-        )
+        return Fit(self.survey[path].view, left, right, shifts, measured, exact, least, tolerance)
 
 
 def stored_dtype(leaf: Any) -> np.dtype:
@@ -198,9 +196,7 @@ def _leading(sweep: EveryRank, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(factors.left)[:, :rank], np.asarray(factors.right)[:rank]
 
 
-def _shifts(
-    weights: np.ndarray, left: np.ndarray, right: np.ndarray, seen: Any
-) -> np.ndarray:
+def _shifts(weights: np.ndarray, left: np.ndarray, right: np.ndarray, seen: Any) -> np.ndarray:
     """Those that keep the mean output, for each rank of the factors as they are stored."""
     weights, left, right = (np.asarray(each, np.float64) for each in (weights, left, right))
     with np.errstate(all="ignore"):

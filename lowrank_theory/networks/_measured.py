@@ -66,7 +66,9 @@ def measured_errors(
                     each.scaled(-size),
                 )
             )
-        squares, hidden, moved, outputs = map(sum, zip(*parts, strict=True))
+        squares, hidden, moved, outputs = (
+            np.sum(each, axis=0) for each in zip(*parts, strict=True)
+        )
         upper = np.sqrt(squares + hidden) + np.sqrt(moved)
         norm = np.sqrt(outputs)
         if norm > 0:

@@ -101,7 +101,7 @@ class RankRule(AbstractRankTarget):
     screenot(observed, at_most=20))`; the largest of those of a stack.
 
     The rule gets the weights and, for a method that looks at the data, rows that have the moments
-    of the activations, without their mean.
+    of the activations, without their mean where a shift keeps it.
     """
 
     rule: Callable[[Observed], int | Int[Array, ""]]
@@ -114,7 +114,9 @@ class RankRule(AbstractRankTarget):
 def _with_rows(observed: Observed) -> Observed:
     if observed.calibration is None:
         return Observed(weights=observed.weights)
-    energies, vectors = np.linalg.eigh(np.asarray(observed.calibration.gram(centred=observed.bias is not None)))
+    energies, vectors = np.linalg.eigh(
+        np.asarray(observed.calibration.gram(centred=observed.bias is not None))
+    )
     rows = np.sqrt(np.maximum(energies, 0))[:, None] * vectors.T
     # Squares hold half the digits: as float32, directions of no more than rounding do not count.
     return Observed(weights=observed.weights, activations=rows.astype(np.float32))

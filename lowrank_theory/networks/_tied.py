@@ -12,7 +12,7 @@ Tied = Mapping[str, Sequence[str]]
 
 
 def tied_leaves(parameters: PyTree, select: Callable[[str], bool]) -> Tied:
-    """The first selected path of each array that is the object at several leaves, and the others."""
+    """The first selected path of each array that is several leaves, and the others."""
     places: dict[int, list[str]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         if isinstance(leaf, jax.Array | np.ndarray):

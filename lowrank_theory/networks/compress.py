@@ -9,11 +9,10 @@ $$\ell(r) = \frac{\sum\lVert XW - (\tilde XZ_r + \mathbf 1s^\top)\rVert_F^2}{\su
 XW\rVert_F^2}:$$
 
 the outputs with their mean, but before a bias is added. The shift $s$ keeps the mean of the outputs
-what it was. For a method that does not look at the data the loss is $\lVert W -
-Z_r\rVert_F^2/\lVert W\rVert_F^2$, and nothing is shifted; where activations are complex, the shift is zero.
-$W$ is the weight as it is stored, and $Z_r$ and $s$ are as they are returned: factors are rounded
-to the dtype of the weight, balanced so that they fill its range, before the loss is computed in
-float64.
+what it was; where activations are complex, it is zero. For a method that does not look at the data
+the loss is $\lVert W - Z_r\rVert_F^2/\lVert W\rVert_F^2$, and nothing is shifted. $W$ is the weight
+as it is stored, and $Z_r$ and $s$ are as they are returned: the factors are balanced and rounded to
+its dtype before the loss is computed, in float64.
 
 In a first phase the losses at all ranks are found and the ranks chosen; a budget is spent so that
 the sum of the losses is least (`allocation`). The second phase makes the factors. On its own, a
@@ -272,10 +271,7 @@ def compress(
         if progress is not None:
             progress(path, next(steps), (1 + sequential) * len(free))
 
-    curves = {
-        path: _curve(target, survey[path], leaves[path], fitter.looks)
-        for path in survey
-    }
+    curves = {path: _curve(target, survey[path], leaves[path], fitter.looks) for path in survey}
     most = {path: min(each.cheaper(), _full(survey[path])) for path, each in curves.items()}
     wanted: dict[str, int] = {}
     fits: dict[str, Fit] = {}

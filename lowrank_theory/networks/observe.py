@@ -169,9 +169,9 @@ def observe(
     Of a convolution the rows are the patches, one calibration per group. A weight that a loop
     slices has one per slice; one that is used more than once counts the rows of all its uses. A
     branch of `cond` counts when it is taken. Where a weight meets complex numbers, their real and
-    their imaginary parts are rows; complex weights are not followed. In memory are the inputs of the selected weights for
-    one batch, and the patches of one convolution: `select`, a predicate of the path, keeps large
-    networks to some layers at a time.
+    their imaginary parts are rows; complex weights are not followed. In memory are the inputs of
+    the selected weights for one batch, and the patches of one convolution: `select`, a predicate of
+    the path, keeps large networks to some layers at a time.
 
     With `compressed`, the function and the parameters of a compressed network as `replace` returns
     them, each calibration also has the moments of what the same weight meets there, $\tilde X$
