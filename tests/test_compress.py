@@ -1,5 +1,6 @@
 """Laws of compressing a network: targets met, means kept, losses true, sequences as by hand."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -380,14 +381,16 @@ class Counted:
 def test_goes_through_the_batches_as_often_as_it_says(options, passes):
     network = mlp()
     batches, steps = Counted(network.batches), []
-    compressed = compress(
-        network.function,
-        network.parameters,
-        batches,
-        RankRule(lambda _: 3),
-        progress=lambda *step: steps.append(step),
-        **options,
-    )
+    few = pytest.warns(UserWarning, match="`passes` is 2, and the weights see 3 inputs")
+    with few if options.get("passes") == 2 else contextlib.nullcontext():
+        compressed = compress(
+            network.function,
+            network.parameters,
+            batches,
+            RankRule(lambda _: 3),
+            progress=lambda *step: steps.append(step),
+            **options,
+        )
     assert batches.passes == passes
     assert all(layer.rank == 3 for layer in compressed.layers.values())
     total = 6 if "sequential" in options else 3

@@ -231,7 +231,7 @@ def _moved(equation: JaxprEqn, weight: AbstractWeight, trail: Trail | None) -> l
 
 def _cast(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | None:
     kind: Any = equation.outvars[0].aval
-    if not jnp.issubdtype(kind.dtype, jnp.floating):
+    if not jnp.issubdtype(kind.dtype, jnp.inexact):
         return None
     return [inputs[0].mapped(lambda array: _bound(equation, [array])[0])]
 

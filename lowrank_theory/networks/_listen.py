@@ -146,7 +146,15 @@ def _geometry(
 
 @functools.partial(jax.jit, static_argnames="geometry")
 def rows_met(values: Array, taken: Array, geometry: Geometry) -> tuple[list[Array], Array]:
-    """The rows of each slice, (samples, inputs), and which of them count, (slices, samples)."""
+    """The rows of each slice, (samples, inputs), and which of them count, (slices, samples).
+
+    A real weight acts on real and imaginary parts alike: of complex values, both are rows.
+    """
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        parts = [rows_met(part, taken, geometry) for part in (values.real, values.imag)]
+        (real, counts), (imaginary, others) = parts
+        rows = [jnp.concatenate(pair) for pair in zip(real, imaginary, strict=True)]
+        return rows, jnp.concatenate([counts, others], axis=1)
     loops, split = taken.shape, geometry.split
     if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(float)

@@ -21,7 +21,9 @@ class AbstractTarget(eqx.Module):
 
 
 class AbstractBudget(AbstractTarget):
-    """At most this share of what the selected weights cost dense, spent where it is needed most."""
+    """At most this share of what the followed weights among the selected cost dense, spent where it
+    is needed most.
+    """
 
     share: eqx.AbstractVar[float]
 
@@ -61,8 +63,8 @@ class MultiplyAdds(AbstractBudget):
         settle(self, "share", check_fraction)
 
     def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
-        """One for each row."""
-        return site.rows, 0
+        """One for each row, of which a batch may have none."""
+        return max(1, site.rows), 0
 
 
 class AbstractRankTarget(AbstractTarget):
@@ -78,8 +80,9 @@ class AbstractRankTarget(AbstractTarget):
 
 
 class LayerError(AbstractRankTarget):
-    r"""The smallest rank at which the relative error of the outputs, $\sqrt{\ell(r)}$, is at most
-    `relative`.
+    r"""The smallest rank at which the relative error of the outputs, $\sqrt{\ell(r)}$, is surely at
+    most `relative`: of the layer that is returned, its numbers rounded to their dtype. In sequence
+    that is the error with all layers before compressed.
     """
 
     relative: float
@@ -98,7 +101,7 @@ class RankRule(AbstractRankTarget):
     screenot(observed, at_most=20))`; the largest of those of a stack.
 
     The rule gets the weights and, for a method that looks at the data, rows that have the moments
-    of the activations, without their mean.
+    of the activations, without their mean where a shift keeps it.
     """
 
     rule: Callable[[Observed], int | Int[Array, ""]]
@@ -111,7 +114,9 @@ class RankRule(AbstractRankTarget):
 def _with_rows(observed: Observed) -> Observed:
     if observed.calibration is None:
         return Observed(weights=observed.weights)
-    energies, vectors = np.linalg.eigh(np.asarray(observed.calibration.gram(centred=True)))
+    energies, vectors = np.linalg.eigh(
+        np.asarray(observed.calibration.gram(centred=observed.bias is not None))
+    )
     rows = np.sqrt(np.maximum(energies, 0))[:, None] * vectors.T
     # Squares hold half the digits: as float32, directions of no more than rounding do not count.
     return Observed(weights=observed.weights, activations=rows.astype(np.float32))

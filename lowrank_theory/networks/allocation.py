@@ -68,10 +68,13 @@ class LossCurve:
         """What this rank costs, or the dense layer."""
         return self.dense if rank is None else rank * self.per_rank + self.fixed
 
-    def paying(self) -> int:
+    def cheaper(self) -> int:
         """The largest rank that costs less than the dense layer; 0 if none does."""
-        below = (self.dense - self.fixed - 1) // self.per_rank
-        return max(0, min(len(self.losses) - 1, below))
+        return max(0, (self.dense - self.fixed - 1) // self.per_rank)
+
+    def paying(self) -> int:
+        """The largest of these whose loss is known."""
+        return min(len(self.losses) - 1, self.cheaper())
 
     def points(self) -> tuple[list[int | None], Float[np.ndarray, "options 2"]]:
         """The options, from cheap to dear, and the cost and the loss of each. One that costs no

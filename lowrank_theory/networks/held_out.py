@@ -47,6 +47,7 @@ def unit_errors(
     for number, unit in _counted(units, progress):
         met: set[str] = set()
         name = f"units[{number}]"
+        check_no_nan(name, unit)
         for users, slices in listener.hear(unit, name, layers) if listener else ():
             rows = [np.asarray(each, float) for each in slices]
             for path, _ in users:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
+import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,12 +26,15 @@ class Site:
     - `view`: how the leaf is a matrix, or a stack of them;
     - `rows`: how many rows each matrix meets in one batch, over all its uses;
     - `group`: a number that weights which see the same input have in common. It grows in the order
-      of execution.
+      of execution;
+    - `complex_inputs`: whether what it meets is complex at some place. Real and imaginary parts are
+      rows of their own there.
     """
 
     view: MatrixView
     rows: int
     group: int
+    complex_inputs: bool = False
 
     @property
     def parameters(self) -> int:
@@ -70,9 +74,10 @@ class Survey(Mapping[str, Site]):
         lines = [f"{len(self)} weights followed"]
         for path, site in self.items():
             size = " x ".join(map(str, site.view.matrix_shape))
-            lines.append(f"  {path}: {size}, {site.rows:,} rows, input {site.group}")
+            parts = " (real and imaginary parts)" if site.complex_inputs else ""
+            lines.append(f"  {path}: {size}, {site.rows:,} rows{parts}, input {site.group}")
             lines.extend(f"    {remark}" for remark in self.remarks.get(path, ()))
-        return "\n".join([*lines, *_by_reason(self.not_followed)])
+        return "\n".join([*lines, *by_reason(self.not_followed)])
 
 
 def _not_followed(path: str, reasons: Mapping[str, tuple[str, ...]]) -> KeyError:
@@ -80,7 +85,8 @@ def _not_followed(path: str, reasons: Mapping[str, tuple[str, ...]]) -> KeyError
     return KeyError(f"{path} was not followed: {why}.")
 
 
-def _by_reason(not_followed: Mapping[str, tuple[str, ...]]) -> list[str]:
+def by_reason(not_followed: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """How many leaves there are, and which share which reasons."""
     by_reason: dict[tuple[str, ...], list[str]] = {}
     for path, reasons in not_followed.items():
         by_reason.setdefault(reasons, []).append(path)
@@ -141,7 +147,7 @@ class Observation(Mapping[str, Calibration | tuple[Calibration, ...]]):
             lines.append(f"  {path}: {view.shape} as {size}, {rows} rows")
             lines.extend(f"    {remark}" for remark in self.remarks.get(path, ()))
         lines.extend(f"  one input: {', '.join(paths)}" for paths in self.shared)
-        return "\n".join([*lines, *_by_reason(self.not_followed)])
+        return "\n".join([*lines, *by_reason(self.not_followed)])
 
 
 def observe(
@@ -162,9 +168,10 @@ def observe(
 
     Of a convolution the rows are the patches, one calibration per group. A weight that a loop
     slices has one per slice; one that is used more than once counts the rows of all its uses. A
-    branch of `cond` counts when it is taken. In memory are the inputs of the selected weights for
-    one batch, and the patches of one convolution: `select`, a predicate of the path, keeps large
-    networks to some layers at a time.
+    branch of `cond` counts when it is taken. Where a weight meets complex numbers, their real and
+    their imaginary parts are rows; complex weights are not followed. In memory are the inputs of
+    the selected weights for one batch, and the patches of one convolution: `select`, a predicate of
+    the path, keeps large networks to some layers at a time.
 
     With `compressed`, the function and the parameters of a compressed network as `replace` returns
     them, each calibration also has the moments of what the same weight meets there, $\tilde X$
@@ -177,7 +184,7 @@ def observe(
     other = compressed and Listener(*compressed, listener.selected.__contains__)
     observation = listener.observe(batches, compressed=other)
     if not observation:
-        raise _nothing(observation.not_followed)
+        raise nothing_followed(observation.not_followed)
     return observation
 
 
@@ -235,15 +242,17 @@ class Listener:
         function: Callable[[Any, Any], Any],
         parameters: PyTree,
         select: Callable[[str], bool] | None,
+        tied: Mapping[str, Collection[str]] = types.MappingProxyType({}),
     ) -> None:
+        """Where leaves are `tied`, the uses of the others count as those of the first."""
         leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
         named = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
         self.arrays = {path: leaf for path, leaf in named if is_array(leaf)}
-        self.selected = [path for path in self.arrays if select is None or select(path)]
+        known_as = {other: path for path, others in tied.items() for other in others}
+        selected = (path for path in self.arrays if select is None or select(path))
+        self.selected = [path for path in selected if path not in known_as]
         self.ledger: dict[str, list[str]] = {
-            path: [f"it is {leaf.dtype}{list(leaf.shape)}, not floating point with an axis"]
-            for path, leaf in self.arrays.items()
-            if leaf.ndim == 0 or not jnp.issubdtype(leaf.dtype, jnp.floating)
+            path: [reason] for path, leaf in self.arrays.items() if (reason := _no_weight(leaf))
         }
         watched = [path for path in self.selected if path not in self.ledger]
         if not watched:
@@ -259,9 +268,10 @@ class Listener:
             given = dict(zip(self.arrays, arrays, strict=True))
             filled = jax.tree.unflatten(tree, [given.get(path, leaf) for path, leaf in named])
             program = self._traced(function, filled, batch)
+            known = ((known_as.get(path, path), leaf) for path, leaf in given.items())
             inputs = [
                 Watched(Trail.start(path, leaf.shape), leaf) if path in watched else leaf
-                for path, leaf in given.items()
+                for path, leaf in known
             ]
             scope = Scope(self.ledger, self.views)
             results = run(program, [*inputs, *jax.tree.leaves(batch)], scope)
@@ -287,6 +297,7 @@ class Listener:
         """Where the weights multiply, from shapes alone."""
         rows: collections.Counter[str] = collections.Counter()
         groups: dict[str, int] = {}
+        complex_inputs: set[str] = set()
         taps = jax.eval_shape(self.taps, list(self.arrays.values()), batch)
         for number, tap in enumerate(taps):
             cut = functools.partial(rows_met, geometry=tap.geometry)
@@ -294,13 +305,18 @@ class Listener:
             for path in tap.users:
                 rows[path] += len(slices[0])
                 groups.setdefault(path, number)
-        sites = {path: Site(self.views[path], rows[path], groups[path]) for path in groups}
+            if jnp.issubdtype(tap.values.dtype, jnp.complexfloating):
+                complex_inputs.update(tap.users)
+        sites = {
+            path: Site(self.views[path], rows[path], groups[path], path in complex_inputs)
+            for path in groups
+        }
         reasons = {path: tuple(self.ledger.get(path, ())) for path in self.selected}
         not_followed = {
             path: why or ("it is not used",) for path, why in reasons.items() if path not in sites
         }
         if not sites:
-            raise _nothing(not_followed)
+            raise nothing_followed(not_followed)
         return Survey(sites, {path: reasons[path] for path in sites if reasons[path]}, not_followed)
 
     def observe(
@@ -316,27 +332,41 @@ class Listener:
         number = -1
         for number, batch in enumerate(batches):
             name = f"batches[{number}]"
-            beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
-            for users, slices in self.hear(batch, name, paths):
-                if users not in heard:
-                    empty = Calibration.empty(slices[0].shape[-1], compressed=bool(compressed))
-                    heard[users] = [empty] * len(slices)
-                pairs: list[Any] = [None] * len(slices)
-                if compressed:
-                    pairs = _beside(beside, users)
-                heard[users] = [
-                    _updated(seen, rows, pair, name, users)
-                    for seen, rows, pair in zip(heard[users], slices, pairs, strict=True)
-                ]
+            try:
+                self._add(heard, batch, name, paths, compressed)
+            except ValueError:
+                check_no_nan(name, batch)  # which says it better
+                raise
         if number < 0:
             raise ValueError("`batches` is empty: give at least one batch.")
         return self._observation(heard, paths)
+
+    def _add(
+        self,
+        heard: dict[Users, list[Calibration]],
+        batch: PyTree,
+        name: str,
+        paths: list[str],
+        compressed: "Listener | None",
+    ) -> None:
+        """What the weights meet in one more batch."""
+        beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
+        for users, slices in self.hear(batch, name, paths):
+            if users not in heard:
+                empty = Calibration.empty(slices[0].shape[-1], compressed=bool(compressed))
+                heard[users] = [empty] * len(slices)
+            pairs: list[Any] = [None] * len(slices)
+            if compressed:
+                pairs = _beside(beside, users)
+            heard[users] = [
+                _updated(seen, rows, pair, name, users)
+                for seen, rows, pair in zip(heard[users], slices, pairs, strict=True)
+            ]
 
     def hear(
         self, batch: PyTree, name: str, only: Collection[str]
     ) -> Iterator[tuple[Users, list[Array]]]:
         """The rows that each set of weights, `only` of these, met in a batch, slice by slice."""
-        check_no_nan(name, batch)
         uses: collections.Counter[str] = collections.Counter()
         for tap in self.taps(list(self.arrays.values()), batch):
             users = []
@@ -364,7 +394,8 @@ class Listener:
             if not uses:
                 not_followed[path] = reasons or ("it is not used",)
             elif not all(int(calibration.count) for calibration in merged):
-                not_followed[path] = (*reasons, "no batch took the branch that multiplies by it")
+                why = "no batch took the branch that multiplies by it, or had rows for it"
+                not_followed[path] = (*reasons, why)
             else:
                 stacked = bool(self.views[path].stack)
                 calibrations[path] = tuple(merged) if stacked else merged[0]
@@ -380,12 +411,23 @@ def check_no_nan(name: str, batch: PyTree) -> None:
     """A batch without NaN, or a `ValueError`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-        if jnp.issubdtype(array.dtype, jnp.floating) and np.any(np.isnan(np.asarray(array))):
+        if jnp.issubdtype(array.dtype, jnp.inexact) and np.any(np.isnan(np.asarray(array))):
             where = f"{name}{jax.tree_util.keystr(path)}"
             raise ValueError(f"`{where}` has entries that are NaN. Remove or repair them.")
 
 
-def _nothing(not_followed: Mapping[str, tuple[str, ...]]) -> ValueError:
+def _no_weight(leaf: Any) -> str:
+    """Why this array can be no weight; empty where it can."""
+    described = f"it is {leaf.dtype}{list(leaf.shape)}, "
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return described + "and complex weights are not followed"
+    if leaf.ndim == 0 or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return described + "not floating point with an axis"
+    return described + "without any entries" if leaf.size == 0 else ""
+
+
+def nothing_followed(not_followed: Mapping[str, tuple[str, ...]]) -> ValueError:
+    """The error where there is nothing to observe or to compress."""
     return ValueError(
         "No leaf of `parameters` was followed into a matrix product or a convolution: "
         + "; ".join(f"{path}: {', '.join(why)}" for path, why in not_followed.items())

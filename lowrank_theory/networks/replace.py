@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Inexact, PyTree
 
 from lowrank_theory.networks._follow import (
     AbstractWeight,
@@ -86,10 +86,11 @@ def replace(
     The paths are those of `observe`, each with a `LowRank` of (inputs, outputs), stacked where the
     view of the leaf is, or an `AffineLowRank`, whose shift is added to each product. `smaller` is
     `parameters` with these in place of the leaves, and in their dtypes: a tree of arrays to be
-    saved or trained. `compressed(smaller, *arguments)` traces the function and runs it with
-    $(X L) R$ for each product $X W$, and for a convolution with one that has `rank` filters per
-    group, then one of window one. The matrix $L R$ is never formed. It is a function like any other
-    for `jax.jit` (without which it is traced at each call), `jax.vmap` and `jax.grad`.
+    saved or trained, in which the same factors at several paths stay the same.
+    `compressed(smaller, *arguments)` traces the function and runs it with $(X L) R$ for each
+    product $X W$, and for a convolution with one that has `rank` filters per group, then one of
+    window one. The matrix $L R$ is never formed. It is a function like any other for `jax.jit`
+    (without which it is traced at each call), `jax.vmap` and `jax.grad`.
 
     A function with its own derivative (`custom_jvp`, `custom_vjp`) that takes a replaced weight is
     differentiated through its body instead.
@@ -104,6 +105,7 @@ def replace(
     shapes: list[jax.ShapeDtypeStruct | None] = []
     replaced: list[Any] = []
     missing = dict(factors)
+    placed: dict[tuple[int, Any], Any] = {}
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path)
         factor = missing.pop(name, None)
@@ -111,7 +113,8 @@ def replace(
             replaced.append(leaf)
             shapes.append(None)
         else:
-            replaced.append(_fitting(name, factor, leaf))
+            fitting = _fitting(name, factor, leaf)
+            replaced.append(placed.setdefault((id(factor), fitting.dtype), fitting))
             shapes.append(jax.ShapeDtypeStruct(leaf.shape, replaced[-1].dtype))
     if missing:
         known = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
@@ -175,7 +178,7 @@ class Factored(AbstractWeight):
 
     trail: Trail = eqx.field(static=True)
     factors: LowRank
-    shift: Float[Array | np.ndarray, "*stack outputs"] | None
+    shift: Inexact[Array | np.ndarray, "*stack outputs"] | None
 
     @staticmethod
     def start(name: str, shape: tuple[int, ...], given: LowRank | AffineLowRank) -> "Factored":
@@ -269,14 +272,16 @@ class Factored(AbstractWeight):
                 f"{self.trail.path} is also multiplied transposed, where a shift of its outputs "
                 "has no place. Replace it by a `LowRank`, without a shift."
             )
-        factors = self.factors if forward else self.factors.T
-        *stack, inputs, outputs = factors.shape
+        sides = [self.factors.left, self.factors.right.swapaxes(-1, -2)]
+        one, other = sides if forward else sides[::-1]
+        *stack, inputs, _ = one.shape
+        outputs = other.shape[-2]
         axes = self.trail.axes
         sizes = [size_of(p for k in which for p in axes[k]) for which in (batch, summed, free)]
         if [math.prod(stack), inputs, outputs] != sizes:
             self._refuse(f"{first.matrix_shape}, as it is multiplied")
-        near = _arranged(factors.left, axes, batch, summed)
-        far = _arranged(factors.right.swapaxes(-1, -2), axes, batch, free)
+        near = _arranged(one, axes, batch, summed)
+        far = _arranged(other, axes, batch, free)
         shift = self.shift
         if shift is not None:
             shift = _arranged(shift[..., None], axes, batch, free)[..., 0]
