@@ -146,8 +146,6 @@ def named(output: str) -> list[tuple[Setting, int]]:
     found = []
     call_text = r"(?:problem|observed)=((?:draw|observe)\( ?Setting.*?seed=\d+,? ?\))"
     for call in re.findall(call_text, text):
-        r"(?:problem|observed)=((?:draw|observe)\( ?Setting.*?seed=\d+,? ?\))", text
-    ):
         made = ast.parse(call, mode="eval").body
         assert isinstance(made, ast.Call)
         setting = eval(ast.unparse(made.args[0]), NAMES)
