@@ -133,7 +133,7 @@ def native(array: Any) -> Any:
     sharding = array.sharding
     if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
         return array
-    mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+    mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
     return jax.device_put(array, NamedSharding(mesh, sharding.spec))
 
 

@@ -5,6 +5,7 @@ They are of the numbers as they are stored, computed in float64 at scale one, an
 common dtype of what they compare, in float32 if that is narrower.
 """
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from lowrank_theory.problems import Observed, Truth
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import Recovery
 
-Term = tuple[Any, ...] | None  # matrices to be multiplied
+Term = tuple[Any, ...]  # matrices to be multiplied
 
 
 def output_error(recovered: Recovery | LowRank | Array, truth: Truth) -> Float[Array, ""]:
@@ -57,11 +58,11 @@ def _outputs(
     """Those of the layer, and those of the recovered one, as sums of products."""
     inputs = observed.layer_inputs
     bias = recovered.bias if isinstance(recovered, Recovery) else None
-    found = (inputs, *_weights(recovered)), None if bias is None else (bias,)
+    found = [(inputs, *_weights(recovered)), *([] if bias is None else [(bias,)])]
     if observed.outputs is not None:
-        return ((observed.outputs,),), found
-    kept = None if observed.bias is None else (observed.bias,)
-    return ((observed.activations, observed.weights), kept), found
+        return ((observed.outputs,),), tuple(found)
+    kept = [] if observed.bias is None else [(observed.bias,)]
+    return ((observed.activations, observed.weights), *kept), tuple(found)
 
 
 def _distance(wanted: tuple[Term, ...], found: tuple[Term, ...]) -> Float[Array, ""]:
@@ -91,15 +92,14 @@ def _compared(
     wanted: tuple[Term, ...], found: tuple[Term, ...]
 ) -> tuple[Array, Array, Int[Array, ""]]:
     """What is missing, and what is wanted, both divided by one power of two."""
-    terms = [_product(term) for term in (*wanted, *found) if term is not None]
+    terms = [_product(term) for term in (*wanted, *found)]
     power = jnp.max(jnp.stack([jnp.where(jnp.any(t != 0), p, -5000) for t, p in terms]))
     scaled = [times_power(term, each - power) for term, each in terms]
-    count = sum(term is not None for term in wanted)
-    target = sum(scaled[:count])
-    return target - sum(scaled[count:]), jnp.asarray(target), power
+    target = functools.reduce(jnp.add, scaled[: len(wanted)])
+    return target - functools.reduce(jnp.add, scaled[len(wanted) :]), target, power
 
 
 def _product(matrices: Any) -> tuple[Array, Int[Array, ""]]:
     """A product at scale one, and its power of two."""
     scaled, powers = zip(*(unit(matrix) for matrix in matrices), strict=True)
-    return matmul(*scaled), sum(powers[1:], powers[0])
+    return matmul(*scaled), functools.reduce(jnp.add, powers)

@@ -80,13 +80,12 @@ def solve(question: Question, rank: int) -> tuple[Array, Array | None]:
         shrunk = np.maximum(values - question.threshold, 0)[:rank]
         weights = pseudo_inverse(inputs) @ ((left[:, :rank] * shrunk) @ right[:rank])
     elif question.penalty:
-        mu = question.penalty
-        normal = inputs.T @ inputs + mu * np.eye(inputs.shape[1])
-        root = scipy.linalg.cholesky(normal, lower=True)
-        moments = inputs.T @ outputs + mu * question.weights
-        whitened = scipy.linalg.solve_triangular(root, moments, lower=True)
+        root = question.penalty**0.5
+        rows = np.concatenate([inputs, root * np.eye(inputs.shape[1])])
+        basis, triangle = scipy.linalg.qr(rows, mode="economic")
+        whitened = product(basis.T, np.concatenate([outputs, root * question.weights]))
         weights = scipy.linalg.solve_triangular(
-            root, truncated(whitened, rank), lower=True, trans=1
+            triangle, truncated(np.asarray(whitened, np.float64), rank)
         )
     else:
         weights = pseudo_inverse(inputs) @ truncated(attainable(inputs, outputs), rank)

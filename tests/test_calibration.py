@@ -241,7 +241,7 @@ def test_rows_stand_for_all_rows():
 
 def test_a_triangle_keeps_what_squares_lose():
     left, right = (np.linalg.qr(RANDOM.standard_normal(s))[0] for s in ((40, 8), (8, 8)))
-    values = np.geomspace(1, 1e-10, 8)
+    values = np.geomspace(1, 1e-12, 8)
     rows = (left - left.mean(0)) * values @ right.T
     exact = np.linalg.svd(centred(rows), compute_uv=False)
     triangle = streamed(TriangularCalibration, np.split(rows, 5)).triangle

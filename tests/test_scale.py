@@ -44,13 +44,14 @@ def layer(a: int, w: int, *, bias: bool = False, seen: str = "rows", dtype: str 
 
 def numbers(found: lrt.Recovery) -> dict[str, tuple[np.ndarray, int, int]]:
     """Each with the powers of (activations, weights) in its units."""
+    of_outputs = int(not isinstance(found.method, lrt.TruncatedSVD))
     named = {"left": (found.factors.left, 0, 1), "right": (found.factors.right, 0, 0)}
     if found.bias is not None:
         named["bias"] = found.bias, 1, 1
     certificate = found.certificate
     if isinstance(certificate, recoveries.Certificate):
         for name in ("optimal_error", "excess_bound", "target_norm"):
-            named[name] = getattr(certificate, name), 1, 1
+            named[name] = getattr(certificate, name), of_outputs, 1
     else:
         named["gap"] = certificate.gap, 2, 2
     named["certified"] = certificate.certified, 0, 0
@@ -60,10 +61,11 @@ def numbers(found: lrt.Recovery) -> dict[str, tuple[np.ndarray, int, int]]:
 def same(one: lrt.Recovery, far: lrt.Recovery, a: int, w: int) -> None:
     for name, (value, in_a, in_w) in numbers(one).items():
         moved = numbers(far)[name][0]
-        wanted = np.ldexp(value, in_a * a + in_w * w)
+        with np.errstate(over="ignore"):
+            wanted = np.ldexp(value, in_a * a + in_w * w)
         if name == "excess_bound" and wanted < _scale.SMALLEST:
             wanted = np.asarray(_scale.SMALLEST)  # rounded up
-        lost = np.abs(wanted) < _scale.SMALLEST
+        lost = (np.abs(wanted) < _scale.SMALLEST) | np.isinf(wanted)
         np.testing.assert_array_equal(moved[~lost], wanted[~lost], err_msg=name)
 
 
@@ -92,7 +94,6 @@ HOMOGENEOUS = {
     ),
     "RankPenalised": (lambda a, w: recoveries.RankPenalised(0.0), "outputs"),
     "OptimalShrinkage": (lambda a, w: recoveries.OptimalShrinkage(), "outputs"),
-    "COALA": (lambda a, w: recoveries.COALA(), "rows"),
     "NuclearNormRelu": (
         lambda a, w: lrt.NuclearNormRelu(float(np.ldexp(4.0, a + w))),
         "outputs",

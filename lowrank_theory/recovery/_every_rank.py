@@ -66,6 +66,8 @@ class EveryRank(eqx.Module):
         at_hand = not isinstance(self.factors.left, Tracer)
         means = None
         if self.input_mean is not None:
+            assert self.bias is not None
+            assert self.samples is not None
             means = Means(self.bias, self.input_mean, self.samples)
         factors, bias, certificate = _at(
             self.factors,

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lowrank_theory._numerics import (
+    AnyArray,
     after,
     matmul,
     relative_rank_cutoff,
@@ -59,9 +60,9 @@ class Eigenproblem(eqx.Module):
     seen: SeenMoments | None
 
 
-def scatter_power(scatter: Array, mean: Array) -> Int[Array, ""]:
+def scatter_power(scatter: AnyArray, mean: AnyArray) -> Int[Array, ""]:
     """The power of two of the rows that have this scatter and this mean."""
-    return exponent(safe_sqrt(jnp.diagonal(scatter)), mean)
+    return exponent(safe_sqrt(jnp.diagonal(jnp.asarray(scatter))), mean)
 
 
 def eigenproblem(weights: Array, calibration: Calibration, bias: Array | None) -> Eigenproblem:

@@ -1,15 +1,17 @@
 """Low-rank factors of a convex fit, and what its duality gap says of them."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import AnyArray, InFloat64, float_dtype, in_float64, matmul, safe_sqrt
-from lowrank_theory._scale import times_power, unit
+from lowrank_theory._numerics import AnyArray, InFloat64, float_dtype, in_float64, matmul
+from lowrank_theory._scale import norm, times_power, unit
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import AbstractMethod, DualityGap, Recovery, is_finite
-from lowrank_theory.recovery._returned import moved_outputs, stored
+from lowrank_theory.recovery._returned import stored
 from lowrank_theory.recovery._subspaces import leading_right_vectors
 
 
@@ -24,13 +26,20 @@ class Reached(InFloat64):
       tolerance.
     """
 
-    gap: Float[AnyArray, ""]
-    allowed: Float[AnyArray, ""]
-    closed: Bool[AnyArray, ""]
-    slope: Float[AnyArray, ""]
-    weight_slope: Float[AnyArray, ""]
-    room: Float[AnyArray, ""]
-    weight_room: Float[AnyArray, ""]
+    gap: Float[Array, ""]
+    allowed: Float[Array, ""]
+    closed: Bool[Array, ""]
+    slope: Float[Array, ""]
+    weight_slope: Float[Array, ""]
+    room: Float[Array, ""]
+    weight_room: Float[Array, ""]
+
+    def after(self, moved: Array, changed: Array) -> "Reached":
+        """How far it is after outputs and weights have moved by so much."""
+        gap = self.gap + (self.slope + moved / 2) * moved + self.weight_slope * changed
+        inside = (moved <= self.room) & (changed <= self.weight_room) & jnp.isfinite(gap)
+        closed = self.closed & inside & (gap <= self.allowed)
+        return dataclasses.replace(self, gap=gap, closed=closed)
 
 
 def leading_part(
@@ -63,19 +72,18 @@ def _leading(
     dtype: np.dtype,
 ) -> tuple[LowRank, DualityGap]:
     weights, power = unit(weights)
-    preactivations, _ = unit(preactivations)
+    preactivations, outputs_power = unit(preactivations)
     layer_inputs, inputs_power = unit(layer_inputs)
     vectors, _ = leading_right_vectors(preactivations, rank)
     left, right = matmul(weights, vectors), vectors.T
     rounded = stored(left, right, power, dtype)
-    moved = safe_sqrt(jnp.sum(moved_outputs(layer_inputs, left, right, rounded) ** 2))
-    moved = times_power(moved, power + inputs_power)
-    identity = jnp.eye(left.shape[0])
-    changed = times_power(
-        safe_sqrt(jnp.sum(moved_outputs(identity, left, right, rounded) ** 2)), power
+    found = left + rounded.left, right + rounded.right
+    leading = matmul(preactivations, vectors, right)
+    back = power + inputs_power - outputs_power
+    moved = times_power(
+        norm(times_power(matmul(layer_inputs, *found), back) - leading), outputs_power
     )
-    gap = reached.gap + (reached.slope + moved / 2) * moved + reached.weight_slope * changed
-    finite = is_finite(rounded.factors.left, rounded.factors.right) & jnp.isfinite(gap)
-    inside = (moved <= reached.room) & (changed <= reached.weight_room)
-    closed = reached.closed & inside & (gap <= reached.allowed)
-    return rounded.factors, DualityGap(gap, closed, finite)
+    changed = times_power(norm(matmul(*found) - matmul(left, right)), power)
+    reached = reached.after(moved, changed)
+    finite = is_finite(rounded.factors.left, rounded.factors.right, reached.gap)
+    return rounded.factors, DualityGap(reached.gap, reached.closed, finite)

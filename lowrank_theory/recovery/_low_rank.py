@@ -46,7 +46,7 @@ class LowRank(quax.ArrayValue):
     def __init__(self, left: Any, right: Any):
         """Raises `ValueError` unless both are float arrays that multiply; the rank may be zero."""
         for name, factor in (("left", left), ("right", right)):
-            dtype = getattr(factor, "dtype", type(factor).__name__)
+            dtype: Any = getattr(factor, "dtype", type(factor).__name__)
             plain = isinstance(factor, Array | np.ndarray) and not np.ma.isMaskedArray(factor)
             if not (plain and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8):
                 raise ValueError(

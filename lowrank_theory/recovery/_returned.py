@@ -13,7 +13,6 @@ second term is $\langle F^\top\tilde X\hat L, (I - VV^\top)\mathrm dR^\top\rangl
 and measured as such, without a difference of large numbers (paper_notes/numerical_route.md).
 """
 
-import math
 from typing import Any
 
 import equinox as eqx
@@ -23,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import matmul, safe_sqrt
-from lowrank_theory._scale import SMALLEST, at_scale_one, exponent, times_power, widened
+from lowrank_theory._scale import SMALLEST, at_scale_one, exponent, norm, times_power, widened
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, Means, is_finite
 
@@ -99,7 +98,7 @@ def is_rounded(dtype: np.dtype) -> bool:
     return bool(jnp.finfo(dtype).eps > np.finfo(np.float64).eps)
 
 
-def stored(left: Array, right: Array, power: Any, dtype: np.dtype) -> Rounded:
+def stored(left: Any, right: Any, power: Any, dtype: np.dtype) -> Rounded:
     r"""$2^pLR$ as factors of this dtype.
 
     In two bytes or less, whose range is narrow, each component gives half of its size to either
@@ -165,9 +164,10 @@ def certified(
     if response is not None:
         added = jnp.maximum(added_by_rounding(fit, rounded, response), 0)
         gained = gained + (added if fit.optimum.ndim else added[-1])
-    # What lies below the normal numbers is lost from the left factor.
-    lost = math.sqrt(fit.left.size) * times_power(SMALLEST, -fit.left_power)
-    excess = safe_sqrt(fit.most + gained) - safe_sqrt(fit.least) + fit.slack + lost * fit.size
+    excess = safe_sqrt(fit.most + gained) - safe_sqrt(fit.least) + fit.slack
+    if response is None:  # only what lies below the normal numbers is lost
+        lost = norm(rounded.left) + norm(fit.left) * norm(rounded.right)
+        excess = excess + fit.size * lost
     return scaled_certificate(
         safe_sqrt(fit.optimum),
         excess,

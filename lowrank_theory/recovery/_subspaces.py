@@ -119,7 +119,7 @@ def pseudo_inverse(
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     kept = values > cutoff * values[0]
     exists = values > relative_rank_cutoff(matrix.shape) * values[0]
-    inverse = matmul(right.T * jnp.where(kept, safe_divide(jnp.ones(()), values), 0), left.T)
+    inverse = matmul(right.T, left.T / jnp.where(kept, values, jnp.inf)[:, None])
     return inverse, left * (exists & ~kept)
 
 

@@ -35,6 +35,7 @@ from lowrank_theory._numerics import (
     safe_sqrt,
     settle,
 )
+from lowrank_theory._scale import norm, widened
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
@@ -151,6 +152,7 @@ class CensoredLikelihood(AbstractMethod):
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
+        assert fit.reached is not None
         return leading_part(self, observed, fit.weights, fit.preactivations, fit.reached, rank)
 
 
@@ -159,8 +161,8 @@ class CensoredFit(InFloat64):
 
     `weights` is $\tilde X^+F$, the smallest of the matrices that produce the `preactivations` $F$.
     `objective` is $f(F) + \lambda\lVert F\rVert_*$, which exceeds its minimum by at most
-    `duality_gap`. `converged` says that the gap is within the tolerance asked for. All in float64:
-    the gap is that of this point.
+    `duality_gap`. `converged` says that the gap is within the tolerance asked for. Numbers are
+    float64, and about the `preactivations` as they are stored, in the dtype of the data.
     """
 
     weights: Float[Array, "inputs outputs"]
@@ -338,6 +340,7 @@ def _solve(
     max_steps: Int[Array, ""],
     *,
     resolution: float,
+    dtype: Any = None,
 ) -> CensoredFit:
     r"""Three-operator splitting (Davis and Yin 2017) of loss, box and nuclear norm, of step one.
 
@@ -386,9 +389,13 @@ def _solve(
         noise_scale * tolerance * box,
         jnp.asarray(jnp.inf),
     )
+    weights = (noise_scale * matmul(scaled.inverse, coordinates)).astype(dtype)
+    stored = (noise_scale * point).astype(dtype)
+    moved = noise_scale * norm(widened(stored) / noise_scale - point)
+    reached = reached.after(moved, jnp.zeros(()))
     return CensoredFit(
-        weights=noise_scale * matmul(scaled.inverse, coordinates),
-        preactivations=noise_scale * point,
+        weights=weights,
+        preactivations=stored,
         objective=noise_scale**2 * (scaled.loss(point) + weight * nuclear),
         duality_gap=reached.gap,
         steps=steps,

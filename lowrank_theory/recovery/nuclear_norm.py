@@ -29,7 +29,7 @@ from lowrank_theory._numerics import (
     safe_sqrt,
     settle,
 )
-from lowrank_theory._scale import at_scale_one, times_power, unit
+from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._low_rank import LowRank
@@ -180,7 +180,8 @@ class WeightFit(InFloat64):
 
     `objective` is that of the problem (for the ball $\tfrac12\lVert Y-\tilde XZ\rVert_F^2$), and
     exceeds the minimum by at most `duality_gap`; `converged` says that the gap is within the
-    tolerance asked for. All in float64: the gap is that of these weights.
+    tolerance asked for. Numbers are float64, and about the `weights` as they are stored, in the
+    dtype of the data.
     """
 
     weights: Float[Array, "inputs outputs"]
@@ -199,6 +200,7 @@ def weight_nuclear_norm_penalty(
     *,
     tolerance: float = 1e-6,
     max_steps: int = 2000,
+    dtype: Any = None,
 ) -> WeightFit:
     r"""Minimise $\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert Z\rVert_*$ over $Z$.
 
@@ -232,7 +234,7 @@ def weight_nuclear_norm_penalty(
     fit = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
     point, nuclear, reached, steps = fit
     objective = problem.objective(point) + threshold * nuclear
-    return _weight_fit(problem, point, objective, reached, steps, allowed, power, penalty)
+    return _weight_fit(problem, point, objective, reached, steps, allowed, power, dtype, penalty)
 
 
 @in_float64
@@ -243,6 +245,7 @@ def weight_nuclear_norm_ball(
     *,
     tolerance: float = 1e-6,
     max_steps: int = 2000,
+    dtype: Any = None,
 ) -> WeightFit:
     r"""Minimise $\tfrac12\lVert Y-\tilde XZ\rVert_F^2$ over $\lVert Z\rVert_* \le R$.
 
@@ -273,7 +276,9 @@ def weight_nuclear_norm_ball(
     point, _, reached, steps = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
     objective = problem.objective(point)
     leeway = tolerance * radius
-    return _weight_fit(problem, point, objective, reached, steps, allowed, power, leeway=leeway)
+    return _weight_fit(
+        problem, point, objective, reached, steps, allowed, power, dtype, leeway=leeway
+    )
 
 
 def _weight_fit(
@@ -284,6 +289,7 @@ def _weight_fit(
     steps: Array,
     allowed: Array,
     power: Array,
+    dtype: np.dtype | None,
     price: Array | float = 0.0,
     leeway: Array | float = jnp.inf,
 ) -> WeightFit:
@@ -300,8 +306,13 @@ def _weight_fit(
         jnp.asarray(jnp.inf),
         jnp.asarray(leeway / math.sqrt(min(point.shape))),
     )
+    weights = problem.weights(point)
+    stored = times_power(weights, power).astype(dtype)
+    change = at_scale_one(widened(stored), power) - weights
+    moved = norm(problem.values * matmul(problem.right, change)) * problem.largest
+    reached = reached.after(times_power(moved, power), times_power(norm(change), power))
     return WeightFit(
-        times_power(problem.weights(point), power),
+        stored,
         times_power(objective, 2 * power),
         reached.gap,
         steps,
@@ -400,11 +411,11 @@ def _accelerated(
 
 
 def _recovery(method: AbstractMethod, observed: Observed, fit: WeightFit, rank: int) -> Recovery:
-    preactivations = _product(observed.layer_inputs, fit.weights)
+    preactivations = _product(observed.layer_inputs, fit.weights, dtype=np.float64)
     return leading_part(method, observed, fit.weights, preactivations, fit.reached, rank)
 
 
 @in_float64
-def _product(layer_inputs: Array, weights: Array) -> Array:
-    """The direction of the outputs: at scale one, since only that is asked for."""
-    return matmul(unit(layer_inputs)[0], unit(weights)[0])
+def _product(layer_inputs: Array, weights: Array, *, dtype: Any = None) -> Array:
+    (rows, rows_power), (layer, layer_power) = unit(layer_inputs), unit(weights)
+    return times_power(matmul(rows, layer), rows_power + layer_power)

@@ -29,7 +29,7 @@ from lowrank_theory._numerics import (
     safe_sqrt,
     settle,
 )
-from lowrank_theory._scale import at_scale_one, times_power, unit
+from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
@@ -74,6 +74,7 @@ class NuclearNormRelu(AbstractMethod):
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
+        assert fit.reached is not None
         return leading_part(self, observed, fit.weights, fit.preactivations, fit.reached, rank)
 
 
@@ -166,6 +167,7 @@ def _solve(
     max_steps: Int[Array, ""],
     *,
     resolution: float,
+    dtype: Any = None,
 ) -> NuclearNormFit:
     r"""Accelerated projected gradient in the coordinates of the column space of $\tilde X$.
 
@@ -183,6 +185,7 @@ def _solve(
     sound = is_finite(activations, outputs, radius) & (radius >= 0)
     # LAPACK's SVD answers NaN with NaN, but never returns from an infinity.
     activations, outputs = (jnp.where(sound, a, jnp.nan) for a in (activations, outputs))
+    activations, inputs_power = unit(activations)
     outputs, power = unit(outputs)
     radius = at_scale_one(radius, power)
 
@@ -194,8 +197,8 @@ def _solve(
     def gradient(point: Float[Array, "rank outputs"]) -> Float[Array, "rank outputs"]:
         return matmul(basis.T, jax.nn.relu(matmul(basis, point))) - target
 
-    start, norm = _project(target, radius)
-    allowed = tolerance * radius * norm  # times the gap of the origin
+    start, largest = _project(target, radius)
+    allowed = tolerance * radius * largest  # times the gap of the origin
 
     def unfinished(state: Any) -> Bool[Array, ""]:
         step, _, _, _, gap_bound = state
@@ -231,9 +234,13 @@ def _solve(
         jnp.asarray(jnp.inf),
     )
     objective = jnp.sum(jax.nn.relu(preactivations) ** 2 / 2 - outputs * preactivations)
+    weights = times_power(weights, power - inputs_power).astype(dtype)
+    stored = times_power(preactivations, power).astype(dtype)
+    moved = norm(at_scale_one(widened(stored), power) - preactivations)
+    reached = reached.after(times_power(moved, power), jnp.zeros(()))
     return NuclearNormFit(
-        weights=times_power(weights, power),
-        preactivations=times_power(preactivations, power),
+        weights=weights,
+        preactivations=stored,
         objective=times_power(objective, 2 * power),
         duality_gap=reached.gap,
         steps=steps,

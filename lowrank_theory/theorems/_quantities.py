@@ -308,7 +308,7 @@ def weight_error(estimate: LowRank | Array, truth: Truth) -> Float[Array, ""]:
     return frobenius(matmul(*_factors(estimate)) - jnp.asarray(truth.target_weights))
 
 
-def _factors(estimate: LowRank | Array) -> tuple[Array, ...]:
+def _factors(estimate: LowRank | Array) -> tuple[Any, ...]:
     """In float64."""
     found = in_double(estimate)
     return (found.left, found.right) if isinstance(found, LowRank) else (found,)
