@@ -270,7 +270,7 @@ def _seed(text: str) -> int:
 
 def _share(text: str) -> float:
     try:
-        return check_fraction("share", text)
+        return check_fraction("share", float(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"must be a share strictly between 0 and 1; got {text!r}"
