@@ -178,7 +178,8 @@ def resolution(*arrays: Any) -> float:
 def relative_rank_cutoff(
     shape: tuple[int, ...], resolution: float = float(np.finfo(np.float64).eps)
 ) -> float:
-    r"""The ratio $s_i/s_1$ below which a stored matrix has no rank: $8\,\epsilon\sqrt{\min(m, n)}$.
+    r"""The ratio $s_i/s_1$ below which a stored matrix, whose columns are alike in size, has no
+    rank: $8\,\epsilon\sqrt{\min(m, n)}$.
 
     Storing $A$ with machine epsilon $\epsilon$ moves it by at most $\tfrac{\epsilon}{2}\lVert
     A\rVert_F \le \tfrac{\epsilon}{2}\sqrt{\min(m,n)}\,s_1$, hence each singular value by no more

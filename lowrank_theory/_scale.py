@@ -84,6 +84,17 @@ def unit(array: Any) -> tuple[Float[Array, "..."], Int[Array, ""]]:
     return at_scale_one(array, power), power
 
 
+def equilibrated(
+    matrix: Any,
+) -> tuple[Float[Array, "rows columns"], Int[Array, " columns"]]:
+    """The matrix with each column divided by its own power of two, so that its entries are below
+    two in size, and these powers: a rank cut-off then looks at directions, not at units.
+    """
+    matrix = jnp.asarray(matrix, float)
+    powers = jax.vmap(exponent, in_axes=1)(matrix)
+    return times_power(matrix, -powers), powers
+
+
 def norm(array: Any) -> Float[Array, ""]:
     """The Frobenius norm, of numbers whose squares may leave float64."""
     scaled, power = unit(array)

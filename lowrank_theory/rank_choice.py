@@ -26,7 +26,7 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
 )
-from lowrank_theory._scale import at_scale_one, unit
+from lowrank_theory._scale import at_scale_one, equilibrated, unit
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery.shrinkage import hard_threshold_constant, median_noise_unit
 
@@ -124,7 +124,8 @@ def _spectrum(seen: tuple[Any, ...], resolution: float) -> tuple[Array, Array, A
         if bias is not None:
             layer_inputs = layer_inputs - jnp.mean(layer_inputs, axis=0)
             outputs = outputs - jnp.mean(outputs, axis=0)
-        basis, sizes, _ = jnp.linalg.svd(after(outputs, layer_inputs), full_matrices=False)
+        alike, _ = equilibrated(after(outputs, layer_inputs))
+        basis, sizes, _ = jnp.linalg.svd(alike, full_matrices=False)
         kept = sizes > relative_rank_cutoff(layer_inputs.shape, resolution) * sizes[0]
         coordinates, q = matmul((basis * kept).T, outputs), jnp.sum(kept)
     values = jnp.linalg.svd(coordinates, compute_uv=False)

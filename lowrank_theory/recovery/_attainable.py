@@ -1,6 +1,7 @@
 """What a layer can express of its outputs, for methods that act on its singular values."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -12,7 +13,7 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_sqrt,
 )
-from lowrank_theory._scale import unit
+from lowrank_theory._scale import equilibrated, times_power, unit
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, is_finite
 from lowrank_theory.recovery._returned import moved_outputs, scaled_certificate, stored
@@ -20,13 +21,14 @@ from lowrank_theory.recovery._subspaces import pseudo_inverse
 
 
 class Attainable(eqx.Module):
-    r"""$\tilde X$, $\tilde X^+$, the least squares `solution` $\tilde X^+Y$, the `fitted` outputs
-    $PY$, and $Y$, at scale one: outputs are $2^p$, and weights $2^q$ times these; and a basis of
-    the `others` of the columns, too weak to be used.
+    r"""$\tilde X$, its `condition` and its `rank` (columns alike in size), the least squares
+    `solution` $\tilde X^+Y$, the `fitted` outputs $PY$, and $Y$, at scale one: outputs are $2^p$,
+    and weights $2^q$ times these; and a basis of the `others` of the columns, too weak to be used.
     """
 
     layer_inputs: Float[Array, "samples inputs"]
-    inverse: Float[Array, "inputs samples"]
+    condition: Float[Array, ""]
+    rank: Float[Array, ""]
     solution: Float[Array, "inputs outputs"]
     fitted: Float[Array, "samples outputs"]
     outputs: Float[Array, "samples outputs"]
@@ -49,7 +51,7 @@ class Attainable(eqx.Module):
         moved = moved_outputs(self.layer_inputs, left, vectors.T, rounded)
         inputs, outputs = self.layer_inputs, self.outputs
         norm = safe_sqrt(jnp.sum(outputs**2))
-        scale = jnp.linalg.norm(inputs) * jnp.linalg.norm(self.inverse) * norm
+        scale = self.condition * norm
         allowance = rounding_allowance(scale, *inputs.shape, outputs.shape[1])
         error = jnp.sum((outputs - self.fitted) ** 2) + left_out
         least = jnp.maximum(error - jnp.sum(matmul(self.others.T, outputs) ** 2), 0)
@@ -75,13 +77,15 @@ def attainable(
     outputs, power = unit(outputs)
     layer_inputs = after(outputs, layer_inputs)
     cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
-    inverse, others = pseudo_inverse(layer_inputs, cutoff)
+    alike, powers = equilibrated(layer_inputs)
+    inverse, others = pseudo_inverse(alike, cutoff)
     solution = matmul(inverse, outputs)
     return Attainable(
         layer_inputs,
-        inverse,
-        solution,
-        matmul(layer_inputs, solution),
+        jnp.linalg.norm(alike) * jnp.linalg.norm(inverse),
+        jnp.round(jnp.sum(jax.lax.stop_gradient(inverse.T * alike))),  # the trace of P
+        times_power(solution, -powers[:, None]),
+        matmul(alike, solution),
         outputs,
         power,
         power - inputs_power,

@@ -12,7 +12,7 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_sqrt,
 )
-from lowrank_theory._scale import at_scale_one, exponent, unit
+from lowrank_theory._scale import at_scale_one, equilibrated, exponent, times_power, unit
 from lowrank_theory.calibration import TriangularCalibration
 from lowrank_theory.recovery._every_rank import at_ranks, beyond
 from lowrank_theory.recovery._returned import Affine, Fit, Response
@@ -27,14 +27,15 @@ class Rows(eqx.Module):
     r"""A problem from rows, at scale one: $\tilde X$ and $Y$ (centred, for an affine layer), and
     the least-squares layer where it is known.
 
-    `size` and `formed` are the norms on which rounding acts on the inputs and on the outputs, even
-    where a mean was taken out; outputs are $2^p$ and weights $2^q$ times those at scale one.
+    `sizes` (the norms of the columns) and `formed` are those on which rounding acts on the inputs
+    and on the outputs, even where a mean was taken out; outputs are $2^p$ and weights $2^q$ times
+    those at scale one.
     """
 
     layer_inputs: Float[Array, "samples inputs"]
     outputs: Float[Array, "samples outputs"]
     solution: Float[Array, "inputs outputs"] | None
-    size: Float[Array, ""]
+    sizes: Float[Array, " inputs"]
     formed: Float[Array, ""]
     power: Int[Array, ""]
     left_power: Int[Array, ""]
@@ -62,12 +63,16 @@ def problem_of_rows(
     else:
         outputs, power = unit(outputs)
         formed, bias = jnp.linalg.norm(outputs), None if bias is None else jnp.zeros_like(bias)
-    size, affine = jnp.linalg.norm(layer_inputs), None
+    sizes, affine = _column_norms(layer_inputs), None
     if bias is not None:
         samples = jnp.asarray(float(layer_inputs.shape[0]))
         affine = Affine(bias, jnp.mean(outputs, axis=0), jnp.mean(layer_inputs, axis=0), samples)
         layer_inputs, outputs = layer_inputs - affine.input_mean, outputs - affine.output_mean
-    return Rows(layer_inputs, outputs, solution, size, formed, power, power - inputs_power, affine)
+    return Rows(layer_inputs, outputs, solution, sizes, formed, power, power - inputs_power, affine)
+
+
+def _column_norms(matrix: Array) -> Array:
+    return safe_sqrt(jnp.sum(matrix**2, axis=0))
 
 
 def problem_of_triangle(
@@ -87,14 +92,14 @@ def problem_of_triangle(
     layer_inputs, outputs = rows if compressed is None else compressed, matmul(rows, weights)
     # Rounding adds up over the blocks, of which there are no more than samples.
     rounds = jnp.sqrt(jnp.maximum(samples / rows.shape[0], 1))
-    size = rounds * jnp.linalg.norm(layer_inputs)
+    sizes = rounds * _column_norms(layer_inputs)
     formed = rounds * jnp.linalg.norm(rows) * jnp.linalg.norm(weights)
     power, affine = weights_power + seen_power, None
     if bias is not None:
         layer_inputs, outputs = layer_inputs[1:], outputs[1:]
         affine = Affine(bias, matmul(means, weights), input_mean, samples)
     solution = weights if compressed is None else None
-    return Rows(layer_inputs, outputs, solution, size, formed, power, power - inputs_power, affine)
+    return Rows(layer_inputs, outputs, solution, sizes, formed, power, power - inputs_power, affine)
 
 
 class Seen(eqx.Module):
@@ -120,16 +125,19 @@ def fitted_to_rows(
     if solution is None:
         layer_inputs = after(outputs, layer_inputs)  # whose decomposition may make the outputs
         cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
-        inverse, others = pseudo_inverse(layer_inputs, cutoff)
+        alike, powers = equilibrated(layer_inputs)
+        inverse, others = pseudo_inverse(alike, cutoff)
         # Weak directions that the layer does without might have served the best one.
         left_out = jnp.sum(matmul(others.T, outputs) ** 2)
         solution = matmul(inverse, outputs)
         # Once more for what is left: then only that is rounded on the scale of the inverse.
-        left = outputs - matmul(layer_inputs, solution)
+        left = outputs - matmul(alike, solution)
         solution = solution + matmul(inverse, left)
-        attainable = matmul(layer_inputs, solution)
+        attainable = matmul(alike, solution)
         amplified = jnp.linalg.norm(inverse) * safe_sqrt(jnp.sum(left**2))
-        formed = formed + rows.size * (jnp.linalg.norm(solution) + amplified)
+        size = jnp.linalg.norm(times_power(rows.sizes, -powers))
+        formed = formed + size * (jnp.linalg.norm(solution) + amplified)
+        solution = times_power(solution, -powers[:, None])
     if rank is None:
         vectors, energies = all_right_vectors(attainable)
         vectors = vectors[:, : min(solution.shape)]
@@ -146,7 +154,7 @@ def fitted_to_rows(
         most=optimum,
         slack=2 * rounding_allowance(formed, *layer_inputs.shape, outputs.shape[1]),
         target=safe_sqrt(jnp.sum(outputs**2)),
-        size=rows.size,
+        size=jnp.linalg.norm(rows.sizes),
         power=rows.power,
         left_power=rows.left_power,
     )

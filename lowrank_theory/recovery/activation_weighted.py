@@ -9,6 +9,10 @@ $V_r$ the leading right singular vectors of $PY$ (reduced-rank regression: Ander
 1975; proved in paper_notes/best_possible.md). Where the layer sees what it always saw, $\tilde X =
 X$ and $Y = XW$, then $B = W$ solves the least-squares problem and no inverse is needed at all: it
 works for rank-deficient activations and for fewer samples than inputs.
+
+Where an inverse is needed, the columns of $\tilde X$ are first scaled alike, so that an outlier
+channel hides no other, and directions that float64 does not tell from none count for none: the
+optimum is that of layers which use no such direction.
 """
 
 import dataclasses

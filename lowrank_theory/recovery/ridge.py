@@ -101,7 +101,7 @@ def ridge(
         rows,
         layer_inputs=jnp.concatenate([rows.layer_inputs, identity]),
         outputs=jnp.concatenate([rows.outputs, root * weights]),
-        size=rows.size + added,
+        sizes=rows.sizes + root,
         formed=rows.formed + added * jnp.linalg.norm(weights),
     )
     fit, seen = fitted_to_rows(penalised, rank=rank, resolution=resolution)

@@ -223,12 +223,9 @@ def optimal_shrinkage(
     `rank`; ties do no harm.
     """
     found = attainable(layer_inputs, outputs, resolution)
-    q = jnp.round(
-        jnp.sum(jax.lax.stop_gradient(found.inverse.T * found.layer_inputs))
-    )  # the trace of P
     if noise_scale is not None:
         noise_scale = at_scale_one(noise_scale, found.power)
-    unit, aspect = _noise_unit(found.fitted, q, noise_scale)
+    unit, aspect = _noise_unit(found.fitted, found.rank, noise_scale)
     shrunk_vectors, vectors, energies = _shrunk_right_vectors(
         shrinker, after(unit, found.fitted), unit, aspect, rank
     )

@@ -23,6 +23,7 @@ from lowrank_theory._numerics import (
     safe_divide,
     safe_sqrt,
 )
+from lowrank_theory._scale import equilibrated
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
 from lowrank_theory.recovery import LowRank
@@ -38,9 +39,9 @@ class ColumnSpace(eqx.Module):
     singular vectors, of which those that are `kept` span the space, and `values` its singular
     values.
 
-    A direction is kept where its singular value exceeds the one rank cut-off of the project, for
-    the machine epsilon with which $\tilde X$ was stored. $P$ projects on these; $q$ is their
-    number.
+    The columns are scaled alike, by powers of two. A direction is kept where its singular value
+    then exceeds the one rank cut-off of the project, for the machine epsilon with which $\tilde X$
+    was stored. $P$ projects on these; $q$ is their number.
     """
 
     vectors: Float[Array, "samples width"]
@@ -70,7 +71,9 @@ class ColumnSpace(eqx.Module):
         return frobenius(matmul((self.vectors * ~self.kept).T, matrix))
 
     def fitted(self, matrix: Float[AnyArray, "samples outputs"]) -> Float[Array, ""]:
-        r"""$\lVert\tilde X^+A\rVert_F$, the size of the least-squares layer for the outputs $A$."""
+        r"""$\lVert\tilde X^+A\rVert_F$, the size of the least-squares layer for the outputs $A$,
+        where the columns of $\tilde X$ are scaled alike.
+        """
         return frobenius(safe_divide(self.coordinates(matrix), self.values[:, None]))
 
 
@@ -78,7 +81,7 @@ def column_space(
     layer_inputs: Float[AnyArray, "samples inputs"], resolution: float = EPS
 ) -> ColumnSpace:
     """The column space of inputs that were stored with this machine epsilon."""
-    rows = jnp.asarray(layer_inputs, float)
+    rows, _ = equilibrated(layer_inputs)
     vectors, values, _ = jnp.linalg.svd(rows, full_matrices=False)
     return ColumnSpace(vectors, values, _kept(values, rows.shape, resolution))
 
@@ -87,7 +90,7 @@ def column_rank(
     layer_inputs: Float[AnyArray, "samples inputs"], resolution: float = EPS
 ) -> Float[Array, ""]:
     """q, by the same cut-off: in half the time, where no basis is needed."""
-    values = singular_values(layer_inputs)
+    values = singular_values(equilibrated(layer_inputs)[0])
     return jnp.sum(_kept(values, layer_inputs.shape, resolution)).astype(float)
 
 
@@ -288,12 +291,13 @@ def output_norm(problem: Problem) -> Float[Array, ""]:
 
 def rounded_outputs(problem: Problem) -> Float[Array, ""]:
     r"""$\lVert Y\rVert_F + 4\bigl\lVert\,|\tilde X|\,|M|\,\bigr\rVert_F + \lVert\tilde X\rVert_F
-    \lVert\tilde X^+Y\rVert_F$, on the scale of which the outputs of a recovery are rounded: they
-    are formed from factors as large as those of the least-squares layer. Four times what rounding
-    may add to the rank of the target, of which a bound makes $1 + \sqrt5$ times as much.
+    \lVert\tilde X^+Y\rVert_F$ (the last of columns that are alike in size), on the scale of which
+    the outputs of a recovery are rounded: they are formed from factors as large as those of the
+    least-squares layer. Four times what rounding may add to the rank of the target, of which a bound makes $1 + \sqrt5$ times as much.
     """
     truth, outputs = problem.truth, problem.observed.target_outputs
-    inverted = frobenius(truth.layer_inputs) * resolved_space(problem).fitted(outputs)
+    alike, _ = equilibrated(truth.layer_inputs)
+    inverted = frobenius(alike) * resolved_space(problem).fitted(outputs)
     return output_norm(problem) + 4 * forming(truth.layer_inputs, truth.target_weights) + inverted
 
 
