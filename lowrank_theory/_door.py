@@ -33,8 +33,8 @@ def check_array(name: str, value: Any, *axes: str, lent: bool = False) -> Array 
     there the results carry it (see `Certificate.finite`).
     """
     array = _plain(name, value)
-    wanted = f"({', '.join(axes)})"
     named = axes[:-1] if axes[-1] == "..." else axes
+    wanted = f"({', '.join(named)})"
     if array.ndim < len(named) or (named == axes and array.ndim > len(named)):
         raise ValueError(f"`{name}` must have shape {wanted}; got shape {tuple(array.shape)}.")
     _check_floating(name, array.dtype)

@@ -111,6 +111,7 @@ def test_a_file_from_before_there_were_samples(tmp_path):
     with safe_open(tmp_path / "new", framework="numpy") as file:
         header = json.loads(file.metadata()["calibration"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["sha256"]
     older = {name: array for name, array in arrays.items() if not name.startswith("sample.")}
     assert set(older) == {"count", "mean", "scatter"}
     save_file(older, tmp_path / "old", {"calibration": json.dumps(header)})

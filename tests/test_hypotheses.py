@@ -273,7 +273,7 @@ def test_leverage_where_there_is_nothing_to_weigh_and_where_rows_refute_it(name)
     statement = STATEMENTS[f"second_moment.{name}"]
     with jax.enable_x64(True):
         nothing = Rows(np.zeros((5, 3)), np.zeros((3, 3)), YES, np.asarray(1.0))
-        assert number(statement.formula(nothing, None, DELTA)) == 1
+        assert number(statement.formula(nothing, jnp.zeros(()), DELTA)) == 1
     rows = np.random.default_rng(0).standard_normal((50, 3))
     largest = np.max(np.sum(rows**2, axis=1))
     for leverage, refuted in ((0.5, True), (2.9, True), (0.99 * largest, True), (largest, False)):
@@ -290,7 +290,9 @@ def test_structural_bound_of_nearly_dependent_sketches(apart):
     sketch[1] = sketch[0] + apart * random.standard_normal(3)
     instance = Sketched(np.diag(values), sketch, 0, False, 2)
     with jax.enable_x64(True):
-        bound = number(STATEMENTS["randomized_range.structural"].formula(instance, None, DELTA))
+        bound = number(
+            STATEMENTS["randomized_range.structural"].formula(instance, jnp.zeros(()), DELTA)
+        )
     missed = (values[2:, None] * sketch[2:]) @ np.linalg.pinv(sketch[:2], rcond=1e-15)
     expected = np.sum(values[2:] ** 2) + np.sum(missed**2)
     assert bound == pytest.approx(expected, rel=1e-12 / apart + 1e-12)

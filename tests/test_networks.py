@@ -67,7 +67,8 @@ def test_replacing_a_layer_leaves_the_others_and_the_original():
     network = small_network()
     weights, bias = jnp.ones((4, 3)), jnp.zeros(3)
     changed = network.with_layer(1, weights, bias)
-    assert changed.weights[1] is weights and changed.biases[1] is bias
+    np.testing.assert_array_equal(changed.weights[1], weights)
+    np.testing.assert_array_equal(changed.biases[1], bias)
     assert network.weights[1] is not weights
     for layer in (0, 2):
         assert changed.weights[layer] is network.weights[layer]

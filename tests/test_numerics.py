@@ -231,7 +231,8 @@ def test_messages(call, message):
 
 def test_checks_let_the_right_things_pass():
     array = jnp.ones((2, 3))
-    assert check_array("a", array, "rows", "columns") is array
+    assert check_array("a", array, "rows", "columns", lent=True) is array
+    np.testing.assert_array_equal(check_array("a", array, "rows", "columns"), array)
     assert check_array("a", [[1.0]], "rows", "columns").dtype == np.float64
     assert check_count("n", np.int64(3), 1, 3) == 3
     assert check_positive("p", 0, zero=True) == 0

@@ -1,11 +1,14 @@
 """Profiles of singular values: decreasing, the largest equal to one."""
 
 import abc
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lowrank_theory._numerics import check_count, check_positive, keep, settle
+from lowrank_theory._numerics import AnyArray, check_count, check_positive, keep, settle
 from lowrank_theory.generators._described import Described
 
 
@@ -13,16 +16,21 @@ class AbstractSpectrum(Described):
     """A decreasing profile of singular values."""
 
     @abc.abstractmethod
-    def values(self, count: int) -> Float[np.ndarray, " count"]:
+    def values(self, count: int) -> Float[AnyArray, " count"]:
         """The `count` leading values; the first is one."""
 
 
 class Flat(AbstractSpectrum):
     """All values equal: $s_j = 1$. Every singular subspace is a tie."""
 
-    def values(self, count: int) -> Float[np.ndarray, " count"]:
+    def values(self, count: int) -> Float[AnyArray, " count"]:
         """All one."""
         return np.ones(count)
+
+
+def _library(number: float) -> Any:
+    """NumPy, but for a number that is an array of JAX, where one program serves all its values."""
+    return jnp if isinstance(number, jax.Array) else np
 
 
 class PowerLaw(AbstractSpectrum):
@@ -33,9 +41,9 @@ class PowerLaw(AbstractSpectrum):
     def __check_init__(self) -> None:
         settle(self, "decay", check_positive, zero=True)
 
-    def values(self, count: int) -> Float[np.ndarray, " count"]:
+    def values(self, count: int) -> Float[AnyArray, " count"]:
         """Powers of the index."""
-        return np.arange(1, count + 1, dtype=float) ** -self.decay
+        return _library(self.decay).arange(1, count + 1, dtype=float) ** -self.decay
 
 
 class Exponential(AbstractSpectrum):
@@ -46,9 +54,10 @@ class Exponential(AbstractSpectrum):
     def __check_init__(self) -> None:
         settle(self, "rate", check_positive, zero=True)
 
-    def values(self, count: int) -> Float[np.ndarray, " count"]:
+    def values(self, count: int) -> Float[AnyArray, " count"]:
         """A geometric sequence."""
-        return np.exp(-self.rate * np.arange(count, dtype=float))
+        xp = _library(self.rate)
+        return xp.exp(-self.rate * xp.arange(count, dtype=float))
 
 
 class Spiked(AbstractSpectrum):
@@ -62,9 +71,9 @@ class Spiked(AbstractSpectrum):
         if not settle(self, "ratio", check_positive) >= 1:
             raise ValueError(f"`ratio` must be at least 1; got {self.ratio!r}.")
 
-    def values(self, count: int) -> Float[np.ndarray, " count"]:
+    def values(self, count: int) -> Float[AnyArray, " count"]:
         r"""$1, \dots, 1, 1/\rho, \dots, 1/\rho$."""
-        return np.where(np.arange(count) < self.spikes, 1.0, 1 / self.ratio)
+        return _library(self.ratio).where(np.arange(count) < self.spikes, 1.0, 1 / self.ratio)
 
 
 class Given(AbstractSpectrum):
@@ -79,7 +88,7 @@ class Given(AbstractSpectrum):
         check_positive("given", max(given))
         keep(self, "given", given)
 
-    def values(self, count: int) -> Float[np.ndarray, " count"]:
+    def values(self, count: int) -> Float[AnyArray, " count"]:
         """The given values, largest first, divided by the largest and padded with zeros."""
         largest = max(self.given)
         ordered = [value / largest for value in sorted(self.given, reverse=True)][:count]

@@ -131,12 +131,12 @@ def trace(function: Callable[..., Any], *arguments: Any) -> tuple[ClosedJaxpr, C
         filled = list(leaves)
         for k, value in zip(arrays, values, strict=True):
             filled[k] = value
-        results[:] = jax.tree.flatten(function(*jax.tree.unflatten(tree, filled)))
-        return [leaf for leaf in results[0] if is_array(leaf)]
+        out, out_tree = jax.tree.flatten(function(*jax.tree.unflatten(tree, filled)))
+        results[:] = [None if is_array(leaf) else leaf for leaf in out], out_tree  # no tracer stays
+        return [leaf for leaf in out if is_array(leaf)]
 
     program = jax.make_jaxpr(flat)(*[leaves[k] for k in arrays])
     out, out_tree = results
-    out = [None if is_array(leaf) else leaf for leaf in out]
     places = [k for k, leaf in enumerate(out) if leaf is None]
 
     def rebuilt(values: Sequence[Any]) -> Any:

@@ -88,6 +88,7 @@ def eigenproblem(weights: Array, calibration: Calibration, bias: Array | None) -
         affine = Affine(bias, matmul(calibration.mean, weights), input_mean, samples)
     # Products below the normal numbers were lost from the sums, one for each sample at most.
     lost = samples * weights.shape[0] * times_power(SMALLEST, -2 * seen_power)
+    lost = jnp.where(jnp.trace(gram) > 0, lost, 0)
     magnitude = magnitude + energy * lost / np.finfo(np.float64).eps
     solution, resolved, total = weights, jnp.asarray(True), None
     if calibration.compressed is not None:

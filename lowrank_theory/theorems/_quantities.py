@@ -293,7 +293,8 @@ def rounded_outputs(problem: Problem) -> Float[Array, ""]:
     r"""$\lVert Y\rVert_F + 4\bigl\lVert\,|\tilde X|\,|M|\,\bigr\rVert_F + \lVert\tilde X\rVert_F
     \lVert\tilde X^+Y\rVert_F$ (the last of columns that are alike in size), on the scale of which
     the outputs of a recovery are rounded: they are formed from factors as large as those of the
-    least-squares layer. Four times what rounding may add to the rank of the target, of which a bound makes $1 + \sqrt5$ times as much.
+    least-squares layer. Four times what rounding may add to the rank of the target, of which a
+    bound makes $1 + \sqrt5$ times as much.
     """
     truth, outputs = problem.truth, problem.observed.target_outputs
     alike, _ = equilibrated(truth.layer_inputs)

@@ -96,7 +96,8 @@ def leading_vectors(matrix: Float[Array, "rows columns"], rank: int) -> Singular
     differentiable where they are determined.
     """
     right, _ = leading_right_vectors(matrix, rank)
-    left, _ = jnp.linalg.qr(matmul(matrix, right))
+    left, triangle = jnp.linalg.qr(matmul(matrix, right))
+    left = left * jnp.where(jnp.diagonal(triangle) < 0, -1, 1)  # or a pair points apart
     return SingularVectors(left, right)
 
 
