@@ -176,7 +176,7 @@ def test_what_data_can_contradict_is_told_from_what_must_be_trusted():
         "empirical_bernstein": [trusted, refutable],
         "betting": [trusted, refutable],
         "clopper_pearson": [trusted, refutable, refutable],
-        "moment_ratio": [trusted, trusted],
+        "moment_ratio": [trusted, trusted, refutable],
     }
 
 

@@ -71,8 +71,8 @@ def test_replacing_a_layer_leaves_the_others_and_the_original():
     np.testing.assert_array_equal(changed.biases[1], bias)
     assert network.weights[1] is not weights
     for layer in (0, 2):
-        assert changed.weights[layer] is network.weights[layer]
-        assert changed.biases[layer] is network.biases[layer]
+        np.testing.assert_array_equal(changed.weights[layer], network.weights[layer])
+        np.testing.assert_array_equal(changed.biases[layer], network.biases[layer])
 
 
 @pytest.mark.parametrize("layer", range(3))
