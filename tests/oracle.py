@@ -82,7 +82,7 @@ def solve(question: Question, rank: int) -> tuple[Array, Array | None]:
     elif question.penalty:
         root = question.penalty**0.5
         rows = np.concatenate([inputs, root * np.eye(inputs.shape[1])])
-        basis, triangle = scipy.linalg.qr(rows, mode="economic")
+        basis, triangle = np.linalg.qr(rows)
         whitened = product(basis.T, np.concatenate([outputs, root * question.weights]))
         weights = scipy.linalg.solve_triangular(
             triangle, truncated(np.asarray(whitened, np.float64), rank)

@@ -306,9 +306,9 @@ def test_leading_eigenvectors_alone_give_the_same_layer(partial, outputs, mismat
     )
     assert partial == [2]
     factors, new_bias, certificate = activation_weighted_from_moments(
-        weights.astype(float), seen, bias, rank=2
+        weights.astype(float), seen, bias, rank=2, dtype=np.float32
     )
-    assert found.factors.dtype == jnp.float32
+    assert found.factors.dtype == factors.dtype == jnp.float32
     size = norm(product(X, weights))
     difference = product(*map(np.asarray, (found.factors.left, found.factors.right)))
     difference -= product(*map(np.asarray, (factors.left, factors.right)))

@@ -28,6 +28,7 @@ from lowrank_theory._door import (
     together,
 )
 from lowrank_theory.calibration import Calibration, TriangularCalibration
+from lowrank_theory.certification import unit_losses
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.recovery import LowRank
 
@@ -89,7 +90,7 @@ ENTRIES: dict[str, Any] = {
     "update triangle": lambda a: TriangularCalibration.empty(6).update(a).gram(),
     "calibrate": lambda a: lrt.calibrate([a, a], TriangularCalibration.empty(6)).gram(),
     "energy": lambda a: rank_choice.energy(lrt.Observed(weights=W, activations=a), 0.9),
-    "unit_losses": lambda a: lrt.certification.unit_losses(a, X),
+    "unit_losses": lambda a: unit_losses(a, X),
     "certify": lambda a: (
         lrt.certify(lrt.Observed(weights=W), FOUND, held_out=a, failure_probability=0.05).bound
     ),

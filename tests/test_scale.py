@@ -55,7 +55,7 @@ def numbers(found: lrt.Recovery) -> dict[str, tuple[np.ndarray, int, int]]:
     else:
         named["gap"] = certificate.gap, 2, 2
     named["certified"] = certificate.certified, 0, 0
-    return {name: (np.asarray(value, float), *powers) for name, (value, *powers) in named.items()}
+    return {name: (np.asarray(value, float), a, w) for name, (value, a, w) in named.items()}
 
 
 def same(one: lrt.Recovery, far: lrt.Recovery, a: int, w: int) -> None:
