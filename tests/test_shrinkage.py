@@ -232,7 +232,8 @@ def test_layer_against_oracle_where_activations_have_deficient_rank(name, noise_
     error = np.linalg.norm(outputs - expected)
     assert float(np.asarray(recovery.certificate.optimal_error)) == pytest.approx(error)
     assert bool(recovery.certificate.certified)
-    norms = (np.linalg.norm(a) for a in (inputs, np.linalg.pinv(inputs, rcond=1e-12), outputs))
+    alike = np.ldexp(inputs, 1 - np.frexp(np.max(np.abs(inputs), axis=0))[1])
+    norms = (np.linalg.norm(a) for a in (alike, np.linalg.pinv(alike, rcond=1e-12), outputs))
     allowance = 2 * 32 * np.finfo(float).eps * 40**0.5 * np.prod(list(norms))
     assert float(np.asarray(recovery.certificate.excess_bound)) == pytest.approx(allowance)
     assert recovery.bias is None
