@@ -1,6 +1,7 @@
 """Programs compiled soon, where little is computed, or well."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,14 @@ _SOONER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split
 @functools.cache
 def soon(level: int) -> dict[str, Any]:
     """Options of the compiler, at an optimisation level of XLA: level 0 compiles soonest; level 1
-    takes twice as long, and its programs are up to four times as fast.
+    takes twice as long, and its programs are up to four times as fast. What `XLA_FLAGS` states is
+    left to it.
     """
-    known = {name: value for name, value in _SOONER.items() if _is_option(name, value)}
-    return {"xla_backend_optimization_level": level} | known
+    wanted = {"xla_backend_optimization_level": level} | {
+        name: value for name, value in _SOONER.items() if _is_option(name, value)
+    }
+    stated = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in wanted.items() if f"--{name}=" not in stated}
 
 
 def _is_option(name: str, value: Any) -> bool:

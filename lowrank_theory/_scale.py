@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 SMALLEST = float(np.finfo(np.float64).tiny)  # what is below may be taken for zero
@@ -23,44 +24,50 @@ _MAGNITUDE = (1 << 63) - 1
 _EXPONENT = _SPECIAL << _DIGITS
 
 
+@jax.jit
 def widened(array: Any) -> Float[Array, "..."]:
     """The same numbers in float64, subnormal ones included."""
     array = jnp.asarray(array)
     wide = array.astype(jnp.float64)
     if array.dtype == jnp.bfloat16:
-        array = jax.lax.bitcast_convert_type(_bits(array).astype(jnp.uint32) << 16, jnp.float32)
+        array = lax.bitcast_convert_type(_bits(array).astype(jnp.uint32) << 16, jnp.float32)
     if array.dtype != jnp.float32:
         return wide
     bits = _bits(array)
     digits = (bits & 0x7FFFFF).astype(jnp.float64) * 2.0**-149
     exact = jnp.where(bits >> 31 == 1, -digits, digits)
-    return wide + jnp.where((bits & 0x7F800000) == 0, exact - jax.lax.stop_gradient(wide), 0)
+    return wide + jnp.where((bits & 0x7F800000) == 0, exact - lax.stop_gradient(wide), 0)
 
 
+@jax.jit
 def exponent(*arrays: Any) -> Int[Array, ""]:
     """The largest e such that some entry is at least $2^e$ in size; 0 where all are zero, or one is
     not finite.
     """
     tops = [jnp.max(_bits(jnp.asarray(array)) & _MAGNITUDE, initial=0) for array in arrays]
-    top = functools.reduce(jnp.maximum, tops)
+    top = functools.reduce(lax.max, tops)
+    field = top >> _DIGITS
     below = _bits(top.astype(jnp.float64)) >> _DIGITS  # of the digits of a subnormal number
-    field = jnp.where(top >> _DIGITS == 0, below - (_BIAS + _DIGITS - 1), top >> _DIGITS)
-    return jnp.where((top == 0) | (field == _SPECIAL), 0, (field - _BIAS).astype(jnp.int32))
+    field = lax.select(field == 0, below - (_BIAS + _DIGITS - 1), field)
+    known = (top != 0) & (field != _SPECIAL)
+    return lax.select(known, field - _BIAS, jnp.zeros_like(field)).astype(jnp.int32)
 
 
+@jax.jit
 def times_power(array: Any, power: Int[Array, "..."] | int) -> Float[Array, "..."]:
     """$2^p$ times an array, exactly where that is a normal number; zero below these."""
     first, second = _factors(power)
     return jnp.asarray(array) * first * second
 
 
+@jax.jit
 def at_scale_one(array: Any, power: Int[Array, ""] | int) -> Float[Array, "..."]:
     """$2^{-p}$ times an array on entry, whose subnormal numbers count."""
     array, power = jnp.asarray(array, float), jnp.asarray(power, jnp.int32)
-    bits = _bits(array)
+    bits, zero = _bits(array), jnp.zeros(array.shape)
     digits = jnp.where(bits & _EXPONENT == 0, bits & ((1 << _DIGITS) - 1), 0)
-    signed = jnp.where(bits < 0, -digits, digits).astype(jnp.float64)
-    normal = array - jax.lax.stop_gradient(jnp.where(digits == 0, 0, array))
+    signed = lax.select(bits < 0, -digits, digits).astype(jnp.float64)
+    normal = array - lax.stop_gradient(lax.select(digits == 0, zero, array))
     first, second = _factors(-power)
     below, _ = _factors(-(_BIAS + _DIGITS - 1) - power)  # at most, and else of no account
     return normal * first * second + signed * below
@@ -69,13 +76,19 @@ def at_scale_one(array: Any, power: Int[Array, ""] | int) -> Float[Array, "..."]
 def _factors(power: Any) -> tuple[Array, Array]:
     """Two numbers whose product is $2^p$, or beyond all numbers."""
     power = jnp.asarray(power, jnp.int32)
-    first = jnp.clip(power, 1 - _BIAS, _BIAS)
-    second = jnp.clip(power - first, 1 - _BIAS, _BIAS)
-    made = ((each + _BIAS).astype(jnp.int64) << _DIGITS for each in (first, second))
-    first, second = (jax.lax.bitcast_convert_type(bits, jnp.float64) for bits in made)
-    return first, second
+    least, most = np.int32(1 - _BIAS), np.int32(_BIAS)
+    first = lax.clamp(least, power, most)
+    second = lax.clamp(least, power - first, most)
+    return _power(first), _power(second)
 
 
+def _power(power: Array) -> Array:
+    """$2^p$ from its bits."""
+    field = (power + np.int32(_BIAS)).astype(jnp.int64)
+    return lax.bitcast_convert_type(field << np.int64(_DIGITS), jnp.float64)
+
+
+@jax.jit
 def unit(array: Any) -> tuple[Float[Array, "..."], Int[Array, ""]]:
     """The array with entries below two in size, the largest at least one, and the power of two by
     which it was divided.
@@ -84,6 +97,7 @@ def unit(array: Any) -> tuple[Float[Array, "..."], Int[Array, ""]]:
     return at_scale_one(array, power), power
 
 
+@jax.jit
 def equilibrated(
     matrix: Any,
 ) -> tuple[Float[Array, "rows columns"], Int[Array, " columns"]]:
@@ -95,6 +109,7 @@ def equilibrated(
     return times_power(matrix, -powers), powers
 
 
+@jax.jit
 def norm(array: Any) -> Float[Array, ""]:
     """The Frobenius norm, of numbers whose squares may leave float64."""
     scaled, power = unit(array)
@@ -105,4 +120,4 @@ def norm(array: Any) -> Float[Array, ""]:
 
 def _bits(array: Array) -> Array:
     kinds = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.int64}
-    return jax.lax.bitcast_convert_type(jax.lax.stop_gradient(array), kinds[array.dtype.itemsize])
+    return lax.bitcast_convert_type(lax.stop_gradient(array), kinds[array.dtype.itemsize])

@@ -261,10 +261,18 @@ def assess(
     if estimate is None:
         estimate = statement.estimate(instance, failure_probability)
     bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
-    # Beyond the range of float64, neither side can be computed.
-    known = bound.holds & ~jnp.isnan(bound.value) & ~jnp.isinf(statement.magnitude(instance))
+    # Beyond the range of float64, neither side can be computed; within it, a NaN is a fault.
+    lost = jnp.isnan(bound.value) | jnp.isinf(statement.magnitude(instance))
+    known = bound.holds & ~(lost & _is_extreme(instance))
     bound = Bound(jnp.where(known, bound.value, outside), hypotheses)
     return bound, statement.loss(instance, estimate)
+
+
+def _is_extreme(instance: Any) -> Bool[Array, ""]:
+    """Whether products of several of its numbers may leave the range of float64."""
+    leaves = [x for x in jax.tree.leaves(instance) if eqx.is_inexact_array(x) and x.size]
+    largest = [jnp.max(jnp.abs(jnp.asarray(x, float))) for x in leaves]
+    return jnp.any(jnp.array([(x > 0) & ~((x > 2.0**-64) & (x < 2.0**64)) for x in largest], bool))
 
 
 def _exact(instance: Any) -> Any:
