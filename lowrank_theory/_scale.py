@@ -9,13 +9,16 @@ array of them is as good as any other on entry. Call these functions inside `flo
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 SMALLEST = float(np.finfo(np.float64).tiny)  # what is below may be taken for zero
 
@@ -24,7 +27,12 @@ _MAGNITUDE = (1 << 63) - 1
 _EXPONENT = _SPECIAL << _DIGITS
 
 
-@jax.jit
+def _traced_once(function: Function) -> Function:
+    """Compiled, and traced once for each shape, however many programs it is a part of."""
+    return cast(Function, jax.jit(function))
+
+
+@_traced_once
 def widened(array: Any) -> Float[Array, "..."]:
     """The same numbers in float64, subnormal ones included."""
     array = jnp.asarray(array)
@@ -39,12 +47,12 @@ def widened(array: Any) -> Float[Array, "..."]:
     return wide + jnp.where((bits & 0x7F800000) == 0, exact - lax.stop_gradient(wide), 0)
 
 
-@jax.jit
+@_traced_once
 def exponent(*arrays: Any) -> Int[Array, ""]:
     """The largest e such that some entry is at least $2^e$ in size; 0 where all are zero, or one is
     not finite.
     """
-    tops = [jnp.max(_bits(jnp.asarray(array)) & _MAGNITUDE, initial=0) for array in arrays]
+    tops = [jnp.max(_bits(widened(array)) & _MAGNITUDE, initial=0) for array in arrays]
     top = functools.reduce(lax.max, tops)
     field = top >> _DIGITS
     below = _bits(top.astype(jnp.float64)) >> _DIGITS  # of the digits of a subnormal number
@@ -53,17 +61,17 @@ def exponent(*arrays: Any) -> Int[Array, ""]:
     return lax.select(known, field - _BIAS, jnp.zeros_like(field)).astype(jnp.int32)
 
 
-@jax.jit
+@_traced_once
 def times_power(array: Any, power: Int[Array, "..."] | int) -> Float[Array, "..."]:
     """$2^p$ times an array, exactly where that is a normal number; zero below these."""
     first, second = _factors(power)
     return jnp.asarray(array) * first * second
 
 
-@jax.jit
+@_traced_once
 def at_scale_one(array: Any, power: Int[Array, ""] | int) -> Float[Array, "..."]:
     """$2^{-p}$ times an array on entry, whose subnormal numbers count."""
-    array, power = jnp.asarray(array, float), jnp.asarray(power, jnp.int32)
+    array, power = widened(array), jnp.asarray(power, jnp.int32)
     bits, zero = _bits(array), jnp.zeros(array.shape)
     digits = jnp.where(bits & _EXPONENT == 0, bits & ((1 << _DIGITS) - 1), 0)
     signed = lax.select(bits < 0, -digits, digits).astype(jnp.float64)
@@ -88,7 +96,7 @@ def _power(power: Array) -> Array:
     return lax.bitcast_convert_type(field << np.int64(_DIGITS), jnp.float64)
 
 
-@jax.jit
+@_traced_once
 def unit(array: Any) -> tuple[Float[Array, "..."], Int[Array, ""]]:
     """The array with entries below two in size, the largest at least one, and the power of two by
     which it was divided.
@@ -97,7 +105,7 @@ def unit(array: Any) -> tuple[Float[Array, "..."], Int[Array, ""]]:
     return at_scale_one(array, power), power
 
 
-@jax.jit
+@_traced_once
 def equilibrated(
     matrix: Any,
 ) -> tuple[Float[Array, "rows columns"], Int[Array, " columns"]]:
@@ -109,7 +117,7 @@ def equilibrated(
     return times_power(matrix, -powers), powers
 
 
-@jax.jit
+@_traced_once
 def norm(array: Any) -> Float[Array, ""]:
     """The Frobenius norm, of numbers whose squares may leave float64."""
     scaled, power = unit(array)

@@ -19,6 +19,8 @@ from lowrank_theory.theorems.approximate_rank import (
     Truncation,
 )
 
+pytestmark = pytest.mark.thinned(4)
+
 ANY = Setting(
     samples=20,
     inputs=8,

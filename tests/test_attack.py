@@ -22,6 +22,8 @@ from lowrank_theory.theorems.planted_rank import AnyNoise
 from lowrank_theory.verification import Finding, Witness, attack
 from lowrank_theory.verification.attack import reload, replay
 
+pytestmark = pytest.mark.thinned(6)
+
 WITNESSES = Path(__file__).parents[1] / "figures" / "attack"
 ATTACKABLE = {
     name: statement
@@ -101,6 +103,7 @@ def test_the_attack_is_a_function_of_its_arguments(witness: Witness):
     assert again.ratio == witness.ratio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "finding"), [(0.95, Finding.BROKEN), (1.1, Finding.NOT_REACHED)]
 )

@@ -12,6 +12,8 @@ import unhooked
 from lowrank_theory import Calibration, Observed, Setting
 from lowrank_theory.generators import activations, noise, spectra, targets
 
+pytestmark = pytest.mark.thinned(4)
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((20, 8))
 W = RANDOM.standard_normal((8, 6))

@@ -129,6 +129,7 @@ def test_a_quick_run_is_recorded_and_resumed(quick, capsys: pytest.CaptureFixtur
     assert "1 of 1 cases" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_error_is_small_or_announced(quick):
     ours = [row for row in quick("--only", "accuracy, ratio 1") if row["ours"]]
     assert {row["outliers"] for row in ours} == {1.0, 1e5}

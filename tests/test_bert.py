@@ -19,6 +19,8 @@ from safetensors.flax import save_file
 from lowrank_theory.networks import bert, texts
 from lowrank_theory.networks.observe import observe
 
+pytestmark = pytest.mark.thinned(2)
+
 WIDTH, INNER, HEADS, LAYERS, PLACES = 6, 10, 2, 2, 12
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", "The", "."]
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -31,6 +31,8 @@ from lowrank_theory.recovery import (
 from lowrank_theory.recovery._subspaces import leading_eigenvectors_at_hand
 from oracle import centred, norm, product
 
+pytestmark = pytest.mark.thinned(4)
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((40, 8)) * np.geomspace(10, 0.1, 8) + RANDOM.standard_normal(8)
 T = X + 0.3 * RANDOM.standard_normal((40, 8))

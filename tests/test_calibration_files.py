@@ -23,6 +23,8 @@ from lowrank_theory.calibration import (
     load_calibration,
 )
 
+pytestmark = pytest.mark.thinned(3)
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((80, 4)).astype(np.float32)
 T = X + RANDOM.standard_normal((80, 4)).astype(np.float32)

@@ -9,6 +9,8 @@ import pytest
 import lowrank_theory as lrt
 from lowrank_theory.calibration import Calibration, TriangularCalibration, load_calibration
 
+pytestmark = pytest.mark.thinned(6)
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((12, 5)) * np.geomspace(1, 1e-2, 5) + RANDOM.standard_normal(5)
 Y = RANDOM.standard_normal((12, 5))

@@ -20,6 +20,8 @@ from lowrank_theory.theorems.calibration_size import (
 from lowrank_theory.verification import verify
 from lowrank_theory.verification.attack import attack
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = {name.split(".")[1]: s for name, s in calibration_size.statements.items()}
 NEW = ("no_gap", "gap", "gaussian", "ridge", "ridge_gaussian")
 SURE = ("no_gap", "gap", "ridge")

@@ -9,6 +9,8 @@ import pytest
 from lowrank_theory.networks import Tokens, catalogue, digits_data, digits_network
 from lowrank_theory.networks.catalogue import CASES, Sizes, available, find
 
+pytestmark = pytest.mark.thinned(2)
+
 SMALL = Sizes(calibration=24, held_out=12, units=10, items=8, batch=8)
 READ = [name for name in CASES if name != "digits"]
 

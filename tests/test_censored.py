@@ -20,6 +20,8 @@ from lowrank_theory.recovery.censored import (
     negative_log_survival,
 )
 
+pytestmark = pytest.mark.thinned(4)
+
 
 def in_numpy(function, *arguments, **options):
     """The result in float64, as NumPy."""

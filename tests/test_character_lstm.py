@@ -176,6 +176,7 @@ def test_damaged_weights_are_refused(arrays, tmp_path):
 # --- the trained network --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_figure(data_folder):
     if not (data_folder / "char_lstm").is_dir():
         pytest.skip(f"{data_folder} has no folder char_lstm/")

@@ -115,6 +115,7 @@ def test_the_exit_code_is_the_worst_verdict(found, code, verdicts, tmp_path):
     assert [row["verdict"] for row in rows] == [verdict.value for verdict in found]
 
 
+@pytest.mark.slow
 def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, tmp_path, capsys):
     assert cli.main(["verify", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "x")]) == 0
     printed = capsys.readouterr().out
@@ -287,6 +288,7 @@ def test_help_says_what_the_exit_codes_mean(capsys):
 # --- interruption ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_another_was_cut_short(tmp_path, capsys, monkeypatch):
     """Statement by statement: what one process found before, two find again and go on from."""
     first, second = "singular_values.weyl", "singular_values.mirsky"

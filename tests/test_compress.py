@@ -30,6 +30,8 @@ from lowrank_theory.rank_choice import energy
 from lowrank_theory.recovery import COALA, ActivationWeighted, TruncatedSVD
 from models import normal
 
+pytestmark = pytest.mark.thinned(5)
+
 
 @dataclasses.dataclass
 class Network:

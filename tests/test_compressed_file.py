@@ -20,6 +20,8 @@ from lowrank_theory.networks.observe import observe
 from lowrank_theory.networks.replace import AffineLowRank, replace
 from models import MODELS, factors_of, normal
 
+pytestmark = pytest.mark.thinned(4)
+
 
 def by_hand(function, parameters, batch) -> Compressed:
     """Random factors for all weights but the last, with and without a shift."""

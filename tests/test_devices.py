@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from one_of_several import KINDS, rows
 from oracle import norm
@@ -51,6 +52,7 @@ def finished(*processes: subprocess.Popen[str]) -> list[str]:
     return outputs
 
 
+@pytest.mark.slow
 def test_eight_devices_of_one_process() -> None:
     inner = ("-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "eight_devices.py")
     finished(started(8, *inner))
@@ -73,6 +75,7 @@ def test_four_processes_with_their_own_rows_get_one_calibration(tmp_path: Path) 
     check_one_calibration(tmp_path, 4, 1)
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_go_on_from_what_was_saved(tmp_path: Path) -> None:
     first, killed = several(2, 2, tmp_path, 1)
     try:

@@ -32,6 +32,8 @@ from lowrank_theory.certification import unit_losses
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.recovery import LowRank
 
+pytestmark = pytest.mark.thinned(4)
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((14, 6))
 W = RANDOM.standard_normal((6, 5))

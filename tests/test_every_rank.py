@@ -15,6 +15,8 @@ from lowrank_theory.recovery import EveryRank, every_rank
 from oracle import norm, svd
 from regimes import REGIMES
 
+pytestmark = pytest.mark.thinned(4)
+
 CASE = REGIMES["more inputs than outputs"].draw()
 FULL = 6
 

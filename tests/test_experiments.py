@@ -175,6 +175,7 @@ def test_a_committed_study_can_be_drawn(name: str, experiment):
     assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transfer_digits", "transfer_mnist"])
 def test_a_study_runs(name: str, tmp_path: Path):
     missing = available(name.removeprefix("transfer_"))

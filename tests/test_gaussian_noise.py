@@ -19,6 +19,8 @@ from lowrank_theory.theorems.gaussian_noise import (
     upper_edge,
 )
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = gaussian_noise.statements
 BELOW = ("smallest", "expected_smallest")
 SETTING = Setting(samples=20, inputs=9, outputs=4, rank=2, noise=noise.Gaussian(0.7))

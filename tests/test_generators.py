@@ -18,6 +18,8 @@ from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import NoiseThenRelu, ReluThenNoise
 from oracle import norm, svd
 
+pytestmark = pytest.mark.thinned(4)
+
 KEY = jax.random.key(0)
 SAMPLES, INPUTS, OUTPUTS, RANK = 20, 8, 6, 2
 

@@ -24,6 +24,8 @@ from lowrank_theory.theorems.held_out_certificate import (
     stakes,
 )
 
+pytestmark = pytest.mark.thinned(5)
+
 STATEMENTS: dict[str, Any] = {
     name.rsplit(".")[-1]: s for name, s in held_out_certificate.statements.items()
 }

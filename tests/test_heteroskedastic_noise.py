@@ -17,6 +17,8 @@ from lowrank_theory.theorems.heteroskedastic_noise import (
     separable_scales,
 )
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = heteroskedastic_noise.statements
 ROWS, COLUMNS = np.array([3.0, 1.0, 0.5, 0.0, 2.0]), np.array([0.2, 1.0, 0.7])
 SETTING = ScaledNoiseSetting(np.outer(ROWS, COLUMNS), 2)

@@ -25,6 +25,8 @@ from lowrank_theory.theorems.heteroskedastic_noise import ScaledNoise
 from lowrank_theory.theorems.minimax_floor import bayes_floor, risk_floor
 from lowrank_theory.theorems.second_moment import Rows
 
+pytestmark = pytest.mark.thinned(4)
+
 DELTA = 0.05
 RANDOM = [n for n, s in STATEMENTS.items() if s.kind.certainty is not Certainty.SURE]
 NOT_SAID = np.asarray(False)

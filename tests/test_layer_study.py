@@ -23,6 +23,8 @@ from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
 from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
 
+pytestmark = pytest.mark.thinned(3)
+
 KEYS = {
     "network", "layer", "shape", "rank", "samples", "data_agnostic_error",
     "data_agnostic_new_bias_error", "diagonal_error", "data_driven_error", "optimal_error",

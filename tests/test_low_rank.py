@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from lowrank_theory.recovery._low_rank import LowRank
 
+pytestmark = pytest.mark.thinned(4)
+
 # (inputs, outputs, rank): tall, wide, square, rank 1, rank 0, full, more than full, one number
 REGIMES = [(9, 4, 3), (4, 9, 2), (6, 6, 3), (7, 5, 1), (5, 7, 0), (4, 6, 4), (3, 2, 5), (1, 1, 1)]
 INPUTS, OUTPUTS, RANK = 11, 13, 3

@@ -15,6 +15,8 @@ from lowrank_theory.networks._measured import measured_errors
 from lowrank_theory.networks.compress import LayerError, Parameters, RankRule, compress
 from models import normal
 
+pytestmark = pytest.mark.thinned(4)
+
 TOPS = {
     "float32": 1e30,
     "bfloat16": 1e30,

@@ -19,6 +19,8 @@ from lowrank_theory.theorems.minimax_floor import (
 )
 from lowrank_theory.verification import verify
 
+pytestmark = pytest.mark.thinned(4)
+
 SMALL = LeastFavourable(9, 5, 4, 2, strength=50.0, spread=2.0, noise_scale=0.5)
 STATEMENTS = {name.split(".")[1]: s for name, s in minimax_floor.statements.items()}
 

@@ -16,6 +16,8 @@ from lowrank_theory.theorems.network_composition import (
 )
 from lowrank_theory.verification.attack import replay
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = {name.split(".")[1]: s for name, s in network_composition.statements.items()}
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 SETTING = Random(samples=9, widths=(4, 5, 3, 3), rank=2)

@@ -169,6 +169,7 @@ def test_a_damaged_embedded_file_is_refused(load, tmp_path, monkeypatch):
             load()
 
 
+@pytest.mark.slow
 def test_training_reproduces_the_embedded_network(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     pytest.importorskip("optax")

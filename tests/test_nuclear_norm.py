@@ -23,6 +23,8 @@ from lowrank_theory.recovery import (
 )
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
+pytestmark = pytest.mark.thinned(4)
+
 SHAPE = (7, 4, 3)  # few shapes, so that compilations are shared
 TIGHT: dict[str, Any] = {"tolerance": 1e-11, "max_steps": 20_000}
 

@@ -14,6 +14,8 @@ from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.theorems.numerical_route import Perturbed, RouteSetting, numerical_route
 from lowrank_theory.verification import Verdict, attack, verify
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = {"gram": numerical_route.gram, "triangular": numerical_route.triangular}
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 SAMPLES, OUTPUTS, RANK = 7, 5, 2

@@ -17,6 +17,8 @@ from lowrank_theory.networks.replace import replace
 from lowrank_theory.recovery._low_rank import LowRank
 from models import MODELS, OUTPUTS, ROUTES, SAMPLES, normal
 
+pytestmark = pytest.mark.thinned(4)
+
 
 def assert_moments(calibrations: Any, rows: Any):
     """One calibration per slice has the moments of its rows."""

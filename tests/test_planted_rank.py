@@ -13,6 +13,8 @@ from lowrank_theory.theorems import planted_rank
 from lowrank_theory.theorems.planted_rank import residual_variance
 from lowrank_theory.verification.attack import replay
 
+pytestmark = pytest.mark.thinned(4)
+
 LINEAR = Setting(samples=20, inputs=8, outputs=6, rank=2)
 
 

@@ -20,6 +20,8 @@ from lowrank_theory.theorems.price_of_ignoring_data import (
 )
 from lowrank_theory.verification import Verdict, attack, verify
 
+pytestmark = pytest.mark.thinned(5)
+
 STATEMENTS = {name.split(".")[-1]: s for name, s in price_of_ignoring_data.statements.items()}
 METRICS = [name for name in STATEMENTS if name != "weight_tail"]
 every_statement = pytest.mark.parametrize("name", STATEMENTS)

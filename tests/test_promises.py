@@ -21,9 +21,10 @@ QUICK_ROUTES = ("rows", "moments", "triangle", "compressed rows", "TruncatedSVD"
 AFFINE = 2  # of the groups of layers, an affine one
 QUICK_CASES = (8, 14, 20, 38, 56)  # of that group: the last is resolved by moments, too
 
-pytestmark = pytest.mark.skipif(
-    np.finfo(np.longdouble).nmant < 63, reason="the judge needs 80-bit floats"
-)
+pytestmark = [
+    pytest.mark.thinned(5),
+    pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="the judge needs 80-bit floats"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from lowrank_theory.theorems import price_of_ignoring_data
 from oracle import norm, svd, truncated
 from regimes import REGIMES, orthonormal
 
+pytestmark = pytest.mark.thinned(5)
+
 RANK = 2
 CASE = REGIMES["more inputs than outputs"].draw()
 X, W = CASE.activations, CASE.weights

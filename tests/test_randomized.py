@@ -10,6 +10,8 @@ import scipy.linalg
 from lowrank_theory import ActivationWeighted, Calibration, Observed, recover
 from lowrank_theory.recovery import Randomized, randomized
 
+pytestmark = pytest.mark.thinned(2)
+
 SAMPLES, INPUTS, OUTPUTS, RANK = 90, 70, 60, 3
 KEY = jax.random.key(0)
 METHOD = Randomized(key=KEY)
@@ -70,6 +72,7 @@ def test_the_result_is_as_near_to_the_optimum_as_was_asked(route):
             assert realised**2 <= (1 + method.excess) * optimum**2
 
 
+@pytest.mark.slow
 @every_route
 def test_a_tighter_excess_takes_more_steps_and_too_few_are_not_certified(route):
     rows, weights = layer(1, decay=0.1)  # nearly flat: no sketch finds it at once
@@ -87,6 +90,7 @@ def test_a_tighter_excess_takes_more_steps_and_too_few_are_not_certified(route):
         jax.block_until_ready(stopped.require().factors.left)
 
 
+@pytest.mark.slow
 def test_a_smaller_failure_probability_costs_more():
     rows, weights = layer(2, decay=0.1)  # where the probes decide, not the residuals
     bounds = [
@@ -103,6 +107,7 @@ def test_a_smaller_failure_probability_costs_more():
     assert bounds == sorted(bounds) and bounds[0] < bounds[-1]
 
 
+@pytest.mark.slow
 @every_route
 def test_a_full_sketch_is_the_exact_recovery_and_is_certified(route):
     rows, weights = layer()

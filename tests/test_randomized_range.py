@@ -24,6 +24,8 @@ from lowrank_theory.theorems.randomized_range import (
 )
 from lowrank_theory.verification import Verdict, attack, verify
 
+pytestmark = pytest.mark.thinned(4)
+
 A_POSTERIORI = randomized_range.a_posteriori
 STATEMENTS = {
     name.split(".")[-1]: statement

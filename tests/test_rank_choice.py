@@ -13,6 +13,8 @@ from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import shrinkage
 
+pytestmark = pytest.mark.thinned(6)
+
 SHAPES = [(100, 200), (100, 400), (100, 1600), (200, 100), (400, 100), (1600, 100)]
 SMALL = (30, 40)
 

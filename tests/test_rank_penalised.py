@@ -10,6 +10,8 @@ import pytest
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import Certificate, RankPenalised, rank_penalised, recover
 
+pytestmark = pytest.mark.thinned(5)
+
 
 def instance(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)

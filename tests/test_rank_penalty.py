@@ -20,6 +20,8 @@ from lowrank_theory.theorems.rank_penalty import (
 )
 from lowrank_theory.verification.attack import replay
 
+pytestmark = pytest.mark.thinned(5)
+
 LINEAR = Setting(samples=20, inputs=8, outputs=6, rank=2)
 STATEMENTS = {name.split(".")[1]: s for name, s in rank_penalty.statements.items()}
 
@@ -55,6 +57,7 @@ def worst_case(clean: Any, threshold: float, level: float) -> float:
     return best
 
 
+@pytest.mark.slow
 def test_nothing_above_the_threshold_costs_everything():
     """Threshold 2, noise 1: what is seen of 2.999 is 1.999."""
     problem = stated([2.999, 2.999, 0], [-1, -1, 1], rank=2)
@@ -66,6 +69,7 @@ def test_nothing_above_the_threshold_costs_everything():
     assert sides(DetectedRank(price=4.0), problem) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_small_components_beside_large_ones_attain_the_oracle():
     """Of four about the threshold less the noise, the noise lifts two; it sinks two above."""
     problem = stated([2.999, 2.999, 1.001, 1.001, 0.999, 0.999], [-1, -1, 1, 1, -1, -1], rank=6)
@@ -216,6 +220,7 @@ def test_outside_its_hypotheses_there_is_no_bound(name, hypothesis, setting):
         jax.block_until_ready(bound.require())
 
 
+@pytest.mark.slow
 def test_a_price_below_that_of_the_noise_bounds_no_exact_rank():
     bound = ExactRank(price=0.9).bound(LINEAR.draw(key=jax.random.key(0)))
     assert float(bound.value) == math.inf

@@ -21,6 +21,8 @@ from lowrank_theory.recovery import (
 from oracle import Question, norm, objective, product, pseudo_inverse, relative_gap, solve, svd
 from regimes import METHODS, REGIMES, Case, Method, orthonormal
 
+pytestmark = pytest.mark.thinned(6)
+
 NEGLIGIBLE = 1e-10  # of the outputs; what a method in float64 promises
 CASE = REGIMES["more inputs than outputs"].draw()
 

@@ -13,6 +13,8 @@ import pytest
 
 from lowrank_theory.recovery.relu import nuclear_norm_relu
 
+pytestmark = pytest.mark.thinned(4)
+
 
 def relu(matrix):
     return np.maximum(matrix, 0)
@@ -365,6 +367,7 @@ def test_transformed_equals_loop(mapped):
         np.testing.assert_allclose(fit.duality_gap, alone.duality_gap, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_thousand_lanes_do_not_deadlock():
     program = """
 import jax, numpy as np

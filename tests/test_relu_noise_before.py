@@ -23,6 +23,8 @@ from lowrank_theory.theorems.relu_noise_before import (
 )
 from lowrank_theory.verification.attack import replay
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS: dict[str, Any] = {
     name.split(".")[1]: s for name, s in relu_noise_before.statements.items()
 }

@@ -18,6 +18,8 @@ from lowrank_theory.networks.replace import AffineLowRank, replace
 from lowrank_theory.recovery._low_rank import LowRank
 from models import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, factors_of, normal
 
+pytestmark = pytest.mark.thinned(4)
+
 
 @pytest.fixture(autouse=True)
 def full_precision():

@@ -217,6 +217,7 @@ def test_damaged_records_are_refused(tmp_path, monkeypatch):
 # --- the trained networks -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "recognised"), [(20, 915), (56, 926)])
 def test_check_figures(depth, recognised, data_folder):
     for needed in ("cifar10", "resnet_cifar10"):

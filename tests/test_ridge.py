@@ -15,6 +15,8 @@ from lowrank_theory.recovery import ridge, ridge_from_moments
 from oracle import Question, norm, objective, product, solve
 from regimes import REGIMES, Case
 
+pytestmark = pytest.mark.thinned(6)
+
 CASE = REGIMES["more inputs than outputs"].draw()
 NAMES = ("more inputs than outputs", "more outputs than inputs", "fewer samples than inputs")
 every_kind = pytest.mark.parametrize(
@@ -152,6 +154,7 @@ def test_dtypes_are_those_of_the_weights_and_the_flag_changes_nothing():
     np.testing.assert_array_equal(dense(on), dense(recovery))
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_gradient_in_the_penalty():
     weights, rows = CASE.weights, CASE.activations
     seen = Calibration.empty(8).update(rows)

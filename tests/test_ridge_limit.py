@@ -13,6 +13,8 @@ from lowrank_theory.theorems.ridge_limit import RidgedLayer, RidgedSetting, ridg
 from lowrank_theory.verification import verify
 from lowrank_theory.verification.attack import attack
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = {name.split(".")[1]: s for name, s in ridge_limit.statements.items()}
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 SETTING = RidgedSetting(16, 6, 2, np.ones(8), np.linspace(2, 1, 6), 0.5)

@@ -13,6 +13,8 @@ from lowrank_theory import _scale, rank_choice
 from lowrank_theory import recovery as recoveries
 from lowrank_theory.certification import unit_losses
 
+pytestmark = pytest.mark.thinned(6)
+
 M, N, K, RANK = 16, 6, 5, 2
 RNG = np.random.default_rng(7)
 ROWS = RNG.standard_normal((M, N)) * np.geomspace(1, 1e-3, N) + 0.5

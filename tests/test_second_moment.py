@@ -18,6 +18,8 @@ from lowrank_theory.theorems.second_moment import (
 )
 from lowrank_theory.verification import verify
 
+pytestmark = pytest.mark.thinned(6)
+
 STATEMENTS = {name.split(".")[1]: s for name, s in second_moment.statements.items()}
 GAUSSIAN = ("relative", "absolute", "dimension_free", "expectation")
 BOUNDED = ("leverage_above", "leverage_below")

@@ -11,6 +11,8 @@ import pytest
 
 import settings_of_jax
 
+pytestmark = pytest.mark.thinned(3)
+
 SETTINGS = (
     "jax_numpy_rank_promotion=raise",
     "jax_numpy_dtype_promotion=strict",

@@ -18,6 +18,8 @@ from lowrank_theory.recovery import (
     shrinkage,
 )
 
+pytestmark = pytest.mark.thinned(5)
+
 RULES = {
     "frobenius": shrinkage.Frobenius(),
     "nuclear": shrinkage.Nuclear(),
@@ -331,6 +333,7 @@ def test_gradient_where_fewer_components_are_held_than_kept():
     assert float(np.sum(gradient * along)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_layer_in_all_its_arguments():
     local = np.random.default_rng(2)
     inputs, weights = local.standard_normal((8, 4)), local.standard_normal((4, 5))

@@ -30,6 +30,8 @@ from perturbed import (
     obeys_the_laws,
 )
 
+pytestmark = pytest.mark.thinned(5)
+
 STATEMENTS = singular_subspaces.statements
 SINGULAR = [name for name in STATEMENTS if "eigen" not in name]
 SYMMETRIC = [name for name in STATEMENTS if "eigen" in name]

@@ -21,6 +21,8 @@ from lowrank_theory.theorems.spiked_limit import (
 )
 from lowrank_theory.verification import Verdict, verify
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = {name.split(".")[1]: s for name, s in spiked_limit.statements.items()}
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 DEGREE = {

@@ -19,6 +19,8 @@ from lowrank_theory.theorems.subgaussian_noise import (
     subgaussian_noise,
 )
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = subgaussian_noise.statements
 SETTING = Setting(samples=20, inputs=7, outputs=4, rank=2, noise=noise.Rademacher(0.7))
 SIZES = [(1, 1), (60, 90), (2, 500), (500, 2), (1000, 1000)]

@@ -116,6 +116,7 @@ def test_processes_find_the_same_and_one_that_is_killed_is_told(here, tmp_path, 
     assert files(tmp_path / "half") == written
 
 
+@pytest.mark.slow
 def test_a_cluster_finds_the_same(here, tmp_path):
     report, written = here
     distributed = pytest.importorskip("distributed")

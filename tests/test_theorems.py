@@ -26,6 +26,8 @@ from lowrank_theory.theorems.minimax_floor import risk_floor
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
 from lowrank_theory.theorems.spiked_limit import asymptotic_error, detection_threshold
 
+pytestmark = pytest.mark.thinned(6)
+
 # These theorems share laws and settings; the others have test files of their own.
 SHARED = {
     "best_possible",

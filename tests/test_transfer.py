@@ -283,6 +283,7 @@ def test_budgets_that_are_no_shares(budgets):
 # --- the report -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_needs_nothing_but_itself(found, tmp_path):
     transfer_report.write(found, tmp_path)
     written = {path.name for path in tmp_path.iterdir()}

@@ -33,6 +33,8 @@ from perturbed import (
     obeys_the_laws,
 )
 
+pytestmark = pytest.mark.thinned(4)
+
 STATEMENTS = truncation_stability.statements
 LOW_RANK = [name for name in STATEMENTS if not name.endswith("approximate_rank")]
 every_statement = pytest.mark.parametrize("name", STATEMENTS)

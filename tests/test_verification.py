@@ -28,6 +28,8 @@ from lowrank_theory.theorems.calibration_size import CalibrationSetting, Leading
 from lowrank_theory.theorems.planted_rank import AnyNoise, Expectation, Gaussian
 from lowrank_theory.verification import RegimeReport, Sample, monte_carlo, sampling
 
+pytestmark = pytest.mark.thinned(6)
+
 STATEMENTS = {name: s for theorem in CONTENTS for name, s in theorem.statements.items()}
 ROW = {
     "name",
@@ -97,6 +99,7 @@ def test_true_statement_is_consistent_and_its_controls_are_caught(name):
     )
 
 
+@pytest.mark.slow
 def test_theorem_is_verified_statement_by_statement():
     seen: list[tuple[str, int, int]] = []
     report = verify(

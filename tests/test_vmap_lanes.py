@@ -151,7 +151,13 @@ print("all")
 """
 
 
-@pytest.mark.parametrize("program", [PROGRAM, NOT_FINITE], ids=["lanes", "not finite"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(PROGRAM, marks=pytest.mark.slow, id="lanes"),
+        pytest.param(NOT_FINITE, id="not finite"),
+    ],
+)
 def test_comes_to_an_end(program):
     # With as many threads as a user has.
     environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}

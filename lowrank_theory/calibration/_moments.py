@@ -26,13 +26,13 @@ from lowrank_theory._numerics import (
     symmetric_product,
     together,
 )
+from lowrank_theory._scale import times_power
 from lowrank_theory.calibration._file import write
 from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
 from lowrank_theory.calibration._scale import (
     exponent,
     fits,
     root_exponent,
-    scaled,
     squares_scaled,
 )
 
@@ -260,7 +260,7 @@ def _moment(
 @in_float64
 def _uncentred(scatter: Array, count: Array, left: Array, right: Array) -> Array:
     power = jnp.maximum(exponent(left, right), root_exponent(scatter))
-    left, right = scaled(left, -power), scaled(right, -power)
+    left, right = times_power(left, -power), times_power(right, -power)
     return squares_scaled(squares_scaled(scatter, -power) + count * jnp.outer(left, right), power)
 
 
@@ -281,9 +281,9 @@ def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def about_mean(rows: AnyArray, power: Array) -> tuple[Array, Array, Array]:
     """The number of rows, their mean, and the rows without it, both divided by `2**power`."""
-    rows = scaled(jnp.asarray(rows, float), -power)
-    mean = jnp.mean(rows, axis=0)
-    return jnp.asarray(rows.shape[0], float), mean, rows - mean
+    near = times_power(jnp.asarray(rows, float), -power)
+    mean = jnp.mean(near, axis=0)
+    return jnp.asarray(rows.shape[0], float), mean, near - mean
 
 
 def shares(count: AnyArray, added: AnyArray) -> tuple[Array, Array, Array]:
@@ -329,11 +329,11 @@ def _scaled(seen: Calibration, power: Array) -> Calibration:
     more = seen.compressed
     if more is not None:
         more = CompressedMoments(
-            scaled(more.mean, power),
+            times_power(more.mean, power),
             squares_scaled(more.cross_scatter, power),
             squares_scaled(more.scatter, power),
         )
-    mean, scatter = scaled(seen.mean, power), squares_scaled(seen.scatter, power)
+    mean, scatter = times_power(seen.mean, power), squares_scaled(seen.scatter, power)
     return Calibration(seen.count, mean, scatter, more)
 
 

@@ -4,6 +4,7 @@ So nothing depends on the scale of the rows but whether the results themselves f
 What does not fit is NaN (or infinite) in a program, and refused where values are at hand.
 """
 
+import functools
 from typing import Any, TypeVar
 
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
+from lowrank_theory import _scale
 from lowrank_theory._numerics import AnyArray
+from lowrank_theory._scale import times_power
 
 Tree = TypeVar("Tree")
 
@@ -23,34 +26,23 @@ _FULL_DIGITS = 2.0**-969  # above, what is lost below float64 is within its prec
 
 def exponent(*arrays: AnyArray | None) -> Int[Array, ""]:
     """The power of two just above the largest magnitude; the least one if all are zero."""
-    given = [array for array in arrays if array is not None]
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(array)).astype(float) for array in given]))
-    exists = jnp.isfinite(largest) & (largest > 0)
-    return jnp.where(exists, jnp.frexp(largest)[1], _LEAST)
+    tops = [jnp.max(jnp.abs(array)).astype(float) for array in arrays if array is not None]
+    largest = functools.reduce(lax.max, tops)
+    exists = (largest > 0) & (largest < jnp.inf)
+    return jnp.where(exists, _scale.exponent(largest) + 1, _LEAST)
 
 
 def root_exponent(*squares: AnyArray | None) -> Int[Array, ""]:
     """The same of the square roots."""
     power = exponent(*squares)
-    return jnp.where(power == _LEAST, _LEAST, -(-power // 2))
-
-
-def scaled(array: AnyArray, power: Int[Array, ""]) -> Array:
-    """`array * 2**power`: in two steps, as the power itself may not fit."""
-    half = power // 2
-    return jnp.asarray(array) * _power_of_two(half) * _power_of_two(power - half)
+    return jnp.where(power == _LEAST, _LEAST, (power + 1) >> 1)
 
 
 def squares_scaled(array: AnyArray, power: Int[Array, ""]) -> Array:
     """`array * 4**power`; NaN where digits of the largest square are lost below float64."""
-    result = scaled(scaled(array, power), power)
+    result = times_power(times_power(array, power), power)
     lost = jnp.any(jnp.asarray(array) != 0) & (jnp.max(jnp.abs(result)) < _FULL_DIGITS)
     return jnp.where(lost, jnp.nan, result)
-
-
-def _power_of_two(power: Int[Array, ""]) -> Float[Array, ""]:
-    """Exactly, for an exponent from -1022 to 1023."""
-    return lax.bitcast_convert_type((power.astype(jnp.int64) + 1023) << 52, jnp.float64)
 
 
 def finite(statistics: Any) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, check_count, in_float64, symmetric_product
+from lowrank_theory._scale import times_power
 from lowrank_theory.calibration._moments import (
     AbstractCalibration,
     Calibration,
@@ -16,7 +17,7 @@ from lowrank_theory.calibration._moments import (
     shares,
 )
 from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
-from lowrank_theory.calibration._scale import exponent, fits, scaled, squares_scaled
+from lowrank_theory.calibration._scale import exponent, fits, squares_scaled
 
 
 class TriangularCalibration(AbstractCalibration):
@@ -120,8 +121,8 @@ def _scaled(seen: TriangularCalibration, power: Array) -> TriangularCalibration:
     """Those of the rows times `2**power`."""
     compressed_mean = None
     if seen.compressed_mean is not None:
-        compressed_mean = scaled(seen.compressed_mean, power)
-    mean, triangle = scaled(seen.mean, power), scaled(seen.triangle, power)
+        compressed_mean = times_power(seen.compressed_mean, power)
+    mean, triangle = times_power(seen.mean, power), times_power(seen.triangle, power)
     return TriangularCalibration(seen.count, mean, compressed_mean, triangle)
 
 
@@ -150,7 +151,7 @@ def _joined(one: TriangularCalibration, other: TriangularCalibration) -> Triangu
 @in_float64
 def _squared(seen: TriangularCalibration) -> Calibration:
     power, inputs = exponent(seen.triangle), seen.mean.shape[0]
-    triangle = scaled(seen.triangle, -power)
+    triangle = times_power(seen.triangle, -power)
     scatter = squares_scaled(symmetric_product(triangle, triangle), power)
     moments = None
     if seen.compressed_mean is not None:

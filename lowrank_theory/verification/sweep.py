@@ -427,7 +427,7 @@ def cluster(address: str, *, seconds: float = 10) -> Iterator[Executor]:
         ) from None
     try:
         client = Client(address, timeout=seconds, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AssertionError) as error:  # asserts that its thread has begun
         raise ValueError(f"No scheduler answers at {address!r}: {error}.") from None
     with client, client.get_executor(pure=False) as executor:
         yield executor
