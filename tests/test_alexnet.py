@@ -154,6 +154,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_folding_normalises_by_the_moments_of_the_images(script):
     parameters = script.initial_parameters(key=jax.random.key(0))
     random = np.random.default_rng(2)

@@ -69,6 +69,7 @@ def test_beyond_half_of_the_sides_the_exact_radius_costs_all_of_the_noise(rank):
     assert sides(ExactRadius(), problem) == pytest.approx((4, 4))
 
 
+@pytest.mark.slow
 def test_the_sides_are_those_of_the_smaller_one():
     """Three rows, five columns: d = 3."""
     problem = stated([9, 0, 0], [-1, 1, 1], 1, columns=2)

@@ -234,6 +234,7 @@ def test_ridge_by_hand():
     assert float(statement.bound(problem).value) == pytest.approx(1.5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_at_full_rank_nothing_is_lost():
     problem = random_problem(0.3, 4)
     for name in ("no_gap", "gaussian", "ridge"):

@@ -342,6 +342,7 @@ def test_where_nothing_is_known_of_the_rows_the_certificate_says_so(recovery):
         assert str(found).endswith("could not be compared with the rows of the calibration.")
 
 
+@pytest.mark.slow
 def test_a_calibration_of_more_rows_than_it_keeps_finds_the_share_that_it_promises():
     rows = np.random.default_rng(10).standard_normal((5 * SIZE, 4)).astype(np.float32)
     sample = Calibration.empty(4).update(rows).sample

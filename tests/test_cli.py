@@ -148,6 +148,7 @@ def test_presets_give_every_regime_its_trials(preset, name):
 # --- the page -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):
     assert cli.main(["verify", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
@@ -406,6 +407,7 @@ def test_a_run_killed_while_it_wrote_its_report_goes_on(verdicts, tmp_path, monk
     assert not left.exists() and strict(tmp_path / "report.json")["seed"] == 0
 
 
+@pytest.mark.slow
 def test_the_command_is_quiet_about_how_it_computes(tmp_path):
     code = "import sys; from lowrank_theory.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(

@@ -263,6 +263,7 @@ def by_hand(network, *, sequential):
         compressed = np.tanh(fitted + layer["b"]) if sequential else x
 
 
+@pytest.mark.slow
 def test_in_sequence_each_layer_repairs_what_it_can():
     network, compressed = at_rank_three("mlp", "data-driven", sequential=True)
     (*_, (fitted, _)) = seen = list(by_hand(network, sequential=True))
@@ -298,6 +299,7 @@ def test_a_loop_is_compressed_in_sequence():
     assert stated == pytest.approx(measured, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_units_do_not_matter(scale):
     def function(p, x):

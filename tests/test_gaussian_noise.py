@@ -109,6 +109,7 @@ def test_rotations_of_samples_inputs_and_outputs_change_nothing():
         np.testing.assert_allclose(sides(name, turned), sides(name, instance), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_only_the_rank_of_the_activations_enters():
     deficient = dataclasses.replace(SETTING, activations=activations.RankDeficient(3))
     with jax.enable_x64(True):

@@ -330,6 +330,7 @@ def test_errors_are_those_of_the_rows(make):
     assert sorted(names) == sorted(each["layer"] for each in studied.layers)
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_inputs_and_a_single_output():
     calls = []
     studied = study(
@@ -490,6 +491,7 @@ def shown(figure: Figure) -> int:
     return len(figure.axes)
 
 
+@pytest.mark.slow
 def test_pictures_of_few_and_of_many_layers(digits):
     rows, layers = many(digits, 7)
     assert shown(plotting.layer_errors(digits.rows)) == 3

@@ -143,6 +143,7 @@ def test_estimators_are_those_they_are_called():
         assert error == pytest.approx(np.sum((fit - clean) ** 2), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_estimator_that_has_seen_the_truth_is_caught():
     setting = {"strong": SMALL}
     report = verify(minimax_floor.truncation, trials=300, key=jax.random.key(0), settings=setting)

@@ -63,6 +63,7 @@ def test_no_odd_name_ends_a_figure(first):
         ET.fromstring(svg(figure))
 
 
+@pytest.mark.slow
 @given(st.text())
 @example("$\\frac{$")
 @example("price in $, cost in $_{x")

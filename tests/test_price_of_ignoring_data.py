@@ -242,6 +242,7 @@ def test_needs_weights_and_activations(name):
         STATEMENTS[name].bound(Layer(Observed(weights=np.eye(3)), 1))
 
 
+@pytest.mark.slow
 @every_metric
 def test_verification_is_consistent(name):
     setting = Setting(

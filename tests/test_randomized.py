@@ -181,6 +181,7 @@ def test_jit_is_eager_and_dtypes_are_kept(route):
     assert traced.method == METHOD
 
 
+@pytest.mark.slow
 def test_vmap_over_keys_is_a_loop():
     rows, weights = (part.astype(np.float32) for part in layer())
     words = jax.vmap(jax.random.key_data)(jax.random.split(KEY, 3))

@@ -396,6 +396,7 @@ def test_a_posteriori_needs_probes_that_know_nothing():
         ProbeSetting(VALUES, RANK, 1)
 
 
+@pytest.mark.slow
 def test_a_posteriori_holds():
     settings = {"missed": ProbeSetting(VALUES, RANK, RANK + 2, missed=1)}
     report = verify(A_POSTERIORI, trials=1000, key=jax.random.key(0), settings=settings)

@@ -79,6 +79,7 @@ def test_small_components_beside_large_ones_attain_the_oracle():
     assert sides(SelectedRank(price=4.0), problem) == (2.0, 4.0)
 
 
+@pytest.mark.slow
 def test_swapped_components_cost_five():
     """At lambda = nu the noise hides two and shows two that are not there."""
     problem = stated([2, 2, 0, 0], [-1, -1, 1, 1], rank=2)
@@ -112,6 +113,7 @@ def test_no_rank_is_above_that_of_the_activations():
     assert sides(Oracle(price=0.25), problem) == pytest.approx((2.0, 2.0))
 
 
+@pytest.mark.slow
 def test_strong_components_are_detected():
     problem = stated([10, 8, 0], [0.5, -0.5, 0.5], rank=2)
     assert sides(DetectedRank(), problem) == (2.0, 2.0)

@@ -387,6 +387,7 @@ def test_moments_are_certified_only_where_they_are_accurate(mismatch):
     assert benign == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_rows", [False, True], ids=["moments", "rows"])
 def test_affine_recoveries_are_certified_only_where_they_are_accurate(from_rows):
     """A large mean leaves rounding of its own size, which must not be certified away."""

@@ -215,6 +215,7 @@ def test_rank_and_box_of_truth_and_candidate_are_checked():
         assert number(bound.value) == outside
 
 
+@pytest.mark.slow
 def test_a_stated_truth_without_a_noise_scale_gives_no_bound():
     random = np.random.default_rng(0)
     observed = Observed(activations=np.eye(4), outputs=np.abs(random.standard_normal((4, 3))))
@@ -271,6 +272,7 @@ def test_score_has_mean_zero_and_is_the_conditional_mean_of_the_noise():
         assert np.var(score) == pytest.approx(information, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_adversary_of_the_convex_fit_knows_its_estimate(seed):
     statement = STATEMENTS["convex"]

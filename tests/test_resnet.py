@@ -230,6 +230,7 @@ def test_check_figures(depth, recognised, data_folder):
     assert abs(int(found.sum()) - recognised) <= 1  # an image may stand at a tie, to rounding
 
 
+@pytest.mark.slow
 def test_the_training_images_have_their_means(data_folder):
     if not (data_folder / "cifar10").is_dir():
         pytest.skip(f"{data_folder} has no folder cifar10/")

@@ -350,6 +350,7 @@ def test_statement_is_a_limit_of_spiked_matrices(name):
             assert all(bool(h.holds) for h in statement.hypotheses(empty, 0.05))
 
 
+@pytest.mark.slow
 def test_verification_is_consistent_and_tells_false_limits():
     report = verify(spiked_limit.singular_values, trials=300, key=jax.random.key(1))
     assert report.verdict is Verdict.CONSISTENT

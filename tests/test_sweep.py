@@ -130,6 +130,7 @@ def test_a_cluster_finds_the_same(here, tmp_path):
     assert files(tmp_path) == written
 
 
+@pytest.mark.slow
 def test_many_plans_are_a_task_each_and_few_are_split(here, monkeypatch):
     report, _ = here
     submitted: list[Any] = []
@@ -149,6 +150,7 @@ def test_many_plans_are_a_task_each_and_few_are_split(here, monkeypatch):
         assert len(submitted) == expected and found.row() == report.rows()[0]
 
 
+@pytest.mark.slow
 def test_neighbours_do_not_begin_together(monkeypatch):
     monkeypatch.setattr(sweep, "APART", 2)
     monkeypatch.setattr(sweep, "TASKS", 1)

@@ -225,6 +225,7 @@ def test_broken_recovery_is_refuted(monkeypatch):
 # --- what cannot be told -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_applicable_trial_is_inconclusive():
     result = one(planted_rank.gaussian, dataclasses.replace(SMALL, noise=noise.Laplace(0.1)))
     assert result.verdict is result.regimes[0].verdict is Verdict.INCONCLUSIVE
@@ -240,6 +241,7 @@ def test_too_few_trials_to_refute_are_inconclusive():
     assert regime(planted_rank.any_noise, SMALL, 1).verdict is Verdict.CONSISTENT
 
 
+@pytest.mark.slow
 def test_one_inapplicable_regime_leaves_a_statement_inconclusive():
     settings = {"laplace": dataclasses.replace(SMALL, noise=noise.Laplace(0.1)), "gaussian": SMALL}
     report = verify(planted_rank.gaussian, trials=100, key=key(), settings=settings)
@@ -249,6 +251,7 @@ def test_one_inapplicable_regime_leaves_a_statement_inconclusive():
     assert math.isfinite(result.critical_constant)
 
 
+@pytest.mark.slow
 def test_statement_that_no_data_could_shrink_is_inconclusive():
     """Without noise both sides of the bound are zero: the statement holds, and says nothing."""
     result = one(planted_rank.any_noise, NOISELESS, 20)
@@ -261,6 +264,7 @@ def test_statement_that_no_data_could_shrink_is_inconclusive():
 # --- statistics ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_the_batching(monkeypatch):
     first = regime(planted_rank.any_noise, SMALL, 150).sample
     again = regime(planted_rank.any_noise, SMALL, 150).sample
@@ -424,6 +428,7 @@ def test_theorem_must_be_one():
         verify("planted_rank", trials=1, key=key())  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_statement_of_ones_own_is_reported_by_its_class():
     assert one(Oracle(inflation=2.0), SMALL, 20).name == "Oracle"
 
