@@ -91,7 +91,7 @@ def optimum(seen: Seen, rank: int, *, decimals: bool = False, resolution: float 
         target, missing = norm(outputs), 0 * norm(outputs)
         if seen.compressed is not None or seen.outputs is not None:
             if resolution:
-                inputs = inputs @ _resolved(inputs, resolution)
+                inputs = _resolved(inputs, resolution)
             precise = decimals or bool(resolution)
             outputs, missing, more = _projected(seen, rows, inputs, outputs, decimals, precise)
             doubt = doubt + more
@@ -179,10 +179,16 @@ def _approximated(seen: Seen, rows: _Rows) -> tuple[Array, Array]:
 
 
 def _resolved(inputs: Array, resolution: float) -> Array:
-    """The right singular vectors of the inputs that stand out, zero in the place of the others."""
+    """The inputs along their right singular vectors that stand out, columns made alike in size by
+    powers of two; zero in the place of the others.
+    """
+    largest = np.max(np.abs(np.asarray(inputs, np.float64)), axis=1, keepdims=True)
+    powers = np.where(largest > 0, 2.0 ** -np.frexp(np.where(largest > 0, largest, 1))[1], 1.0)
+    inputs = inputs * _numbers(inputs.dtype == object)(powers)
     _, values, right = np.linalg.svd(np.asarray(inputs, np.float64), full_matrices=False)
     cutoff = 8 * resolution * np.sqrt(min(inputs.shape[1:])) * values[:, :1]
-    return np.where((values > cutoff)[:, None], right.swapaxes(1, 2), 0)
+    kept = np.where((values > cutoff)[:, None], right.swapaxes(1, 2), 0)
+    return inputs @ _numbers(inputs.dtype == object)(kept)
 
 
 def _projected(

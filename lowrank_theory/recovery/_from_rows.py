@@ -80,7 +80,7 @@ def problem_of_triangle(
 ) -> Rows:
     """The problem of the rows for which a triangular factor stands."""
     weights, weights_power = unit(weights)
-    seen_power = exponent(calibration.triangle, calibration.mean)
+    seen_power = triangle_power(calibration)
     means, samples = at_scale_one(calibration.mean, seen_power), jnp.asarray(calibration.count)
     inputs_power, input_mean = seen_power, means
     compressed, rows = calibration.rows()
@@ -100,6 +100,11 @@ def problem_of_triangle(
         affine = Affine(bias, matmul(means, weights), input_mean, samples)
     solution = weights if compressed is None else None
     return Rows(layer_inputs, outputs, solution, sizes, formed, power, power - inputs_power, affine)
+
+
+def triangle_power(calibration: TriangularCalibration) -> Int[Array, ""]:
+    """The power of two by which its rows are divided."""
+    return exponent(calibration.triangle, calibration.mean)
 
 
 class Seen(eqx.Module):

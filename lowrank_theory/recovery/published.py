@@ -46,7 +46,7 @@ from lowrank_theory._numerics import (
     safe_sqrt,
     settle,
 )
-from lowrank_theory._scale import times_power, unit
+from lowrank_theory._scale import at_scale_one, times_power, unit
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._from_moments import (
@@ -59,6 +59,7 @@ from lowrank_theory.recovery._from_rows import (
     fitted_to_rows,
     problem_of_rows,
     problem_of_triangle,
+    triangle_power,
 )
 from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
@@ -423,7 +424,10 @@ def _error(
             safe_sqrt(jnp.maximum(square - rounding, 0)),
             safe_sqrt(jnp.maximum(square, 0) + rounding),
         )
-    rows, _ = unit(_rows(seen))
+    if isinstance(seen, TriangularCalibration):
+        rows = at_scale_one(_rows(seen), triangle_power(seen))
+    else:
+        rows, _ = unit(seen)
     error = safe_sqrt(jnp.sum(matmul(rows, missing) ** 2))
     rounding = rounding_allowance(jnp.linalg.norm(rows) * size, *rows.shape, weights.shape[1])
     return jnp.maximum(error - rounding, 0), error + rounding
