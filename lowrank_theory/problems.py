@@ -6,6 +6,7 @@ see, and `Truth`. A real layer, of which no truth is known, is a `Layer`.
 
 import abc
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from lowrank_theory._numerics import (
     check_rank,
     check_same,
     float64,
+    float_dtype,
     in_float64,
     keep,
     settle,
@@ -138,16 +140,32 @@ class Observed(eqx.Module):
 
     @property
     def target_outputs(self) -> Float[AnyArray, "samples outputs"]:
-        """$Y$: the outputs to reproduce, $XW$ plus bias unless `outputs` were given."""
+        """$Y$: the outputs to reproduce, $XW$ plus bias unless `outputs` were given. In the dtype
+        of the layer.
+        """
+        return self._targets(None)
+
+    @property
+    def exact_outputs(self) -> Float[AnyArray, "samples outputs"]:
+        """$Y$ in float64, where it is a product: not rounded to the dtype of the layer."""
+        return self._targets(np.float64)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The common float dtype of weights, activations and outputs, in which results leave."""
+        seen = self.activations, self.compressed_activations
+        return float_dtype(self.weights, seen, self.outputs)
+
+    def _targets(self, dtype: Any) -> Array | np.ndarray:
         if self.outputs is not None:
             return self.outputs
         if self.activations is None:
             raise ValueError("This needs `activations`; only weights or a calibration are at hand.")
-        return _affine(self.activations, self.weights, self.bias)
+        return _affine(self.activations, self.weights, self.bias, dtype=dtype)
 
 
 @in_float64
-def _affine(activations: Array, weights: Array, bias: Array | None) -> Array:
+def _affine(activations: Array, weights: Array, bias: Array | None, *, dtype: Any = None) -> Array:
     outputs = matmul(activations, weights)
     return outputs if bias is None else outputs + bias
 

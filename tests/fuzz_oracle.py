@@ -61,14 +61,22 @@ def svd(matrix: Any) -> tuple[Array, Array, Array]:
     return (columns / np.where(values > 0, values, 1)[:, None]).T, values, turned[order]
 
 
+def alike(rows: Array) -> Array:
+    """Each column divided by a power of two, so that its largest entry is between one and two."""
+    largest = np.max(np.abs(rows), axis=0)
+    _, powers = np.frexp(np.where(largest > 0, largest, 1))
+    return np.ldexp(rows, 1 - powers)
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     r"""$\min_Z\lVert Y - \tilde XZ - 1b^\top\rVert_F^2 + \mu\lVert W - Z\rVert_F^2$ over the rank,
     and over b if `affine`.
 
     Where the layer sees and gives what it always did, Y = XW lies in the range of X. Otherwise
-    directions of X~ below `cutoff` do not count (the one documented rank cut-off of stored rows),
-    and neither do those within ten per cent of it: there the larger optimum is allowed.
+    directions of X~ below `cutoff` do not count (the one documented rank cut-off of stored rows,
+    whose columns are made alike in size by powers of two), and neither do those within ten per
+    cent of it: there the larger optimum is allowed.
     """
 
     inputs: Array
@@ -96,19 +104,22 @@ class Layer:
         seen = x if compressed is None else exact(compressed)
         w = None if weights is None else exact(weights)
         changed = not (compressed is None and outputs is None)
+        product = None
         if outputs is None:
             assert w is not None
-            outputs = x @ w + (0 if bias is None else exact(bias))
+            product = x @ w
+            outputs = product + (0 if bias is None else exact(bias))
         wanted, affine = exact(outputs), bias is not None if centred is None else centred
         rows, target = seen, wanted
         if affine:
+            target = wanted if product is None else product  # which may be lost beside the bias
             rows, target = rows - rows.mean(axis=0), target - target.mean(axis=0)
         if penalty:
             assert w is not None
             root = np.sqrt(np.longdouble(penalty))
             rows = np.concatenate([rows, root * np.eye(rows.shape[1], dtype=np.longdouble)])
             target = np.concatenate([target, root * w])
-        left, sizes, _ = svd(rows)
+        left, sizes, _ = svd(alike(rows) if changed else rows)
         kept = sizes > 1.1 * cutoff * sizes[0] if changed else sizes > 0
         basis = left[:, kept]
         values, missing = svd(target)[1], np.longdouble(0)
@@ -236,11 +247,11 @@ def nuclear_fit(inputs: Array, outputs: Array, *, penalty: Any = None, radius: A
     z = ahead = np.zeros((inputs.shape[1], outputs.shape[1]))
     if size == 0 or not np.isfinite(size):
         return z
-    momentum = 1.0
+    momentum, inputs, outputs = 1.0, inputs / size, outputs / size
     for _ in range(steps):
-        moved = ahead - inputs.T @ (inputs @ ahead - outputs) / size**2
+        moved = ahead - inputs.T @ (inputs @ ahead - outputs)
         left, values, right = np.linalg.svd(moved, full_matrices=False)
-        threshold = ball_threshold(values, radius) if penalty is None else penalty / size**2
+        threshold = ball_threshold(values, radius) if penalty is None else penalty / size / size
         lowered = np.maximum(values - float(threshold), 0)
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         z, before = (left * lowered) @ right, z

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lowrank_theory._numerics import AnyArray, InFloat64, float_dtype, in_float64, matmul
+from lowrank_theory._numerics import AnyArray, InFloat64, in_float64, matmul
 from lowrank_theory._scale import norm, times_power, unit
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._low_rank import LowRank
@@ -53,10 +53,13 @@ def leading_part(
     """The `rank` leading components of a convex fit, whose dense `weights` give these
     `preactivations`.
     """
-    inputs = observed.layer_inputs
-    dtype = float_dtype(inputs, observed.weights, observed.outputs)
     factors, certificate = _leading(
-        weights, preactivations, inputs, reached, rank=rank, dtype=dtype
+        weights,
+        preactivations,
+        observed.layer_inputs,
+        reached,
+        rank=rank,
+        dtype=observed.dtype,
     )
     return Recovery(factors, None, certificate, method)
 

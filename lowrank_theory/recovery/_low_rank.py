@@ -17,6 +17,8 @@ from jaxtyping import Array, ArrayLike, Float
 from lowrank_theory._numerics import ours
 from lowrank_theory._settings import all_floats
 
+_DENSE = "`factors.materialise()` is the dense matrix."
+
 
 class LowRank(quax.ArrayValue):
     r"""The matrix $A = L R$, kept as its factors $L$ (inputs, rank) and $R$ (rank, outputs).
@@ -137,7 +139,7 @@ class LowRank(quax.ArrayValue):
     def __add__(self, other: Any) -> "LowRank":
         """The sum, of the rank of both together; nothing is truncated."""
         if not isinstance(other, LowRank):
-            return NotImplemented
+            return self._not_added(other)
         if self.shape != other.shape or self.dtype != other.dtype:
             raise ValueError(
                 f"Only matrices of one shape and dtype are added; got {self.shape} of {self.dtype} "
@@ -151,13 +153,20 @@ class LowRank(quax.ArrayValue):
 
     def __sub__(self, other: Any) -> "LowRank":
         """The difference, of the rank of both together."""
-        return self + -other if isinstance(other, LowRank) else NotImplemented
+        return self + -other if isinstance(other, LowRank) else self._not_added(other)
+
+    def _not_added(self, other: Any) -> Any:
+        if isinstance(other, Array | np.ndarray) and other.ndim:
+            raise TypeError(f"A `LowRank` and an array are not added: {_DENSE}")
+        return NotImplemented
+
+    __radd__ = __rsub__ = _not_added
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        raise TypeError(
-            "A `LowRank` is no array, and is not made one unasked: `factors.materialise()` is the "
-            "dense matrix."
-        )
+        raise TypeError(f"A `LowRank` is no array, and is not made one unasked: {_DENSE}")
+
+    def __array_function__(self, function: Any, *_: Any) -> Any:
+        raise TypeError(f"`numpy.{function.__name__}` takes arrays, and no `LowRank`: {_DENSE}")
 
     def _one(self) -> "LowRank":
         if self.ndim != 2:

@@ -63,10 +63,11 @@ class NuclearNormBall(AbstractMethod):
         check_no_bias(self, observed)
         factors, certificate = nuclear_norm_ball(
             observed.layer_inputs,
-            observed.target_outputs,
+            observed.exact_outputs,
             self.radius,
             rank=rank,
             resolution=resolution(observed.layer_inputs),
+            dtype=observed.dtype,
         )
         return Recovery(factors, None, certificate, self)
 
@@ -137,10 +138,11 @@ class WeightNuclearNormPenalty(AbstractMethod):
         check_no_bias(self, observed)
         fit = weight_nuclear_norm_penalty(
             observed.layer_inputs,
-            observed.target_outputs,
+            observed.exact_outputs,
             self.penalty,
             tolerance=self.tolerance,
             max_steps=self.max_steps,
+            dtype=observed.dtype,
         )
         return _recovery(self, observed, fit, rank)
 
@@ -167,10 +169,11 @@ class WeightNuclearNormBall(AbstractMethod):
         check_no_bias(self, observed)
         fit = weight_nuclear_norm_ball(
             observed.layer_inputs,
-            observed.target_outputs,
+            observed.exact_outputs,
             self.radius,
             tolerance=self.tolerance,
             max_steps=self.max_steps,
+            dtype=observed.dtype,
         )
         return _recovery(self, observed, fit, rank)
 

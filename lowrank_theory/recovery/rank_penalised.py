@@ -51,10 +51,11 @@ class RankPenalised(AbstractMethod):
         check_no_bias(self, observed)
         factors, certificate = rank_penalised(
             observed.layer_inputs,
-            observed.target_outputs,
+            observed.exact_outputs,
             self.penalty,
             rank=rank,
             resolution=resolution(observed.layer_inputs),
+            dtype=observed.dtype,
         )
         return Recovery(factors, None, certificate, self)
 

@@ -196,11 +196,12 @@ class OptimalShrinkage(AbstractMethod):
         check_no_bias(self, observed)
         factors, certificate = optimal_shrinkage(
             observed.layer_inputs,
-            observed.target_outputs,
+            observed.exact_outputs,
             self.noise_scale,
             shrinker=self.shrinker,
             rank=rank,
             resolution=resolution(observed.layer_inputs),
+            dtype=observed.dtype,
         )
         return Recovery(factors, None, certificate, self)
 

@@ -51,10 +51,11 @@ class SingularValueThreshold(AbstractMethod):
         check_no_bias(self, observed)
         factors, certificate = singular_value_threshold(
             observed.layer_inputs,
-            observed.target_outputs,
+            observed.exact_outputs,
             self.threshold,
             rank=rank,
             resolution=resolution(observed.layer_inputs),
+            dtype=observed.dtype,
         )
         return Recovery(factors, None, certificate, self)
 
