@@ -160,6 +160,26 @@ def test_says_what_is_wrong_with_the_factors(left, right, message):
         LowRank(left, right)
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda factors, dense: factors + dense,
+        lambda factors, dense: dense + factors,
+        lambda factors, dense: factors - dense,
+        lambda factors, dense: dense - factors,
+        lambda factors, _: np.sum(factors),
+        lambda factors, _: np.linalg.norm(factors),
+        lambda factors, dense: np.concatenate([factors, dense]),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_what_needs_the_matrix_says_how_to_get_it(operation, kind):
+    left, right = draw(1, (6, 2), (2, 5))
+    factors = LowRank(kind(left), kind(right))
+    with pytest.raises(TypeError, match=r"`factors\.materialise\(\)` is the dense matrix"):
+        operation(factors, factors.materialise())
+
+
 def test_a_stack_is_for_vmap():
     stack, _ = factors_and_dense(stack=(2,))
     x = jnp.ones(INPUTS)

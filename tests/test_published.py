@@ -1,6 +1,6 @@
 """The published recipes: by formula, as one map where they are one, and where they break."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ import lowrank_theory as lrt
 from lowrank_theory import Calibration, Observed
 from lowrank_theory.calibration import TriangularCalibration
 from lowrank_theory.problems import Layer
-from lowrank_theory.recovery import published
+from lowrank_theory.recovery import Certificate, published
 from lowrank_theory.theorems import price_of_ignoring_data
 from oracle import norm, svd, truncated
 from regimes import REGIMES, orthonormal
@@ -87,6 +87,21 @@ def error(z, x=X, w=W):
 
 def optimum(x=X, w=W):
     return norm(svd(x @ w)[1][RANK:])
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [r for r in RECIPES if not isinstance(r, published.ASVD)],
+    ids=lambda r: type(r).__name__,
+)
+def test_a_mean_beyond_the_rows_leaves_the_stated_error_true(recipe):
+    """The row of the means in a triangle grows with the number of rows, and with it its unit."""
+    x = X + 50.0
+    seen = TriangularCalibration.empty(x.shape[1]).update(x)
+    found = lrt.recover(Observed(weights=W, calibration=seen), rank=RANK, method=recipe)
+    z, certificate = np.asarray(found.factors.materialise()), cast(Certificate, found.certificate)
+    assert error(z, x) - optimum(x) <= float(certificate.excess_bound) * (1 + 1e-9)
+    assert float(certificate.excess_bound) <= error(z, x) - optimum(x) + 1e-9 * norm(x @ W)
 
 
 # --- by formula -----------------------------------------------------------------------------------

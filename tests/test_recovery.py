@@ -13,6 +13,10 @@ from hypothesis import given, settings
 import lowrank_theory as lrt
 from lowrank_theory import Calibration, Observed, strategies
 from lowrank_theory.recovery import (
+    NuclearNormBall,
+    OptimalShrinkage,
+    RankPenalised,
+    SingularValueThreshold,
     activation_weighted,
     activation_weighted_from_moments,
     singular_value_threshold,
@@ -217,6 +221,29 @@ def test_more_rank_never_hurts(method):
     slack = 1e-12 * norm(asked.outputs)
     assert errors[0] + slack >= errors[1]
     assert errors[1] + slack >= errors[2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        SingularValueThreshold(1.0),
+        NuclearNormBall(10.0),
+        RankPenalised(1.0),
+        OptimalShrinkage(noise_scale=0.1),
+        lrt.ActivationWeighted(),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_what_is_approximated_is_not_rounded_to_the_dtype_of_the_layer(method, dtype):
+    """The product of narrow numbers, in float64."""
+    case = REGIMES["more inputs than outputs"].draw(0)
+    x, w = (np.asarray(jnp.asarray(a, dtype)) for a in (case.activations, case.weights))
+    found = lrt.recover(lrt.Observed(weights=w, activations=x), 3, method)
+    wanted = norm(x.astype(np.float64) @ w.astype(np.float64))
+    assert found.factors.dtype == dtype
+    certificate: Any = found.certificate
+    assert float(certificate.target_norm) == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize(

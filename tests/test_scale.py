@@ -171,6 +171,16 @@ def test_units_count_subnormal_numbers(power):
             assert float(_scale.norm(numbers)) == pytest.approx(size, rel=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
+def test_units_of_narrow_numbers_are_those_of_the_same_numbers_in_float64(dtype):
+    narrow = np.asarray([3e-5, -7.0, 0.25], dtype)
+    with jax.enable_x64(True):
+        found, power = _scale.unit(jnp.asarray(narrow))
+        expected, same = _scale.unit(jnp.asarray(narrow.astype(np.float64)))
+        np.testing.assert_array_equal(found, expected)
+    assert int(power) == int(same) == 2
+
+
 @pytest.mark.parametrize("special", [0.0, np.nan, np.inf])
 def test_units_of_what_has_no_size(special):
     with jax.enable_x64(True):
