@@ -201,13 +201,15 @@ def _projected(
     unit = _quotient(inputs, lengths)
     rank = min(rows.inputs.shape[1] - seen.affine, unit.shape[2])  # of the centred rows, at most
     basis = 0 * unit
+    # Resolved inputs are all but orthogonal: what is left of one that is not new is rounding.
+    dependent = _DEPENDENT if decimals else 1e-3 if precise else 0
     for column in range(rank):  # the one that is furthest from the span so far
         left = unit - basis @ (basis.swapaxes(1, 2) @ unit)
         furthest = np.argmax(np.sum(left**2, axis=1), axis=1)[:, None, None]
         left = np.take_along_axis(left, furthest, axis=2)
         left = left - basis @ (basis.swapaxes(1, 2) @ left)
         length = norm(left)[:, None, None]
-        length = np.where(length > (_DEPENDENT if decimals else 0), length, 0 * length)
+        length = np.where(length > dependent, length, 0 * length)
         basis[:, :, column : column + 1] = _quotient(left, length)
     coordinates = basis.swapaxes(1, 2) @ outputs
     missing = norm(outputs - basis @ coordinates)

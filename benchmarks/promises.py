@@ -82,7 +82,7 @@ class Route:
     """What is observed, by which method it is recovered, and what that is said to minimise.
 
     The objective is one of `OBJECTIVES`. Where the method depends on the numbers of a layer, all
-    layers go alone.
+    layers go alone. A triangle keeps in float64 what it has seen, whatever the dtype of the rows.
     """
 
     observe: Callable[[Stored], dict[str, Any]]
@@ -90,6 +90,7 @@ class Route:
     objective: str = "outputs"
     sweep: bool = False
     alone: bool = False
+    in_float64: bool = False
 
     def recover(self, layer: Stored, rank: int, affine: bool) -> Any:
         bias = {"bias": layer["bias"]} if affine else {}
@@ -130,7 +131,9 @@ def routes() -> dict[str, Route]:
     found |= {
         "compressed rows": Route(_compressed_rows, same(best), "compressed"),
         "compressed moments": Route(_compressed_moments, same(best), "compressed"),
-        "compressed triangle": Route(_compressed_triangle, same(best), "compressed"),
+        "compressed triangle": Route(
+            _compressed_triangle, same(best), "compressed", in_float64=True
+        ),
         "given outputs": Route(_outputs, same(best), "given"),
         "given outputs, compressed": Route(_outputs_compressed, same(best), "given, compressed"),
     }
@@ -262,27 +265,32 @@ def judged(
 ) -> dict[str, np.ndarray]:
     """Which layers kept which word. `seen` and `best` are those of the layers returned.
 
-    - `right`: the true excess is within what a certificate promises, of the true optimum;
+    A promise is made beside the optimum over the directions of the inputs that their dtype can tell
+    from none, `resolved`; other directions are those of rounding.
+
+    - `right`: the true excess is within what a certificate promises;
     - `bound_violated`: it is above `excess_bound`, though `finite` was said;
     - `finite_wrong`: `finite` is not what the returned numbers are;
     - `error_off`: certified, but `optimal_error` is further off than a promise allows;
     - `undecided`: rounding of the judge itself could tip the scales, which then favours the judged;
-    - `beyond_dtype`: certified and wrong, but not beside the optimum over the directions of the
-      inputs that their dtype can tell from none, `resolved`.
+    - `beyond_dtype`: certified and right, but not beside the optimum over all directions, `best`.
     """
     bias = None if route.objective == "weights" else returned.bias
     error = _exact.error(seen, returned.left, returned.right, bias)
-    doubt = error.doubt + best.doubt
-    excess = error.value - best.value
+    known = best if resolved is None else resolved
     sketched = isinstance(route.method({"penalty": 0}), lrt.Randomized)
     share = (1 + EXCESS) ** 0.5 - 1 if sketched else returned.tolerance
-    allowed = np.maximum(share * best.value, NEGLIGIBLE * best.target)
-    stated = returned.optimal_error - (error.value if sketched else best.value)
+
+    def beside(optimum: _exact.Optimum) -> tuple[Any, Any, Any]:
+        allowed = np.maximum(share * optimum.value, NEGLIGIBLE * optimum.target)
+        return error.value - optimum.value, error.doubt + optimum.doubt, allowed
+
+    excess, doubt, allowed = beside(known)
+    of_all, doubt_of_all, allowed_of_all = beside(best)
+    stated = returned.optimal_error - (error.value if sketched else known.value)
     arrays = [each for each in (returned.left, returned.right, returned.bias) if each is not None]
     finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
     right = excess - doubt <= allowed
-    known = best if resolved is None else resolved
-    enough = np.maximum((1 + share) * known.value, known.value + NEGLIGIBLE * known.target)
     return {
         "certified": returned.certified,
         "right": right,
@@ -291,7 +299,7 @@ def judged(
         "finite_wrong": returned.finite != finite,
         "error_off": returned.certified & ~(np.abs(stated) <= allowed + doubt),
         "missed": right & ~returned.certified,
-        "beyond_dtype": returned.certified & ~right & (error.value - doubt <= enough),
+        "beyond_dtype": returned.certified & right & ~(of_all - doubt_of_all <= allowed_of_all),
         "undecided": right & (excess + doubt > allowed),
         "ratio": np.asarray(excess / np.maximum(allowed, 1e-300), np.float64),
     }
@@ -311,9 +319,7 @@ def measure(task: Task) -> list[dict[str, Any]]:
     """A row of counts for each route, of those in one program and of those that went alone."""
     _, _, _, rank, affine = GROUPS[task.group]
     layers = stack(list(task.cases), DTYPES[task.dtype])
-    truths: dict[str, tuple[_exact.Seen, _exact.Optimum, _exact.Optimum]] = {}
-    # Half precision counts as float32, or hardly a direction would be left.
-    resolution = min(float(jnp.finfo(DTYPES[each]).eps) for each in (task.dtype, "float32"))
+    truths: dict[tuple[str, bool], tuple[_exact.Seen, _exact.Optimum, _exact.Optimum]] = {}
     found = []
 
     def record(name: str, way: str, returned: Returned | None, refusals: list[str]) -> None:
@@ -325,12 +331,17 @@ def measure(task: Task) -> list[dict[str, Any]]:
         if returned is None:
             return
         route, lanes = routes()[name], returned.lanes
-        if route.objective not in truths:
+        key = route.objective, route.in_float64
+        if key not in truths:
+            # Half precision counts as float32, or hardly a direction would be left.
+            coarsest = "float64" if route.in_float64 else "float32"
+            dtypes = DTYPES[task.dtype], DTYPES[coarsest]
+            resolution = min(float(jnp.finfo(each).eps) for each in dtypes)
             seen = OBJECTIVES[route.objective](layers, affine)
             best = _exact.optimum(seen, rank)
             resolved = _exact.optimum(seen, rank, resolution=resolution)
-            truths[route.objective] = seen, best, resolved
-        seen, *optima = truths[route.objective]
+            truths[key] = seen, best, resolved
+        seen, *optima = truths[key]
         best, resolved = (_exact.part(each, lanes) for each in optima)
         said = judged(route, _exact.part(seen, lanes), best, returned, resolved)
         row["cases"] += len(lanes)

@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
@@ -339,13 +340,13 @@ class Setting(Described):
         """A random instance, in float64; with a JAX key also under `jit` and `vmap`.
 
         With a `numpy.random.Generator` for a key it is drawn with NumPy: of the same laws, though
-        other numbers, and without a compilation.
+        other numbers, and without a compilation. Raises `ValueError` if the numbers leave float64.
         """
         if isinstance(key, np.random.Generator):
-            return self.draw_parts(key=key).problem()
+            return _fitting(self.draw_parts(key=key).problem())
         key = check_key("key", key)
         with float64():
-            return _draw(self, key)
+            return _fitting(_draw(self, key))
 
     def draw_parts(self, *, key: Key) -> "Parts":
         """What is random of the same instance; call it inside `float64`."""
@@ -371,6 +372,18 @@ class Setting(Described):
         )
         original = None if isinstance(self.mismatch, Identical) else activations
         return Parts(truth, original, self.link, self.rank)
+
+
+def _fitting(problem: Problem) -> Problem:
+    """The same problem; what is at hand is finite."""
+    drawn = problem.truth.target_weights, problem.truth.noise, problem.observed.outputs
+    traced = any(isinstance(array, Tracer) for array in drawn)
+    if not traced and not all(np.isfinite(np.asarray(array)).all() for array in drawn):
+        raise ValueError(
+            "What was drawn does not fit into float64: the scales of `activations`, `target` and "
+            "`noise` together are too large. Make them smaller."
+        )
+    return problem
 
 
 @jit_by_size(lambda s, key: (s.samples + s.inputs) * (s.inputs + s.outputs))

@@ -381,3 +381,10 @@ def test_parts_of_a_draw_do_not_share_randomness():
     problem = arrays(setting.draw(key=KEY))
     rows, errors = problem.observed.activations, problem.truth.noise
     assert abs(np.corrcoef(rows.ravel(), errors.ravel())[0, 1]) <= 5 / math.sqrt(rows.size)
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), np.random.default_rng(0)])
+def test_numbers_beyond_float64_are_refused(key):
+    setting = lrt.Setting(9, 6, 5, 2, noise=lrt.Gaussian(1.7e308))
+    with pytest.raises(ValueError, match="`noise` together are too large"):
+        setting.draw(key=key)
