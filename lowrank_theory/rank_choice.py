@@ -26,8 +26,9 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     resolution,
 )
-from lowrank_theory._scale import at_scale_one, equilibrated, unit
+from lowrank_theory._scale import at_scale_one, unit
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._subspaces import resolved_columns
 from lowrank_theory.recovery.shrinkage import hard_threshold_constant, median_noise_unit
 
 _BISECTIONS = 60
@@ -124,10 +125,8 @@ def _spectrum(seen: tuple[Any, ...], resolution: float) -> tuple[Array, Array, A
         if bias is not None:
             layer_inputs = layer_inputs - jnp.mean(layer_inputs, axis=0)
             outputs = outputs - jnp.mean(outputs, axis=0)
-        alike, _ = equilibrated(after(outputs, layer_inputs))
-        basis, sizes, _ = jnp.linalg.svd(alike, full_matrices=False)
-        kept = sizes > relative_rank_cutoff(layer_inputs.shape, resolution) * sizes[0]
-        coordinates, q = matmul((basis * kept).T, outputs), jnp.sum(kept)
+        space = resolved_columns(after(outputs, layer_inputs), resolution)
+        coordinates, q = matmul(space.basis.T, outputs), jnp.sum(space.kept)
     values = jnp.linalg.svd(coordinates, compute_uv=False)
     cutoff = relative_rank_cutoff(coordinates.shape, resolution)
     values = jnp.where(values > cutoff * values[0], values, 0)

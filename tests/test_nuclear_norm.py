@@ -242,6 +242,19 @@ def test_the_gaps_are_those_of_their_formulas():
     np.testing.assert_allclose(fit.duality_gap, primal - dual, rtol=1e-9)
 
 
+@pytest.mark.parametrize("weak", [1e-15, 1e-17])
+def test_the_gap_counts_what_float64_does_not_resolve(weak):
+    """Outputs that only a column without weight beside the other can give."""
+    rows, outputs = np.diag([1.0, weak]), np.array([[0.0], [1.0]])
+    enough = 2 / weak  # weights that would fit all
+    fits = [
+        weight_nuclear_norm_ball(rows, outputs, enough),
+        weight_nuclear_norm_penalty(rows, outputs, 0.1 * weak),
+    ]
+    for fit, least in zip(fits, (0.0, 0.1 - 0.1**2 / 2), strict=True):
+        assert float(fit.objective) - float(fit.duality_gap) <= least * (1 + 1e-12)
+
+
 def test_a_price_above_the_gradient_at_zero_buys_nothing():
     rows, outputs = instance()
     price = float(np.linalg.norm(rows.T @ outputs, 2))

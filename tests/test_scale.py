@@ -111,6 +111,38 @@ def test_every_method_without_a_unit_of_its_own(name):
         same(one, lrt.recover(layer(a, w, seen=seen), RANK, make(a, w)), a, w)
 
 
+OF_OUTPUTS = {
+    "ActivationWeighted": lrt.ActivationWeighted(),
+    "SingularValueThreshold": lrt.SingularValueThreshold(0.7),
+    "RankPenalised": recoveries.RankPenalised(0.3),
+    "OptimalShrinkage": recoveries.OptimalShrinkage(),
+    "NuclearNormBall": recoveries.NuclearNormBall(2.0),
+    "NuclearNormRelu": lrt.NuclearNormRelu(4.0),
+    "CensoredLikelihood": recoveries.CensoredLikelihood(0.5, 4.0, 0.7),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", OF_OUTPUTS)
+def test_what_is_fitted_to_outputs_knows_no_units_of_single_inputs(name, dtype):
+    """Else the rank would be cut of directions that are weak beside an outlier channel."""
+    rows, outputs = ROWS.astype(dtype), np.maximum(OUTPUTS, 0).astype(dtype)
+    powers = np.array([40, 0, -3, 30, 25, -30])[:N]
+    one, other = (
+        lrt.recover(lrt.Observed(activations=seen, outputs=outputs), K, OF_OUTPUTS[name])
+        for seen in (rows, np.ldexp(rows, powers))
+    )
+    left = np.ldexp(np.asarray(other.factors.left, float), powers[:, None])
+    product = left @ np.asarray(other.factors.right, float)
+    wanted = np.asarray(one.factors.left, float) @ np.asarray(one.factors.right, float)
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(product, wanted, atol=1e4 * eps * np.abs(wanted).max())
+    assert bool(one.certificate.certified) or dtype == "float32"
+    if isinstance(one.certificate, recoveries.Certificate):
+        assert isinstance(other.certificate, recoveries.Certificate)
+        assert other.certificate.optimal_error == pytest.approx(one.certificate.optimal_error)
+
+
 @pytest.mark.parametrize("seen", ["rows", "triangle"])
 def test_float32_down_to_its_subnormal_numbers(seen):
     method = lrt.ActivationWeighted()

@@ -12,13 +12,15 @@ has no derivative.
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._scale import equilibrated, times_power
 
 
 def all_right_vectors(
@@ -133,6 +135,39 @@ def _(cutoff: float, primals: tuple[Array], tangents: tuple[Array]):
     moved = matmul(inverse, inverse.T, outside) + matmul(beside, inverse.T, inverse)
     moved = moved - matmul(inverse, change, inverse)
     return (inverse, left_out), (moved, jnp.zeros_like(left_out))
+
+
+class Columns(eqx.Module):
+    r"""The columns of $\tilde X$ as far as its entries tell them from none: singular vectors and
+    values of $A = \tilde XD^{-1}$, whose columns are alike in size by the `powers` of two in D.
+    """
+
+    left: Float[Array, "samples width"]
+    values: Float[Array, " width"]
+    right: Float[Array, "width inputs"]
+    kept: Bool[Array, " width"]
+    powers: Int[Array, " inputs"]
+
+    @property
+    def basis(self) -> Float[Array, "samples width"]:
+        """Orthonormal columns, masked by zeros and not sliced: any rank has one shape."""
+        return jnp.where(self.kept, self.left, 0)
+
+    def weights(
+        self, coordinates: Float[Array, "width outputs"], power: Int[Array, ""] | int = 0
+    ) -> Float[Array, "inputs outputs"]:
+        r"""The Z with $\tilde XZ = 2^p$ basis T whose $DZ$ is smallest."""
+        values = jnp.where(self.kept, self.values, 0)[:, None]
+        inverse = matmul(self.right.T, safe_divide(coordinates, values))
+        return times_power(inverse, power - self.powers[:, None])
+
+
+def resolved_columns(layer_inputs: Float[Array, "samples inputs"], resolution: float) -> Columns:
+    """The columns of inputs that were stored with this machine epsilon."""
+    alike, powers = equilibrated(layer_inputs)
+    left, values, right = jnp.linalg.svd(alike, full_matrices=False)
+    kept = values > relative_rank_cutoff(alike.shape, resolution) * values[0]
+    return Columns(left, values, right, kept, powers)
 
 
 def _shrinkage(energies: Array, threshold: Array) -> tuple[Array, Array]:

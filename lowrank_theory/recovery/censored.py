@@ -29,7 +29,6 @@ from lowrank_theory._numerics import (
     check_same,
     in_float64,
     matmul,
-    relative_rank_cutoff,
     resolution,
     safe_divide,
     safe_sqrt,
@@ -44,7 +43,7 @@ from lowrank_theory.recovery._recover import (
     check_no_bias,
     is_finite,
 )
-from lowrank_theory.recovery._subspaces import leading_right_vectors
+from lowrank_theory.recovery._subspaces import Columns, leading_right_vectors, resolved_columns
 
 _FAR = 5.0  # from here on the continued fraction has converged ...
 _TERMS = 24  # ... after so many terms
@@ -159,7 +158,8 @@ class CensoredLikelihood(AbstractMethod):
 class CensoredFit(InFloat64):
     r"""A point $F$ of the box, and how far from the minimum it can be; see `censored_likelihood`.
 
-    `weights` is $\tilde X^+F$, the smallest of the matrices that produce the `preactivations` $F$.
+    `weights` produce the `preactivations` $F$, and are the smallest that do where the columns of
+    $\tilde X$ are scaled alike.
     `objective` is $f(F) + \lambda\lVert F\rVert_*$, which exceeds its minimum by at most
     `duality_gap`. `converged` says that the gap is within the tolerance asked for. Numbers are
     float64, and about the `preactivations` as they are stored, in the dtype of the data.
@@ -275,11 +275,15 @@ def _scalar(name: str, value: Any, *, zero: bool = False) -> Any:
 class _Scaled(eqx.Module):
     """The problem in units of the noise; NaN throughout for numbers that make no sense."""
 
-    basis: Float[Array, "samples width"]
-    inverse: Float[Array, "inputs width"]
+    space: Columns
     outputs: Float[Array, "samples outputs"]
     box: Float[Array, ""]
     penalty: Float[Array, ""]
+
+    @property
+    def basis(self) -> Float[Array, "samples width"]:
+        """Of the columns."""
+        return self.space.basis
 
     @property
     def origin(self) -> Float[Array, "width outputs"]:
@@ -321,12 +325,8 @@ def _scaled(
     activations, outputs, noise_scale = (
         jnp.where(sound, a, jnp.nan) for a in (activations, outputs, noise_scale)
     )
-    left, values, right = jnp.linalg.svd(activations, full_matrices=False)
-    negligible = values <= relative_rank_cutoff(activations.shape, eps) * values[0]
-    basis = jnp.where(negligible, 0, left)  # masked, not sliced: any rank, one shape
-    inverse = safe_divide(right.T, jnp.where(negligible, 0, values))
     outputs, box, weight = (n / noise_scale for n in (outputs, bound, penalty))
-    return _Scaled(basis, inverse, outputs, box, weight)
+    return _Scaled(resolved_columns(activations, eps), outputs, box, weight)
 
 
 @in_float64
@@ -389,7 +389,7 @@ def _solve(
         noise_scale * tolerance * box,
         jnp.asarray(jnp.inf),
     )
-    weights = (noise_scale * matmul(scaled.inverse, coordinates)).astype(dtype)
+    weights = scaled.space.weights(noise_scale * coordinates).astype(dtype)
     stored = (noise_scale * point).astype(dtype)
     moved = noise_scale * norm(widened(stored) / noise_scale - point)
     reached = reached.after(moved, jnp.zeros(()))
@@ -434,4 +434,4 @@ def _search(
     start = scaled.origin
     state = (matmul(basis, start), start, jnp.asarray(jnp.inf))
     _, best, _ = jax.lax.fori_loop(0, steps, advance, state)
-    return noise_scale * matmul(scaled.inverse, best)
+    return scaled.space.weights(noise_scale * best)

@@ -39,6 +39,7 @@ from lowrank_theory.recovery._recover import (
     Recovery,
     check_no_bias,
 )
+from lowrank_theory.recovery._subspaces import resolved_columns
 from lowrank_theory.recovery.singular_value_threshold import singular_value_threshold
 
 
@@ -88,8 +89,7 @@ def nuclear_norm_ball(
     Works under `jit`, `vmap` and `grad`, where that does.
     """
     layer_inputs = after(outputs, layer_inputs)
-    left, values, _ = jnp.linalg.svd(layer_inputs, full_matrices=False)
-    basis = left * (values > relative_rank_cutoff(layer_inputs.shape, resolution) * values[0])
+    basis = resolved_columns(layer_inputs, resolution).basis
     attainable = jnp.linalg.svd(matmul(basis.T, outputs), compute_uv=False)
     return singular_value_threshold(
         after(attainable, layer_inputs),
@@ -221,6 +221,8 @@ def weight_nuclear_norm_penalty(
     outputs, power = unit(outputs)
     problem = _in_coordinates(layer_inputs, outputs)
     threshold = at_scale_one(safe_divide(jnp.asarray(penalty), problem.largest), power)
+    missed, slope = problem.missed(threshold / 2)
+    room = threshold - slope
 
     def proximal(matrix: Array) -> tuple[Array, Array]:
         return _lowered(matrix, lambda _: threshold)
@@ -228,9 +230,9 @@ def weight_nuclear_norm_penalty(
     def gap(point: Array, nuclear: Array) -> Array:
         residual = problem.residual(point)
         slope_norm = _operator_norm(problem.values * residual)
-        scale = jnp.where(slope_norm > threshold, safe_divide(threshold, slope_norm), 1)
+        scale = jnp.where(slope_norm > room, safe_divide(room, slope_norm), 1)
         energy, fitted = jnp.sum(residual**2), jnp.sum(residual * problem.target)
-        return (1 + scale**2) * energy / 2 + threshold * nuclear - scale * fitted
+        return (1 + scale**2) * energy / 2 + threshold * nuclear - scale * fitted + missed
 
     origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
     allowed = tolerance * jnp.sum(problem.target**2) / 2
@@ -266,16 +268,17 @@ def weight_nuclear_norm_ball(
     outputs, power = unit(outputs)
     problem = _in_coordinates(layer_inputs, outputs)
     scaled_radius = at_scale_one(radius * problem.largest, power)
+    missed = jnp.minimum(scaled_radius * problem.weak, problem.hidden)
 
     def proximal(matrix: Array) -> tuple[Array, Array]:
         return _lowered(matrix, lambda values: ball_threshold(values, scaled_radius))
 
     def gap(point: Array, _: Array) -> Array:
         slope = -problem.values * problem.residual(point)
-        return jnp.sum(slope * point) + scaled_radius * _operator_norm(slope)
+        return jnp.sum(slope * point) + scaled_radius * _operator_norm(slope) + missed
 
     origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
-    allowed = tolerance * origin
+    allowed = tolerance * (origin - missed)
     point, _, reached, steps = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
     objective = problem.objective(point)
     leeway = tolerance * radius
@@ -329,7 +332,9 @@ class _Coordinates(eqx.Module):
 
     Unknown is $T = s_1V^\top Z$, with the nuclear norm of $s_1Z$. `values` are the $s_i/s_1$ in a
     column, zero where they are negligible, so that the gradient is 1-Lipschitz; `target` is
-    $U^\top Y$, and `unattainable` the rest of $\tfrac12\lVert Y\rVert_F^2$.
+    $U^\top Y$, and `unattainable` the rest of $\tfrac12\lVert Y\rVert_F^2$. In directions that
+    are negligible there are `hidden` $= \tfrac12\lVert Y'\rVert_F^2$ of it, of which a point can
+    reach at most `weak` $\lVert T\rVert_*$.
     """
 
     values: Float[Array, "count 1"]
@@ -337,6 +342,18 @@ class _Coordinates(eqx.Module):
     right: Float[Array, "count inputs"]
     target: Float[Array, "count outputs"]
     unattainable: Float[Array, ""]
+    hidden: Float[Array, ""]
+    weak: Float[Array, ""]
+
+    def missed(self, price: Array) -> tuple[Array, Array]:
+        r"""An (m, p) such that $\tfrac12\lVert Y' - A'T\rVert_F^2 + p\lVert T\rVert_* \ge
+        \tfrac12\lVert Y'\rVert_F^2 - m$ for every T, with p at most the price: the least m.
+
+        The left side is at least $(c - \tfrac12c^2)\lVert Y'\rVert_F^2 + (p - cw)\lVert
+        T\rVert_*$ for every c.
+        """
+        part = jnp.where(self.weak > price, safe_divide(price, self.weak), 1)
+        return (1 - part) ** 2 * self.hidden, part * self.weak
 
     def residual(self, point: Float[Array, "count outputs"]) -> Float[Array, "count outputs"]:
         return self.target - self.values * point
@@ -352,15 +369,19 @@ def _in_coordinates(
     layer_inputs: Float[Array, "samples inputs"], outputs: Float[Array, "samples outputs"]
 ) -> _Coordinates:
     left, values, right = jnp.linalg.svd(layer_inputs, full_matrices=False)
-    kept = values > relative_rank_cutoff(layer_inputs.shape) * values[0]
+    values, largest = safe_divide(values, values[0]), values[0]
+    kept = values > relative_rank_cutoff(layer_inputs.shape)
     basis = left * kept
+    others = matmul((left * ~kept).T, outputs)
     target = matmul(basis.T, outputs)
     return _Coordinates(
-        values=jnp.where(kept, safe_divide(values, values[0]), 0)[:, None],
-        largest=values[0],
+        values=jnp.where(kept, values, 0)[:, None],
+        largest=largest,
         right=right,
         target=target,
         unattainable=jnp.sum((outputs - matmul(basis, target)) ** 2) / 2,
+        hidden=jnp.sum(others**2) / 2,
+        weak=jnp.max(jnp.where(kept, 0, values)) * safe_sqrt(jnp.sum(others**2)),
     )
 
 

@@ -23,9 +23,7 @@ from lowrank_theory._numerics import (
     check_same,
     in_float64,
     matmul,
-    relative_rank_cutoff,
     resolution,
-    safe_divide,
     safe_sqrt,
     settle,
 )
@@ -38,6 +36,7 @@ from lowrank_theory.recovery._recover import (
     check_no_bias,
     is_finite,
 )
+from lowrank_theory.recovery._subspaces import resolved_columns
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
 
@@ -81,9 +80,10 @@ class NuclearNormRelu(AbstractMethod):
 class NuclearNormFit(InFloat64):
     r"""A point $F$ of the ball, and how far from the minimum it can be; see `nuclear_norm_relu`.
 
-    `weights` is $\tilde X^+ F$, the smallest of the matrices that produce the `preactivations` $F$;
-    what the layer is fitted to give is $\rho(F)$. `objective` is $f(F)$, and `duality_gap` bounds
-    $f(F) - \min f$. `converged` says that the gap is within the tolerance asked for.
+    `weights` produce the `preactivations` $F$, and are the smallest that do where the columns of
+    $\tilde X$ are scaled alike by powers of two; what the layer is fitted to give is $\rho(F)$.
+    `objective` is $f(F)$, and `duality_gap` bounds $f(F) - \min f$. `converged` says that the gap
+    is within the tolerance asked for.
     """
 
     weights: Float[Array, "inputs outputs"]
@@ -185,13 +185,11 @@ def _solve(
     sound = is_finite(activations, outputs, radius) & (radius >= 0)
     # LAPACK's SVD answers NaN with NaN, but never returns from an infinity.
     activations, outputs = (jnp.where(sound, a, jnp.nan) for a in (activations, outputs))
-    activations, inputs_power = unit(activations)
     outputs, power = unit(outputs)
     radius = at_scale_one(radius, power)
 
-    left, values, right = jnp.linalg.svd(activations, full_matrices=False)
-    negligible = values <= relative_rank_cutoff(activations.shape, resolution) * values[0]
-    basis = jnp.where(negligible, 0, left)  # masked, not sliced: any rank, one shape
+    space = resolved_columns(activations, resolution)
+    basis = space.basis
     target = matmul(basis.T, outputs)
 
     def gradient(point: Float[Array, "rank outputs"]) -> Float[Array, "rank outputs"]:
@@ -222,7 +220,6 @@ def _solve(
     slope = gradient(point)
     gap = jnp.sum(slope * point) + radius * jnp.linalg.svd(slope, compute_uv=False)[0]
     preactivations = matmul(basis, point)
-    weights = matmul(right.T, safe_divide(point, jnp.where(negligible, 0, values)[:, None]))
     steepness = safe_sqrt(jnp.sum((jax.nn.relu(preactivations) - outputs) ** 2))
     reached = Reached(
         times_power(gap, 2 * power),
@@ -234,7 +231,7 @@ def _solve(
         jnp.asarray(jnp.inf),
     )
     objective = jnp.sum(jax.nn.relu(preactivations) ** 2 / 2 - outputs * preactivations)
-    weights = times_power(weights, power - inputs_power).astype(dtype)
+    weights = space.weights(point, power).astype(dtype)
     stored = times_power(preactivations, power).astype(dtype)
     moved = norm(at_scale_one(widened(stored), power) - preactivations)
     reached = reached.after(times_power(moved, power), jnp.zeros(()))
