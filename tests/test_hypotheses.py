@@ -382,8 +382,8 @@ def laws(theorem: str, where: str) -> list[str]:
                 continue
             try:
                 found = judged(name, instance)
-            except ValueError as error:  # what the statement needs is not there, and it says what
-                said = "This statement" in str(error) or "must" in str(error)
+            except ValueError as error:  # what the statement needs is not there, and it says so
+                said = any(word in str(error) for word in ("This statement", "must", "give `"))
                 found = None if said else str(error)
             if found is not None:
                 wrong.append(f"{name} on {kind}, {where}: {found}")
