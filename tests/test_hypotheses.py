@@ -338,23 +338,21 @@ def test_norms_leave_float64_only_where_they_must(power):
 
 # --- laws over all statements --------------------------------------------------------------------
 
-SLOW_IN_STEPS = (
-    "relu_noise",
-    "held_out",
-)  # loops of many steps
 
-
-def judged(name: str, instance: Any) -> str | None:
-    """What is wrong with the statement on this instance, if anything is."""
+def judged(name: str, instance: Any, *, far: bool) -> str | None:
+    """What is wrong with the statement on this instance, if anything is. Of numbers that are `far`
+    from one it may say nothing.
+    """
     statement = STATEMENTS[name]
     direction = statement.kind.direction
-    with jax.disable_jit(disable=not name.startswith(SLOW_IN_STEPS)):
-        bound = statement.bound(instance, failure_probability=DELTA)
-        outside = -math.inf if direction is Direction.LOWER else math.inf
-        value = number(bound.value)
-        if not bool(bound.holds):
-            return None if value == outside else f"{value} outside its hypotheses"
-        realised, value, allowance = sides(name, instance)
+    bound = statement.bound(instance, failure_probability=DELTA)
+    outside = -math.inf if direction is Direction.LOWER else math.inf
+    value = number(bound.value)
+    if not bool(bound.holds):
+        return None if value == outside else f"{value} outside its hypotheses"
+    if value == outside:  # as where squares leave float64
+        return None if far else "nothing is said"
+    realised, value, allowance = sides(name, instance)
     if math.isnan(value) or math.isnan(realised) or math.isnan(allowance):
         return f"not a number: {realised}, {value}, {allowance}"
     if direction is Direction.UPPER and value < 0:
@@ -381,7 +379,7 @@ def laws(theorem: str, where: str) -> list[str]:
             if not name.startswith(f"{theorem}.") or not answers(name, instance):
                 continue
             try:
-                found = judged(name, instance)
+                found = judged(name, instance, far="times 2^" in where)
             except ValueError as error:  # what the statement needs is not there, and it says so
                 said = any(word in str(error) for word in ("This statement", "must", "give `"))
                 found = None if said else str(error)
@@ -391,7 +389,7 @@ def laws(theorem: str, where: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", hostile())
 @pytest.mark.parametrize("theorem", dict.fromkeys(name.split(".")[0] for name in STATEMENTS))
-def test_no_statement_is_false_or_nothing_at_the_edge(theorem, where):
-    assert laws(theorem, where) == []
+def test_no_statement_is_false_or_nothing_at_the_edge(theorem):
+    """Layers of one shape share their programs: all of a theorem in one test."""
+    assert [wrong for where in hostile() for wrong in laws(theorem, where)] == []
