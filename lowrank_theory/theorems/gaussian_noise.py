@@ -314,10 +314,11 @@ class Inverse(AbstractAboveNoise):
         return jnp.sum(jnp.where(counted, estimate.values, jnp.inf) ** -2.0)
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        r"""$\lVert(PE)^+\rVert_F^2$ times the condition number of $PE$."""
+        r"""$\lVert(PE)^+\rVert_F^2$ times the condition number of $PE$; infinite where it is."""
         spectrum = _attainable(instance)
         least = jnp.where(spectrum.least > 0, spectrum.least, 1)
-        return self.loss(instance, spectrum) * spectrum.values[0] / least
+        size = self.loss(instance, spectrum) * spectrum.values[0] / least
+        return jnp.where(spectrum.least > 0, size, jnp.inf)
 
 
 def _expressible(problem: Problem) -> Hypothesis:
