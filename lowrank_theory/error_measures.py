@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import float_dtype, in_float64, matmul
 from lowrank_theory._scale import norm, times_power, unit
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed, Truth
-from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import Recovery
 
 Term = tuple[Any, ...]  # matrices to be multiplied

@@ -32,9 +32,9 @@ from fuzz_draws import (
 )
 from fuzz_oracle import Lie, exact
 from lowrank_theory import generators, rank_choice, recovery
+from lowrank_theory.approximations import Affine
 from lowrank_theory.certification import unit_losses
 from lowrank_theory.networks import (
-    AffineLowRank,
     Bytes,
     LayerError,
     MultiplyAdds,
@@ -412,10 +412,11 @@ def check_network(
         numbers += sum(each.size for each in jax.tree.leaves(leaf))
         if layer.rank is None or path not in seen or name == "tied":
             continue
-        w, factors = exact(parameters[path[2:-2]]), leaf
+        w = exact(parameters[path[2:-2]])
+        factors: Any = leaf
         shift = np.zeros(w.shape[1])
-        if isinstance(leaf, AffineLowRank):
-            factors, shift = leaf.factors, leaf.shift
+        if isinstance(leaf, Affine):
+            factors, shift = leaf.approximation, leaf.shift
         z = exact(factors.left) @ exact(factors.right)
         x, off = seen[path], exact(shift)
         if isinstance(method, lrt.TruncatedSVD):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.networks._views import MatrixView
-from lowrank_theory.recovery._low_rank import LowRank
 
 SAMPLES, INPUTS, OUTPUTS = 5, 6, 11  # no axis or product of a model is as large as INPUTS * OUTPUTS
 

@@ -291,7 +291,7 @@ def test_a_loop_is_compressed_in_sequence():
     batches = [rows(50, 80, 12)]
     target = RankRule(lambda _: 4)
     compressed = compress(function, parameters, batches, target, sequential=True)
-    assert compressed.parameters["loop"].factors.shape == (3, 12, 12)
+    assert compressed.parameters["loop"].approximation.shape == (3, 12, 12)
     network = Network(function, parameters, batches)
     dense, other = run(network), run(network, compressed)
     measured = np.linalg.norm(dense - other) / np.linalg.norm(dense)

@@ -12,12 +12,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save
 
+from approximations import KINDS
+from lowrank_theory.approximations import Affine
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks import _compressed_file
 from lowrank_theory.networks._compressed_file import load_compressed
 from lowrank_theory.networks.compress import Compressed, CompressedLayer, Parameters, compress
 from lowrank_theory.networks.observe import observe
-from lowrank_theory.networks.replace import AffineLowRank, replace
+from lowrank_theory.networks.replace import replace
 from models import MODELS, factors_of, normal
 
 pytestmark = pytest.mark.thinned(4)
@@ -36,7 +38,7 @@ def by_hand(function, parameters, batch) -> Compressed:
         factors[path] = given = factors_of(view, k)
         if k % 2 == 0:
             shift = normal(k, *given.shape[:-2], given.shape[-1])
-            factors[path] = AffineLowRank(given, shift)
+            factors[path] = Affine(given, shift)
     run, smaller = replace(function, parameters, factors)
     return Compressed(run, smaller, layers, {"method": "by hand", "numbers": [1, 0.1, None]})
 
@@ -155,6 +157,36 @@ def test_a_network_that_was_compressed(tmp_path):
     assert repr(loaded) == repr(compressed)
 
 
+def test_a_file_of_the_first_version_is_loaded():
+    """It was written when factors and shifts were all that there was."""
+    function, parameters, batch = mixed()
+    expected = by_hand(function, parameters, batch)
+    path = Path(__file__).parent / "compressed_version_1.safetensors"
+    loaded = load_compressed(path, function, parameters)
+    same(loaded.parameters, expected.parameters)
+    assert loaded.layers == expected.layers
+    assert loaded.provenance == expected.provenance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_loaded_bit_for_bit(kind, tmp_path):
+    """And the file is as large as its storage says, beside the header."""
+    given = jax.tree.map(jnp.asarray, KINDS[kind](np.random.default_rng(0), (2,), 6, 5))
+    weights = {"w": normal(0, 2, 6, 5)}
+
+    def function(p, x):
+        return jnp.einsum("si,kio->kso", x, p["w"])
+
+    view = observe(function, weights, [BATCH]).views["['w']"]
+    run, smaller = replace(function, weights, {"['w']": given})
+    layers = {"['w']": CompressedLayer(view, 2, "", 0.1, True, 1, 2, 3, 4)}
+    Compressed(run, smaller, layers, {}).save(tmp_path / "file")
+    loaded = load_compressed(tmp_path / "file", function, weights)
+    same(loaded.parameters, smaller)
+    content = (tmp_path / "file").read_bytes()
+    assert len(content) - 8 - int.from_bytes(content[:8], "little") == given.storage.bytes
+
+
 def test_what_was_trained_is_loaded(tmp_path):
     compressed = by_hand(small, SMALL, BATCH)
     trained = jax.tree.map(lambda leaf: leaf / 3, compressed.parameters)
@@ -166,7 +198,13 @@ def test_any_reader_of_safetensors_finds_the_arrays(tmp_path):
     compressed = by_hand(small, SMALL, BATCH)
     compressed.save(tmp_path / "file")
     arrays = load_file(tmp_path / "file")
-    names = {"['a'].factors.left", "['a'].factors.right", "['a'].shift", "['b']", "['c']"}
+    names = {
+        "['a'].approximation.left",
+        "['a'].approximation.right",
+        "['a'].shift",
+        "['b']",
+        "['c']",
+    }
     assert set(arrays) == names
     np.testing.assert_array_equal(arrays["['a'].shift"], compressed.parameters["a"].shift)
 
@@ -270,9 +308,10 @@ def test_a_whole_file_with_gaps_is_refused(entries, tmp_path):
 def test_no_file_and_a_newer_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file '.*absent' of a compressed network"):
         load_compressed(tmp_path / "absent", small, SMALL)
-    newer = {"format": "lowrank_theory.compressed", "version": 2}
+    newer = {"format": "lowrank_theory.compressed", "version": 3}
     (tmp_path / "newer").write_bytes(save({}, {"compressed": json.dumps(newer)}))
-    with pytest.raises(ValueError, match=r"has version 2; this library reads version 1\. Update"):
+    message = r"has version 3; this library reads versions 1 to 2\. Update"
+    with pytest.raises(ValueError, match=message):
         load_compressed(tmp_path / "newer", small, SMALL)
 
 

@@ -1,6 +1,7 @@
 """Laws of the errors of compressed networks on held-out units, against networks by hand."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
+from lowrank_theory.approximations import Affine, LowRank
 from lowrank_theory.networks.compress import Compressed, CompressedLayer
 from lowrank_theory.networks.held_out import output_errors, unit_errors
 from lowrank_theory.networks.observe import survey
-from lowrank_theory.networks.replace import AffineLowRank, replace
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.networks.replace import replace
 from models import normal
 
 LENGTH, CHANNELS, WIDTH, CLASSES = 6, 4, 5, 3
@@ -43,8 +44,8 @@ def truncated(weights: np.ndarray) -> LowRank:
 
 
 FACTORS = {
-    KERNEL: AffineLowRank(truncated(PARAMETERS["kernel"].reshape(-1, WIDTH)), normal(5, WIDTH) / 9),
-    STACK: AffineLowRank(truncated(PARAMETERS["stack"]), normal(6, 2, WIDTH) / 9),
+    KERNEL: Affine(truncated(PARAMETERS["kernel"].reshape(-1, WIDTH)), normal(5, WIDTH) / 9),
+    STACK: Affine(truncated(PARAMETERS["stack"]), normal(6, 2, WIDTH) / 9),
     HEAD: truncated(PARAMETERS["head"]),
 }
 
@@ -80,11 +81,9 @@ def met(unit):
 def matrices(path):
     """Weights, product of the factors and shift of each slice."""
     given = FACTORS[path]
-    factors = given.factors if isinstance(given, AffineLowRank) else given
+    factors: Any = given.approximation if isinstance(given, Affine) else given
     product = np.asarray(factors.left, float) @ np.asarray(factors.right, float)
-    shift = (
-        np.asarray(given.shift, float) if isinstance(given, AffineLowRank) else np.zeros(CLASSES)
-    )
+    shift = np.asarray(given.shift, float) if isinstance(given, Affine) else np.zeros(CLASSES)
     if path == STACK:
         return list(zip(np.asarray(PARAMETERS["stack"], float), product, shift, strict=True))
     return [(np.asarray(PARAMETERS[path[2:-2]], float).reshape(product.shape), product, shift)]

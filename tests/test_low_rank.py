@@ -11,7 +11,7 @@ import quax
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.approximations import LowRank
 
 pytestmark = pytest.mark.thinned(4)
 

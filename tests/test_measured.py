@@ -151,7 +151,7 @@ def layers_of(compressed, parameters, x):
             given = replaced if compressed.provenance["sequential"] else original
             results = given @ exactly(layer["w"])
             if said.rank is not None:
-                factors = stored.factors
+                factors = stored.approximation
                 assert factors.dtype == stored.dtype == layer["w"].dtype
                 results = given @ exactly(factors.left) @ exactly(factors.right)
                 results = results + exactly(stored.shift)

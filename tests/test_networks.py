@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.networks import (
     Perceptron,
     digits,
@@ -22,7 +23,6 @@ from lowrank_theory.networks import (
     mnist_data,
     mnist_network,
 )
-from lowrank_theory.recovery._low_rank import LowRank
 
 WIDTHS = (5, 4, 3, 2)
 

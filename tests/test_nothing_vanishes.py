@@ -152,7 +152,7 @@ def tied(mix):
 def test_one_array_stays_one_and_is_counted_once(tmp_path):
     parameters = tied((10, 12))
     compressed = compress(siamese, parameters, [X], Parameters(0.6))
-    first, second = (compressed.parameters[name].factors for name in "ab")
+    first, second = (compressed.parameters[name].approximation for name in "ab")
     assert first.left is second.left and first.right is second.right
     assert numbers(compressed.parameters) == compressed.parameter_count <= 0.6 * numbers(parameters)
     assert compressed.dense_parameter_count == numbers(parameters)

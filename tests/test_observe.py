@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.networks.observe import observe
 from lowrank_theory.networks.replace import replace
-from lowrank_theory.recovery._low_rank import LowRank
 from models import MODELS, OUTPUTS, ROUTES, SAMPLES, normal
 
 pytestmark = pytest.mark.thinned(4)

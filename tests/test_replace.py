@@ -13,9 +13,10 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from approximations import KINDS, MATRICES
+from lowrank_theory.approximations import AbstractApproximation, Affine, LowRank
 from lowrank_theory.networks.observe import observe
-from lowrank_theory.networks.replace import AffineLowRank, replace
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.networks.replace import replace
 from models import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, factors_of, normal
 
 pytestmark = pytest.mark.thinned(4)
@@ -107,9 +108,91 @@ def test_equals_the_function_of_the_products_and_so_does_its_gradient(name):
 def named(tree):
     """The leaves of a tree by path, factors taken for leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(
-        tree, lambda leaf: isinstance(leaf, LowRank | AffineLowRank)
+        tree, lambda leaf: isinstance(leaf, AbstractApproximation)
     )
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+@functools.cache
+def views_of(name):
+    model = MODELS[name]()
+    return model, observe(model.function, model.parameters, [model.batch]).views
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", MATRICES)
+def test_every_kind_of_matrix_takes_every_route(kind, name):
+    (model, views), random = views_of(name), np.random.default_rng(0)
+    given = {}
+    for path, view in views.items():
+        *stack, inputs, outputs = view.matrix_shape
+        given[path] = KINDS[kind](random, tuple(stack), inputs, outputs)
+
+    def dense(path, leaf):
+        found = given.get(jax.tree_util.keystr(path))
+        if found is None:
+            return leaf
+        view = views[jax.tree_util.keystr(path)]
+        return jnp.asarray(view.leaf(np.asarray(found.materialise())))
+
+    function, smaller = replace(model.function, model.parameters, given)
+    actual = jax.jit(function)(smaller, model.batch)
+    desired = model.function(jax.tree_util.tree_map_with_path(dense, model.parameters), model.batch)
+    rounded = "half precision"  # where a matrix is rounded part by part
+    assert_close([actual.pop(rounded, ())], [desired.pop(rounded, ())], 2**18)
+    assert_close(actual, desired, 1000)
+
+
+TABLE_ROUTES = {
+    "matmul": (lambda w, x: x @ w, lambda w: w),
+    "stored transposed": (lambda w, x: x @ w.T, lambda w: w.T),
+    "vmap": (lambda w, x: jax.vmap(lambda row: w @ row)(x), lambda w: w.T),
+    "loop": (lambda w, x: lax.map(lambda row: row @ w, x), lambda w: w),
+    "einsum": (lambda w, x: jnp.einsum("oi,si->os", w, x).T, lambda w: w.T),
+    "two input axes": (
+        lambda w, x: jnp.einsum("sab,aob->so", x.reshape(SAMPLES, 2, 3), w),
+        lambda w: w.reshape(2, 3, OUTPUTS).transpose(0, 2, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("route", TABLE_ROUTES)
+@pytest.mark.parametrize("kind", ["table", "table with a shift"])
+def test_a_table_takes_the_rows_of_a_product(kind, route):
+    function, stored = TABLE_ROUTES[route]
+    given = KINDS[kind](np.random.default_rng(0), (), INPUTS, OUTPUTS)
+    x = 3 * normal(1, SAMPLES, INPUTS)
+    run, smaller = replace(function, stored(normal(0, INPUTS, OUTPUTS)), {"": given})
+    np.testing.assert_array_equal(jax.jit(run)(smaller, x), given.apply(x))
+
+
+@pytest.mark.parametrize("kind", ["table", "low rank with a shift", "table with a shift"])
+def test_a_table_takes_the_patches_of_a_convolution(kind):
+    """Two groups, strides, padding and dilation: patches by NumPy."""
+    x, kernel = 3 * normal(0, 2, 7, 6, 4), normal(1, 3, 2, 2, 6)
+
+    def function(p, x):
+        return lax.conv_general_dilated(
+            x, p, (2, 1), ((1, 0), (0, 2)), rhs_dilation=(1, 2), feature_group_count=2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    given = KINDS[kind](np.random.default_rng(0), (2,), 12, 3)
+    run, smaller = replace(function, kernel, {"": given})
+    padded = np.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)))
+    found = np.asarray(jax.jit(run)(smaller, x))
+    for image, row, column in np.ndindex(found.shape[:3]):
+        patch = padded[image, 2 * row : 2 * row + 3, column : column + 3 : 2]
+        sides = np.stack([patch[..., :2].reshape(1, -1), patch[..., 2:].reshape(1, -1)])
+        wanted = np.asarray(given.apply(sides)).ravel()
+        np.testing.assert_allclose(found[image, row, column], wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_a_table_is_refused_where_it_is_multiplied_transposed():
+    given = KINDS["table"](np.random.default_rng(0), (), 6, 4)
+    run, smaller = replace(lambda p, x: x @ p @ p.T, normal(0, 6, 4), {"": given})
+    with pytest.raises(ValueError, match="no table is a matrix"):
+        run(smaller, normal(1, 5, 6))
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -233,7 +316,7 @@ def affine(views, rank=2):
     """Random factors and shifts for each view: quarters, whose products half precision holds."""
     factors = {path: factors_of(view, k, rank) for k, (path, view) in enumerate(views.items())}
     maps = {
-        path: AffineLowRank(given, np.round(normal(50 + k, *given.shape[:-2], given.shape[-1])))
+        path: Affine(given, np.round(normal(50 + k, *given.shape[:-2], given.shape[-1])))
         for k, (path, given) in enumerate(factors.items())
     }
     return jax.tree.map(lambda leaf: leaf / 4, maps)
@@ -252,7 +335,8 @@ def shifted(name):
 
 def by_hand(x, given, *index):
     """The product and the shift, of one slice of a stack."""
-    return x @ given.factors.left[index] @ given.factors.right[index] + given.shift[index]
+    left, right = given.approximation.left, given.approximation.right
+    return x @ left[index] @ right[index] + given.shift[index]
 
 
 def test_a_shift_follows_the_product_on_every_route():
@@ -298,7 +382,7 @@ def test_a_shift_follows_a_weight_whose_axes_were_sorted_anew():
 
     w, x = normal(0, 2, 3, 2, 4, 5), normal(1, 2, 3, 7, 5)
     factors = LowRank(normal(2, 3, 2, 5, 2), normal(3, 3, 2, 2, 8))
-    given = AffineLowRank(factors, normal(4, 3, 2, 8))
+    given = Affine(factors, normal(4, 3, 2, 8))
     smaller, parameters = replace(function, w, {"": given})
     desired = np.zeros((2, 3, 4, 2, 7), np.float32)
     for k in np.ndindex(2, 3):
@@ -349,7 +433,9 @@ def test_a_shift_acts_as_the_bias_of_a_layer_and_is_trained_as_one(library):
         weight = by_bias.get(jax.tree_util.keystr(path))
         return leaf if weight is None else leaf + factors[weight].shift.reshape(leaf.shape)
 
-    dense = with_products(parameters, {p: given.factors for p, given in factors.items()}, views)
+    dense = with_products(
+        parameters, {p: given.approximation for p, given in factors.items()}, views
+    )
     dense = jax.tree_util.tree_map_with_path(with_shift, dense)
     smaller, parameters = replace(function, parameters, factors)
 
@@ -382,18 +468,18 @@ def test_vmap_over_maps_is_a_loop():
 
 
 def test_a_shift_has_no_place_where_a_weight_is_transposed():
-    given = AffineLowRank(FACTORS, normal(4, 4))
+    given = Affine(FACTORS, normal(4, 4))
     function, parameters = replace(lambda p, x: x @ p["w"] @ p["w"].T, W, {"['w']": given})
-    message = r"\['w'\] is also multiplied transposed, where a shift .* by a `LowRank`, without"
+    message = r"\['w'\] is also multiplied transposed, where a shift .* without a shift"
     with pytest.raises(ValueError, match=message):
         function(parameters, X)
 
 
 def test_a_map_knows_its_size():
-    given = AffineLowRank(LowRank(normal(0, 3, 6, 2), normal(1, 3, 2, 4)), normal(2, 3, 4))
-    assert (given.rank, given.dtype) == (2, np.float32)
-    assert given.parameter_count == sum(leaf.size for leaf in jax.tree.leaves(given)) == 72
-    assert given.storage_bytes == 288
+    given = Affine(LowRank(normal(0, 3, 6, 2), normal(1, 3, 2, 4)), normal(2, 3, 4))
+    assert (given.shape, given.dtype) == ((3, 6, 4), np.float32)
+    assert given.storage.numbers == sum(leaf.size for leaf in jax.tree.leaves(given)) == 72
+    assert given.storage.bytes == 288
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -414,7 +500,7 @@ FACTORS = LowRank(normal(2, 6, 2), normal(3, 2, 4))
             {"['v']": FACTORS},
             r"has \['v'\], which is no leaf of `parameters`: \['epoch'\], \['w'\]",
         ),
-        ({"['w']": normal(0, 6, 4)}, r"must be a `LowRank` or an `AffineLowRank`; got ndarray"),
+        ({"['w']": normal(0, 6, 4)}, r"must be an approximation such as a `LowRank`; got ndarray"),
         ({"['epoch']": FACTORS}, r"\['epoch'\] is int, not an array of floats"),
         (
             {"['w']": LowRank(normal(2, 5, 2), normal(3, 2, 4))},
@@ -429,7 +515,7 @@ def test_says_what_does_not_fit(factors, message):
 
 def test_says_what_the_product_needs():
     function, parameters = replace(layer, W, {"['w']": FACTORS.T})
-    with pytest.raises(ValueError, match=r"factors of \['w'\] must be \(6, 4\).* are \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"for \['w'\] must be \(6, 4\).* is \(4, 6\)"):
         function(parameters, X)
     with pytest.raises(ValueError, match=r"like those that `replace` returned: .*epoch"):
         function({"w": FACTORS}, X)
@@ -467,7 +553,11 @@ def test_a_use_of_entries_is_refused(function, reason):
 @pytest.mark.parametrize(
     ("factors", "shift", "message"),
     [
-        (normal(0, 6, 4), normal(1, 4), "`factors` must be a `LowRank`; got ndarray"),
+        (
+            normal(0, 6, 4),
+            normal(1, 4),
+            "`approximation` must be one without a shift, .*; got ndarray",
+        ),
         (FACTORS, normal(1, 6), r"must be an array \(4,\) of float32.* got \(6,\) of float32"),
         (FACTORS, normal(1, 4).astype(float), r"got \(4,\) of float64"),
         (FACTORS, [0.0] * 4, "got list"),
@@ -475,4 +565,4 @@ def test_a_use_of_entries_is_refused(function, reason):
 )
 def test_says_what_is_no_map(factors, shift, message):
     with pytest.raises(ValueError, match=message):
-        AffineLowRank(factors, shift)
+        Affine(factors, shift)

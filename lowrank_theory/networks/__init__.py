@@ -46,7 +46,6 @@ from lowrank_theory.networks.observe import observe as observe
 from lowrank_theory.networks.observe import survey as survey
 from lowrank_theory.networks.perceptron import Perceptron as Perceptron
 from lowrank_theory.networks.perceptron import Split as Split
-from lowrank_theory.networks.replace import AffineLowRank as AffineLowRank
 from lowrank_theory.networks.replace import replace as replace
 from lowrank_theory.networks.resnet import Cifar10 as Cifar10
 from lowrank_theory.networks.resnet import ResNet as ResNet

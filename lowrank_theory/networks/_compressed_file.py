@@ -19,15 +19,16 @@ from safetensors import SafetensorError
 from lowrank_theory._files import check_writable, write_atomically
 from lowrank_theory._numerics import float64
 from lowrank_theory._store import ArrayFile
+from lowrank_theory.approximations import AbstractApproximation, Affine, LowRank
+from lowrank_theory.approximations._described import described, restored
 from lowrank_theory.networks._follow import is_array
 from lowrank_theory.networks._views import Convolution, MatrixView, Piece
 from lowrank_theory.networks.compress import Compressed, CompressedLayer
-from lowrank_theory.networks.replace import AffineLowRank, replace
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.networks.replace import replace
 
-_FILE = ArrayFile("compressed", 1, "a compressed network", "compress again")
+_FILE = ArrayFile("compressed", 2, "a compressed network", "compress again")
 
-Factors = dict[str, LowRank | AffineLowRank]
+Given = dict[str, AbstractApproximation]
 
 
 def write(compressed: Compressed, path: str | os.PathLike[str]) -> None:
@@ -50,6 +51,7 @@ def write(compressed: Compressed, path: str | os.PathLike[str]) -> None:
         "dtypes": {name: array.dtype.name for name, array in arrays.items()},
         "keys": {name: str(jax.random.key_impl(k)) for name, k in leaves.items() if _is_key(k)},
         "layers": {name: dataclasses.asdict(each) for name, each in compressed.layers.items()},
+        "approximations": {name: described(network[name]) for name in views},
         "provenance": compressed.provenance,
     }
     try:
@@ -73,7 +75,7 @@ def load_compressed(
     other leaves.
     """
     path = Path(path)
-    header, arrays, layers, factors = _read(path)
+    header, arrays, layers, given = _read(path)
     leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
     named = {jax.tree_util.keystr(place): leaf for place, leaf in leaves}
     _check_network(
@@ -82,7 +84,7 @@ def load_compressed(
         {
             # A leaf that is replaced takes the dtype in which JAX would compute with it.
             name: _array(jax.dtypes.canonicalize_dtype(leaf.dtype), leaf.shape)
-            if name in factors and is_array(leaf)
+            if name in given and is_array(leaf)
             else _described(leaf)
             for name, leaf in named.items()
         },
@@ -91,12 +93,12 @@ def load_compressed(
         _restored(arrays[name], leaf, header["keys"].get(name)) if name in arrays else leaf
         for name, leaf in named.items()
     ]
-    run, smaller = replace(function, jax.tree.unflatten(tree, filled), factors)
+    run, smaller = replace(function, jax.tree.unflatten(tree, filled), given)
     return Compressed(run, smaller, layers, header["provenance"])
 
 
-def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, CompressedLayer], Factors]:
-    """The description, the arrays, the layers and their factors of a whole file, or a clear
+def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, CompressedLayer], Given]:
+    """The description, the arrays, the layers and what stands for them in a whole file, or a clear
     refusal.
     """
     if not path.is_file():
@@ -113,10 +115,15 @@ def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, CompressedL
         }
         layers = {name: _layer(entry) for name, entry in header["layers"].items()}
         replaced = [name for name, layer in layers.items() if layer.rank is not None]
-        factors = {name: _factors(name, arrays) for name in replaced}
+        given: Given
+        if header["version"] == 1:
+            given = {name: _first_version(name, arrays) for name in replaced}
+        else:
+            kinds = header["approximations"]
+            given = {name: restored(kinds[name], arrays.__getitem__, name) for name in replaced}
     except (AttributeError, LookupError, TypeError, ValueError) as problem:
         raise _FILE.refusal(path, f"is damaged ({problem!r})") from None
-    return found, arrays, layers, factors
+    return found, arrays, layers, given
 
 
 def _check_network(path: Path, wanted: dict[str, str], given: dict[str, str]) -> None:
@@ -177,11 +184,12 @@ def _restored(array: np.ndarray, given: Any, key: str | None) -> Any:
         return jnp.asarray(array)
 
 
-def _factors(name: str, arrays: dict[str, np.ndarray]) -> LowRank | AffineLowRank:
+def _first_version(name: str, arrays: dict[str, np.ndarray]) -> LowRank | Affine:
+    """Files of the first version hold factors, with a shift or without, and do not say which."""
     if f"{name}.left" in arrays:
         return LowRank(arrays[f"{name}.left"], arrays[f"{name}.right"])
     factors = LowRank(arrays[f"{name}.factors.left"], arrays[f"{name}.factors.right"])
-    return AffineLowRank(factors, arrays[f"{name}.shift"])
+    return Affine(factors, arrays[f"{name}.shift"])
 
 
 def _layer(entry: dict[str, Any]) -> CompressedLayer:

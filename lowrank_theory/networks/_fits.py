@@ -9,17 +9,16 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from lowrank_theory.approximations import Affine, LowRank
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks._measured import Measured, measured_errors
 from lowrank_theory.networks._tied import Tied
 from lowrank_theory.networks._views import MatrixView
 from lowrank_theory.networks.observe import Listener, Survey
-from lowrank_theory.networks.replace import AffineLowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import (
     AbstractNestedMethod,
     EveryRank,
-    LowRank,
     TruncatedSVD,
     every_rank,
 )
@@ -30,7 +29,7 @@ from lowrank_theory.recovery._recover import NEGLIGIBLE
 class Made:
     """What stands for a layer, and how far it is from it."""
 
-    factors: LowRank | AffineLowRank
+    factors: LowRank | Affine
     rank: int
     relative_error: float
     certified: bool
@@ -79,7 +78,7 @@ class Fit:
 
         factors = LowRank(stacked(self.left[..., :rank]), stacked(self.right[:, :rank]))
         if self.shifts is not None:
-            factors = AffineLowRank(factors, stacked(self.shifts[:, rank]))
+            factors = Affine(factors, stacked(self.shifts[:, rank]))
         least = np.sqrt(self.least[rank])
         allowed = max((1 + self.tolerance) * least, least + NEGLIGIBLE)
         certified = self.measured.norm > 0 and self.measured.upper[rank] <= allowed

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lowrank_theory._numerics import float64
+from lowrank_theory.approximations import Affine, LowRank
 from lowrank_theory.certification import certify_losses
 from lowrank_theory.networks._sizes import (
     FAILURE_PROBABILITY,
@@ -27,8 +28,7 @@ from lowrank_theory.networks.catalogue import Loaded
 from lowrank_theory.networks.compress import Compressed
 from lowrank_theory.networks.held_out import unit_errors
 from lowrank_theory.networks.perceptron import Perceptron
-from lowrank_theory.networks.replace import AffineLowRank, replace
-from lowrank_theory.recovery import LowRank
+from lowrank_theory.networks.replace import replace
 from lowrank_theory.theorems import network_composition
 from lowrank_theory.theorems.network_composition import Network
 
@@ -93,7 +93,7 @@ def _composition(loaded: Loaded, compressed: Compressed) -> Row:
     original = np.asarray(run(parameters, batch), float)
     norm = float(np.linalg.norm(original))
 
-    def outputs(chosen: Mapping[str, AffineLowRank]) -> np.ndarray:
+    def outputs(chosen: Mapping[str, Affine]) -> np.ndarray:
         swapped = replace(loaded.function, loaded.parameters, {**dense, **chosen})[1]
         return np.asarray(run(swapped, batch), float)
 
@@ -117,22 +117,22 @@ def _composition(loaded: Loaded, compressed: Compressed) -> Row:
     return found
 
 
-def _as_factors(matrix: np.ndarray, like: Factors | None) -> AffineLowRank:
+def _as_factors(matrix: np.ndarray, like: Factors | None) -> Affine:
     """A matrix (*stack, inputs, outputs) times the identity on its smaller side, with the shift of
     the other or none.
     """
     *stack, inputs, outputs = matrix.shape
     shift = np.zeros((*stack, outputs), matrix.dtype)
-    if isinstance(like, AffineLowRank):
+    if isinstance(like, Affine):
         shift = np.asarray(like.shift, matrix.dtype)
     smaller = np.eye(min(inputs, outputs), dtype=matrix.dtype)
     identity = np.broadcast_to(smaller, (*stack, *smaller.shape))
     sides = (matrix, identity) if inputs >= outputs else (identity, matrix)
-    return AffineLowRank(LowRank(*map(jnp.asarray, sides)), jnp.asarray(shift))
+    return Affine(LowRank(*map(jnp.asarray, sides)), jnp.asarray(shift))
 
 
 def _perceptron_bounds(
-    network: Perceptron, replaced: Mapping[str, AffineLowRank], images: np.ndarray, norm: float
+    network: Perceptron, replaced: Mapping[str, Affine], images: np.ndarray, norm: float
 ) -> Row:
     """Both bounds of `network_composition`. A bias is a row of weights, fed by a constant input."""
     weights, compressed = [], []
@@ -141,7 +141,7 @@ def _perceptron_bounds(
         new = replaced.get(f".weights[{index}]")
         pairs = [(np.asarray(dense), np.asarray(bias))] * 2
         if new is not None:
-            matrix = np.asarray(new.factors.materialise())
+            matrix = np.asarray(low_rank(new).materialise())
             pairs[1] = (matrix, np.asarray(bias) + np.asarray(new.shift))
         for kept, (matrix, row) in zip((weights, compressed), pairs, strict=True):
             layer = np.vstack([matrix, row]).astype(float)

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import PyTree
 from scipy import stats
 
+from lowrank_theory.approximations import Affine
 from lowrank_theory.certification import certify_losses
 from lowrank_theory.networks.catalogue import Function, Loaded
 from lowrank_theory.networks.compress import Compressed, Parameters, compress
 from lowrank_theory.networks.held_out import output_errors
-from lowrank_theory.networks.replace import AffineLowRank, leaves_by_path, replace
+from lowrank_theory.networks.replace import leaves_by_path, replace
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, TruncatedSVD, every_rank
 
@@ -31,7 +32,7 @@ METHODS = {
 SAME_RANKS = "data-agnostic, same ranks"
 
 Row = dict[str, Any]
-Factors = LowRank | AffineLowRank
+Factors = LowRank | Affine
 
 
 def by_each_method(
@@ -89,16 +90,18 @@ def _truncated_like(driven: Compressed, loaded: Loaded) -> Compressed:
         left = np.stack([each.left for each in found]).reshape(*stack, inputs, rank)
         right = np.stack([each.right for each in found]).reshape(*stack, rank, outputs)
         truncated[path] = LowRank(left, right)
-        if isinstance(fitted, AffineLowRank):  # with a shift too: of the same form
+        if isinstance(fitted, Affine):  # with a shift too: of the same form
             shift = np.zeros_like(left, shape=(*stack, outputs))
-            truncated[path] = AffineLowRank(truncated[path], shift)
+            truncated[path] = Affine(truncated[path], shift)
     _, parameters = replace(loaded.function, loaded.parameters, truncated)
     return dataclasses.replace(driven, parameters=parameters)
 
 
 def low_rank(factors: Factors) -> LowRank:
     """The factors without their shift."""
-    return factors.factors if isinstance(factors, AffineLowRank) else factors
+    found = factors.approximation if isinstance(factors, Affine) else factors
+    assert isinstance(found, LowRank)
+    return found
 
 
 def factors_of(compressed: Compressed) -> dict[str, Factors]:

@@ -4,6 +4,7 @@ A unit is a batch that holds one of what is drawn independently: an image, a seq
 The losses are those of `lowrank_theory.certification`, for `certify_losses`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from lowrank_theory.approximations import AbstractApproximation
 from lowrank_theory.certification import relative_losses, row_norms
 from lowrank_theory.networks.compress import Compressed
 from lowrank_theory.networks.observe import Listener, check_no_nan
-from lowrank_theory.networks.replace import AffineLowRank, leaves_by_path
+from lowrank_theory.networks.replace import leaves_by_path
 
 Progress = Callable[[int, int], None]
 
@@ -105,19 +107,17 @@ def output_errors(
 
 
 class _Pair(NamedTuple):
-    """A weight and what replaced it; each a stack (slices, ...)."""
+    """A weight, and what replaced each of its slices, in float64."""
 
     weights: Float[np.ndarray, "slices inputs outputs"]
-    left: Float[np.ndarray, "slices inputs rank"]
-    right: Float[np.ndarray, "slices rank outputs"]
-    shift: Float[np.ndarray, "slices outputs"]
+    given: list[AbstractApproximation]
 
     @np.errstate(over="ignore", invalid="ignore")
     def norms(self, rows: list[Float[np.ndarray, "_rows inputs"]]) -> np.ndarray:
         """The norms of the error and of the outputs, over all slices."""
         found = np.zeros(2)
-        for x, weights, left, right, shift in zip(rows, *self, strict=True):
-            found = np.hypot(found, _norms(x @ weights, (x @ left) @ right + shift))
+        for x, weights, given in zip(rows, *self, strict=True):
+            found = np.hypot(found, _norms(x @ weights, np.asarray(given.apply(x))))
         return found
 
 
@@ -132,17 +132,20 @@ def _replaced(parameters: PyTree, compressed: Compressed) -> dict[str, _Pair]:
     dense, smaller = leaves_by_path(parameters), leaves_by_path(compressed.parameters)
     pairs = {}
     for path, layer in chosen.items():
-        given = smaller[path]
-        factors = given.factors if isinstance(given, AffineLowRank) else given
-        weights, left, right = (
-            np.asarray(each, float).reshape(-1, *each.shape[-2:])
-            for each in (layer.view.matrix(dense[path]), factors.left, factors.right)
-        )
-        shift = np.zeros((len(weights), weights.shape[-1]))
-        if isinstance(given, AffineLowRank):
-            shift = np.asarray(given.shift, float).reshape(shift.shape)
-        pairs[path] = _Pair(weights, left, right, shift)
+        matrices = np.asarray(layer.view.matrix(dense[path]), float)
+        given = jax.tree.map(np.asarray, smaller[path])
+        given = given.map_floats(lambda array: array.astype(np.float64))
+        stack = range(math.prod(matrices.shape[:-2]))
+        flat = jax.tree.map(lambda array, of=matrices: _flat(array, of), given)
+        slices = [jax.tree.map(lambda array, k=k: array[k], flat) for k in stack]
+        pairs[path] = _Pair(matrices.reshape(-1, *matrices.shape[-2:]), slices)
     return pairs
+
+
+def _flat(array: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """With one axis for the stack."""
+    axes = matrices.ndim - 2
+    return array.reshape(math.prod(array.shape[:axes]), *array.shape[axes:])
 
 
 def _floats(tree: PyTree) -> list[np.ndarray]:

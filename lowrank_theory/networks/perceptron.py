@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import check_array, check_count, check_same
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.approximations import LowRank
 
 
 class Split(eqx.Module):

@@ -1,6 +1,8 @@
-"""The same JAX function running on factors."""
+"""The same JAX function running on approximations of its weights."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, Inexact, PyTree
 
+from lowrank_theory.approximations import AbstractApproximation, AbstractMatrix, Affine
 from lowrank_theory.networks._follow import (
     AbstractWeight,
     Contraction,
@@ -21,54 +24,6 @@ from lowrank_theory.networks._follow import (
     trace,
 )
 from lowrank_theory.networks._views import Pieces, Trail, in_leaf_order, size_of
-from lowrank_theory.recovery._low_rank import LowRank
-
-
-class AffineLowRank(eqx.Module):
-    r"""The map $x \mapsto (xL)R + s$: the `factors` of a matrix, and a `shift` of its products.
-
-    It stands for a weight in `replace`, where the layer has a bias and where it has none. With $s =
-    \bar x(W - LR)$ the mean error over rows of mean $\bar x$ is zero. The shift is (outputs,), with
-    the leading axes of the factors where these are a stack, and in their dtype.
-    """
-
-    factors: LowRank
-    shift: Float[Array | np.ndarray, "*stack outputs"]
-
-    def __init__(self, factors: Any, shift: Any):
-        """Raises `ValueError` unless the shift has the shape and the dtype of the products."""
-        if not isinstance(factors, LowRank):
-            raise ValueError(f"`factors` must be a `LowRank`; got {type(factors).__name__}.")
-        wanted = (*factors.shape[:-2], factors.shape[-1])
-        array = isinstance(shift, Array | np.ndarray)
-        if not array or (shift.shape, shift.dtype) != (wanted, factors.dtype):
-            got = f"{shift.shape} of {shift.dtype}" if array else type(shift).__name__
-            raise ValueError(
-                f"`shift` must be an array {wanted} of {factors.dtype}, one number for each output "
-                f"of the factors; got {got}."
-            )
-        self.factors = factors
-        self.shift = shift
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype in which factors and shift are stored."""
-        return self.factors.dtype
-
-    @property
-    def rank(self) -> int:
-        """The width of the factors."""
-        return self.factors.rank
-
-    @property
-    def parameter_count(self) -> int:
-        """How many numbers are stored: `rank * (inputs + outputs) + outputs`, of one matrix."""
-        return self.factors.parameter_count + self.shift.size
-
-    @property
-    def storage_bytes(self) -> int:
-        """How many bytes these numbers take."""
-        return self.parameter_count * self.dtype.itemsize
 
 
 def replace(
@@ -76,30 +31,34 @@ def replace(
     parameters: PyTree,
     factors: Mapping[str, Any],
 ) -> tuple[Callable[..., Any], PyTree]:
-    r"""The function and the parameters of a network in which factors stand for some weights.
+    r"""The function and the parameters of a network in which approximations stand for some weights.
 
     ```
     compressed, smaller = replace(function, parameters, {"['w']": LowRank(left, right)})
     compressed(smaller, batch)
     ```
 
-    The paths are those of `observe`, each with a `LowRank` of (inputs, outputs), stacked where the
-    view of the leaf is, or an `AffineLowRank`, whose shift is added to each product. `smaller` is
-    `parameters` with these in place of the leaves, and in their dtypes: a tree of arrays to be
-    saved or trained, in which the same factors at several paths stay the same.
+    The paths are those of `observe`, each with what stands for its matrix: a `LowRank` or any other
+    of `lowrank_theory.approximations`, (inputs, outputs), stacked where the view of the leaf is; or
+    an `Affine`, whose shift is added to each product. `smaller` is `parameters` with these in place
+    of the leaves, and in their dtypes: a tree of arrays to be saved or trained, in which the same
+    approximation at several paths stays the same.
+
     `compressed(smaller, *arguments)` traces the function and runs it with $(X L) R$ for each
     product $X W$, and for a convolution with one that has `rank` filters per group, then one of
-    window one. The matrix $L R$ is never formed. It is a function like any other for `jax.jit`
-    (without which it is traced at each call), `jax.vmap` and `jax.grad`.
+    window one: two factors are never multiplied. What is rounded or scattered is made dense at each
+    product, and stored small; a table takes the rows of each product, or the patches of a
+    convolution. It is a function like any other for `jax.jit` (without which it is traced at each
+    call), `jax.vmap` and `jax.grad`; with codes in it use `equinox.filter_grad`.
 
     A function with its own derivative (`custom_jvp`, `custom_vjp`) that takes a replaced weight is
     differentiated through its body instead.
 
     What is returned can be given again, to replace more.
 
-    Raises `ValueError` for a path that no leaf has, and factors that do not fit; the call does for
-    a leaf of which more is asked than products, and for a shift of one that is also multiplied
-    transposed.
+    Raises `ValueError` for a path that no leaf has, and approximations that do not fit; the call
+    does for a leaf of which more is asked than products, and for a shift or a table of one that is
+    also multiplied transposed.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
     shapes: list[jax.ShapeDtypeStruct | None] = []
@@ -135,7 +94,7 @@ def replace(
         ]
         program, rebuilt = trace(function, jax.tree.unflatten(tree, dense), *arguments)
         inputs = [
-            Factored.start(name, shape.shape, leaf) if shape is not None else leaf
+            Approximated.start(name, shape.shape, leaf) if shape is not None else leaf
             for name, leaf, shape in zip(names, given, shapes, strict=True)
             if shape is not None or is_array(leaf)
         ]
@@ -150,59 +109,64 @@ def replace(
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by `jax.tree_util.keystr`; what stands for a matrix is one leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda leaf: isinstance(leaf, LowRank | AffineLowRank)
+        tree, is_leaf=lambda leaf: isinstance(leaf, AbstractApproximation)
     )
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _fitting(name: str, given: Any, leaf: Any) -> LowRank | AffineLowRank:
-    if not isinstance(given, LowRank | AffineLowRank):
+def _fitting(name: str, given: Any, leaf: Any) -> AbstractApproximation:
+    if not isinstance(given, AbstractApproximation):
         raise ValueError(
-            f"`factors[{name!r}]` must be a `LowRank` or an `AffineLowRank`; got "
+            f"`factors[{name!r}]` must be an approximation such as a `LowRank`; got "
             f"{type(given).__name__}."
         )
     if not (is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
         raise ValueError(f"The leaf {name} is {type(leaf).__name__}, not an array of floats.")
-    factors = given.factors if isinstance(given, AffineLowRank) else given
-    if factors.size != leaf.size:
+    if math.prod(given.shape) != leaf.size:
         raise ValueError(
-            f"`factors[{name!r}]` is {factors.shape}, of {factors.size} entries, but the leaf is "
-            f"{leaf.shape}, of {leaf.size}. Give it as the matrix of `observe`'s view of the leaf."
+            f"`factors[{name!r}]` is {given.shape}, of {math.prod(given.shape)} entries, but the "
+            f"leaf is {leaf.shape}, of {leaf.size}. Give it as the matrix of `observe`'s view of "
+            "the leaf."
         )
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-    return jax.tree.map(lambda side: jnp.asarray(side, dtype), given)
+    cast = given.map_floats(lambda array: jnp.asarray(array, dtype))
+    return jax.tree.map(jnp.asarray, cast)
 
 
-class Factored(AbstractWeight):
-    """A weight kept as factors. How its leaf is a matrix is settled by its first product."""
+class Approximated(AbstractWeight):
+    """A weight kept as an approximation. How its leaf is a matrix is settled by its first product.
+
+    `shift` is kept apart: (*stack, outputs), or `None`.
+    """
 
     trail: Trail = eqx.field(static=True)
-    factors: LowRank
+    given: AbstractApproximation
     shift: Inexact[Array | np.ndarray, "*stack outputs"] | None
 
     @staticmethod
-    def start(name: str, shape: tuple[int, ...], given: LowRank | AffineLowRank) -> "Factored":
+    def start(name: str, shape: tuple[int, ...], given: AbstractApproximation) -> "Approximated":
         """The leaf itself."""
         trail = Trail.start(name, shape)
-        if isinstance(given, AffineLowRank):
-            return Factored(trail, given.factors, given.shift)
-        return Factored(trail, given, None)
+        if isinstance(given, Affine):
+            return Approximated(trail, given.approximation, given.shift)
+        return Approximated(trail, given, None)
 
-    def moved(self, move: Callable[..., Any], trail: Trail) -> "Factored":
-        return Factored(trail, self.factors, self.shift)
+    def moved(self, move: Callable[..., Any], trail: Trail) -> "Approximated":
+        return Approximated(trail, self.given, self.shift)
 
-    def mapped(self, function: Callable[..., Any]) -> "Factored":
-        return Factored(self.trail, *jax.tree.map(function, (self.factors, self.shift)))
+    def mapped(self, function: Callable[..., Any]) -> "Approximated":
+        shift = None if self.shift is None else function(self.shift)
+        return Approximated(self.trail, self.given.map_floats(function), shift)
 
-    def stacked(self, length: int) -> "Factored":
+    def stacked(self, length: int) -> "Approximated":
         if not self.trail.axes[0]:  # a leaf with one slice is no stack
-            return self.mapped(lambda side: side[None])
-        if self.factors.ndim < 3 or self.factors.shape[0] != length:
+            return jax.tree.map(lambda array: array[None], self)
+        if len(self.given.shape) < 3 or self.given.shape[0] != length:
             self._refuse(f"a stack of {length} matrices, for the loop that slices it")
         return self
 
-    def slice(self, depth: int) -> "Factored":
-        return Factored(self.trail.slice(depth), self.factors, self.shift)
+    def slice(self, depth: int) -> "Approximated":
+        return Approximated(self.trail.slice(depth), self.given, self.shift)
 
     def entries(self, reason: str, scope: Scope) -> Any:
         raise ValueError(
@@ -210,18 +174,14 @@ class Factored(AbstractWeight):
         )
 
     def contracted(self, other: Any, contraction: Contraction, scope: Scope) -> Any:
-        summed, batch, options = contraction.summed, contraction.batch, contraction.options
+        summed, batch = contraction.summed, contraction.batch
         free = [k for k in range(len(self.trail.axes)) if k not in (*summed, *batch)]
-        near, far, shift = self._parts(summed, batch, free, scope)
-        # near is (batch, summed, rank), far is (batch, rank, free), shift is (batch, free)
-        places = tuple(range(len(batch)))
-        first = (
-            (contraction.other_summed, _after(batch, summed)),
-            (contraction.other_batch, places),
-        )
-        partial = lax.dot_general(other, near, first, **{**options, "out_sharding": None})
-        second = (((partial.ndim - 1,), (len(batch),)), (places, places))
-        result = lax.dot_general(partial, far.astype(partial.dtype), second, **options)
+        given, shift = self._oriented(summed, batch, free, scope)
+        if isinstance(given, AbstractMatrix):
+            terms = [self._product(chain, other, contraction, free) for chain in given.chains()]
+            result = functools.reduce(operator.add, terms)
+        else:
+            result = self._looked_up(given, other, contraction, free)
         if shift is not None:
             rows = range(len(batch), result.ndim - len(free))
             result += jnp.expand_dims(shift, tuple(rows)).astype(result.dtype)
@@ -229,16 +189,70 @@ class Factored(AbstractWeight):
             result = jnp.moveaxis(result, range(-len(free), 0), _after(batch, free))
         return result
 
+    def _product(self, chain: Any, other: Any, contraction: Contraction, free: Any) -> Array:
+        """(*batch, *rows, *free), by one factor or by two, one after the other."""
+        summed, batch = contraction.summed, contraction.batch
+        options = {**contraction.options, "out_sharding": None}
+        axes, places = self.trail.axes, tuple(range(len(batch)))
+        first = (
+            (contraction.other_summed, _after(batch, summed)),
+            (contraction.other_batch, places),
+        )
+        if len(chain) == 1:
+            weight = _arranged(chain[0], axes, batch, summed, free, whole=True)
+            return lax.dot_general(other, weight, first, **contraction.options)
+        near, far = self._sides(chain, batch, summed, free)
+        partial = lax.dot_general(other, near, first, **options)
+        second = (((partial.ndim - 1,), (len(batch),)), (places, places))
+        return lax.dot_general(partial, far.astype(partial.dtype), second, **contraction.options)
+
+    def _looked_up(
+        self, given: AbstractApproximation, other: Any, contraction: Contraction, free: Any
+    ) -> Array:
+        """(*batch, *rows, *free), by a map of rows: (*stack, rows, inputs) in, outputs out."""
+        axes, batch, summed = self.trail.axes, contraction.batch, contraction.summed
+        taken = (*contraction.other_batch, *contraction.other_summed)
+        rows = [k for k in range(other.ndim) if k not in taken]
+        moved = other.transpose(*contraction.other_batch, *contraction.other_summed, *rows)
+        sizes = [other.shape[k] for k in rows]
+        *stack, inputs, _ = given.shape
+        split = _stored(moved, axes, batch, summed).reshape(*stack, inputs, math.prod(sizes))
+        outputs = given.apply(split.swapaxes(-1, -2)).swapaxes(-1, -2)
+        arranged = _arranged(outputs.reshape(*stack, -1, math.prod(sizes)), axes, batch, free)
+        found = jnp.moveaxis(arranged, -1, len(batch))
+        shape = found.shape[: len(batch)], found.shape[len(batch) + 1 :]
+        return found.reshape(*shape[0], *sizes, *shape[1]).astype(other.dtype)
+
     def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
-        window = len(self.trail.axes) - 3
-        near, far, shift = self._parts(range(2, 3 + window), (0,), (1,), scope)
+        window = range(3, len(self.trail.axes))
+        given, shift = self._oriented((2, *window), (0,), (1,), scope)
+        if isinstance(given, AbstractMatrix):
+            terms = [self._convolution(chain, other, options) for chain in given.chains()]
+            result = functools.reduce(operator.add, terms)
+        else:
+            result = self._patches_looked_up(given, other, options)
+        if shift is not None:
+            _, features, *_ = options["dimension_numbers"].out_spec
+            spread = [-1 if axis == features else 1 for axis in range(result.ndim)]
+            result += shift.reshape(spread).astype(result.dtype)
+        return result
+
+    def _convolution(self, chain: Any, other: Any, options: dict[str, Any]) -> Array:
+        """By one kernel, or by one of `rank` filters for each group and one of window one."""
+        axes, window = self.trail.axes, len(self.trail.axes) - 3
+        summed = tuple(range(2, 3 + window))
+        if len(chain) == 1:
+            kernel = jnp.moveaxis(_arranged(chain[0], axes, (0,), summed, (1,), whole=True), -1, 1)
+            kernel = kernel.reshape(-1, *kernel.shape[2:])
+            return lax.conv_general_dilated_p.bind(other, kernel, **options)
+        near, far = self._sides(chain, (0,), summed, (1,))
         groups, rank, outputs = far.shape
         # near is (groups, inputs, *window, rank): the filters of a group, side by side
         filters = jnp.moveaxis(near, -1, 1).reshape(groups * rank, *near.shape[1:-1])
         partial = lax.conv_general_dilated_p.bind(other, filters, **options)
         mixing = far.swapaxes(1, 2).reshape(groups * outputs, rank, *[1] * window)
         numbers = options["dimension_numbers"]
-        result = lax.conv_general_dilated_p.bind(
+        return lax.conv_general_dilated_p.bind(
             partial,
             mixing.astype(partial.dtype),
             **{
@@ -249,17 +263,40 @@ class Factored(AbstractWeight):
                 "lhs_dilation": (1,) * window,
             },
         )
-        if shift is not None:
-            _, features, *_ = numbers.out_spec
-            spread = [-1 if axis == features else 1 for axis in range(result.ndim)]
-            result += shift.reshape(spread).astype(result.dtype)
-        return result
 
-    def _parts(
+    def _patches_looked_up(
+        self, given: AbstractApproximation, other: Any, options: dict[str, Any]
+    ) -> Array:
+        """By a map of rows: the patches that the window meets."""
+        axes, numbers = self.trail.axes, options["dimension_numbers"]
+        groups, _, channels, *window = (size_of(pieces) for pieces in axes)
+        kept = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+        patches = lax.conv_general_dilated_patches(
+            other,
+            window,
+            **{name: options[name] for name in kept},
+            dimension_numbers=numbers,
+            precision=lax.Precision.HIGHEST,  # of a product with ones and zeros
+            preferred_element_type=options["preferred_element_type"],
+        )
+        images, features, *places = numbers.out_spec
+        moved = patches.transpose(features, images, *places)
+        rows = moved.reshape(groups, channels, *window, *moved.shape[1:])
+        summed = tuple(range(2, len(axes)))
+        contraction = Contraction(summed, (0,), tuple(range(1, len(axes) - 1)), (0,), False, {})
+        found = self._looked_up(given, rows, contraction, (1,))  # (groups, images, *places, free)
+        found = jnp.moveaxis(found, 0, -2)
+        found = found.reshape(*found.shape[:-2], -1)
+        order = [0] * found.ndim
+        for here, there in enumerate((images, *places, features)):
+            order[there] = here
+        return found.transpose(*order)
+
+    def _oriented(
         self, summed: Any, batch: Any, free: Any, scope: Scope
-    ) -> tuple[Array, Array, Array | None]:
-        """The factor that the product meets first, (*batch, *summed, rank), the other,
-        (*batch, rank, *free), and the shift, (*batch, *free).
+    ) -> tuple[AbstractApproximation, Array | None]:
+        """The approximation as this product meets it, from its summed to its free axes, and its
+        shift, (*batch, *free).
         """
         view = self.trail.view(summed, batch)
         first = scope.views.setdefault(self.trail.path, view)
@@ -270,27 +307,36 @@ class Factored(AbstractWeight):
         if self.shift is not None and not forward:
             raise ValueError(
                 f"{self.trail.path} is also multiplied transposed, where a shift of its outputs "
-                "has no place. Replace it by a `LowRank`, without a shift."
+                "has no place. Replace it without a shift."
             )
-        sides = [self.factors.left, self.factors.right.swapaxes(-1, -2)]
-        one, other = sides if forward else sides[::-1]
-        *stack, inputs, _ = one.shape
-        outputs = other.shape[-2]
+        given: Any = self.given
+        if not forward:
+            if not isinstance(given, AbstractMatrix):
+                self.entries("it is also multiplied transposed, and no table is a matrix", scope)
+            given = given.T
+        *stack, inputs, outputs = given.shape
         axes = self.trail.axes
         sizes = [size_of(p for k in which for p in axes[k]) for which in (batch, summed, free)]
         if [math.prod(stack), inputs, outputs] != sizes:
             self._refuse(f"{first.matrix_shape}, as it is multiplied")
-        near = _arranged(one, axes, batch, summed)
-        far = _arranged(other, axes, batch, free)
         shift = self.shift
         if shift is not None:
             shift = _arranged(shift[..., None], axes, batch, free)[..., 0]
-        return near, jnp.moveaxis(far, -1, len(batch)), shift
+        return given, shift
+
+    def _sides(self, chain: Any, batch: Any, summed: Any, free: Any) -> tuple[Array, Array]:
+        """The factor that a product meets first, (*batch, *summed, rank), and the other, (*batch,
+        rank, *free).
+        """
+        left, right = chain
+        near = _arranged(left, self.trail.axes, batch, summed)
+        far = _arranged(right.swapaxes(-1, -2), self.trail.axes, batch, free)
+        return near, jnp.moveaxis(far, -1, len(batch))
 
     def _refuse(self, wanted: str) -> None:
         raise ValueError(
-            f"The factors of {self.trail.path} must be {wanted}, (inputs, outputs) last; they are "
-            f"{self.factors.shape}."
+            f"What stands for {self.trail.path} must be {wanted}, (inputs, outputs) last; it is "
+            f"{self.given.shape}."
         )
 
 
@@ -299,11 +345,24 @@ def _after(batch: Any, axes: Any) -> tuple[int, ...]:
     return tuple(range(len(batch), len(batch) + len(axes)))
 
 
-def _arranged(factor: Any, axes: tuple[Pieces, ...], batch: Any, side: Any) -> Array:
-    """A factor (*stack, side, rank) by the weight's axes as they stand: (*batch, *side, rank)."""
-    stored = [in_leaf_order(p for k in which for p in axes[k]) for which in (batch, side)]
-    pieces = [*stored[0], *stored[1]]
-    order = [pieces.index(piece) for k in (*batch, *side) for piece in axes[k]]
-    split = factor.reshape(*[piece.size for piece in pieces], factor.shape[-1])
-    moved = split.transpose(*order, len(pieces))
-    return moved.reshape(*[size_of(axes[k]) for k in (*batch, *side)], factor.shape[-1])
+def _arranged(array: Any, axes: tuple[Pieces, ...], *sides: Any, whole: bool = False) -> Array:
+    """An array by sides of the weight as they are stored, in order and each flat, by its axes as
+    they stand: (*stack, side, rank) becomes (*batch, *side, rank), and, `whole`, there is no rank.
+    """
+    stored = [in_leaf_order(p for k in side for p in axes[k]) for side in sides]
+    pieces = [piece for side in stored for piece in side]
+    rest = () if whole else array.shape[-1:]
+    order = [pieces.index(piece) for side in sides for k in side for piece in axes[k]]
+    split = array.reshape(*[piece.size for piece in pieces], *rest)
+    moved = split.transpose(*order, *range(len(pieces), split.ndim))
+    return moved.reshape(*[size_of(axes[k]) for side in sides for k in side], *rest)
+
+
+def _stored(array: Any, axes: tuple[Pieces, ...], *sides: Any) -> Any:
+    """The other way: (*batch, *side, ...) as it would be stored, the pieces apart."""
+    pieces = [piece for side in sides for k in side for piece in axes[k]]
+    stored = [p for side in sides for p in in_leaf_order(q for k in side for q in axes[k])]
+    count = sum(len(side) for side in sides)
+    split = array.reshape(*[piece.size for piece in pieces], *array.shape[count:])
+    order = [pieces.index(piece) for piece in stored]
+    return split.transpose(*order, *range(len(pieces), split.ndim))

@@ -1,9 +1,9 @@
 """Recover low-rank weights: one verb, `recover`, and one file for each method."""
 
+from lowrank_theory.approximations import LowRank as LowRank
 from lowrank_theory.recovery._every_rank import AbstractNestedMethod as AbstractNestedMethod
 from lowrank_theory.recovery._every_rank import EveryRank as EveryRank
 from lowrank_theory.recovery._every_rank import every_rank as every_rank
-from lowrank_theory.recovery._low_rank import LowRank as LowRank
 from lowrank_theory.recovery._recover import AbstractMethod as AbstractMethod
 from lowrank_theory.recovery._recover import Certificate as Certificate
 from lowrank_theory.recovery._recover import DualityGap as DualityGap

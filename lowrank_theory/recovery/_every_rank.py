@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import AnyArray, check_count, float64, in_float64, matmul
 from lowrank_theory._scale import norm, widened
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Certificate,

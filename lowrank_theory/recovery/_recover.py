@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import AnyArray, InFloat64, check_rank, float64
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._low_rank import LowRank
 
 NEAR_OPTIMAL = 1e-3
 NEGLIGIBLE = 1e-10

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import matmul, safe_sqrt
 from lowrank_theory._scale import SMALLEST, at_scale_one, exponent, norm, times_power, widened
-from lowrank_theory.recovery._low_rank import LowRank
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, Means, is_finite
 
 Returned = tuple[LowRank, Float[Array, " outputs"] | None, Certificate]

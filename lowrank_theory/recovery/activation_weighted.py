@@ -25,6 +25,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, cast, float64, in_float64, promote, resolution
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._every_rank import AbstractNestedMethod, EveryRank
@@ -34,7 +35,6 @@ from lowrank_theory.recovery._from_rows import (
     problem_of_rows,
     problem_of_triangle,
 )
-from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import Certificate, Means, Recovery
 from lowrank_theory.recovery._returned import Returned, finished, is_rounded, unfinished
 from lowrank_theory.recovery._subspaces import (

@@ -47,6 +47,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import at_scale_one, times_power, unit
+from lowrank_theory.approximations import LowRank
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._from_moments import (
@@ -61,7 +62,6 @@ from lowrank_theory.recovery._from_rows import (
     problem_of_triangle,
     triangle_power,
 )
-from lowrank_theory.recovery._low_rank import LowRank
 from lowrank_theory.recovery._recover import (
     NEAR_OPTIMAL,
     AbstractMethod,

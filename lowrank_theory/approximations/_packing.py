@@ -1,0 +1,39 @@
+"""Integers of few bits, packed one after the other into bytes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Integer, UInt8
+
+from lowrank_theory._numerics import AnyArray
+
+
+def packed_size(count: int, bits: int) -> int:
+    """The bytes that so many integers take."""
+    return -(-count * bits // 8)
+
+
+def pack(codes: Integer[AnyArray, "*stack count"], bits: int) -> UInt8[np.ndarray, "*stack bytes"]:
+    """Codes from 0 to $2^b - 1$, the lowest bit first; the last byte is filled with zeros."""
+    codes = np.asarray(codes)
+    places = (codes[..., None] >> np.arange(bits)) & 1
+    return np.packbits(
+        places.astype(np.uint8).reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little"
+    )
+
+
+def unpack(packed: Any, count: int, bits: int) -> UInt8[Array, "*stack count"]:
+    """The codes again."""
+    packed = jnp.asarray(packed)
+    if bits == 8:
+        return packed
+    places = jnp.unpackbits(packed, axis=-1, count=count * bits, bitorder="little")
+    places = places.reshape(*packed.shape[:-1], count, bits)
+    weights = jnp.asarray(2 ** np.arange(bits), jnp.uint8)
+    return jnp.sum(places * weights, axis=-1, dtype=jnp.uint8)
+
+
+def bits_for(count: int) -> int:
+    """How many bits tell so many values apart; at least one."""
+    return max(1, (count - 1).bit_length())
