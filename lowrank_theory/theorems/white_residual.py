@@ -159,6 +159,11 @@ class _TwoRanks(eqx.Module):
     values: Float[Array, " count"]
     rank: int = eqx.field(static=True)
 
+    @property
+    def energies(self) -> Float[Array, " count"]:
+        """Squares, over the largest: those of the values may leave float64."""
+        return safe_divide(self.values, self.values[0]) ** 2
+
 
 class _Matrix(AbstractAdversary):
     """Any 4 x 3 residual, corrected at rank two."""
@@ -210,7 +215,7 @@ class AbstractShare(AbstractStatement):
 
     def loss(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$\lVert R_{(r)}\rVert_F^2/\lVert R\rVert_F^2$."""
-        squares = estimate.values**2
+        squares = estimate.energies
         return safe_divide(jnp.sum(squares[: estimate.rank]), jnp.sum(squares))
 
     def magnitude(self, instance: Residual) -> Float[Array, ""]:
@@ -245,7 +250,7 @@ class AnyResidual(AbstractShare):
         self, instance: Residual, estimate: _TwoRanks, failure_probability: float
     ) -> Float[Array, ""]:
         r"""$r\lVert R\rVert^2/\lVert R\rVert_F^2$."""
-        squares = estimate.values**2
+        squares = estimate.energies
         return instance.rank * safe_divide(squares[0], jnp.sum(squares))
 
 
