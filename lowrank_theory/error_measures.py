@@ -14,51 +14,57 @@ from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import float_dtype, in_float64, matmul
 from lowrank_theory._scale import norm, times_power, unit
-from lowrank_theory.approximations import LowRank
+from lowrank_theory.approximations import AbstractMatrix
 from lowrank_theory.problems import Observed, Truth
 from lowrank_theory.recovery._recover import Recovery
 
 Term = tuple[Any, ...]  # matrices to be multiplied
+Recovered = Recovery | AbstractMatrix | Array | np.ndarray
 
 
-def output_error(recovered: Recovery | LowRank | Array, truth: Truth) -> Float[Array, ""]:
+def output_error(recovered: Recovered, truth: Truth) -> Float[Array, ""]:
     r"""$\lVert\tilde X(Z - M)\rVert_F$: how far the recovered outputs are from the clean ones."""
     inputs = truth.layer_inputs
-    clean, found = (inputs, truth.target_weights), (inputs, *_weights(recovered))
-    return _distance((clean,), (found,))
+    found = tuple((inputs, *chain) for chain in _chains(recovered))
+    return _distance(((inputs, truth.target_weights),), found)
 
 
-def weight_error(recovered: Recovery | LowRank | Array, truth: Truth) -> Float[Array, ""]:
+def weight_error(recovered: Recovered, truth: Truth) -> Float[Array, ""]:
     r"""$\lVert Z - M\rVert_F$."""
-    return _distance(((truth.target_weights,),), (_weights(recovered),))
+    return _distance(((truth.target_weights,),), _chains(recovered))
 
 
-def fitting_error(recovered: Recovery | LowRank | Array, observed: Observed) -> Float[Array, ""]:
+def fitting_error(recovered: Recovered, observed: Observed) -> Float[Array, ""]:
     r"""$\lVert Y - \tilde XZ\rVert_F$: how far the recovered outputs are from the observed ones (a
     new bias included).
     """
     return _distance(*_outputs(recovered, observed))
 
 
-def relative_fitting_error(
-    recovered: Recovery | LowRank | Array, observed: Observed
-) -> Float[Array, ""]:
+def relative_fitting_error(recovered: Recovered, observed: Observed) -> Float[Array, ""]:
     r"""$\lVert Y - \tilde XZ\rVert_F / \lVert Y\rVert_F$; zero where both vanish."""
     return _measured(_relative, *_outputs(recovered, observed))
 
 
-def _weights(recovered: Recovery | LowRank | Array) -> Term:
-    factors = recovered.factors if isinstance(recovered, Recovery) else recovered
-    return (factors.left, factors.right) if isinstance(factors, LowRank) else (factors,)
+def _chains(recovered: Recovered) -> tuple[Term, ...]:
+    """The matrix as a sum of products."""
+    given = recovered.approximation if isinstance(recovered, Recovery) else recovered
+    if isinstance(given, AbstractMatrix):
+        return given.chains()
+    if not isinstance(given, Array | np.ndarray):
+        raise ValueError(
+            "`recovered` must be a recovery, an approximation that is a matrix, or an array; got "
+            f"{type(given).__name__}."
+        )
+    return ((given,),)
 
 
-def _outputs(
-    recovered: Recovery | LowRank | Array, observed: Observed
-) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+def _outputs(recovered: Recovered, observed: Observed) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
     """Those of the layer, and those of the recovered one, as sums of products."""
     inputs = observed.layer_inputs
     bias = recovered.bias if isinstance(recovered, Recovery) else None
-    found = [(inputs, *_weights(recovered)), *([] if bias is None else [(bias,)])]
+    found = [(inputs, *chain) for chain in _chains(recovered)]
+    found += [] if bias is None else [(bias,)]
     if observed.outputs is not None:
         return ((observed.outputs,),), tuple(found)
     kept = [] if observed.bias is None else [(observed.bias,)]

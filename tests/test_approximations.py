@@ -12,6 +12,7 @@ import quax
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lowrank_theory as lrt
 from approximations import KINDS, MATRICES, numbers
 from lowrank_theory.approximations import (
     AbstractApproximation,
@@ -28,6 +29,8 @@ from lowrank_theory.approximations import (
     Table,
 )
 from lowrank_theory.approximations._packing import pack, unpack
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery import Certificate
 
 pytestmark = pytest.mark.thinned(3)
 
@@ -257,6 +260,14 @@ def test_a_matrix_of_four_bits_takes_an_eighth():
     assert storage == Storage(64 * 32 + 32, 4 * 64 * 32 + 32 * 32, 32 * 32 + 4 * 32, 64 * 32)
 
 
+def test_a_recovery_that_is_not_low_rank_has_no_factors():
+    one, nothing = jnp.ones(()), jnp.zeros(())
+    certificate = Certificate(one, nothing, one, jnp.asarray(True))
+    rounded = lrt.Recovery(drawn("4 bits"), None, certificate, lrt.TruncatedSVD())
+    with pytest.raises(ValueError, match="gives a `Quantised`, which has no factors"):
+        print(rounded.factors)
+
+
 MISFITS: list[tuple[Any, str]] = [
     (lambda: Quantised.of(np.full((2, 2), 4), np.ones((1, 2)), bits=2), "`codes` of 2 bits are 0"),
     (lambda: Quantised.of(np.zeros((2, 2)), np.ones((1, 2)), bits=2), "`codes` must be integers"),
@@ -293,3 +304,13 @@ def test_is_not_made_an_array_unasked(kind):
     with pytest.raises(ValueError, match="not a stack"):
         rows() @ drawn(kind, (2,))
     assert isinstance(given, AbstractApproximation)
+
+
+@matrices
+def test_errors_are_those_of_the_dense_matrix(kind):
+    given, x = drawn(kind), rows()
+    random = np.random.default_rng(5)
+    observed = Observed(weights=numbers(random, INPUTS, OUTPUTS), activations=x)
+    for measure in (lrt.fitting_error, lrt.relative_fitting_error):
+        found, dense = measure(given, observed), measure(given.materialise(), observed)
+        np.testing.assert_allclose(found, dense, rtol=1e-6)

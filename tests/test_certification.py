@@ -58,7 +58,7 @@ def parts(recovery: Recovery) -> tuple[np.ndarray, ...]:
 
 def with_factors(recovery: Recovery, left, right, bias=None) -> Recovery:
     factors = LowRank(np.asarray(left, float), np.asarray(right, float))
-    return dataclasses.replace(recovery, factors=factors, bias=bias)
+    return dataclasses.replace(recovery, approximation=factors, bias=bias)
 
 
 def certified(observed: Observed, recovery: Recovery, held_out: ArrayLike = HELD_OUT, **changes):

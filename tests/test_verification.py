@@ -213,7 +213,7 @@ def test_broken_recovery_is_refuted(monkeypatch):
     def lossy(self: Any, observed: Any, rank: int) -> Any:
         recovery = fit(self, observed, rank)
         factors = lrt.LowRank(0.9 * recovery.factors.left, recovery.factors.right)
-        return dataclasses.replace(recovery, factors=factors)
+        return dataclasses.replace(recovery, approximation=factors)
 
     monkeypatch.setattr(lrt.ActivationWeighted, "fit", lossy)
     # A shape of its own: nothing compiled with the sound recovery is used.

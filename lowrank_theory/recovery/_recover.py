@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import AnyArray, InFloat64, check_rank, float64
-from lowrank_theory.approximations import LowRank
+from lowrank_theory.approximations import AbstractApproximation, LowRank
 from lowrank_theory.problems import Observed
 
 NEAR_OPTIMAL = 1e-3
@@ -87,21 +87,31 @@ class Means(InFloat64):
 
 
 class Recovery(eqx.Module):
-    """What a method recovered: low-rank `factors`, the new `bias` of an affine layer, the method,
-    and a certificate.
+    """What a method recovered: an `approximation` of the weights, the new `bias` of an affine
+    layer, the method, and a certificate.
     """
 
-    factors: LowRank
+    approximation: AbstractApproximation
     bias: Float[AnyArray, " outputs"] | None
     certificate: Certificate | DualityGap
     method: "AbstractMethod" = eqx.field(static=True)
+
+    @property
+    def factors(self) -> LowRank:
+        """The approximation of a method that gives low rank. Raises `ValueError` for another."""
+        if not isinstance(self.approximation, LowRank):
+            raise ValueError(
+                f"`{type(self.method).__name__}` gives a `{type(self.approximation).__name__}`, "
+                "which has no factors: use `recovery.approximation`."
+            )
+        return self.approximation
 
     def require(self) -> "Recovery":
         """This recovery, or a runtime error (under `jit` too) where its certificate does not hold.
         Use what it returns.
         """
         with float64():
-            checked = eqx.error_if(self.factors, ~self.certificate.finite, _NOT_FINITE)
+            checked = eqx.error_if(self.approximation, ~self.certificate.finite, _NOT_FINITE)
             checked = eqx.error_if(checked, ~self.certificate.certified, _NOT_CERTIFIED)
         return Recovery(checked, self.bias, self.certificate, self.method)
 
