@@ -181,9 +181,9 @@ NUMBER_ENTRIES: dict[str, Callable[[Any], Any]] = {
     "share": lrt.networks.Parameters,
     "relative": lrt.networks.LayerError,
     "budget": lambda n: lrt.networks.allocate(
-        [lrt.networks.LossCurve(np.array([1.0, 0.5, 0.0]), 2, 0, 5)] * 2, n
+        [lrt.networks.Options.of_ranks(np.array([1.0, 0.5, 0.0]), 2, 0, 5)] * 2, n
     ),
-    "per_rank": lambda n: lrt.networks.LossCurve(np.array([1.0, 0.5]), n, 0, 5),
+    "per_rank": lambda n: lrt.networks.Options.of_ranks(np.array([1.0, 0.5]), n, 0, 5),
 }  # fmt: skip
 ALWAYS_REFUSED = {"negative", "nan", "inf", "word", "dict", "signalling", "array of two"}
 
@@ -311,32 +311,33 @@ def allocated(rng: Generator) -> Verdict:
         ranks = int(rng.integers(1, 6))
         losses = np.sort(rng.random(ranks + 1))[::-1] * 10.0 ** rng.integers(-300, 300)
         if rng.random() < 0.2:
-            bad = (0 * losses, losses * np.nan, losses[::-1], -losses, losses[:0], losses + np.inf)
+            bad = (0 * losses, losses * np.nan, losses[::-1], -losses, losses[:1], losses + np.inf)
             losses = pick(rng, bad)
         cost = int(pick(rng, (1, 3, 1000, 10**15)))
         fixed = int(rng.integers(0, 2)) * cost
-        curves.append(lrt.networks.LossCurve(losses, cost, fixed, ranks * cost + fixed))
+        make = lrt.networks.Options.of_ranks
+        curves.append(make(losses, cost, fixed, ranks * cost + fixed))
     dense = sum(curve.dense for curve in curves)
     budget = float(rng.uniform(0, 1.05)) * dense
     found = lrt.networks.allocate(curves, budget)
     options = [
         [(curve.dense, 0.0)]
         + [
-            (r * curve.per_rank + curve.fixed, float(curve.losses[r]))
-            for r in range(1, len(curve.losses))
-            if r * curve.per_rank + curve.fixed < curve.dense
+            (int(cost), float(loss))
+            for cost, loss in zip(curve.costs, curve.losses, strict=True)
+            if cost < curve.dense
         ]
         for curve in curves
     ]
     best = oracle.best_loss(options, budget)
     if found.cost > budget:
         raise Lie(f"costs {found.cost} of {budget}")
-    paid = sum(c.cost(r) for c, r in zip(curves, found.ranks, strict=True))
+    paid = sum(c.cost(k) for c, k in zip(curves, found.chosen, strict=True))
     lost = sum(
-        0.0 if r is None else float(c.losses[r]) for c, r in zip(curves, found.ranks, strict=True)
+        0.0 if k is None else float(c.losses[k]) for c, k in zip(curves, found.chosen, strict=True)
     )
     if paid != found.cost or abs(lost - found.loss) > 1e-9 * lost:
-        raise Lie("cost or loss is not that of the ranks")
+        raise Lie("cost or loss is not that of the options")
     if found.lower_bound > best * (1 + 1e-9):
         raise Lie(f"the lower bound {found.lower_bound:g} is above the best, {best:g}")
     if found.lower_bound >= found.loss and found.loss > best * (1 + 1e-9):

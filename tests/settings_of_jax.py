@@ -15,7 +15,7 @@ import numpy as np
 import lowrank_theory as lrt
 from lowrank_theory import rank_choice, recovery
 from lowrank_theory.calibration import Calibration, TriangularCalibration
-from lowrank_theory.networks import LossCurve, Parameters, allocate, compress, observe
+from lowrank_theory.networks import Options, Parameters, allocate, compress, observe
 
 RANDOM = np.random.default_rng(0)
 W, X, B = (RANDOM.standard_normal(s).astype(np.float32) for s in ((8, 6), (40, 8), (6,)))
@@ -67,7 +67,7 @@ def seen(kind: Any) -> Any:
     return kind.empty(8).update(X)
 
 
-CURVES = [LossCurve(np.geomspace(1, 1e-3, 7), 14, 0, 48)] * 2
+CURVES = [Options.of_ranks(np.geomspace(1, 1e-3, 7), 14, 0, 48)] * 2
 ATTACKED = next(
     statement
     for theorem in lrt.theorems.CONTENTS

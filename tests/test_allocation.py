@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lowrank_theory.networks import allocation
-from lowrank_theory.networks.allocation import LossCurve, allocate
+from lowrank_theory.networks.allocation import Options, allocate
 
 
 @st.composite
@@ -17,14 +17,10 @@ def layers(draw):
     """A few layers with a handful of options each, and a budget that binds."""
     curves = []
     for _ in range(draw(st.integers(1, 4))):
-        losses = draw(st.lists(st.integers(0, 99), min_size=1, max_size=8))
+        costs = draw(st.sets(st.integers(1, 40), max_size=7))
+        losses = draw(st.lists(st.integers(0, 99), min_size=len(costs), max_size=len(costs)))
         curves.append(
-            LossCurve(
-                np.array(sorted(losses, reverse=True), float),
-                per_rank=draw(st.integers(1, 5)),
-                fixed=draw(st.integers(0, 3)),
-                dense=draw(st.integers(1, 40)),
-            )
+            Options(np.array(sorted(costs), int), np.array(losses, float), draw(st.integers(1, 40)))
         )
     costs = [[cost for cost, _ in options(curve)] for curve in curves]
     cheapest, dense = sum(map(min, costs)), sum(curve.dense for curve in curves)
@@ -34,8 +30,8 @@ def layers(draw):
 
 def options(curve):
     """(cost, loss) of each option, by their definition."""
-    ranks = [(r * curve.per_rank + curve.fixed, loss) for r, loss in enumerate(curve.losses) if r]
-    return [(cost, loss) for cost, loss in ranks if cost < curve.dense] + [(curve.dense, 0.0)]
+    known = zip(curve.costs, curve.losses, strict=True)
+    return [(cost, loss) for cost, loss in known if cost < curve.dense] + [(curve.dense, 0.0)]
 
 
 def best(curves, budget):
@@ -49,12 +45,11 @@ def best(curves, budget):
 
 
 def assert_consistent(curves, budget, found):
-    """What is said of the allocation is true of its ranks."""
-    losses = [0.0 if r is None else c.losses[r] for c, r in zip(curves, found.ranks, strict=True)]
-    costs = [c.cost(r) for c, r in zip(curves, found.ranks, strict=True)]
-    assert found.cost == sum(costs) <= budget
-    assert found.loss == pytest.approx(sum(losses))
-    assert all(r is None or 1 <= r <= c.paying() for c, r in zip(curves, found.ranks, strict=True))
+    """What is said of the allocation is true of its options."""
+    pairs = list(zip(curves, found.chosen, strict=True))
+    assert found.cost == sum(c.cost(k) for c, k in pairs) <= budget
+    assert found.loss == pytest.approx(sum(0.0 if k is None else c.losses[k] for c, k in pairs))
+    assert all(k is None or 0 <= k < c.cheaper for c, k in pairs)
 
 
 @given(layers())
@@ -99,10 +94,7 @@ def test_the_relaxation_is_a_linear_program(drawn):
 def test_units_do_not_matter(drawn, loss_unit, cost_unit):
     curves, budget = drawn
     scaled = [
-        LossCurve(
-            c.losses * loss_unit, c.per_rank * cost_unit, c.fixed * cost_unit, c.dense * cost_unit
-        )
-        for c in curves
+        Options(c.costs * cost_unit, c.losses * loss_unit, c.dense * cost_unit) for c in curves
     ]
     found, other = allocate(curves, budget), allocate(scaled, budget * cost_unit * (1 + 1e-12))
     assert other.loss == pytest.approx(loss_unit * found.loss, rel=1e-9)
@@ -116,12 +108,12 @@ def test_the_order_of_the_layers_does_not_matter(drawn, random):
 
 
 def test_the_step_of_greatest_gain_per_cost_is_not_always_the_best():
-    one_step = LossCurve(np.array([99.0, 10, 0]), per_rank=3, fixed=0, dense=7)
-    two_steps = LossCurve(np.array([99.0, 12, 6, 0]), per_rank=2, fixed=0, dense=7)
+    one_step = Options.of_ranks(np.array([99.0, 10, 0]), per_rank=3, fixed=0, dense=7)
+    two_steps = Options.of_ranks(np.array([99.0, 12, 6, 0]), per_rank=2, fixed=0, dense=7)
     found = allocate(
         [one_step, two_steps], 3.0 + 2 + 4
     )  # rank one each, and a budget of 4 for steps
-    assert found.ranks == (1, 3)
+    assert found.chosen == (0, 2)  # ranks one and three
     assert (found.cost, found.loss, found.lower_bound) == (9, 10, 10)
 
 
@@ -137,7 +129,7 @@ def spectrum(random, inputs, outputs):
     """The losses of a matrix of random, decaying singular values."""
     energies = np.sort(random.exponential(size=min(inputs, outputs)) ** 3)[::-1]
     tails = np.append(np.cumsum(energies[::-1])[::-1], 0) / energies.sum()
-    return LossCurve(tails, inputs + outputs, outputs, inputs * outputs)
+    return Options.of_ranks(tails, inputs + outputs, outputs, inputs * outputs)
 
 
 def test_many_layers_are_near_the_bound():
@@ -149,12 +141,12 @@ def test_many_layers_are_near_the_bound():
 
 
 def test_a_lossless_rank_is_kept_when_the_budget_would_allow_the_dense_layer():
-    lossless = LossCurve(np.array([1.0, 0, 0]), 3, 0, 100)
-    other = LossCurve(np.array([1.0, 0.5]), 3, 0, 10)
-    assert allocate([lossless, other], 109.0).ranks == (1, None)
+    lossless = Options.of_ranks(np.array([1.0, 0, 0]), 3, 0, 100)
+    other = Options.of_ranks(np.array([1.0, 0.5]), 3, 0, 10)
+    assert allocate([lossless, other], 109.0).chosen == (0, None)
 
 
-CURVE = LossCurve(np.array([1.0, 0.5, 0.25, 0]), per_rank=10, fixed=5, dense=30)
+CURVE = Options.of_ranks(np.array([1.0, 0.5, 0.25, 0]), per_rank=10, fixed=5, dense=30)
 
 
 @pytest.mark.parametrize(
@@ -172,17 +164,34 @@ def test_says_what_cannot_be_met(budget, message):
 
 
 @pytest.mark.parametrize(
-    ("losses", "costs", "message"),
+    ("costs", "losses", "dense", "message"),
     [
-        ([0.5, 1.0], (1, 0, 9), "`losses` must not increase with the rank"),
-        ([1.0, -1.0], (1, 0, 9), "`losses` must be finite non-negative"),
-        ([np.nan], (1, 0, 9), "`losses` must be finite non-negative"),
-        ([], (1, 0, 9), "`losses` must be finite non-negative"),
-        ([1.0], (0, 0, 9), "`per_rank` must be an integer >= 1; got 0"),
-        ([1.0], (1, -1, 9), "`fixed` must be an integer >= 0; got -1"),
-        ([1.0], (1, 0, 0), "`dense` must be an integer >= 1; got 0"),
+        ([1, 2], [1.0, -1.0], 9, "`losses` must be finite non-negative"),
+        ([1], [np.nan], 9, "`losses` must be finite non-negative"),
+        ([1, 2], [1.0], 9, "`costs` must be positive integers .* for 1 losses"),
+        ([2, 2], [1.0, 0.5], 9, "`costs` must be positive integers in increasing order"),
+        ([0, 2], [1.0, 0.5], 9, "`costs` must be positive integers in increasing order"),
+        ([1.5], [1.0], 9, "`costs` must be positive integers in increasing order"),
+        ([1], [1.0], 0, "`dense` must be an integer >= 1; got 0"),
     ],
 )
-def test_says_what_is_wrong_with_a_curve(losses, costs, message):
+def test_says_what_is_wrong_with_options(costs, losses, dense, message):
     with pytest.raises(ValueError, match=message):
-        LossCurve(np.array(losses), *costs)
+        Options(np.array(costs), np.array(losses), dense)
+
+
+@pytest.mark.parametrize(("name", "value"), [("per_rank", 0), ("fixed", -1)])
+def test_says_what_is_wrong_with_ranks(name, value):
+    given = {"per_rank": 1, "fixed": 0, "dense": 9, name: value}
+    with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
+        Options.of_ranks(np.array([1.0, 0.5]), **given)
+
+
+def test_options_of_several_kinds_are_one_list():
+    """Of equal costs the one that loses least; the order of the lists comes back with it."""
+    ranks = Options(np.array([2, 4, 6]), np.array([3.0, 2.0, 1.0]), 10)
+    bits = Options(np.array([3, 4, 20]), np.array([2.5, 2.25, 0.0]), 10)
+    merged, origin = Options.merged([ranks, bits])
+    assert merged.costs.tolist() == [2, 3, 4, 6, 20]
+    assert merged.losses.tolist() == [3.0, 2.5, 2.0, 1.0, 0.0]
+    assert origin == [(0, 0), (1, 0), (0, 1), (0, 2), (1, 2)]

@@ -461,7 +461,11 @@ HALF = Parameters(0.5)
             r"No leaf .* was followed .*\['w'\]: it is not",
         ),
         ((layer, W * np.nan, [X], HALF), {}, "`parameters`: `weights` has 120 non-finite"),
-        ((layer, W, [X], Parameters(0.1)), {}, "It cannot be met: at rank one, .* a share of 0.26"),
+        (
+            (layer, W, [X], Parameters(0.1)),
+            {},
+            "It cannot be met: with the .* a share of 0.26",
+        ),
         (
             (layer, W, [X], HALF),
             {"method": TruncatedSVD(), "sequential": True},

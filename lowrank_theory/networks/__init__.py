@@ -12,7 +12,7 @@ from lowrank_theory.networks._views import MatrixView as MatrixView
 from lowrank_theory.networks.alexnet import AlexNet as AlexNet
 from lowrank_theory.networks.alexnet import alexnet_network as alexnet_network
 from lowrank_theory.networks.allocation import Allocation as Allocation
-from lowrank_theory.networks.allocation import LossCurve as LossCurve
+from lowrank_theory.networks.allocation import Options as Options
 from lowrank_theory.networks.allocation import allocate as allocate
 from lowrank_theory.networks.bert import Bert as Bert
 from lowrank_theory.networks.bert import Tokens as Tokens

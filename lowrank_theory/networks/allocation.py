@@ -1,7 +1,7 @@
-r"""The ranks of many layers under one budget.
+r"""The sizes of many layers under one budget.
 
-Layer $i$ loses $\ell_i(r)$ at rank $r$ and costs $c_i(r) = a_ir + b_i$; left dense, it loses
-nothing and costs $d_i$. Of each layer one option is taken,
+Layer $i$ loses $\ell_i(k)$ and costs $c_i(k)$ with its option k; left dense, it loses nothing and
+costs $d_i$. Options may be ranks, numbers of bits, or both. Of each layer one is taken,
 
 $$\min\ \sum_i\ell_i \quad\text{subject to}\quad \sum_ic_i \le B,$$
 
@@ -9,7 +9,7 @@ a multiple-choice knapsack (Kellerer, Pferschy and Pisinger 2004, chapter 11). G
 step, by gain or by gain per cost, can miss the best: where one step costs 3 and gains 10, and two
 others cost 2 and gain 6 each, a budget of 4 is for the two.
 
-**Lower bound.** For each price $\lambda\ge0$ the minimum is at least $\sum_i\min_r(\ell_i +
+**Lower bound.** For each price $\lambda\ge0$ the minimum is at least $\sum_i\min_k(\ell_i +
 \lambda c_i) - \lambda B$. The best price is found by replacing the options of each layer by their
 lower convex hull: all steps of all hulls are taken in the order of their gain per cost until the
 budget is used up, the last of them in part. What this relaxation loses is the bound (Sinha and
@@ -22,6 +22,7 @@ had a bound below it, and then that bound is stated.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -34,81 +35,106 @@ FOLLOWED = 1_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LossCurve:
-    """What a layer loses at each rank, and what that costs.
+class Options:
+    """What a layer may become: strictly increasing `costs`, the `losses` at each, and what it costs
+    `dense`, as it is, without any loss.
 
-    - `losses` at the ranks 0, 1, ..., non-increasing. Rank 0, through which nothing passes, is no
-      option;
-    - a rank costs `rank * per_rank + fixed`, and is an option where that is less than `dense`, what
-      the layer costs as it is, without any loss.
-
-    Raises `ValueError` for losses that are negative, not finite or increasing, and costs that are
-    not positive integers (`fixed` may be zero).
+    Raises `ValueError` for losses that are negative or not finite, costs that are not positive
+    integers in increasing order, and arrays of different lengths.
     """
 
-    losses: Float[np.ndarray, " ranks"]
-    per_rank: int
-    fixed: int
+    costs: np.ndarray
+    losses: Float[np.ndarray, " options"]
     dense: int
 
     def __post_init__(self) -> None:
         losses = np.asarray(self.losses, np.float64)
-        if losses.ndim != 1 or not losses.size or not np.all(np.isfinite(losses) & (losses >= 0)):
+        if losses.ndim != 1 or not np.all(np.isfinite(losses) & (losses >= 0)):
             raise ValueError(
-                "`losses` must be finite non-negative numbers, one for each rank from 0; got "
+                f"`losses` must be finite non-negative numbers, one for each option; got "
                 f"{self.losses!r}."
             )
-        if np.any(np.diff(losses) > 0):
-            raise ValueError("`losses` must not increase with the rank.")
+        costs = np.asarray(self.costs)
+        whole = np.issubdtype(costs.dtype, np.integer) or costs.size == 0
+        if costs.shape != losses.shape or not whole or np.any(np.diff(costs, prepend=0) <= 0):
+            raise ValueError(
+                "`costs` must be positive integers in increasing order, one for each option; got "
+                f"{self.costs!r} for {losses.size} losses."
+            )
         object.__setattr__(self, "losses", losses)
-        for name, low in (("per_rank", 1), ("fixed", 0), ("dense", 1)):
-            settle(self, name, check_count, low)
+        object.__setattr__(self, "costs", costs.astype(np.int64))
+        settle(self, "dense", check_count, 1)
 
-    def cost(self, rank: int | None) -> int:
-        """What this rank costs, or the dense layer."""
-        return self.dense if rank is None else rank * self.per_rank + self.fixed
+    @staticmethod
+    def of_ranks(
+        losses: Float[np.ndarray, " ranks"], per_rank: int, fixed: int, dense: int
+    ) -> "Options":
+        """Of the losses at the ranks 0, 1, ..., where a rank costs `rank * per_rank + fixed`.
+        Option k is rank k + 1: rank 0, through which nothing passes, is none.
+        """
+        per_rank = check_count("per_rank", per_rank, 1)
+        fixed = check_count("fixed", fixed, 0)
+        losses = np.asarray(losses, np.float64)
+        return Options(np.arange(1, len(losses)) * per_rank + fixed, losses[1:], dense)
 
+    @staticmethod
+    def merged(kinds: Sequence["Options"]) -> tuple["Options", list[tuple[int, int]]]:
+        """Those of several kinds for one layer in one list, and of each in which kind it was which.
+        Of equal costs the one that loses least is kept.
+        """
+        found = [
+            (int(cost), float(loss), (kind, place))
+            for kind, options in enumerate(kinds)
+            for place, (cost, loss) in enumerate(zip(options.costs, options.losses, strict=True))
+        ]
+        kept = [next(same) for _, same in itertools.groupby(sorted(found), lambda each: each[0])]
+        costs = np.array([cost for cost, _, _ in kept], np.int64)
+        losses = np.array([loss for _, loss, _ in kept])
+        return Options(costs, losses, kinds[0].dense), [origin for _, _, origin in kept]
+
+    def cost(self, option: int | None) -> int:
+        """What this option costs, or the dense layer."""
+        return self.dense if option is None else int(self.costs[option])
+
+    @property
     def cheaper(self) -> int:
-        """The largest rank that costs less than the dense layer; 0 if none does."""
-        return max(0, (self.dense - self.fixed - 1) // self.per_rank)
-
-    def paying(self) -> int:
-        """The largest of these whose loss is known."""
-        return min(len(self.losses) - 1, self.cheaper())
+        """How many options cost less than the dense layer."""
+        return int(np.searchsorted(self.costs, self.dense))
 
     def points(self) -> tuple[list[int | None], Float[np.ndarray, "options 2"]]:
         """The options, from cheap to dear, and the cost and the loss of each. One that costs no
         less and loses no less than another is left out.
         """
-        ranks = [*range(1, self.paying() + 1), None]
-        losses = [*self.losses[1 : len(ranks)], 0.0]
-        kept = [k for k, loss in enumerate(losses) if k == 0 or loss < losses[k - 1]]
-        points = [(self.cost(ranks[k]), losses[k]) for k in kept]
-        return [ranks[k] for k in kept], np.array(points, np.float64)
+        chosen: list[int | None] = [*range(self.cheaper), None]
+        losses = np.append(self.losses[: self.cheaper], 0.0)
+        best = np.minimum.accumulate(losses)
+        kept = np.flatnonzero(np.concatenate([[True], losses[1:] < best[:-1]]))
+        points = [(self.cost(chosen[k]), losses[k]) for k in kept]
+        return [chosen[k] for k in kept], np.array(points, np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """The rank of each layer (`None`: left dense), what they cost and lose together, and a bound:
+    """The option of each layer (`None`: left dense), what they cost and lose together, and a bound:
     no allocation within the budget loses less than `lower_bound`.
     """
 
-    ranks: tuple[int | None, ...]
+    chosen: tuple[int | None, ...]
     cost: int
     loss: float
     lower_bound: float
 
 
-def allocate(curves: Sequence[LossCurve], budget: float) -> Allocation:
-    """The ranks that lose least in sum within the budget.
+def allocate(layers: Sequence[Options], budget: float) -> Allocation:
+    """The options that lose least in sum within the budget.
 
     Raises `ValueError` where the budget cannot be met, or where nothing has to be compressed for
     it.
     """
     budget = check_positive("budget", budget)
-    options = [curve.points() for curve in curves]
+    options = [layer.points() for layer in layers]
     cheapest = sum(int(points[0, 0]) for _, points in options)
-    dense = sum(curve.dense for curve in curves)
+    dense = sum(layer.dense for layer in layers)
     if budget >= dense:
         raise ValueError(
             f"`budget` is {budget:,.0f}, and the dense layers cost only {dense:,}: keep them."
@@ -116,7 +142,7 @@ def allocate(curves: Sequence[LossCurve], budget: float) -> Allocation:
     if budget < cheapest:
         raise ValueError(
             f"`budget` is {budget:,.0f} of the {dense:,} that the dense layers cost. It cannot be "
-            f"met: at rank one, wherever that pays, they cost {cheapest:,}, a share of "
+            f"met: with the cheapest option, wherever one pays, they cost {cheapest:,}, a share of "
             f"{math.ceil(1e4 * cheapest / dense) / 1e4:g}."
         )
     relaxed = _relaxed([points for _, points in options])
@@ -133,14 +159,14 @@ def allocate(curves: Sequence[LossCurve], budget: float) -> Allocation:
             kept = kept[:FOLLOWED]
         partial = candidates[kept]
         steps.append(np.divmod(kept, len(points)))
-    last, ranks = int(np.argmin(partial[:, 1])), []
+    last, chosen = int(np.argmin(partial[:, 1])), []
     loss = float(partial[last, 1])
-    for (names, _), (before, chosen) in zip(options[::-1], steps[::-1], strict=True):
-        ranks.append(names[chosen[last]])
+    for (names, _), (before, taken) in zip(options[::-1], steps[::-1], strict=True):
+        chosen.append(names[taken[last]])
         last = before[last]
-    ranks.reverse()
-    cost = sum(curve.cost(rank) for curve, rank in zip(curves, ranks, strict=True))
-    return Allocation(tuple(ranks), cost, loss, min(loss, given_up))
+    chosen.reverse()
+    cost = sum(layer.cost(option) for layer, option in zip(layers, chosen, strict=True))
+    return Allocation(tuple(chosen), cost, loss, min(loss, given_up))
 
 
 def _undominated(points: Float[np.ndarray, "points 2"]) -> np.ndarray:

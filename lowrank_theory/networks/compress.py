@@ -50,7 +50,7 @@ from lowrank_theory.networks._targets import Parameters as Parameters
 from lowrank_theory.networks._targets import RankRule as RankRule
 from lowrank_theory.networks._tied import Tied, settled, tied_leaves
 from lowrank_theory.networks._views import MatrixView
-from lowrank_theory.networks.allocation import LossCurve, allocate
+from lowrank_theory.networks.allocation import Options, allocate
 from lowrank_theory.networks.observe import Listener, Site, by_reason, nothing_followed
 from lowrank_theory.networks.replace import leaves_by_path, replace
 from lowrank_theory.recovery import AbstractNestedMethod, ActivationWeighted, TruncatedSVD
@@ -271,14 +271,13 @@ def compress(
         if progress is not None:
             progress(path, next(steps), (1 + sequential) * len(free))
 
-    curves = {path: _curve(target, survey[path], leaves[path], fitter.looks) for path in survey}
-    most = {path: min(each.cheaper(), _full(survey[path])) for path, each in curves.items()}
+    costs = {path: _costs(target, survey[path], leaves[path], fitter.looks) for path in survey}
+    most = {path: each.cheaper for path, each in costs.items()}
     wanted: dict[str, int] = {}
     fits: dict[str, Fit] = {}
     for block in blocks:
         for path, matrices, fit in fitter.fits({path: most[path] for path in block}):
-            losses = np.minimum.accumulate(fit.measured.squares)
-            curves[path] = dataclasses.replace(curves[path], losses=losses)
+            costs[path] = _known(costs[path], fit)
             rank = min(1, most[path])
             if isinstance(target, AbstractRankTarget):
                 wanted[path] = rank = max(1, target.rank(fit.surely, matrices))
@@ -287,7 +286,7 @@ def compress(
             if not sequential:
                 fits[path] = fit
             step(path)
-    ranks, bound = _ranks(target, curves, wanted, remarks)
+    ranks, bound = _ranks(target, costs, wanted, remarks)
 
     made = {path: fit.at(ranks[path]) for path, fit in fits.items() if path in ranks}
     for block in later:
@@ -423,12 +422,19 @@ def _full(site: Site) -> int:
     return min(site.view.matrix_shape[-2:])
 
 
-def _curve(target: AbstractTarget, site: Site, leaf: Any, shifted: bool) -> LossCurve:
-    """The costs of a layer, whose losses are not known yet: it can only stay dense."""
+def _costs(target: AbstractTarget, site: Site, leaf: Any, shifted: bool) -> Options:
+    """What the ranks from one on cost; what they lose is not known yet."""
     price, shift = target.prices(site, stored_dtype(leaf).itemsize)
     *stack, _, outputs = site.view.matrix_shape
     fixed = shift * math.prod(stack) * outputs if shifted else 0
-    return LossCurve(np.zeros(1), price * _per_rank(site), fixed, price * site.parameters)
+    unknown = np.zeros(_full(site) + 1)
+    return Options.of_ranks(unknown, price * _per_rank(site), fixed, price * site.parameters)
+
+
+def _known(costs: Options, fit: Fit) -> Options:
+    """The options whose losses are known: the ranks that were fitted."""
+    losses = fit.measured.squares[1:]
+    return Options(costs.costs[: len(losses)], losses, costs.dense)
 
 
 def _missed(rank: int, most: int, fit: Fit) -> str:
@@ -444,26 +450,28 @@ def _missed(rank: int, most: int, fit: Fit) -> str:
 
 def _ranks(
     target: AbstractTarget,
-    curves: dict[str, LossCurve],
+    costs: dict[str, Options],
     wanted: dict[str, int],
     remarks: dict[str, str],
 ) -> tuple[dict[str, int], dict[str, float]]:
     """The ranks of the layers that do not stay dense, and what is known of the best ones. It adds
     to `remarks` why a layer stays dense.
     """
-    for path, curve in curves.items():
-        if isinstance(target, AbstractBudget) and not curve.paying():
-            remarks.setdefault(path, "no rank saves anything")
     if not isinstance(target, AbstractBudget):
         return {path: rank for path, rank in wanted.items() if path not in remarks}, {}
-    budget = target.share * sum(curve.dense for curve in curves.values())
+    for path, options in costs.items():
+        if path in remarks:  # it was not fitted
+            costs[path] = Options(options.costs[:0], options.losses[:0], options.dense)
+        elif not options.cheaper:
+            remarks[path] = "no rank saves anything"
+    budget = target.share * sum(options.dense for options in costs.values())
     try:
-        allocation = allocate(list(curves.values()), budget)
+        allocation = allocate(list(costs.values()), budget)
     except ValueError as error:
         stay = "".join(f" {path} stays as it is: {why}." for path, why in remarks.items())
         raise ValueError(f"{error}{stay}") from None
-    chosen = zip(curves, allocation.ranks, strict=True)
-    ranks = {path: rank for path, rank in chosen if rank is not None}
-    for path in curves.keys() - ranks:
+    chosen = zip(costs, allocation.chosen, strict=True)
+    ranks = {path: option + 1 for path, option in chosen if option is not None}
+    for path in costs.keys() - ranks:
         remarks.setdefault(path, "the budget is better spent on it as it is")
     return ranks, {"planned": allocation.loss, "lower_bound": allocation.lower_bound}
