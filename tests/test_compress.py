@@ -18,6 +18,7 @@ from lowrank_theory.networks import _passes
 from lowrank_theory.networks.compress import (
     Bytes,
     Compressed,
+    IdealBits,
     LayerError,
     MultiplyAdds,
     Parameters,
@@ -101,6 +102,7 @@ NETWORKS = {"mlp": mlp, "products": products}
 TARGETS = {
     "parameters": (Parameters, lambda c: (c.parameter_count, c.dense_parameter_count)),
     "bytes": (Bytes, lambda c: (c.storage_bytes, c.dense_storage_bytes)),
+    "ideal bits": (IdealBits, lambda c: (c.storage_bytes, c.dense_storage_bytes)),
     "multiply-adds": (MultiplyAdds, lambda c: (c.multiply_adds, c.dense_multiply_adds)),
 }
 METHODS = {"data-driven": ActivationWeighted(), "data-agnostic": TruncatedSVD()}

@@ -48,6 +48,11 @@ class Storage:
         return Storage(*map(operator.add, mine, others))
 
     @staticmethod
+    def of_floats(numbers: int, itemsize: int, *, multiply_adds: int = 0) -> "Storage":
+        """Of so many floats of so many bytes each."""
+        return Storage(numbers, 8 * itemsize * numbers, itemsize * numbers, multiply_adds)
+
+    @staticmethod
     def of(*arrays: Any, multiply_adds: int = 0, additions: int = 0) -> "Storage":
         """Of numbers that are stored as they are."""
         held = sum(size_in_bytes(array) for array in arrays)

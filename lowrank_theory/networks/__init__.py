@@ -26,6 +26,7 @@ from lowrank_theory.networks.character_lstm import shakespeare_text as shakespea
 from lowrank_theory.networks.compress import Bytes as Bytes
 from lowrank_theory.networks.compress import Compressed as Compressed
 from lowrank_theory.networks.compress import CompressedLayer as CompressedLayer
+from lowrank_theory.networks.compress import IdealBits as IdealBits
 from lowrank_theory.networks.compress import LayerError as LayerError
 from lowrank_theory.networks.compress import MultiplyAdds as MultiplyAdds
 from lowrank_theory.networks.compress import Parameters as Parameters

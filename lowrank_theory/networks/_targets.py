@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import check_fraction, settle
-from lowrank_theory.networks.observe import Site
+from lowrank_theory.approximations import Storage
 from lowrank_theory.problems import Observed
 
 
@@ -16,8 +16,10 @@ class AbstractTarget(eqx.Module):
     """What is asked of a compression."""
 
     @abc.abstractmethod
-    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
-        """What a number costs in a matrix or a factor, and in a shift."""
+    def cost(self, storage: Storage, rows: int) -> int:
+        """What a layer costs that takes this storage, where each matrix meets so many rows of a
+        batch.
+        """
 
 
 class AbstractBudget(AbstractTarget):
@@ -36,9 +38,9 @@ class Parameters(AbstractBudget):
     def __check_init__(self) -> None:
         settle(self, "share", check_fraction)
 
-    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
-        """One each."""
-        return 1, 1
+    def cost(self, storage: Storage, rows: int) -> int:
+        """The numbers."""
+        return storage.numbers
 
 
 class Bytes(AbstractBudget):
@@ -49,9 +51,22 @@ class Bytes(AbstractBudget):
     def __check_init__(self) -> None:
         settle(self, "share", check_fraction)
 
-    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
-        """The size of the dtype."""
-        return itemsize, itemsize
+    def cost(self, storage: Storage, rows: int) -> int:
+        """Of the arrays, packed as they are."""
+        return storage.bytes
+
+
+class IdealBits(AbstractBudget):
+    """At most this share of the bits, where each entry is written down in as many as it needs."""
+
+    share: float
+
+    def __check_init__(self) -> None:
+        settle(self, "share", check_fraction)
+
+    def cost(self, storage: Storage, rows: int) -> int:
+        """Without padding."""
+        return storage.ideal_bits
 
 
 class MultiplyAdds(AbstractBudget):
@@ -62,17 +77,17 @@ class MultiplyAdds(AbstractBudget):
     def __check_init__(self) -> None:
         settle(self, "share", check_fraction)
 
-    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
-        """One for each row, of which a batch may have none."""
-        return max(1, site.rows), 0
+    def cost(self, storage: Storage, rows: int) -> int:
+        """Of all rows, of which a batch may have none."""
+        return max(1, rows) * storage.multiply_adds
 
 
 class AbstractRankTarget(AbstractTarget):
     """A rank for each layer by itself. It stays dense where that rank would not save parameters."""
 
-    def prices(self, site: Site, itemsize: int) -> tuple[int, int]:
-        """One each."""
-        return 1, 1
+    def cost(self, storage: Storage, rows: int) -> int:
+        """The numbers."""
+        return storage.numbers
 
     @abc.abstractmethod
     def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:

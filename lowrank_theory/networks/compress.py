@@ -35,6 +35,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lowrank_theory._numerics import check_count
+from lowrank_theory.approximations import Storage
 from lowrank_theory.networks._fits import Fit, Fitter, Made, stored_dtype
 from lowrank_theory.networks._follow import is_array
 from lowrank_theory.networks._passes import blocks_of
@@ -44,6 +45,7 @@ from lowrank_theory.networks._targets import (
     AbstractTarget,
 )
 from lowrank_theory.networks._targets import Bytes as Bytes
+from lowrank_theory.networks._targets import IdealBits as IdealBits
 from lowrank_theory.networks._targets import LayerError as LayerError
 from lowrank_theory.networks._targets import MultiplyAdds as MultiplyAdds
 from lowrank_theory.networks._targets import Parameters as Parameters
@@ -424,11 +426,16 @@ def _full(site: Site) -> int:
 
 def _costs(target: AbstractTarget, site: Site, leaf: Any, shifted: bool) -> Options:
     """What the ranks from one on cost; what they lose is not known yet."""
-    price, shift = target.prices(site, stored_dtype(leaf).itemsize)
+    itemsize = stored_dtype(leaf).itemsize
+
+    def cost(numbers: int, shift: int = 0) -> int:
+        storage = Storage.of_floats(numbers, itemsize, multiply_adds=numbers)
+        return target.cost(storage + Storage.of_floats(shift, itemsize), site.rows)
+
     *stack, _, outputs = site.view.matrix_shape
-    fixed = shift * math.prod(stack) * outputs if shifted else 0
-    unknown = np.zeros(_full(site) + 1)
-    return Options.of_ranks(unknown, price * _per_rank(site), fixed, price * site.parameters)
+    fixed, each = math.prod(stack) * outputs if shifted else 0, _per_rank(site)
+    costs = [cost(rank * each, fixed) for rank in range(1, _full(site) + 1)]
+    return Options(np.array(costs), np.zeros(len(costs)), cost(site.parameters))
 
 
 def _known(costs: Options, fit: Fit) -> Options:
