@@ -22,8 +22,8 @@ from lowrank_theory.approximations.sparse import (
 )
 from lowrank_theory.approximations.table import Table
 
-# What a file may name. A new kind is entered here.
-KINDS: Mapping[str, Any] = {
+# What a file may name.
+KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         LowRank,
@@ -42,14 +42,24 @@ KINDS: Mapping[str, Any] = {
 }
 
 
+def register(kind: Any) -> None:
+    """Enter a kind of approximation of your own, so that files may hold it. Its `__init__` takes
+    its fields by name; each is an array, a number, an approximation or a tuple of these.
+
+    Raises `ValueError` for a name that another kind has.
+    """
+    if KINDS.setdefault(kind.__name__, kind) is not kind:
+        raise ValueError(f"`{kind.__name__}` is entered already, by another kind: rename it.")
+
+
 def described(given: Any) -> dict[str, Any]:
     """Its kind, and of each field what it is: a number, `"array"`, a kind or a list of kinds. Ready
     for JSON.
     """
     if type(given) not in KINDS.values():
         raise ValueError(
-            f"A `{type(given).__name__}` cannot be saved: its kind is not entered in "
-            "`lowrank_theory.approximations`."
+            f"A `{type(given).__name__}` cannot be saved: enter its kind by "
+            "`lowrank_theory.approximations.register`."
         )
     fields = {each.name: _entry(getattr(given, each.name)) for each in dataclasses.fields(given)}
     return {"kind": type(given).__name__, **fields}
