@@ -67,13 +67,8 @@ class Quantised(AbstractMatrix):
         axis: int = 0,
     ):
         """Raises `ValueError` for arrays that do not fit together, and for bits beyond 1 to 8."""
-        self.bits, self.inputs, self.outputs, self.group, self.axis = (
-            bits,
-            inputs,
-            outputs,
-            group,
-            axis,
-        )
+        self.bits, self.inputs, self.outputs = bits, inputs, outputs
+        self.group, self.axis = group, axis
         settle(self, "bits", check_count, 1, 8)
         settle(self, "inputs", check_count, 1)
         settle(self, "outputs", check_count, 1)
@@ -81,25 +76,25 @@ class Quantised(AbstractMatrix):
         if group is not None:
             settle(self, "group", check_count, 1)
         size = packed_size(self.inputs * self.outputs, self.bits)
-        if getattr(codes, "dtype", None) != np.uint8 or codes.ndim < 1 or codes.shape[-1] != size:
+        kind, shape = getattr(codes, "dtype", None), getattr(codes, "shape", ())
+        if kind != np.uint8 or shape[-1:] != (size,):
             raise ValueError(
-                f"`codes` must be {size} bytes (uint8) for each matrix; got "
-                f"{getattr(codes, 'shape', type(codes).__name__)} of "
-                f"{getattr(codes, 'dtype', None)}. `Quantised.of` packs codes."
+                f"`codes` must be {size} bytes (uint8) for each matrix; got {shape} of {kind}. "
+                "`Quantised.of` packs codes."
             )
         stack = codes.shape[:-1]
         check_floats("scales", scales)
-        wanted = {
-            "scales": (scales, (*stack, *self._grid())),
-            "zeros": (zeros, (*stack, *self._grid())),
-            "input_scales": (input_scales, (*stack, self.inputs)),
-            "order": (order, (*stack, self.inputs)),
-        }
-        for name, (array, shape) in wanted.items():
+        for name, array, sides in (
+            ("scales", scales, self._grid()),
+            ("zeros", zeros, self._grid()),
+            ("input_scales", input_scales, (self.inputs,)),
+            ("order", order, (self.inputs,)),
+        ):
             if array is None:
                 continue
-            if getattr(array, "shape", None) != shape:
-                raise ValueError(f"`{name}` must be {shape}; got {getattr(array, 'shape', array)}.")
+            if getattr(array, "shape", None) != (*stack, *sides):
+                got = getattr(array, "shape", type(array).__name__)
+                raise ValueError(f"`{name}` must be {(*stack, *sides)}; got {got}.")
             if name != "order" and array.dtype != scales.dtype:
                 raise ValueError(f"`{name}` must be of {scales.dtype}; got {array.dtype}.")
         if order is not None and not jnp.issubdtype(order.dtype, jnp.integer):
@@ -195,10 +190,8 @@ class Quantised(AbstractMatrix):
 
     def _spread(self, grid: Any) -> Array:
         """A number of each group, for each of its entries."""
-        grid, axis = jnp.asarray(grid), self.axis - 2
+        grid = jnp.asarray(grid)
         if self.group is None:
             return grid
-        side = (self.inputs, self.outputs)[self.axis]
-        return jnp.repeat(grid, self.group, axis=axis, total_repeat_length=None)[
-            (..., slice(side), slice(None)) if self.axis == 0 else (..., slice(side))
-        ]
+        each = jnp.repeat(grid, self.group, axis=self.axis - 2)
+        return each[..., : self.inputs, : self.outputs]
