@@ -19,8 +19,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Bool, Float, Int
 
-from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
-from lowrank_theory._scale import equilibrated, times_power
+from lowrank_theory._numerics import AnyArray, after, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._scale import equilibrated, times_power, unit
 
 
 def all_right_vectors(
@@ -156,10 +156,24 @@ class Columns(eqx.Module):
     def weights(
         self, coordinates: Float[Array, "width outputs"], power: Int[Array, ""] | int = 0
     ) -> Float[Array, "inputs outputs"]:
-        r"""The Z with $\tilde XZ = 2^p$ basis T whose $DZ$ is smallest."""
+        r"""The Z with $\tilde XZ = 2^p$ basis T, the smallest as far as float64 tells.
+
+        First the one whose DZ is smallest, projected on the rows of $\tilde X$; what that misses of
+        T, where weak rows are lost beside strong ones, is added.
+        """
+        powers, right = self.powers[:, None], jnp.where(self.kept[:, None], self.right, 0)
         values = jnp.where(self.kept, self.values, 0)[:, None]
-        inverse = matmul(self.right.T, safe_divide(coordinates, values))
-        return times_power(inverse, power - self.powers[:, None])
+
+        def solved(wanted: Array) -> Array:
+            return times_power(matmul(right.T, safe_divide(wanted, values)), -powers)
+
+        rows, _ = unit(times_power(after(coordinates, right).T, powers))
+        vectors, sizes, _ = jnp.linalg.svd(rows, full_matrices=False)
+        span = vectors * (sizes > relative_rank_cutoff(rows.shape) * sizes[0])
+        found, size = unit(solved(coordinates))
+        found = times_power(matmul(span, span.T, found), size)
+        missed = coordinates - values * matmul(right, times_power(found, powers))
+        return times_power(found + solved(missed), power)
 
 
 def resolved_columns(layer_inputs: Float[Array, "samples inputs"], resolution: float) -> Columns:

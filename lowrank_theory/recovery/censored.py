@@ -158,8 +158,7 @@ class CensoredLikelihood(AbstractMethod):
 class CensoredFit(InFloat64):
     r"""A point $F$ of the box, and how far from the minimum it can be; see `censored_likelihood`.
 
-    `weights` produce the `preactivations` $F$, and are the smallest that do where the columns of
-    $\tilde X$ are scaled alike.
+    `weights` is $\tilde X^+F$, the smallest of the matrices that produce the `preactivations` $F$.
     `objective` is $f(F) + \lambda\lVert F\rVert_*$, which exceeds its minimum by at most
     `duality_gap`. `converged` says that the gap is within the tolerance asked for. Numbers are
     float64, and about the `preactivations` as they are stored, in the dtype of the data.

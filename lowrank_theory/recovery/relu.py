@@ -80,10 +80,9 @@ class NuclearNormRelu(AbstractMethod):
 class NuclearNormFit(InFloat64):
     r"""A point $F$ of the ball, and how far from the minimum it can be; see `nuclear_norm_relu`.
 
-    `weights` produce the `preactivations` $F$, and are the smallest that do where the columns of
-    $\tilde X$ are scaled alike by powers of two; what the layer is fitted to give is $\rho(F)$.
-    `objective` is $f(F)$, and `duality_gap` bounds $f(F) - \min f$. `converged` says that the gap
-    is within the tolerance asked for.
+    `weights` is $\tilde X^+ F$, the smallest of the matrices that produce the `preactivations` $F$;
+    what the layer is fitted to give is $\rho(F)$. `objective` is $f(F)$, and `duality_gap` bounds
+    $f(F) - \min f$. `converged` says that the gap is within the tolerance asked for.
     """
 
     weights: Float[Array, "inputs outputs"]
