@@ -480,6 +480,10 @@ def test_a_map_knows_its_size():
     assert (given.shape, given.dtype) == ((3, 6, 4), np.float32)
     assert given.storage.numbers == sum(leaf.size for leaf in jax.tree.leaves(given)) == 72
     assert given.storage.bytes == 288
+    assert given.factors is given.approximation
+    rounded = Affine(KINDS["4 bits"](np.random.default_rng(0), (), 6, 4), normal(0, 4))
+    with pytest.raises(ValueError, match="a `Quantised`, which has no factors"):
+        print(rounded.factors)
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from lowrank_theory.approximations._approximation import (
     Storage,
     as_stored,
 )
+from lowrank_theory.approximations.low_rank import LowRank
 
 
 class Affine(AbstractApproximation):
@@ -48,6 +49,16 @@ class Affine(AbstractApproximation):
         """$XA + s$ in each row."""
         with as_stored(rows, self):
             return self.approximation.apply(rows) + self.shift[..., None, :]
+
+    @property
+    def factors(self) -> LowRank:
+        """The approximation where it is low rank. Raises `ValueError` for another."""
+        if not isinstance(self.approximation, LowRank):
+            raise ValueError(
+                f"It is a `{type(self.approximation).__name__}`, which has no factors: use "
+                "`approximation`."
+            )
+        return self.approximation
 
     @property
     def shape(self) -> tuple[int, ...]:

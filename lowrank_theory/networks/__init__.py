@@ -7,6 +7,7 @@ what `certify_losses` asks for. `study` holds the theorems against each layer of
 `alexnet_network`), the others are read where `LOWRANK_DATA` names a folder that holds them.
 """
 
+from lowrank_theory.approximations import Affine as Affine
 from lowrank_theory.networks._compressed_file import load_compressed as load_compressed
 from lowrank_theory.networks._views import MatrixView as MatrixView
 from lowrank_theory.networks.alexnet import AlexNet as AlexNet
@@ -59,3 +60,5 @@ from lowrank_theory.networks.texts import spearman as spearman
 from lowrank_theory.networks.texts import stsb_data as stsb_data
 from lowrank_theory.networks.transfer import Transfer as Transfer
 from lowrank_theory.networks.transfer import transfer as transfer
+
+AffineLowRank = Affine

@@ -99,9 +99,7 @@ def _truncated_like(driven: Compressed, loaded: Loaded) -> Compressed:
 
 def low_rank(factors: Factors) -> LowRank:
     """The factors without their shift."""
-    found = factors.approximation if isinstance(factors, Affine) else factors
-    assert isinstance(found, LowRank)
-    return found
+    return factors.factors if isinstance(factors, Affine) else factors
 
 
 def factors_of(compressed: Compressed) -> dict[str, Factors]:

@@ -269,10 +269,14 @@ def assess(
 
 
 def _is_extreme(instance: Any) -> Bool[Array, ""]:
-    """Whether products of several of its numbers may leave the range of float64."""
+    """Whether products of several of its numbers may leave the range of float64. One that is not
+    finite stands for what is not known, such as the range of a loss.
+    """
     leaves = [x for x in jax.tree.leaves(instance) if eqx.is_inexact_array(x) and x.size]
     largest = [jnp.max(jnp.abs(jnp.asarray(x, float))) for x in leaves]
-    return jnp.any(jnp.array([(x > 0) & ~((x > 2.0**-64) & (x < 2.0**64)) for x in largest], bool))
+    known = [(x > 0) & (x < jnp.inf) for x in largest]
+    usual = [(x > 2.0**-64) & (x < 2.0**64) for x in largest]
+    return jnp.any(jnp.array(known, bool) & ~jnp.array(usual, bool))
 
 
 def _exact(instance: Any) -> Any:
