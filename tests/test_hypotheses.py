@@ -392,4 +392,5 @@ def laws(theorem: str, where: str) -> list[str]:
 @pytest.mark.parametrize("theorem", dict.fromkeys(name.split(".")[0] for name in STATEMENTS))
 def test_no_statement_is_false_or_nothing_at_the_edge(theorem):
     """Layers of one shape share their programs: all of a theorem in one test."""
-    assert [wrong for where in hostile() for wrong in laws(theorem, where)] == []
+    with np.errstate(all="ignore"):  # numbers whose squares leave float64
+        assert [wrong for where in hostile() for wrong in laws(theorem, where)] == []
