@@ -350,8 +350,8 @@ def judged(name: str, instance: Any, *, far: bool) -> str | None:
     value = number(bound.value)
     if not bool(bound.holds):
         return None if value == outside else f"{value} outside its hypotheses"
-    if value == outside:  # as where squares leave float64
-        return None if far else "nothing is said"
+    if far and value == outside:  # squares leave float64
+        return None
     realised, value, allowance = sides(name, instance)
     if math.isnan(value) or math.isnan(realised) or math.isnan(allowance):
         return f"not a number: {realised}, {value}, {allowance}"

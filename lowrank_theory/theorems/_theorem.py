@@ -262,10 +262,11 @@ def assess(
         estimate = statement.estimate(instance, failure_probability)
     bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
     # Beyond the range of float64, neither side can be computed; within it, a NaN is a fault.
-    lost = jnp.isnan(bound.value) | ~jnp.isfinite(statement.magnitude(instance))
+    loss = statement.loss(instance, estimate)
+    lost = jnp.isnan(bound.value) | jnp.isnan(loss) | ~jnp.isfinite(statement.magnitude(instance))
     known = bound.holds & ~(lost & _is_extreme(instance))
     bound = Bound(jnp.where(known, bound.value, outside), hypotheses)
-    return bound, statement.loss(instance, estimate)
+    return bound, loss
 
 
 def _is_extreme(instance: Any) -> Bool[Array, ""]:

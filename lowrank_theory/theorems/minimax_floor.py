@@ -222,10 +222,12 @@ class AbstractFloor(AbstractStatement):
         """i.i.d. Gaussian noise, and room for the rank; the prior is that of the instance."""
         problem = instance.problem
         room = column_rank(problem.truth.layer_inputs) - problem.rank
+        prior = jnp.minimum(jnp.asarray(instance.strength), jnp.asarray(instance.spread))
         return (
             planted_hypothesis(problem),
             *gaussian_noise_hypotheses(problem.truth),
             Hypothesis("the activations have at least the rank of the prior", room),
+            Hypothesis("the prior has a strength and a spread", jnp.where(prior > 0, prior, -1.0)),
         )
 
     def broken_estimate(self, instance: PriorDraw, failure_probability: float) -> Array:

@@ -180,8 +180,15 @@ class AbstractSelection(AbstractPenalised):
         return jnp.sum(jnp.any(estimate.right != 0, axis=1)).astype(float)
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """None beyond the model."""
-        return (planted_hypothesis(instance),)
+        """A penalty: what rounding makes of rank is not free, and its square is a float64."""
+        threshold = self.threshold(instance, failure_probability)
+        room = rounding_allowance(error_magnitude(instance), *instance.sizes)
+        penalty = jnp.isfinite(threshold**2) & (threshold**2 > 0)
+        margin = jnp.where(penalty & jnp.isfinite(room), threshold - room, -1.0)
+        return (
+            planted_hypothesis(instance),
+            Hypothesis("the penalty exceeds what rounding makes", margin),
+        )
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         """One: it counts."""
