@@ -381,7 +381,8 @@ def laws(theorem: str, where: str) -> list[str]:
             try:
                 found = judged(name, instance, far="times 2^" in where)
             except ValueError as error:  # what the statement needs is not there, and it says so
-                said = any(word in str(error) for word in ("This statement", "must", "give `"))
+                words = ("this statement", "must", "give `")
+                said = any(word in str(error).lower() for word in words)
                 found = None if said else str(error)
             if found is not None:
                 wrong.append(f"{name} on {kind}, {where}: {found}")
