@@ -76,7 +76,7 @@ def _digest(content: bytes, place: re.Match[bytes]) -> bytes:
 @dataclasses.dataclass(frozen=True)
 class ArrayFile:
     """A kind of safetensors file: its `name`, under which its description stands in the metadata,
-    the `version` that is written, which is read from the `first` on, `what` it holds and what to do
+    the `version` that is written (all before it are read, too), `what` it holds and what to do
     without it, in words.
     """
 
@@ -84,7 +84,6 @@ class ArrayFile:
     version: int
     what: str
     remedy: str
-    first: int = 1
 
     def pack(self, arrays: Mapping[str, np.ndarray], **what: Any) -> bytes:
         """The bytes of a file. Raises `SafetensorError` for a dtype that safetensors has not."""
@@ -108,10 +107,8 @@ class ArrayFile:
         found = description if isinstance(description, dict) else {}
         if found.get("format") != f"lowrank_theory.{self.name}":
             raise self.refusal(path, f"holds something else than {self.what}")
-        if found.get("version") not in range(self.first, self.version + 1):
-            known = f"version {self.version}"
-            if self.first < self.version:
-                known = f"versions {self.first} to {self.version}"
+        if found.get("version") not in range(1, self.version + 1):
+            known = f"versions 1 to {self.version}" if self.version > 1 else "version 1"
             raise ValueError(
                 f"The file {str(path)!r} of {self.what} has version {found.get('version')!r}; this "
                 f"library reads {known}. Update `lowrank_theory`, or {self.remedy}."

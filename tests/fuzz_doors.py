@@ -311,7 +311,7 @@ def allocated(rng: Generator) -> Verdict:
         ranks = int(rng.integers(1, 6))
         losses = np.sort(rng.random(ranks + 1))[::-1] * 10.0 ** rng.integers(-300, 300)
         if rng.random() < 0.2:
-            bad = (0 * losses, losses * np.nan, losses[::-1], -losses, losses[:1], losses + np.inf)
+            bad = (0 * losses, losses * np.nan, losses[::-1], -losses, losses[:0], losses + np.inf)
             losses = pick(rng, bad)
         cost = int(pick(rng, (1, 3, 1000, 10**15)))
         fixed = int(rng.integers(0, 2)) * cost

@@ -180,6 +180,20 @@ def test_says_what_is_wrong_with_options(costs, losses, dense, message):
         Options(np.array(costs), np.array(losses), dense)
 
 
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([0.5, 1.0], "`losses` must not increase with the rank"),
+        ([1.0, -1.0], "`losses` must be finite non-negative"),
+        ([np.nan], "`losses` must be finite non-negative"),
+        ([], "`losses` must be finite non-negative"),
+    ],
+)
+def test_says_what_is_wrong_with_the_losses_of_ranks(losses, message):
+    with pytest.raises(ValueError, match=message):
+        Options.of_ranks(np.array(losses), 1, 0, 9)
+
+
 @pytest.mark.parametrize(("name", "value"), [("per_rank", 0), ("fixed", -1)])
 def test_says_what_is_wrong_with_ranks(name, value):
     given = {"per_rank": 1, "fixed": 0, "dense": 9, name: value}

@@ -79,10 +79,11 @@ class Table(AbstractApproximation):
         comparison for each level.
         """
         codebooks = self.splits.size // self.splits.shape[-1]
+        held = sum(map(size_in_bytes, (self.entries, self.thresholds, self.splits)))
         return Storage(
             self.entries.size + self.thresholds.size,
-            8 * sum(map(size_in_bytes, (self.entries, self.thresholds, self.splits))),
-            sum(map(size_in_bytes, (self.entries, self.thresholds, self.splits))),
+            8 * held,
+            held,
             additions=codebooks * self.entries.shape[-1],
             comparisons=self.splits.size,
         )

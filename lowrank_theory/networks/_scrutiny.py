@@ -141,7 +141,7 @@ def _perceptron_bounds(
         new = replaced.get(f".weights[{index}]")
         pairs = [(np.asarray(dense), np.asarray(bias))] * 2
         if new is not None:
-            matrix = np.asarray(low_rank(new).materialise())
+            matrix = np.asarray(new.factors.materialise())
             pairs[1] = (matrix, np.asarray(bias) + np.asarray(new.shift))
         for kept, (matrix, row) in zip((weights, compressed), pairs, strict=True):
             layer = np.vstack([matrix, row]).astype(float)

@@ -70,11 +70,19 @@ class Options:
         losses: Float[np.ndarray, " ranks"], per_rank: int, fixed: int, dense: int
     ) -> "Options":
         """Of the losses at the ranks 0, 1, ..., where a rank costs `rank * per_rank + fixed`.
-        Option k is rank k + 1: rank 0, through which nothing passes, is none.
+        Option k is rank k + 1: rank 0, through which nothing passes, is none. Raises `ValueError`
+        for losses of which there are none, or which increase.
         """
         per_rank = check_count("per_rank", per_rank, 1)
         fixed = check_count("fixed", fixed, 0)
         losses = np.asarray(losses, np.float64)
+        if losses.ndim != 1 or not losses.size or not np.all(np.isfinite(losses) & (losses >= 0)):
+            raise ValueError(
+                "`losses` must be finite non-negative numbers, one for each rank from 0; got "
+                f"{losses!r}."
+            )
+        if np.any(np.diff(losses) > 0):
+            raise ValueError("`losses` must not increase with the rank.")
         return Options(np.arange(1, len(losses)) * per_rank + fixed, losses[1:], dense)
 
     @staticmethod
