@@ -173,7 +173,15 @@ def rectified_gaussian(problem: Problem) -> tuple[Hypothesis, ...]:
     truth = problem.truth
     signal = jax.nn.relu(truth.clean_outputs + truth.noise) - truth.noise
     name = "the outputs are rectified noisy outputs"
-    return (model_hypothesis(name, problem, signal), *gaussian_noise_hypotheses(truth))
+    noise = Hypothesis("there is noise", jnp.where(noise_scale(problem) > 0, 1.0, -1.0))
+    return (model_hypothesis(name, problem, signal), noise, *gaussian_noise_hypotheses(truth))
+
+
+def rectified(problem: Problem) -> Hypothesis:
+    """No output is negative, as behind every ReLU."""
+    outputs = jnp.asarray(problem.observed.target_outputs, float)
+    lowest, largest = jnp.min(outputs), jnp.max(jnp.abs(outputs))
+    return Hypothesis("no output is negative", safe_divide(lowest, largest))
 
 
 def error(problem: Problem, weights: Array) -> Float[Array, ""]:

@@ -80,7 +80,12 @@ from lowrank_theory.theorems._calibration import (
     true_second_moment,
     weakest_outputs,
 )
-from lowrank_theory.theorems._quantities import deviation, largest_turn, law_hypothesis
+from lowrank_theory.theorems._quantities import (
+    coarseness,
+    deviation,
+    largest_turn,
+    law_hypothesis,
+)
 from lowrank_theory.theorems._theorem import (
     ASYMPTOTIC_EQUALITY,
     UPPER,
@@ -198,7 +203,7 @@ class Relative(AbstractStatement):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         """The loss of the zero layer."""
-        return jnp.sum(output_spectrum(instance))
+        return coarseness(instance.observed) * jnp.sum(output_spectrum(instance))
 
 
 class LeadingConstant(AbstractStatement):
@@ -252,7 +257,7 @@ class LeadingConstant(AbstractStatement):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         """The loss of the zero layer."""
-        return jnp.sum(output_spectrum(instance))
+        return coarseness(instance.observed) * jnp.sum(output_spectrum(instance))
 
 
 class _KnownOptimum(AbstractAdversary):
@@ -303,7 +308,8 @@ class AbstractExcess(AbstractStatement):
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
         """The losses of the zero layer, on new rows and on those seen."""
-        return jnp.sum(output_spectrum(instance)) + jnp.sum(jnp.abs(output_deviation(instance)))
+        losses = jnp.sum(output_spectrum(instance)) + jnp.sum(jnp.abs(output_deviation(instance)))
+        return coarseness(instance.observed) * losses
 
 
 class NoGap(AbstractExcess):
@@ -398,6 +404,11 @@ class AbstractRidged(AbstractStatement):
         r"""$\mu$."""
         return self.strength * jnp.mean(jnp.diagonal(true_second_moment(problem)))
 
+    def ridge_hypothesis(self, problem: Problem) -> Hypothesis:
+        r"""$\mu > 0$: the inputs are not all zero."""
+        margin = jnp.where(self.penalty(problem) > 0, 1.0, -1.0)
+        return Hypothesis("the penalty is positive", margin)
+
     def total(self, problem: Problem) -> Float[Array, "inputs inputs"]:
         r"""$C + \mu I$."""
         second_moment = true_second_moment(problem)
@@ -439,8 +450,8 @@ class Ridge(AbstractRidged):
     sharp = True
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """None: with a ridge, $e_- < 1$ for all rows."""
-        return ()
+        """A ridge: with one, $e_- < 1$ for all rows."""
+        return (self.ridge_hypothesis(instance),)
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float
@@ -467,8 +478,8 @@ class RidgeGaussian(AbstractRidged):
     kind = UPPER_WITH_PROBABILITY
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """Gaussian rows that the weights do not know."""
-        return _gaussian_rows(instance)
+        """A ridge, and Gaussian rows that the weights do not know."""
+        return (self.ridge_hypothesis(instance), *_gaussian_rows(instance))
 
     def formula(
         self, instance: Problem, estimate: LowRank, failure_probability: float

@@ -300,9 +300,10 @@ class Frobenius(AbstractSquared, AbstractGaussian):
     def formula(
         self, instance: Sketched, estimate: Array, failure_probability: float
     ) -> Float[Array, ""]:
-        """The smallest over what may be kept."""
+        """The smallest over what may be kept; infinite for a sketch of one column."""
         most = min(instance.sketch.shape[1] - 2, instance.values.size)
-        return jnp.min(jnp.stack([_expected(instance, kept) for kept in range(most + 1)]))
+        expected = [_expected(instance, kept) for kept in range(most + 1)]
+        return jnp.min(jnp.array(expected), initial=jnp.inf)
 
     def loss(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert A - QQ^\top A\rVert_F^2$."""
@@ -455,7 +456,7 @@ class APosteriori(AbstractStatement):
     def formula(
         self, instance: Probed, estimate: Ritz, failure_probability: float
     ) -> Float[Array, ""]:
-        """The bound, by `norm_outside` and `leading_sum`."""
+        """The bound, by `norm_outside` and `leading_sum`; not negative."""
         allowance = rounding_allowance(self.magnitude(instance), *instance.sizes)
         probes = jnp.asarray(instance.probes, float)
         outside = norm_outside(
@@ -467,7 +468,8 @@ class APosteriori(AbstractStatement):
             failure_probability,
         )
         rank = instance.rank
-        return leading_sum(estimate, outside, rank) - jnp.sum(estimate.values[:rank])
+        least = jnp.sum(estimate.values[:rank])
+        return jnp.maximum(leading_sum(estimate, outside, rank) - least, 0)
 
     def loss(self, instance: Probed, estimate: Ritz) -> Float[Array, ""]:
         r"""$\sum_{i\le r}\lambda_i(M) - \operatorname{tr}V^\top MV$."""

@@ -64,6 +64,7 @@ from lowrank_theory.theorems._censored import (
     local_fit,
     loss_gradient,
     noise_scale,
+    rectified,
     rectified_gaussian,
     score,
     total_norm,
@@ -270,7 +271,11 @@ class AbstractRecovery(AbstractStatement):
         return total_norm(instance)
 
     def _low_rank_in_box(self, problem: Problem) -> tuple[Hypothesis, ...]:
-        return (target_rank_hypothesis(problem), truth_in_box(problem, self.box))
+        return (
+            target_rank_hypothesis(problem),
+            truth_in_box(problem, self.box),
+            rectified(problem),
+        )
 
 
 class LikelyGaussian(AbstractRecovery):
@@ -336,7 +341,7 @@ class Convex(AbstractConvex):
     sharp = True
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
-        """A truth of rank r in the box, and a penalty that is at least the score."""
+        """A truth of rank r in the box, rectified outputs, a penalty that is at least the score."""
         name = "the penalty is at least the score"
         return (*self._low_rank_in_box(instance), Hypothesis(name, self.inflation - 1.0))
 

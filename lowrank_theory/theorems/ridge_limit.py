@@ -325,20 +325,24 @@ class Trade(AbstractExcess):
     def formula(
         self, instance: RidgedLayer, estimate: _Pair, failure_probability: float
     ) -> Float[Array, ""]:
-        r"""$\mu(\lVert W - Z_0\rVert_F^2 - \lVert W - Z_\mu\rVert_F^2)$."""
+        r"""$\mu(\lVert W - Z_0\rVert_F^2 - \lVert W - Z_\mu\rVert_F^2)$, which is not
+        negative.
+        """
         layer = instance.layer
         identity = jnp.eye(layer.observed.shape[0])
         plain, pulled = (_loss(layer, identity, z) for z in (estimate.plain, estimate.ridged))
-        return jnp.asarray(instance.penalty) * (plain - pulled)
+        return jnp.asarray(instance.penalty) * jnp.maximum(plain - pulled, 0)
 
 
 def _condition(layer: Layer) -> Array:
     r"""By how much the leading right singular vectors of $XW$ turn, relative to rounding:
-    $\lVert X\rVert_F\lVert W\rVert_F/(s_r - s_{r+1})$.
+    $\lVert X\rVert_F\lVert W\rVert_F/(s_r - s_{r+1})$, at least one. Without a gap no claim
+    depends on them.
     """
     values = _output_values(layer)
     gap = values[layer.rank - 1] - values[layer.rank]
-    return frobenius(_activations(layer)) * frobenius(_weights(layer)) / gap
+    formed = frobenius(_activations(layer)) * frobenius(_weights(layer))
+    return jnp.maximum(safe_divide(formed, gap), 1.0)
 
 
 class RidgeLimit(AbstractTheorem):
