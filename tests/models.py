@@ -13,12 +13,20 @@ from jax import lax
 
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.networks._views import MatrixView
+from lowrank_theory.networks.compress import CompressedLayer
 
 SAMPLES, INPUTS, OUTPUTS = 5, 6, 11  # no axis or product of a model is as large as INPUTS * OUTPUTS
 
 
 def normal(seed: int, *shape: int) -> Any:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def layer_of(view: MatrixView, rank: int | None, remark: str = "") -> CompressedLayer:
+    """Of a network put together by hand; its numbers are of no matter."""
+    size = None if rank is None else f"rank {rank}"
+    counts = (10, 40, 40, 160, 100, 400)
+    return CompressedLayer(view, size, size and "by hand", rank, remark, 0.1, True, *counts)
 
 
 @dataclasses.dataclass

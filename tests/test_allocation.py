@@ -202,10 +202,10 @@ def test_says_what_is_wrong_with_ranks(name, value):
 
 
 def test_options_of_several_kinds_are_one_list():
-    """Of equal costs the one that loses least; the order of the lists comes back with it."""
-    ranks = Options(np.array([2, 4, 6]), np.array([3.0, 2.0, 1.0]), 10)
-    bits = Options(np.array([3, 4, 20]), np.array([2.5, 2.25, 0.0]), 10)
-    merged, origin = Options.merged([ranks, bits])
-    assert merged.costs.tolist() == [2, 3, 4, 6, 20]
-    assert merged.losses.tolist() == [3.0, 2.5, 2.0, 1.0, 0.0]
-    assert origin == [(0, 0), (1, 0), (0, 1), (0, 2), (1, 2)]
+    """Of equal costs the one that loses least; where each was comes with it."""
+    costs, losses = [2, 4, 6, 3, 4, 20], [3.0, 2.0, 1.0, 2.5, 2.25, 0.0]
+    options, places = Options.of(costs, losses, 10)
+    assert options.costs.tolist() == [2, 3, 4, 6, 20]
+    assert options.losses.tolist() == [3.0, 2.5, 2.0, 1.0, 0.0]
+    assert places.tolist() == [0, 3, 1, 2, 5]
+    assert Options.of([], [], 10)[0].costs.size == 0

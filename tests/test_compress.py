@@ -495,11 +495,11 @@ WRONG_TYPES: list[tuple[Any, str]] = [
     (lambda: compress(layer, W, [X], 0.5), "`target` must be a budget such as .*; got 0.5"),  # pyright: ignore[reportArgumentType]
     (
         lambda: compress(layer, W, [X], HALF, method="svd"),  # pyright: ignore[reportArgumentType]
-        "`method` must be one whose ranks are nested, .* got 'svd'",
+        "`method` must be a ladder, such as .* got 'svd'",
     ),
     (
         lambda: compress(layer, W, [X], HALF, method=COALA()),  # pyright: ignore[reportArgumentType]
-        "`method` must be one whose ranks are nested, .* got COALA",
+        "`method` must be a ladder, such as .* got COALA",
     ),
     (lambda: Parameters("half"), "`share` must lie strictly between 0 and 1; got 'half'"),  # pyright: ignore[reportArgumentType]
 ]

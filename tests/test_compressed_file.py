@@ -17,10 +17,10 @@ from lowrank_theory.approximations import Affine
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks import _compressed_file
 from lowrank_theory.networks._compressed_file import load_compressed
-from lowrank_theory.networks.compress import Compressed, CompressedLayer, Parameters, compress
+from lowrank_theory.networks.compress import Compressed, Parameters, compress
 from lowrank_theory.networks.observe import observe
-from lowrank_theory.networks.replace import replace
-from models import MODELS, factors_of, normal
+from lowrank_theory.networks.replace import leaves_by_path, replace
+from models import MODELS, factors_of, layer_of, normal
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -30,11 +30,18 @@ def by_hand(function, parameters, batch) -> Compressed:
     views = observe(function, parameters, [batch]).views
     factors, layers = {}, {}
     for k, (path, view) in enumerate(views.items()):
-        numbers = (0.1 + k / 3, k != 1, 10 + k, 40, 100, 400)
-        if k == len(views) - 1:
-            layers[path] = CompressedLayer(view, None, "»left dense«", *numbers)
+        last = k == len(views) - 1
+        size = leaves_by_path(parameters)[path].dtype.itemsize
+        layers[path] = dataclasses.replace(
+            layer_of(view, *((None, "»left dense«") if last else (2,))),
+            relative_error=0.1 + k / 3,
+            certified=k != 1,
+            parameters=10 + k,
+            bytes=size * (10 + k),
+            dense_bytes=size * 40,
+        )
+        if last:
             continue
-        layers[path] = CompressedLayer(view, 2, "", *numbers)
         factors[path] = given = factors_of(view, k)
         if k % 2 == 0:
             shift = normal(k, *given.shape[:-2], given.shape[-1])
@@ -179,7 +186,7 @@ def test_every_kind_is_loaded_bit_for_bit(kind, tmp_path):
 
     view = observe(function, weights, [BATCH]).views["['w']"]
     run, smaller = replace(function, weights, {"['w']": given})
-    layers = {"['w']": CompressedLayer(view, 2, "", 0.1, True, 1, 2, 3, 4)}
+    layers = {"['w']": layer_of(view, 2)}
     Compressed(run, smaller, layers, {}).save(tmp_path / "file")
     loaded = load_compressed(tmp_path / "file", function, weights)
     same(loaded.parameters, smaller)

@@ -10,11 +10,11 @@ import pytest
 from jax import lax
 
 from lowrank_theory.approximations import Affine, LowRank
-from lowrank_theory.networks.compress import Compressed, CompressedLayer
+from lowrank_theory.networks.compress import Compressed
 from lowrank_theory.networks.held_out import output_errors, unit_errors
 from lowrank_theory.networks.observe import survey
 from lowrank_theory.networks.replace import replace
-from models import normal
+from models import layer_of, normal
 
 LENGTH, CHANNELS, WIDTH, CLASSES = 6, 4, 5, 3
 KERNEL, STACK, HEAD = "['kernel']", "['stack']", "['head']"
@@ -53,8 +53,7 @@ FACTORS = {
 def on_factors(factors, function=network, parameters=PARAMETERS) -> Compressed:
     sites = survey(function, parameters, UNITS[0])
     layers = {
-        path: CompressedLayer(site.view, 2 if path in factors else None, "", 0.0, True, 1, 1, 1, 1)
-        for path, site in sites.items()
+        path: layer_of(site.view, 2 if path in factors else None) for path, site in sites.items()
     }
     return Compressed(*replace(function, parameters, factors), layers, {})
 
@@ -158,7 +157,7 @@ def test_all_uses_of_a_weight_count_together():
 
     factors = truncated(weights)
     sites = survey(twice, {"w": weights}, rows)
-    layer = CompressedLayer(sites["['w']"].view, 2, "", 0.0, True, 1, 1, 1, 1)
+    layer = layer_of(sites["['w']"].view, 2)
     small = Compressed(*replace(twice, {"w": weights}, {"['w']": factors}), {"['w']": layer}, {})
     (loss,) = unit_errors(twice, {"w": weights}, small, [rows])["['w']"]
     met_at_all = np.concatenate([rows, np.tanh(rows @ weights)]).astype(float)

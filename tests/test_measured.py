@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lowrank_theory._measured import measured_errors
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks._fits import balanced, stored_dtype
-from lowrank_theory.networks._measured import measured_errors
 from lowrank_theory.networks.compress import LayerError, Parameters, RankRule, compress
 from models import normal
 

@@ -52,6 +52,13 @@ class AbstractCalibration(eqx.Module):
     count: eqx.AbstractVar[Float[AnyArray, ""]]
     mean: eqx.AbstractVar[Float[AnyArray, " inputs"]]
 
+    @staticmethod
+    @abc.abstractmethod
+    def empty(inputs: int, *, compressed: bool = False) -> "AbstractCalibration":
+        """Nothing seen yet; `compressed` says whether batches will come with compressed
+        activations.
+        """
+
     @property
     @abc.abstractmethod
     def rows_seen(self) -> RowSample | None:

@@ -39,7 +39,7 @@ def write(compressed: Compressed, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     check_writable(path)
-    views = {name: each.view for name, each in compressed.layers.items() if each.rank is not None}
+    views = {name: each.view for name, each in compressed.layers.items() if each.size is not None}
     network = _named(compressed.parameters, views)
     leaves = {name: leaf for name, leaf in _named(compressed.parameters).items() if is_array(leaf)}
     arrays = {name: _stored(leaf) for name, leaf in leaves.items()}
@@ -113,13 +113,15 @@ def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, CompressedL
             name: np.frombuffer(each["data"], dtypes[name]).reshape(each["shape"])
             for name, each in stored
         }
-        layers = {name: _layer(entry) for name, entry in header["layers"].items()}
-        replaced = [name for name, layer in layers.items() if layer.rank is not None]
+        entries, kinds = header["layers"], header.get("approximations", {})
+        if header["version"] == 1:
+            entries = {name: _of_first(header, name, entry) for name, entry in entries.items()}
+        layers = {name: _layer(entry) for name, entry in entries.items()}
+        replaced = [name for name, layer in layers.items() if layer.size is not None]
         given: Given
         if header["version"] == 1:
             given = {name: _first_version(name, arrays) for name in replaced}
         else:
-            kinds = header["approximations"]
             given = {name: restored(kinds[name], arrays.__getitem__, name) for name in replaced}
     except (AttributeError, LookupError, TypeError, ValueError) as problem:
         raise _FILE.refusal(path, f"is damaged ({problem!r})") from None
@@ -190,6 +192,18 @@ def _first_version(name: str, arrays: dict[str, np.ndarray]) -> LowRank | Affine
         return LowRank(arrays[f"{name}.left"], arrays[f"{name}.right"])
     factors = LowRank(arrays[f"{name}.factors.left"], arrays[f"{name}.factors.right"])
     return Affine(factors, arrays[f"{name}.shift"])
+
+
+def _of_first(header: dict[str, Any], name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """What the first version says of a layer, and what it left out as all sizes were ranks."""
+    rank, itemsize = entry["rank"], jnp.dtype(header["network"][name].split("[")[0]).itemsize
+    return {
+        **entry,
+        "size": None if rank is None else f"rank {rank}",
+        "method": None if rank is None else header["provenance"]["method"].split("(")[0],
+        "bytes": itemsize * entry["parameters"],
+        "dense_bytes": itemsize * entry["dense_parameters"],
+    }
 
 
 def _layer(entry: dict[str, Any]) -> CompressedLayer:

@@ -70,9 +70,9 @@ def compared(loaded: Loaded, compressed: Compressed, dense: np.ndarray, seed: in
 
 
 def _run_by(driven: Compressed, other: Compressed) -> Compressed:
-    """Equal ranks run by one function, so that they are compiled once."""
-    ranks = [{path: layer.rank for path, layer in each.layers.items()} for each in (driven, other)]
-    if ranks[0] != ranks[1]:
+    """Equal sizes run by one function, so that they are compiled once."""
+    sizes = [{path: layer.size for path, layer in each.layers.items()} for each in (driven, other)]
+    if sizes[0] != sizes[1]:
         return other
     return dataclasses.replace(other, function=driven.function)
 
@@ -126,7 +126,7 @@ def _size(compressed: Compressed) -> Row:
         "dense_bytes": compressed.dense_storage_bytes,
         "multiply_adds": compressed.multiply_adds,
         "dense_multiply_adds": compressed.dense_multiply_adds,
-        "left_dense": sum(layer.rank is None for layer in layers),
+        "left_dense": sum(layer.size is None for layer in layers),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from lowrank_theory._numerics import check_fraction, settle
 from lowrank_theory.approximations import Storage
@@ -29,6 +29,11 @@ class AbstractBudget(AbstractTarget):
 
     share: eqx.AbstractVar[float]
 
+    @property
+    @abc.abstractmethod
+    def counts(self) -> str:
+        """What it counts, in a word."""
+
 
 class Parameters(AbstractBudget):
     """At most this share of the numbers."""
@@ -37,6 +42,11 @@ class Parameters(AbstractBudget):
 
     def __check_init__(self) -> None:
         settle(self, "share", check_fraction)
+
+    @property
+    def counts(self) -> str:
+        """These."""
+        return "numbers"
 
     def cost(self, storage: Storage, rows: int) -> int:
         """The numbers."""
@@ -51,6 +61,11 @@ class Bytes(AbstractBudget):
     def __check_init__(self) -> None:
         settle(self, "share", check_fraction)
 
+    @property
+    def counts(self) -> str:
+        """These."""
+        return "bytes"
+
     def cost(self, storage: Storage, rows: int) -> int:
         """Of the arrays, packed as they are."""
         return storage.bytes
@@ -63,6 +78,11 @@ class IdealBits(AbstractBudget):
 
     def __check_init__(self) -> None:
         settle(self, "share", check_fraction)
+
+    @property
+    def counts(self) -> str:
+        """These."""
+        return "bits"
 
     def cost(self, storage: Storage, rows: int) -> int:
         """Without padding."""
@@ -77,27 +97,28 @@ class MultiplyAdds(AbstractBudget):
     def __check_init__(self) -> None:
         settle(self, "share", check_fraction)
 
+    @property
+    def counts(self) -> str:
+        """These."""
+        return "multiplications"
+
     def cost(self, storage: Storage, rows: int) -> int:
         """Of all rows, of which a batch may have none."""
         return max(1, rows) * storage.multiply_adds
 
 
-class AbstractRankTarget(AbstractTarget):
-    """A rank for each layer by itself. It stays dense where that rank would not save parameters."""
+class AbstractLayerTarget(AbstractTarget):
+    """A size for each layer by itself. It stays dense where that size would not save bytes."""
 
     def cost(self, storage: Storage, rows: int) -> int:
-        """The numbers."""
-        return storage.numbers
-
-    @abc.abstractmethod
-    def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:
-        """The rank of a layer of these losses, at the ranks 0, 1, ..., with these matrices."""
+        """The bytes."""
+        return storage.bytes
 
 
-class LayerError(AbstractRankTarget):
-    r"""The smallest rank at which the relative error of the outputs, $\sqrt{\ell(r)}$, is surely at
-    most `relative`: of the layer that is returned, its numbers rounded to their dtype. In sequence
-    that is the error with all layers before compressed.
+class LayerError(AbstractLayerTarget):
+    r"""The size of the fewest bytes at which the relative error of the outputs, $\sqrt\ell$, is
+    surely at most `relative`: of the layer that is returned, its numbers rounded to their dtype. In
+    sequence that is the error with all layers before compressed.
     """
 
     relative: float
@@ -105,13 +126,8 @@ class LayerError(AbstractRankTarget):
     def __check_init__(self) -> None:
         settle(self, "relative", check_fraction)
 
-    def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:
-        """The first that is accurate enough; the losses end within rounding of zero."""
-        accurate = losses <= self.relative**2
-        return int(np.argmax(accurate)) if accurate.any() else len(losses) - 1
 
-
-class RankRule(AbstractRankTarget):
+class RankRule(AbstractLayerTarget):
     """The rank that a rule of `rank_choice` finds, as in `RankRule(lambda observed:
     screenot(observed, at_most=20))`; the largest of those of a stack.
 
@@ -121,9 +137,9 @@ class RankRule(AbstractRankTarget):
 
     rule: Callable[[Observed], int | Int[Array, ""]]
 
-    def rank(self, losses: Float[np.ndarray, " ranks"], matrices: Sequence[Observed]) -> int:
+    def rank(self, matrices: Sequence[Observed]) -> int:
         """The largest that the rule finds."""
-        return max(int(self.rule(_with_rows(observed))) for observed in matrices)
+        return max(1, *(int(self.rule(_with_rows(observed))) for observed in matrices))
 
 
 def _with_rows(observed: Observed) -> Observed:

@@ -22,12 +22,11 @@ had a bound below it, and then that bound is stated.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from lowrank_theory._numerics import check_count, check_positive, settle
 
@@ -86,19 +85,17 @@ class Options:
         return Options(np.arange(1, len(losses)) * per_rank + fixed, losses[1:], dense)
 
     @staticmethod
-    def merged(kinds: Sequence["Options"]) -> tuple["Options", list[tuple[int, int]]]:
-        """Those of several kinds for one layer in one list, and of each in which kind it was which.
-        Of equal costs the one that loses least is kept.
+    def of(
+        costs: Sequence[int], losses: Sequence[float] | np.ndarray, dense: int
+    ) -> tuple["Options", Integer[np.ndarray, " options"]]:
+        """In any order, as of several kinds one after the other, and the place of each option among
+        them. Of equal costs the one that loses least is kept.
         """
-        found = [
-            (int(cost), float(loss), (kind, place))
-            for kind, options in enumerate(kinds)
-            for place, (cost, loss) in enumerate(zip(options.costs, options.losses, strict=True))
-        ]
-        kept = [next(same) for _, same in itertools.groupby(sorted(found), lambda each: each[0])]
-        costs = np.array([cost for cost, _, _ in kept], np.int64)
-        losses = np.array([loss for _, loss, _ in kept])
-        return Options(costs, losses, kinds[0].dense), [origin for _, _, origin in kept]
+        found = np.lexsort((np.asarray(losses), np.asarray(costs)))
+        prices = np.asarray(costs, np.int64)[found]
+        kept = found[np.diff(prices, prepend=0) > 0]
+        values = np.asarray(losses, np.float64)[kept]
+        return Options(np.asarray(costs, np.int64)[kept], values, dense), kept
 
     def cost(self, option: int | None) -> int:
         """What this option costs, or the dense layer."""

@@ -1,21 +1,22 @@
-r"""A network compressed: one target for all layers, ranks that meet it, factors that run.
+r"""A network compressed: one target for all layers, sizes that meet it, matrices that run.
 
 Each selected weight $W$, of which `survey` finds where it multiplies, is a layer $X \mapsto XW$; a
 leaf that holds several matrices (the slices of a loop, the groups of a convolution) is one layer
-with one rank for all. Its loss at a rank is the squared error of its outputs over their squared
-norm, summed over the rows of the batches and over the matrices,
+with one size for all. A *size* is a rank, a number of bits, a share of entries: what the method, a
+ladder, comes in. The loss is the squared error of the outputs over their squared norm, summed over
+the rows of the batches and over the matrices,
 
-$$\ell(r) = \frac{\sum\lVert XW - (\tilde XZ_r + \mathbf 1s^\top)\rVert_F^2}{\sum\lVert
+$$\ell = \frac{\sum\lVert XW - (\tilde XZ + \mathbf 1s^\top)\rVert_F^2}{\sum\lVert
 XW\rVert_F^2}:$$
 
 the outputs with their mean, but before a bias is added. The shift $s$ keeps the mean of the outputs
-what it was; where activations are complex, it is zero. For a method that does not look at the data
-the loss is $\lVert W - Z_r\rVert_F^2/\lVert W\rVert_F^2$, and nothing is shifted. $W$ is the weight
-as it is stored, and $Z_r$ and $s$ are as they are returned: the factors are balanced and rounded to
-its dtype before the loss is computed, in float64.
+what it was; where activations are complex, it is zero. A method that does not look at the data
+shifts nothing, and where none looks, the loss is $\lVert W - Z\rVert_F^2/\lVert W\rVert_F^2$. $W$
+is the weight as it is stored, and $Z$ and $s$ are as they are returned: rounded to its dtype (where
+they are factors, balanced before) before the loss is computed, in float64.
 
-In a first phase the losses at all ranks are found and the ranks chosen; a budget is spent so that
-the sum of the losses is least (`allocation`). The second phase makes the factors. On its own, a
+In a first phase the losses at all sizes of all methods are found and one is chosen for each layer;
+a budget is spent so that the sum of the losses is least (`allocation`). On its own, a
 layer is fitted to what it sees in the original network, $\tilde X = X$. In sequence, layer after
 layer in the order of execution, it is fitted from what it sees in the network compressed so far to
 what it gave in the original one (paper_notes/network_composition.md). The matrices of a stack are
@@ -24,26 +25,28 @@ fitted together: what they see is compressed as far as the layers before the sta
 
 import dataclasses
 import itertools
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from jaxtyping import PyTree
 
 from lowrank_theory._numerics import check_count
 from lowrank_theory.approximations import Storage
-from lowrank_theory.networks._fits import Fit, Fitter, Made, stored_dtype
+from lowrank_theory.calibration import AbstractCalibration, Calibration
+from lowrank_theory.networks._choices import Choices, Origin, allocated, check_saves
+from lowrank_theory.networks._fits import (
+    AbstractFit,
+    Fitter,
+    Made,
+    needs_of,
+    storage_of_rank,
+    stored_dtype,
+)
 from lowrank_theory.networks._follow import is_array
 from lowrank_theory.networks._passes import blocks_of
-from lowrank_theory.networks._targets import (
-    AbstractBudget,
-    AbstractRankTarget,
-    AbstractTarget,
-)
+from lowrank_theory.networks._targets import AbstractBudget, AbstractTarget
 from lowrank_theory.networks._targets import Bytes as Bytes
 from lowrank_theory.networks._targets import IdealBits as IdealBits
 from lowrank_theory.networks._targets import LayerError as LayerError
@@ -52,10 +55,9 @@ from lowrank_theory.networks._targets import Parameters as Parameters
 from lowrank_theory.networks._targets import RankRule as RankRule
 from lowrank_theory.networks._tied import Tied, settled, tied_leaves
 from lowrank_theory.networks._views import MatrixView
-from lowrank_theory.networks.allocation import Options, allocate
 from lowrank_theory.networks.observe import Listener, Site, by_reason, nothing_followed
 from lowrank_theory.networks.replace import leaves_by_path, replace
-from lowrank_theory.recovery import AbstractNestedMethod, ActivationWeighted, TruncatedSVD
+from lowrank_theory.recovery import AbstractLadder, AbstractNestedMethod, ActivationWeighted
 
 # --- what comes out ------------------------------------------------------------------------------
 
@@ -66,25 +68,31 @@ DATA_DRIVEN = ActivationWeighted()
 class CompressedLayer:
     r"""What became of a layer.
 
-    - `rank`, or `None` where it stays dense, and then `remark` says why;
-    - `relative_error`: $\sqrt{\ell(r)}$ on the calibration batches, of the factors and the shift as
-      they are returned; zero where it stays dense. In sequence it is the error with all layers
-      before compressed;
+    - `size` in words, such as `rank 8` or `4 bits`, by which `method`; both `None` where it stays
+      dense, and then `remark` says why. `rank` is the number where the size is one;
+    - `relative_error`: $\sqrt\ell$ on the calibration batches, of all numbers as they are returned;
+      zero where it stays dense. In sequence it is the error with all layers before compressed;
     - `certified`: whether all rounding, that of these numbers too, surely cost no more than 0.1 %
-      of the best error, or $10^{-10}$ of the outputs. Otherwise second moments do not resolve this
-      layer, or its dtype is too coarse for so small an error;
-    - `multiply_adds` for one batch like the first; `dense_...`: what it was before.
+      of the best error of that rank, or $10^{-10}$ of the outputs. Otherwise second moments do not
+      resolve this layer, or its dtype is too coarse for so small an error. Of a method whose best
+      error is not known: whether `relative_error` is surely right to as much;
+    - `parameters`, `bytes` and `multiply_adds`, these for one batch like the first; `dense_...`:
+      what it was before.
 
     Of several leaves that are one array, all counts are with the first.
     """
 
     view: MatrixView
+    size: str | None
+    method: str | None
     rank: int | None
     remark: str
     relative_error: float
     certified: bool
     parameters: int
     dense_parameters: int
+    bytes: int
+    dense_bytes: int
     multiply_adds: int
     dense_multiply_adds: int
 
@@ -120,13 +128,13 @@ class Compressed:
 
     @property
     def storage_bytes(self) -> int:
-        """How many bytes the numbers take."""
-        return self._bytes(lambda layer: layer.parameters)
+        """How many bytes the arrays take that stand for them, packed as they are."""
+        return sum(layer.bytes for layer in self.layers.values())
 
     @property
     def dense_storage_bytes(self) -> int:
-        """How many they took, in the same dtypes."""
-        return self._bytes(lambda layer: layer.dense_parameters)
+        """How many they took."""
+        return sum(layer.dense_bytes for layer in self.layers.values())
 
     @property
     def other_parameter_count(self) -> int:
@@ -153,12 +161,6 @@ class Compressed:
         """How many they took."""
         return sum(layer.dense_multiply_adds for layer in self.layers.values())
 
-    def _bytes(self, count: Callable[[CompressedLayer], int]) -> int:
-        stored = leaves_by_path(self.parameters)
-        return sum(
-            count(layer) * stored[path].dtype.itemsize for path, layer in self.layers.items()
-        )
-
     def _others(self) -> Iterable[Any]:
         """The arrays that are no layers, each once."""
         stored = leaves_by_path(self.parameters).items()
@@ -177,9 +179,9 @@ class Compressed:
             (
                 path,
                 " x ".join(map(str, layer.view.matrix_shape)),
-                "dense" if layer.rank is None else f"rank {layer.rank}",
+                layer.size or "dense",
                 layer.remark
-                if layer.rank is None
+                if layer.size is None
                 else f"error {layer.relative_error:.2%}"
                 + ("" if layer.certified else ", not certified")
                 + (f"; {layer.remark}" if layer.remark else ""),
@@ -210,6 +212,8 @@ class Compressed:
 
 # --- compressing ---------------------------------------------------------------------------------
 
+Methods = AbstractLadder | Sequence[AbstractLadder]
+
 
 def compress(
     function: Callable[[Any, Any], Any],
@@ -217,55 +221,63 @@ def compress(
     batches: Iterable[PyTree],
     target: AbstractTarget,
     *,
-    method: AbstractNestedMethod = DATA_DRIVEN,
+    method: Methods = DATA_DRIVEN,
     sequential: bool = False,
     select: Callable[[str], bool] | None = None,
+    calibration: type[AbstractCalibration] = Calibration,
     passes: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Compressed:
     """Compress the weights of `function(parameters, batch)`.
 
     ```python
-    compressed = compress(function, parameters, batches, Parameters(0.5))
+    compressed = compress(function, parameters, batches, Bytes(0.5))
     outputs = jax.jit(compressed.function)(compressed.parameters, batch)
     ```
 
-    The target is a budget (`Parameters`, `Bytes`, `MultiplyAdds`), `LayerError` or `RankRule`. What
-    is a weight and what it sees is found as by `observe`; `select`, a predicate of the path, says
-    which weights may be compressed, and their cost is what a share is a share of. The method is
-    `ActivationWeighted()` or, without a look at the data, `TruncatedSVD()`. `batches` is gone
-    through again and again: a list, or anything else that begins anew.
+    The target is a budget (`Parameters`, `Bytes`, `IdealBits`, `MultiplyAdds`), `LayerError` or
+    `RankRule`. What is a weight and what it sees is found as by `observe`; `select`, a predicate of
+    the path, says which weights may be compressed, and their cost is what a share is a share of.
+    The method is a ladder such as `ActivationWeighted()` or, without a look at the data,
+    `TruncatedSVD()` or `RoundToNearest()`. Of several, each layer gets the one that serves the
+    target best; their losses are all errors of the outputs, once one of them looks at the data.
+    `batches` is gone through again and again: a list, or anything else that begins anew.
 
-    Where factors would not save anything a layer stays dense, and says so; so it does where they
-    are not finite in the dtype of the weight, and where that is too coarse for a `LayerError`. All
+    Where nothing would be saved a layer stays dense, and says so; so it does where the numbers are
+    not finite in the dtype of the weight, and where that is too coarse for a `LayerError`. All
     selected leaves that are no weights are listed with the reason. One array at several leaves is
-    one weight: it is replaced at all of them, by the same factors, or at none.
+    one weight: it is replaced at all of them, by the same arrays, or at none.
 
     In memory are the statistics of a block of layers, as many as half of what is free holds, with
-    one pass over the data for each block; and all layers, at the largest rank that saves anything,
-    until the ranks are chosen. With `sequential`, a second phase takes one pass for each input that
-    weights see, or at most `passes`: then several layers at once are fitted to what they see in the
-    network as it was before them. That can cost most of what the sequence gains: a ResNet-32 with
-    one pass for each input kept 88.4 % accuracy, and 81.7 % with 8. A warning says where it is so.
-    `progress(path, done, total)` is called after each layer of a phase.
+    one pass over the data for each block (`calibration` says of which kind: a
+    `TriangularCalibration` resolves smaller errors, and takes about twice as long); and all layers
+    at all sizes that save anything, until those are chosen. With `sequential`, a second phase takes
+    one pass for each input that weights see, or at most `passes`: then several layers at once are
+    fitted to what they see in the network as it was before them. That can cost most of what the
+    sequence gains: a ResNet-32 with one pass for each input kept 88.4 % accuracy, and 81.7 % with
+    8. A warning says where it is so. `progress(path, done, total)` is called after each layer of a
+    phase.
 
     Raises `ValueError` for what `observe` refuses, for batches that can be gone through only once,
-    a budget that cannot be met, naming the weights that cannot be replaced, and statistics that do
-    not fit into memory.
+    a budget that cannot be met, naming the weights that cannot be replaced, or that counts what a
+    method cannot save, and statistics that do not fit into memory.
     """
-    _check(target, method, sequential, passes)
+    methods = _check(target, method, sequential, passes)
     chosen = select or (lambda _: True)
     tied = tied_leaves(parameters, chosen)
-    listener = Listener(function, parameters, select, tied)
+    listener = Listener(function, parameters, select, tied, calibration)
     survey = settled(listener.survey(_first(batches)), tied, chosen)
     if not survey:
         raise nothing_followed(survey.not_followed)
     leaves = leaves_by_path(parameters)
     remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
-    fitter = Fitter(listener, survey, tied, leaves, batches, method, remarks)
+    fitter = Fitter(listener, survey, tied, leaves, batches, methods, remarks)
     free = [path for path in survey if path not in remarks]
-    blocks = blocks_of(survey, free, moments=1) if fitter.looks else [free]
-    later = blocks_of(survey, free, moments=3, passes=passes or len(free)) if sequential else []
+    needs = needs_of(methods)
+    blocks = blocks_of(survey, free, needs=needs) if needs else [free]
+    later: list[list[str]] = []
+    if sequential:
+        later = blocks_of(survey, free, needs=needs, paired=True, passes=passes or len(free))
     _warn_of_few(passes, len({survey[path].group for path in free}))
     steps = itertools.count(1)
 
@@ -273,37 +285,58 @@ def compress(
         if progress is not None:
             progress(path, next(steps), (1 + sequential) * len(free))
 
-    costs = {path: _costs(target, survey[path], leaves[path], fitter.looks) for path in survey}
-    most = {path: each.cheaper for path, each in costs.items()}
-    wanted: dict[str, int] = {}
-    fits: dict[str, Fit] = {}
-    for block in blocks:
-        for path, matrices, fit in fitter.fits({path: most[path] for path in block}):
-            costs[path] = _known(costs[path], fit)
-            rank = min(1, most[path])
-            if isinstance(target, AbstractRankTarget):
-                wanted[path] = rank = max(1, target.rank(fit.surely, matrices))
-            if rank > fit.largest:
-                remarks[path] = _missed(rank, most[path], fit)
-            if not sequential:
-                fits[path] = fit
-            step(path)
-    ranks, bound = _ranks(target, costs, wanted, remarks)
+    dense = {path: _dense(survey[path], leaves[path]) for path in survey}
+    limits = {path: _limit(target, survey[path], leaves[path], bool(needs)) for path in free}
 
-    made = {path: fit.at(ranks[path]) for path, fit in fits.items() if path in ranks}
+    def choices_of(path: str, fits: Sequence[AbstractFit]) -> Choices:
+        check_saves(target, fits, dense[path])
+        rows = survey[path].rows
+        return Choices.of(fits, lambda storage: target.cost(storage, rows), dense[path])
+
+    taken: dict[str, Origin] = {}
+    choices: dict[str, Choices] = {}
+    for block in blocks:
+        for path, matrices, fits in fitter.fits(block, limits):
+            found = choices_of(path, fits)
+            if isinstance(target, AbstractBudget):
+                if why := found.nothing_saves():
+                    remarks[path] = why
+            elif isinstance(size := found.chosen(target, matrices), str):
+                remarks[path] = size
+            else:
+                taken[path] = size
+            choices[path] = found.forgotten() if sequential else found
+            step(path)
+    known: dict[str, float] = {}
+    if isinstance(target, AbstractBudget):
+        for path in survey:
+            choices.setdefault(path, Choices.none(target.cost(dense[path], survey[path].rows)))
+        choices = {path: choices[path] for path in survey}
+        taken, known = allocated(choices, target.share, remarks)
+
+    made: dict[str, Made] = {}
+    if not sequential:
+        made = {path: choices[path].fits[m].at(size) for path, (m, size) in taken.items()}
     for block in later:
-        asked = {path: ranks[path] for path in block if path in ranks}
-        if isinstance(target, LayerError):
-            asked = {path: most[path] for path in asked}
-        so_far = replace(function, parameters, _factors(made, tied)) if made else None
-        for path, matrices, fit in fitter.fits(asked, so_far):
-            rank = ranks[path]
-            if isinstance(target, LayerError):
-                rank = max(1, target.rank(fit.surely, matrices))
-            if rank <= fit.largest:
-                made[path] = fit.at(rank)
+        asked = [path for path in block if path in taken]
+        only = {path: taken[path][0] for path in asked}
+        so_far = replace(function, parameters, _approximations(made, tied)) if made else None
+        anew = isinstance(target, LayerError)
+        most = limits if anew else {path: taken[path][1] + 1 for path in asked}
+        for path, matrices, fits in fitter.fits(asked, most, so_far, None if anew else only):
+            _, size = taken[path]
+            if anew:
+                again = choices_of(path, fits).chosen(target, matrices)
+                if isinstance(again, str):
+                    remarks[path] = f"in sequence, {again}"
+                else:
+                    made[path] = fits[again[0]].at(again[1])
                 continue
-            remarks[path] = f"in sequence, {_missed(rank, most[path], fit)}"
+            (fit,) = fits
+            if fit.has(size):
+                made[path] = fit.at(size)
+                continue
+            remarks[path] = f"in sequence, {fit.lacks(size)}"
             if isinstance(target, AbstractBudget):
                 raise ValueError(
                     f"The budget cannot be kept: of {path}, {remarks[path]}. Leave it out by "
@@ -314,40 +347,54 @@ def compress(
 
     layers: dict[str, CompressedLayer] = {}
     for path in survey:
-        layers[path] = one = _layer(survey[path], made.get(path), remarks.get(path, ""))
+        one = _layer(survey[path], dense[path], made.get(path), remarks.get(path, ""))
+        layers[path] = one
         for other in tied.get(path, ()):
             layers[other] = _counted_with(one, path)
     provenance = {
         "target": str(target),
-        "method": str(method),
+        "method": ", ".join(map(str, methods)),
         "sequential": sequential,
         "passes": passes,
         "squared_errors": sum(each.relative_error**2 for each in made.values()),
         "not_followed": {path: "; ".join(why) for path, why in survey.not_followed.items()},
-        **bound,
+        **known,
     }
     if not made:
         return Compressed(function, parameters, layers, provenance)
-    return Compressed(*replace(function, parameters, _factors(made, tied)), layers, provenance)
+    replaced = replace(function, parameters, _approximations(made, tied))
+    return Compressed(*replaced, layers, provenance)
 
 
-def _check(target: Any, method: Any, sequential: bool, passes: int | None) -> None:
+def _check(
+    target: Any, method: Any, sequential: bool, passes: int | None
+) -> tuple[AbstractLadder, ...]:
     if not isinstance(target, AbstractTarget):
         raise ValueError(
             "`target` must be a budget such as `Parameters(0.5)`, or `LayerError` or `RankRule`; "
             f"got {target!r}."
         )
-    if not isinstance(method, AbstractNestedMethod):
+    methods = tuple(method) if isinstance(method, list | tuple) else (method,)
+    if not methods or not all(isinstance(each, AbstractLadder) for each in methods):
         raise ValueError(
-            "`method` must be one whose ranks are nested, `ActivationWeighted()` or "
-            f"`TruncatedSVD()`; got {method!r}."
+            "`method` must be a ladder, such as `ActivationWeighted()`, `TruncatedSVD()` or "
+            f"`RoundToNearest()`, or a list of some; got {method!r}."
         )
-    if sequential and isinstance(method, TruncatedSVD):
-        raise ValueError("`TruncatedSVD` does not look at the data: leave `sequential` out.")
+    nested = isinstance(methods[0], AbstractNestedMethod)
+    if isinstance(target, RankRule) and not (nested and len(methods) == 1):
+        raise ValueError(
+            "`RankRule` finds ranks: give it one method whose ranks are nested, "
+            f"`ActivationWeighted()` or `TruncatedSVD()`; got {method!r}."
+        )
+    if sequential and not needs_of(methods):
+        names = " and ".join(f"`{type(each).__name__}`" for each in methods)
+        verb = "does" if len(methods) == 1 else "do"
+        raise ValueError(f"{names} {verb} not look at the data: leave `sequential` out.")
     if passes is not None:
         passes = check_count("passes", passes, 1)
         if not sequential:
             raise ValueError("`passes` is for `sequential=True`; otherwise memory decides.")
+    return methods
 
 
 def _warn_of_few(passes: int | None, inputs: int) -> None:
@@ -378,107 +425,57 @@ def _first(batches: Iterable[PyTree]) -> PyTree:
 # --- layers -----------------------------------------------------------------------------------
 
 
-def _layer(site: Site, made: Made | None, remark: str) -> CompressedLayer:
+def _dense(site: Site, leaf: Any) -> Storage:
+    """What the layer takes as it is."""
+    numbers = site.parameters
+    return Storage.of_floats(numbers, stored_dtype(leaf).itemsize, multiply_adds=numbers)
+
+
+def _limit(target: AbstractTarget, site: Site, leaf: Any, shifted: bool) -> int:
+    """How many ranks cost less than the layer does."""
+    dtype, full = stored_dtype(leaf), min(site.view.matrix_shape[-2:])
+    most = target.cost(_dense(site, leaf), site.rows)
+    costs = [
+        target.cost(storage_of_rank(site.view, rank, dtype, shifted), site.rows)
+        for rank in range(1, full + 1)
+    ]
+    return sum(cost < most for cost in costs)
+
+
+def _layer(site: Site, dense: Storage, made: Made | None, remark: str) -> CompressedLayer:
+    counts = site.parameters, dense.bytes, site.multiply_adds
     if made is None:
-        counts = site.parameters, site.parameters, site.multiply_adds, site.multiply_adds
-        return CompressedLayer(site.view, None, remark, 0.0, True, *counts)
+        both = (count for count in counts for _ in range(2))
+        return CompressedLayer(site.view, None, None, None, remark, 0.0, True, *both)
+    takes = made.approximation.storage
     return CompressedLayer(
-        site.view,
-        made.rank,
-        remark,
-        made.relative_error,
-        made.certified,
-        sum(leaf.size for leaf in jax.tree.leaves(made.factors)),
-        site.parameters,
-        site.rows * _per_rank(site) * made.rank,
-        site.multiply_adds,
+        view=site.view,
+        size=made.size,
+        method=made.method,
+        rank=made.rank,
+        remark=remark,
+        relative_error=made.relative_error,
+        certified=made.certified,
+        parameters=takes.numbers,
+        dense_parameters=counts[0],
+        bytes=takes.bytes,
+        dense_bytes=counts[1],
+        multiply_adds=site.rows * takes.multiply_adds,
+        dense_multiply_adds=counts[2],
     )
 
 
 def _counted_with(layer: CompressedLayer, path: str) -> CompressedLayer:
     """Of another leaf that is the same array."""
-    nothing = dict.fromkeys(
-        ("parameters", "dense_parameters", "multiply_adds", "dense_multiply_adds"), 0
-    )
+    counts = ("parameters", "bytes", "multiply_adds")
+    nothing = dict.fromkeys([*counts, *(f"dense_{each}" for each in counts)], 0)
     return dataclasses.replace(layer, remark=f"tied, one array with {path}", **nothing)
 
 
-def _factors(made: Mapping[str, Made], tied: Tied) -> dict[str, Any]:
+def _approximations(made: Mapping[str, Made], tied: Tied) -> dict[str, Any]:
     """What stands for each leaf."""
     return {
-        leaf: each.factors for path, each in made.items() for leaf in (path, *tied.get(path, ()))
+        leaf: each.approximation
+        for path, each in made.items()
+        for leaf in (path, *tied.get(path, ()))
     }
-
-
-# --- ranks ---------------------------------------------------------------------------------------
-
-
-def _per_rank(site: Site) -> int:
-    """How many numbers each rank takes in the factors of all matrices of a layer."""
-    *stack, inputs, outputs = site.view.matrix_shape
-    return math.prod(stack) * (inputs + outputs)
-
-
-def _full(site: Site) -> int:
-    """The rank that no matrix of a layer exceeds."""
-    return min(site.view.matrix_shape[-2:])
-
-
-def _costs(target: AbstractTarget, site: Site, leaf: Any, shifted: bool) -> Options:
-    """What the ranks from one on cost; what they lose is not known yet."""
-    itemsize = stored_dtype(leaf).itemsize
-
-    def cost(numbers: int, shift: int = 0) -> int:
-        storage = Storage.of_floats(numbers, itemsize, multiply_adds=numbers)
-        return target.cost(storage + Storage.of_floats(shift, itemsize), site.rows)
-
-    *stack, _, outputs = site.view.matrix_shape
-    fixed, each = math.prod(stack) * outputs if shifted else 0, _per_rank(site)
-    costs = [cost(rank * each, fixed) for rank in range(1, _full(site) + 1)]
-    return Options(np.array(costs), np.zeros(len(costs)), cost(site.parameters))
-
-
-def _known(costs: Options, fit: Fit) -> Options:
-    """The options whose losses are known: the ranks that were fitted."""
-    losses = fit.measured.squares[1:]
-    return Options(costs.costs[: len(losses)], losses, costs.dense)
-
-
-def _missed(rank: int, most: int, fit: Fit) -> str:
-    """Why a layer cannot have this rank, `most` being the largest that saves anything."""
-    dtype = fit.left.dtype
-    if rank <= most:
-        return f"its factors are not finite in {dtype}"
-    reason, error = f"rank {rank} would save nothing", float(fit.measured.squares[-1])
-    if error > 1.01 * float(fit.exact[fit.largest]):
-        reason += f"; rounded to {dtype}, rank {fit.largest} errs by {math.sqrt(error):.2%}"
-    return reason
-
-
-def _ranks(
-    target: AbstractTarget,
-    costs: dict[str, Options],
-    wanted: dict[str, int],
-    remarks: dict[str, str],
-) -> tuple[dict[str, int], dict[str, float]]:
-    """The ranks of the layers that do not stay dense, and what is known of the best ones. It adds
-    to `remarks` why a layer stays dense.
-    """
-    if not isinstance(target, AbstractBudget):
-        return {path: rank for path, rank in wanted.items() if path not in remarks}, {}
-    for path, options in costs.items():
-        if path in remarks:  # it was not fitted
-            costs[path] = Options(options.costs[:0], options.losses[:0], options.dense)
-        elif not options.cheaper:
-            remarks[path] = "no rank saves anything"
-    budget = target.share * sum(options.dense for options in costs.values())
-    try:
-        allocation = allocate(list(costs.values()), budget)
-    except ValueError as error:
-        stay = "".join(f" {path} stays as it is: {why}." for path, why in remarks.items())
-        raise ValueError(f"{error}{stay}") from None
-    chosen = zip(costs, allocation.chosen, strict=True)
-    ranks = {path: option + 1 for path, option in chosen if option is not None}
-    for path in costs.keys() - ranks:
-        remarks.setdefault(path, "the budget is better spent on it as it is")
-    return ranks, {"planned": allocation.loss, "lower_bound": allocation.lower_bound}

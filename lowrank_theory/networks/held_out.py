@@ -128,7 +128,7 @@ def _norms(original: np.ndarray, replaced: np.ndarray) -> np.ndarray:
 
 
 def _replaced(parameters: PyTree, compressed: Compressed) -> dict[str, _Pair]:
-    chosen = {path: layer for path, layer in compressed.layers.items() if layer.rank is not None}
+    chosen = {path: layer for path, layer in compressed.layers.items() if layer.size is not None}
     dense, smaller = leaves_by_path(parameters), leaves_by_path(compressed.parameters)
     pairs = {}
     for path, layer in chosen.items():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lowrank_theory.calibration import Calibration
+from lowrank_theory.calibration import AbstractCalibration, Calibration
 from lowrank_theory.networks._follow import Scope, is_array, plain, run, trace
 from lowrank_theory.networks._listen import Tap, Watched, rows_met
 from lowrank_theory.networks._views import MatrixView, Trail
@@ -95,7 +95,7 @@ def by_reason(not_followed: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Observation(Mapping[str, Calibration | tuple[Calibration, ...]]):
+class Observation(Mapping[str, AbstractCalibration | tuple[AbstractCalibration, ...]]):
     """The calibration of each weight that was followed into a product, by its path.
 
     A path is `jax.tree_util.keystr` of the leaf. A stack of matrices (the slices of a loop, the
@@ -108,12 +108,12 @@ class Observation(Mapping[str, Calibration | tuple[Calibration, ...]]):
     - `not_followed`: why each other leaf has no calibration.
     """
 
-    calibrations: Mapping[str, Calibration | tuple[Calibration, ...]]
+    calibrations: Mapping[str, AbstractCalibration | tuple[AbstractCalibration, ...]]
     views: Mapping[str, MatrixView]
     remarks: Mapping[str, tuple[str, ...]]
     not_followed: Mapping[str, tuple[str, ...]]
 
-    def __getitem__(self, path: str) -> Calibration | tuple[Calibration, ...]:
+    def __getitem__(self, path: str) -> AbstractCalibration | tuple[AbstractCalibration, ...]:
         if path not in self.calibrations:
             raise _not_followed(path, self.not_followed)
         return self.calibrations[path]
@@ -124,7 +124,7 @@ class Observation(Mapping[str, Calibration | tuple[Calibration, ...]]):
     def __len__(self) -> int:
         return len(self.calibrations)
 
-    def slices(self, path: str) -> tuple[Calibration, ...]:
+    def slices(self, path: str) -> tuple[AbstractCalibration, ...]:
         """The calibrations of a stack, or the one of a matrix."""
         seen = self[path]
         return seen if isinstance(seen, tuple) else (seen,)
@@ -157,8 +157,10 @@ def observe(
     *,
     select: Callable[[str], bool] | None = None,
     compressed: tuple[Callable[[Any, Any], Any], PyTree] | None = None,
+    calibration: type[AbstractCalibration] = Calibration,
 ) -> Observation:
-    r"""Stream the second moments of what multiplies each weight of `function(parameters, batch)`.
+    r"""Stream the statistics of what multiplies each weight of `function(parameters, batch)`: its
+    second moments, unless another kind of `calibration` is asked for (`TriangularCalibration`).
 
     The function is any that JAX can trace, of any library; it is traced and compiled once for each
     shape of a batch, and is not changed. A leaf of the parameters is a weight where it enters
@@ -180,7 +182,7 @@ def observe(
     Raises `ValueError` for a function that cannot be traced on a batch, parameters of which none
     enters a product, no batch at all, and numbers that are not finite in a batch or on the way.
     """
-    listener = Listener(function, parameters, select)
+    listener = Listener(function, parameters, select, kind=calibration)
     other = compressed and Listener(*compressed, listener.selected.__contains__)
     observation = listener.observe(batches, compressed=other)
     if not observation:
@@ -225,8 +227,8 @@ def _beside(beside: dict[tuple[str, int], list[Array]], users: Users) -> list[Ar
 
 
 def _updated(
-    seen: Calibration, rows: Array, compressed: Array | None, name: str, users: Users
-) -> Calibration:
+    seen: AbstractCalibration, rows: Array, compressed: Array | None, name: str, users: Users
+) -> AbstractCalibration:
     try:
         return seen.update(rows, compressed) if len(rows) else seen
     except ValueError as error:
@@ -243,8 +245,12 @@ class Listener:
         parameters: PyTree,
         select: Callable[[str], bool] | None,
         tied: Mapping[str, Collection[str]] = types.MappingProxyType({}),
+        kind: type[AbstractCalibration] = Calibration,
     ) -> None:
-        """Where leaves are `tied`, the uses of the others count as those of the first."""
+        """Where leaves are `tied`, the uses of the others count as those of the first. Statistics
+        are calibrations of this `kind`.
+        """
+        self.kind = kind
         leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
         named = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
         self.arrays = {path: leaf for path, leaf in named if is_array(leaf)}
@@ -328,7 +334,7 @@ class Listener:
     ) -> Observation:
         """What the weights meet in all batches, or `only` some of the selected ones."""
         paths = [path for path in self.selected if only is None or path in only]
-        heard: dict[Users, list[Calibration]] = {}
+        heard: dict[Users, list[AbstractCalibration]] = {}
         number = -1
         for number, batch in enumerate(batches):
             name = f"batches[{number}]"
@@ -343,7 +349,7 @@ class Listener:
 
     def _add(
         self,
-        heard: dict[Users, list[Calibration]],
+        heard: dict[Users, list[AbstractCalibration]],
         batch: PyTree,
         name: str,
         paths: list[str],
@@ -353,7 +359,7 @@ class Listener:
         beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
         for users, slices in self.hear(batch, name, paths):
             if users not in heard:
-                empty = Calibration.empty(slices[0].shape[-1], compressed=bool(compressed))
+                empty = self.kind.empty(slices[0].shape[-1], compressed=bool(compressed))
                 heard[users] = [empty] * len(slices)
             pairs: list[Any] = [None] * len(slices)
             if compressed:
@@ -382,8 +388,10 @@ class Listener:
                 slices = [rows[mask] for rows, mask in zip(slices, counted, strict=True)]
             yield tuple(users), slices
 
-    def _observation(self, heard: dict[Users, list[Calibration]], paths: list[str]) -> Observation:
-        by_path: dict[str, list[list[Calibration]]] = {}
+    def _observation(
+        self, heard: dict[Users, list[AbstractCalibration]], paths: list[str]
+    ) -> Observation:
+        by_path: dict[str, list[list[AbstractCalibration]]] = {}
         for (path, _), slices in _by_use(heard.items()):
             by_path.setdefault(path, []).append(slices)
         calibrations, remarks, not_followed = {}, {}, {}
@@ -434,5 +442,5 @@ def nothing_followed(not_followed: Mapping[str, tuple[str, ...]]) -> ValueError:
     )
 
 
-def _merged(calibrations: Iterable[Calibration]) -> Calibration:
-    return functools.reduce(Calibration.merge, calibrations)
+def _merged(calibrations: Iterable[AbstractCalibration]) -> AbstractCalibration:
+    return functools.reduce(AbstractCalibration.merge, calibrations)

@@ -4,9 +4,14 @@ from lowrank_theory.approximations import LowRank as LowRank
 from lowrank_theory.recovery._every_rank import AbstractNestedMethod as AbstractNestedMethod
 from lowrank_theory.recovery._every_rank import EveryRank as EveryRank
 from lowrank_theory.recovery._every_rank import every_rank as every_rank
+from lowrank_theory.recovery._ladder import AbstractLadder as AbstractLadder
+from lowrank_theory.recovery._ladder import AbstractSweep as AbstractSweep
+from lowrank_theory.recovery._ladder import Need as Need
+from lowrank_theory.recovery._ladder import Sweep as Sweep
 from lowrank_theory.recovery._recover import AbstractMethod as AbstractMethod
 from lowrank_theory.recovery._recover import Certificate as Certificate
 from lowrank_theory.recovery._recover import DualityGap as DualityGap
+from lowrank_theory.recovery._recover import MeasuredError as MeasuredError
 from lowrank_theory.recovery._recover import Recovery as Recovery
 from lowrank_theory.recovery._recover import recover as recover
 from lowrank_theory.recovery.activation_weighted import ActivationWeighted as ActivationWeighted

@@ -7,6 +7,7 @@ first r columns of one orthonormal $V$. So one decomposition gives them all, and
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,9 @@ from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import AnyArray, check_count, float64, in_float64, matmul
 from lowrank_theory._scale import norm, widened
-from lowrank_theory.approximations import LowRank
+from lowrank_theory.approximations import LowRank, Storage
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._ladder import AbstractLadder, AbstractSweep
 from lowrank_theory.recovery._recover import (
     AbstractMethod,
     Certificate,
@@ -30,8 +32,9 @@ from lowrank_theory.recovery._recover import (
 )
 
 
-class EveryRank(eqx.Module):
-    r"""What a method recovers at each rank from 0 to full, the smaller side of the weights.
+class EveryRank(AbstractSweep):
+    r"""What a method recovers at each rank from 0 to full, the smaller side of the weights: a sweep
+    whose sizes are ranks.
 
     - `factors`: those of full rank; columns of the left and rows of the right come in order, and
       the first r of them are the factors of rank r;
@@ -52,6 +55,33 @@ class EveryRank(eqx.Module):
     def errors(self) -> Float[Array, "*stack ranks"]:
         """The optimal error at each rank from 0 to full: what the layer of that rank attains."""
         return self.certificates.optimal_error
+
+    @property
+    def squared_errors(self) -> Float[Array, "*stack ranks"]:
+        """Their squares."""
+        with float64():
+            return jnp.asarray(self.errors) ** 2
+
+    @property
+    def squared_norm(self) -> Float[Array, "*stack"]:
+        """That of the target."""
+        with float64():
+            return jnp.asarray(self.certificates.target_norm)[..., 0] ** 2
+
+    @property
+    def storages(self) -> tuple[Storage, ...]:
+        """Of the factors of each rank, in their dtype."""
+        *stack, inputs, outputs = self.factors.shape
+        each = math.prod(stack) * (inputs + outputs)
+        itemsize = self.factors.dtype.itemsize
+        return tuple(
+            Storage.of_floats(rank * each, itemsize, multiply_adds=rank * each)
+            for rank in range(self.factors.rank + 1)
+        )
+
+    def name(self, size: int) -> str:
+        """The rank."""
+        return f"rank {size}"
 
     def at(self, rank: int | Int[Array, ""]) -> Recovery:
         """The recovery of this rank, as `recover` gives it.
@@ -118,12 +148,16 @@ def _cut(factors: LowRank, width: int) -> LowRank:
         return LowRank(jax.device_put(left[:, :width]), jax.device_put(right[:width]))
 
 
-class AbstractNestedMethod(AbstractMethod):
-    """A method whose layers of all ranks come from one factorisation."""
+class AbstractNestedMethod(AbstractMethod, AbstractLadder):
+    """A method whose layers of all ranks come from one factorisation: a ladder of ranks."""
 
     @abc.abstractmethod
     def fit_every_rank(self, observed: Observed) -> EveryRank:
         """The recoveries of all ranks."""
+
+    def sweep(self, observed: Observed) -> EveryRank:
+        """The same."""
+        return self.fit_every_rank(observed)
 
 
 def every_rank(observed: Observed, method: AbstractMethod) -> EveryRank:

@@ -78,6 +78,31 @@ class DualityGap(InFloat64):
         return self.finite & self.closed
 
 
+class MeasuredError(InFloat64):
+    r"""The error of a method of which no optimum is known, as it was measured in float64.
+
+    - `error`: a Frobenius norm in the units of the outputs on the calibration (of the weights,
+      where nothing was seen), of the numbers as they are returned;
+    - `rounding`: the true error is at most this much larger;
+    - `target_norm`: the norm of what is approximated;
+    - `finite`: every returned number is finite.
+    """
+
+    error: Float[Array | np.ndarray, "*stack"]
+    rounding: Float[Array | np.ndarray, "*stack"]
+    target_norm: Float[Array | np.ndarray, "*stack"]
+    finite: Bool[Array | np.ndarray, "*stack"]
+
+    @property
+    def certified(self) -> Bool[Array, "*stack"]:
+        """Whether the error is known: of finite numbers, and to 0.1 % or $10^{-10}$ of the
+        target's norm.
+        """
+        with float64():
+            allowed = jnp.maximum(NEAR_OPTIMAL * self.error, NEGLIGIBLE * self.target_norm)
+            return jnp.asarray(self.finite) & jnp.isfinite(allowed) & (self.rounding <= allowed)
+
+
 class Means(InFloat64):
     r"""Of the affine layer $x \mapsto$ `output` $+ (x -$ `inputs`$)Z$, seen on so many samples."""
 
@@ -93,8 +118,8 @@ class Recovery(eqx.Module):
 
     approximation: AbstractApproximation
     bias: Float[AnyArray, " outputs"] | None
-    certificate: Certificate | DualityGap
-    method: "AbstractMethod" = eqx.field(static=True)
+    certificate: Certificate | DualityGap | MeasuredError
+    method: eqx.Module = eqx.field(static=True)
 
     @property
     def factors(self) -> LowRank:

@@ -35,6 +35,7 @@ from lowrank_theory.recovery._from_rows import (
     problem_of_rows,
     problem_of_triangle,
 )
+from lowrank_theory.recovery._ladder import Need
 from lowrank_theory.recovery._recover import Certificate, Means, Recovery
 from lowrank_theory.recovery._returned import Returned, finished, is_rounded, unfinished
 from lowrank_theory.recovery._subspaces import (
@@ -67,6 +68,11 @@ class ActivationWeighted(AbstractNestedMethod):
             rank=rank,
         )
         return Recovery(factors, bias, certificate, self)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Second moments, or rows."""
+        return frozenset({Need.MOMENTS})
 
     def fit_every_rank(self, observed: Observed) -> EveryRank:
         """The same at all ranks."""

@@ -16,6 +16,7 @@ from lowrank_theory.recovery._every_rank import (
     beyond,
 )
 from lowrank_theory.recovery._from_rows import Seen
+from lowrank_theory.recovery._ladder import Need
 from lowrank_theory.recovery._recover import Certificate, Recovery
 from lowrank_theory.recovery._returned import Fit, finished
 from lowrank_theory.recovery._subspaces import all_right_vectors, leading_right_vectors
@@ -33,6 +34,11 @@ class TruncatedSVD(AbstractNestedMethod):
         """Truncate the weights. Raises `ValueError` if none were observed."""
         factors, certificate = truncated_svd(_weights(observed), rank=rank)
         return Recovery(factors, observed.bias, certificate, self)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing but weights."""
+        return frozenset()
 
     def fit_every_rank(self, observed: Observed) -> EveryRank:
         """All truncations of the weights. Raises `ValueError` if none were observed."""

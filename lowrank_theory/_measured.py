@@ -1,0 +1,263 @@
+r"""What a layer loses as it is stored: in float64, from second moments.
+
+A layer $X\mapsto XW$ becomes $\tilde X\mapsto\tilde XLR + \mathbf 1s^\top$. With $D = W - LR$ and
+$\Delta = X - \tilde X$, and with moments about the means, what it loses is
+
+$$\operatorname{tr}\bigl(D^\top\tilde SD + 2D^\top C_\Delta W + W^\top S_\Delta W\bigr)
+  + m\lVert\bar xW - \bar{\tilde x}LR - s\rVert^2,\qquad
+  \tilde S = \tilde X^\top\tilde X,\ C_\Delta = \tilde X^\top\Delta,\ S_\Delta =
+  \Delta^\top\Delta.$$
+
+The first r columns of $L$ and rows of $R$ are the layer of rank r. There $D_r = D + L_{>r}R_{>r}$:
+what is left out is added to the loss of the largest rank, so that no digits cancel. Where rows are
+known that have these moments, those of a triangular factor, no square of an input is formed. All is
+scaled by powers of two before it is squared.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lowrank_theory._numerics import rounding_allowance
+from lowrank_theory.calibration import AbstractCalibration, TriangularCalibration
+
+
+class Measured(NamedTuple):
+    r"""What the layers of the ranks 0, 1, ... lose.
+
+    - `squares`: the squared error of the outputs over their squared norm;
+    - `upper`: the relative error, not squared, with all that rounding in float64 may hide;
+    - `norm`: that of the outputs, $\lVert XW\rVert_F$.
+    """
+
+    squares: Float[np.ndarray, " ranks"]
+    upper: Float[np.ndarray, " ranks"]
+    norm: float
+
+
+def measured_errors(
+    weights: Float[np.ndarray, "slices inputs outputs"],
+    left: Float[np.ndarray, "slices inputs rank"],
+    right: Float[np.ndarray, "slices rank outputs"],
+    shifts: Float[np.ndarray, "slices ranks outputs"] | None,
+    seen: Sequence[AbstractCalibration | None],
+) -> Measured:
+    """The errors of the leading parts of these factors, of all slices together.
+
+    The numbers, of any dtype, are taken as they are stored; `shifts` has one shift for each rank
+    from 0. Where nothing was seen, the error is that of the weights themselves.
+    """
+    kept = [_Kept(*each) for each in zip(left, right, strict=True)]
+    return _measured(weights, kept, shifts, seen)
+
+
+def measured_error(
+    weights: Float[np.ndarray, "slices inputs outputs"],
+    matrices: Float[np.ndarray, "slices inputs outputs"],
+    shifts: Float[np.ndarray, "slices outputs"] | None,
+    seen: Sequence[AbstractCalibration | None],
+) -> Measured:
+    """The same of one matrix in the place of each, which need not be of low rank: arrays of one
+    number.
+    """
+    kept = [_Kept(np.zeros((len(a), 0)), np.zeros((0, a.shape[1])), a) for a in matrices]
+    return _measured(weights, kept, None if shifts is None else shifts[:, None], seen)
+
+
+class _Kept(NamedTuple):
+    """What stands for a matrix: factors, of which the leading parts are judged, and a part that is
+    always there.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    always: np.ndarray | None = None
+
+    def scaled(self, unit: int, turned: int) -> "_Kept":
+        always = None if self.always is None else _scaled(self.always, -unit)
+        return _Kept(_scaled(self.left, turned - unit), _scaled(self.right, -turned), always)
+
+    def whole(self) -> np.ndarray:
+        product = self.left @ self.right
+        return product if self.always is None else self.always + product
+
+
+def _measured(
+    weights: np.ndarray,
+    kept: Sequence[_Kept],
+    shifts: np.ndarray | None,
+    seen: Sequence[AbstractCalibration | None],
+) -> Measured:
+    moments = [_Moments.of(each, weights.shape[1]) for each in seen]
+    unit, turned = _exponent(weights), _exponent(*(each.right for each in kept))
+    size = _exponent(*(each.size for each in moments))
+    parts = []
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for number, each in enumerate(moments):
+            shift = np.zeros(1)
+            if shifts is not None:
+                shift = _scaled(shifts[number], -unit - size)
+            parts.append(
+                _slice(
+                    _scaled(weights[number], -unit),
+                    kept[number].scaled(unit, turned),
+                    shift,
+                    each.scaled(-size),
+                )
+            )
+        squares, hidden, moved, outputs = (
+            np.sum(each, axis=0) for each in zip(*parts, strict=True)
+        )
+        upper = np.sqrt(squares + hidden) + np.sqrt(moved)
+        norm = np.sqrt(outputs)
+        if norm > 0:
+            squares, upper = squares / outputs, upper / norm
+        return Measured(squares, upper, float(np.ldexp(norm, unit + size)))
+
+
+class _Moments(NamedTuple):
+    r"""$\tilde S$ (`None`: the identity); $\tilde X^\top X$ and $X^\top X$ where these are others;
+    in the place of all these `rows` that have them, of $\tilde X$ and $X$; $\sqrt m\bar x$ and
+    $\sqrt m\bar{\tilde x}$; $\sqrt m$; and roots of the largest of all these.
+    """
+
+    layer: np.ndarray | None
+    others: tuple[np.ndarray, np.ndarray] | None
+    rows: tuple[np.ndarray, np.ndarray] | None
+    mean: np.ndarray
+    layer_mean: np.ndarray
+    root: float
+    size: np.ndarray
+
+    @staticmethod
+    def of(seen: AbstractCalibration | None, inputs: int) -> "_Moments":
+        if seen is None:
+            zeros = np.zeros(inputs)
+            return _Moments(None, None, None, zeros, zeros, 0.0, np.zeros(1))
+        root = float(np.sqrt(float(seen.count)))
+        means = [root * np.asarray(x, np.float64) for x in (seen.mean, seen.layer_input_mean)]
+        if isinstance(seen, TriangularCalibration):
+            layer, original = (x if x is None else np.asarray(x)[1:] for x in seen.rows())
+            assert original is not None
+            rows = original if layer is None else layer, original
+            size = np.concatenate(
+                [np.max(np.abs(x), axis=0) for x in (*rows, means[:1], means[1:])]
+            )
+            return _Moments(None, None, rows, means[0], means[1], root, size)
+        layer, others = np.asarray(seen.compressed_gram(centred=True), np.float64), None
+        energies = [np.diagonal(layer)]
+        if seen.has_compressed:
+            cross, original = (
+                np.asarray(each(centred=True), np.float64) for each in (seen.cross_gram, seen.gram)
+            )
+            others = cross, original
+            energies.append(np.diagonal(original))
+        size = np.concatenate([*(np.sqrt(np.abs(each)) for each in energies), *means])
+        return _Moments(layer, others, None, means[0], means[1], root, size)
+
+    def scaled(self, power: int) -> "_Moments":
+        def squares(array: np.ndarray) -> np.ndarray:
+            return np.ldexp(array, 2 * power)
+
+        def sizes(array: np.ndarray) -> np.ndarray:
+            return np.ldexp(array, power)
+
+        return self._replace(
+            layer=None if self.layer is None else squares(self.layer),
+            others=None if self.others is None else tuple(map(squares, self.others)),
+            rows=None if self.rows is None else tuple(map(sizes, self.rows)),
+            mean=sizes(self.mean),
+            layer_mean=sizes(self.layer_mean),
+        )
+
+    def times(self, matrix: np.ndarray) -> np.ndarray:
+        if self.rows is not None:
+            return self.rows[0].T @ (self.rows[0] @ matrix)
+        return matrix if self.layer is None else self.layer @ matrix
+
+    def lost(self, weights: np.ndarray, lost: np.ndarray) -> "_Lost":
+        r"""Of $E = \tilde XD + \Delta W$, without the means."""
+        if self.rows is not None:
+            layer, original = self.rows
+            missed = layer @ lost
+            if layer is not original:
+                missed = missed + (original - layer) @ weights
+            outputs, total = float(np.sum((original @ weights) ** 2)), float(np.sum(layer**2))
+            moved = total + float(np.sum(original**2))
+            return _Lost(float(np.sum(missed**2)), layer.T @ missed, 0.0, outputs, total, moved)
+        met, energy = self.times(lost), float(np.sum(weights**2))
+        total = float(len(weights) if self.layer is None else np.trace(self.layer))
+        square = float(np.vdot(lost, met))
+        if self.layer is None or self.others is None:
+            return _Lost(
+                square, met, 0.0, float(np.vdot(weights, self.times(weights))), total, total
+            )
+        cross, original = self.others
+        crossed = (cross - self.layer) @ weights
+        between = (original - cross - cross.T + self.layer) @ weights
+        square += 2 * float(np.vdot(lost, crossed)) + float(np.vdot(weights, between))
+        unresolved = energy * (total + float(np.trace(original)))
+        outputs = float(np.vdot(weights, original @ weights))
+        return _Lost(square, met + crossed, unresolved, outputs, total, total)
+
+
+class _Lost(NamedTuple):
+    r"""$\lVert E\rVert_F^2$, $\tilde X^\top E$, on what scale differences of moments are rounded,
+    $\lVert XW\rVert_F^2$, $\lVert\tilde X\rVert_F^2$, and the energy of all rows that $E$ is made
+    of.
+    """
+
+    square: float
+    met: np.ndarray
+    unresolved: float
+    outputs: float
+    total: float
+    moved: float
+
+
+def _slice(
+    weights: np.ndarray, kept: _Kept, shifts: np.ndarray, seen: _Moments
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """The squared errors at each rank and what rounding may hide of them, the square of what it may
+    move any error by, and the squared norm of the outputs.
+    """
+    allowance = rounding_allowance(1.0, *weights.shape)
+    energy, left, right = float(np.sum(weights**2)), kept.left, kept.right
+    difference = weights - kept.whole()
+    lost, weighed = seen.lost(weights, difference), seen.times(left)
+    pairs = (left.T @ weighed) * (right @ right.T)
+    steps = 2 * np.sum(left * (lost.met @ right.T), axis=0) + np.diagonal(pairs)
+    squares = lost.square + _beyond(steps + 2 * np.sum(np.triu(pairs, 1), axis=1))
+    if seen.rows is None:
+        spread = _beyond(np.sum(left**2, axis=0) * np.sum(right**2, axis=1))
+        hidden = 2 * lost.total * (np.sum(difference**2) + spread) + lost.unresolved
+    else:  # nothing is squared: a share of the error itself, and of the components left out
+        hidden = lost.square + len(right) * _beyond(np.diagonal(pairs))
+
+    mean, through = seen.mean @ weights, (seen.layer_mean @ left)[:, None] * right
+    always = np.zeros_like(mean) if kept.always is None else seen.layer_mean @ kept.always
+    made = np.cumsum(np.vstack([always, through]), axis=0)
+    squares = np.maximum(squares, 0) + np.sum((mean - made - seen.root * shifts) ** 2, axis=1)
+    return (
+        squares,
+        allowance * hidden,
+        allowance**2 * energy * (lost.moved + float(np.sum(seen.mean**2 + seen.layer_mean**2))),
+        lost.outputs + float(np.sum(mean**2)),
+    )
+
+
+def _beyond(steps: np.ndarray) -> np.ndarray:
+    """The sums from each on, and of none."""
+    return np.append(np.cumsum(steps[::-1])[::-1], 0.0)
+
+
+def _exponent(*arrays: np.ndarray) -> int:
+    """The power of two above all entries."""
+    largest = max(float(np.max(np.abs(np.asarray(each, np.float64)), initial=0)) for each in arrays)
+    return int(np.frexp(largest)[1]) if np.isfinite(largest) else 0
+
+
+def _scaled(array: np.ndarray, power: int) -> np.ndarray:
+    return np.ldexp(np.asarray(array, np.float64), power)

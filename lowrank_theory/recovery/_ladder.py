@@ -1,0 +1,164 @@
+"""A ladder: a method whose approximations come in sizes, and what it makes of one layer."""
+
+import abc
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from lowrank_theory._measured import measured_error
+from lowrank_theory._numerics import AnyArray
+from lowrank_theory.approximations import AbstractMatrix, Storage
+from lowrank_theory.approximations._approximation import is_float
+from lowrank_theory.calibration import AbstractCalibration, TriangularCalibration
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._recover import MeasuredError, Recovery
+
+
+class Need(enum.Enum):
+    """What a ladder must know of what the layer sees. Weights alone are no need."""
+
+    MOMENTS = "second moments"
+    ABSOLUTE_MEANS = "absolute means"
+    ROWS = "rows"
+    PAIRED_ROWS = "rows beside those of the compressed network"
+
+
+class AbstractSweep(eqx.Module):
+    """What a ladder makes of one layer: sizes 0, 1, ..."""
+
+    @property
+    @abc.abstractmethod
+    def squared_errors(self) -> Float[AnyArray, "*stack sizes"]:
+        """Those of the outputs, or of the weights where the ladder needs nothing else."""
+
+    @property
+    @abc.abstractmethod
+    def squared_norm(self) -> Float[AnyArray, "*stack"]:
+        """That of what is approximated."""
+
+    @property
+    @abc.abstractmethod
+    def storages(self) -> tuple[Storage, ...]:
+        """What each size takes."""
+
+    @abc.abstractmethod
+    def name(self, size: int) -> str:
+        """The size in words, such as `rank 8`."""
+
+    @abc.abstractmethod
+    def at(self, size: int, /) -> Recovery:
+        """The recovery of this size."""
+
+
+class AbstractLadder(eqx.Module):
+    """A method with sizes: ranks, numbers of bits, numbers of entries that stay.
+
+    `networks.compress` takes one or several. To add one, return a `Sweep` of a few sizes, eight at
+    most unless the user asks for more.
+    """
+
+    @property
+    @abc.abstractmethod
+    def needs(self) -> frozenset[Need]:
+        """Nothing, or what must have been observed."""
+
+    @abc.abstractmethod
+    def sweep(self, observed: Observed) -> AbstractSweep:
+        """The layer at all sizes. Raises `ValueError` where what it needs was not observed."""
+
+
+class Sweep(AbstractSweep):
+    """The sizes of a ladder, one recovery each; errors are as measured, of what is returned."""
+
+    recoveries: tuple[Recovery, ...]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    @staticmethod
+    def of(
+        ladder: AbstractLadder, observed: Observed, sizes: Sequence[tuple[str, AbstractMatrix]]
+    ) -> "Sweep":
+        """Each size by its name, judged by the error of what is returned: of the outputs on the
+        calibration where there is one, and else of the weights. A ladder that needs data keeps the
+        mean output by a new bias.
+        """
+        names = tuple(name for name, _ in sizes)
+        return Sweep(tuple(_judged(ladder, observed, matrix) for _, matrix in sizes), names)
+
+    @property
+    def squared_errors(self) -> Float[np.ndarray, " sizes"]:
+        """As measured."""
+        return np.array([float(each.error) ** 2 for each in self._known()])
+
+    @property
+    def squared_norm(self) -> Float[np.ndarray, ""]:
+        """Of the outputs, or of the weights."""
+        return np.asarray(max((float(each.target_norm) ** 2 for each in self._known()), default=0))
+
+    @property
+    def storages(self) -> tuple[Storage, ...]:
+        """Of the approximations; not of the bias."""
+        return tuple(each.approximation.storage for each in self.recoveries)
+
+    def name(self, size: int) -> str:
+        """Its own word for it."""
+        return self.names[size]
+
+    def at(self, size: int, /) -> Recovery:
+        """The recovery of this size."""
+        return self.recoveries[size]
+
+    def _known(self) -> list[MeasuredError]:
+        known = (recovery.certificate for recovery in self.recoveries)
+        return [each for each in known if isinstance(each, MeasuredError)]
+
+
+def trained_weights(ladder: AbstractLadder, observed: Observed) -> Any:
+    """The weights, or a `ValueError` where only outputs were observed."""
+    if observed.weights is None:
+        raise ValueError(
+            f"`{type(ladder).__name__}` approximates weights: give `Observed(weights=...)`."
+        )
+    return observed.weights
+
+
+def seen_by(observed: Observed) -> AbstractCalibration | None:
+    """The calibration, or rows in the form of one; `None` where nothing was seen."""
+    if observed.activations is None:
+        return observed.calibration
+    compressed = observed.compressed_activations
+    empty = TriangularCalibration.empty(observed.shape[0], compressed=compressed is not None)
+    return empty.update(observed.activations, compressed)
+
+
+def _judged(ladder: AbstractLadder, observed: Observed, matrix: AbstractMatrix) -> Recovery:
+    weights, seen = np.asarray(observed.weights, np.float64), seen_by(observed)
+    dense, bias = in_double(matrix), observed.bias
+    shift = None
+    if bias is not None and seen is not None and ladder.needs:
+        before, after = (np.asarray(x, np.float64) for x in (seen.mean, seen.layer_input_mean))
+        bias = np.asarray(bias, np.float64)
+        moved = (bias + before @ weights - after @ dense).astype(matrix.dtype)
+        shift, bias = moved.astype(np.float64) - bias, moved
+    given = None if shift is None else shift[None]
+    measured = measured_error(weights[None], dense[None], given, [seen])
+    unit = measured.norm if measured.norm > 0 else 1.0
+    numbers = [leaf for leaf in jax.tree.leaves((matrix, bias)) if is_float(leaf)]
+    error = float(np.sqrt(measured.squares[0]))
+    certificate = MeasuredError(
+        error=np.asarray(error * unit),
+        rounding=np.asarray((float(measured.upper[0]) - error) * unit),
+        target_norm=np.asarray(measured.norm),
+        finite=np.asarray(all(np.isfinite(np.asarray(x, np.float64)).all() for x in numbers)),
+    )
+    return Recovery(matrix, bias, certificate, ladder)
+
+
+def in_double(matrix: AbstractMatrix) -> np.ndarray:
+    """The dense matrix of these numbers, in float64."""
+    wide: Callable[[Any], Any] = lambda leaf: np.asarray(leaf).astype(np.float64)  # noqa: E731
+    return np.asarray(matrix.map_floats(wide).materialise())
