@@ -4,8 +4,12 @@ Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound t
 (`theorems`), and `verify`, `attack` and `scale` the bounds.
 """
 
+from lowrank_theory import approximations as approximations
 from lowrank_theory import generators as generators
+from lowrank_theory import mixtures as mixtures
 from lowrank_theory import networks as networks
+from lowrank_theory import quantisation as quantisation
+from lowrank_theory import sparsification as sparsification
 from lowrank_theory import theorems as theorems
 from lowrank_theory.calibration import Calibration as Calibration
 from lowrank_theory.calibration import TriangularCalibration as TriangularCalibration

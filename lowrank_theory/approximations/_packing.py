@@ -14,13 +14,12 @@ def packed_size(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def pack(codes: Integer[AnyArray, "*stack count"], bits: int) -> UInt8[np.ndarray, "*stack bytes"]:
+def pack(codes: Integer[AnyArray, "*stack count"], bits: int) -> UInt8[AnyArray, "*stack bytes"]:
     """Codes from 0 to $2^b - 1$, the lowest bit first; the last byte is filled with zeros."""
-    codes = np.asarray(codes)
-    places = (codes[..., None] >> np.arange(bits)) & 1
-    return np.packbits(
-        places.astype(np.uint8).reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little"
-    )
+    library = jnp if isinstance(codes, Array) else np
+    places = (codes[..., None] >> np.arange(bits, dtype=codes.dtype)) & 1
+    flat = places.astype(np.uint8).reshape(*codes.shape[:-1], -1)
+    return library.packbits(flat, axis=-1, bitorder="little")
 
 
 def unpack(packed: Any, count: int, bits: int) -> UInt8[Array, "*stack count"]:

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray
+from jax.core import ShapedArray, Tracer
 from jaxtyping import Array, Float, Integer, UInt8
 
 from lowrank_theory._numerics import AnyArray, check_count, ours, settle
@@ -118,10 +118,11 @@ class Quantised(AbstractMatrix):
     ) -> "Quantised":
         """From one code for each entry, an integer from 0 to $2^b - 1$."""
         bits = check_count("bits", bits, 1, 8)
-        codes = np.asarray(codes)
-        if codes.ndim < 2 or not np.issubdtype(codes.dtype, np.integer):
+        traced = isinstance(codes, Tracer)
+        codes = codes if traced else np.asarray(codes)
+        if codes.ndim < 2 or not jnp.issubdtype(codes.dtype, jnp.integer):
             raise ValueError(f"`codes` must be integers (inputs, outputs); got {codes.shape}.")
-        if codes.size and not 0 <= codes.min() <= codes.max() < 2**bits:
+        if not traced and codes.size and not 0 <= codes.min() <= codes.max() < 2**bits:
             raise ValueError(
                 f"`codes` of {bits} bits are 0 to {2**bits - 1}; got {codes.min()} to "
                 f"{codes.max()}. Clip them."

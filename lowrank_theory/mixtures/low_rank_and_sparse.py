@@ -1,0 +1,161 @@
+r"""Low rank and a few entries besides, by alternation.
+
+$$\min_{\operatorname{rank}L\le r,\ \lVert S\rVert_0\le k} \lVert\tilde X(B - L - S)\rVert_F,$$
+
+where $B$ is the least-squares layer of the outputs on $\tilde X$ ($W$, where the layer sees what it
+always saw). Of the rest $B - S$ the best $L$ is known: it is the data-driven recovery. Of the rest
+$B - L$ those entries are kept whose $d_i|B_{ij} - L_{ij}|$ is largest, $d_i$ the norm of input $i$:
+the best $S$ where inputs are uncorrelated, and a rule of thumb elsewhere (Zhang and Papyan 2025).
+Of all steps the best is returned, by its error.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lowrank_theory._numerics import (
+    check_array,
+    check_count,
+    check_fraction,
+    in_float64,
+    matmul,
+    safe_sqrt,
+    settle,
+)
+from lowrank_theory._scale import at_scale_one, exponent, times_power
+from lowrank_theory.approximations import LowRank, Sum
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery import (
+    AbstractLadder,
+    ActivationWeighted,
+    Need,
+    Sweep,
+    every_rank,
+)
+from lowrank_theory.recovery._ladder import seen_by, trained_weights
+from lowrank_theory.sparsification.magnitude import of_mask
+
+
+class LowRankAndSparse(AbstractLadder):
+    """Low rank plus sparse at several `shares` of the numbers. Of these, `low_rank_share` are in
+    the factors, and the others are single entries, whose places come besides.
+    """
+
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    low_rank_share: float = 0.3
+    steps: int = 20
+
+    def __check_init__(self) -> None:
+        shares = self.shares if isinstance(self.shares, tuple | list) else (self.shares,)
+        checked = tuple(check_fraction("shares", share) for share in shares)
+        object.__setattr__(self, "shares", checked)
+        if not self.shares:
+            raise ValueError("`shares` is empty: give at least one, such as 0.3.")
+        settle(self, "low_rank_share", check_fraction)
+        settle(self, "steps", check_count, 1)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Second moments."""
+        return frozenset({Need.MOMENTS})
+
+    def sweep(self, observed: Observed) -> Sweep:
+        """One size for each share. Raises `ValueError` without weights, or where nothing was
+        seen.
+        """
+        weights, seen = trained_weights(self, observed), seen_by(observed)
+        if seen is None:
+            raise ValueError(
+                "`LowRankAndSparse` needs what the layer sees: give `Observed(activations=...)` or "
+                "`Observed(calibration=...)`."
+            )
+        target, dtype = weights, weights.dtype
+        if seen.has_compressed:
+            target = every_rank(observed, ActivationWeighted()).factors.materialise()
+        gram = seen.compressed_gram(centred=observed.bias is not None)
+        inputs, outputs = observed.shape
+        sizes = []
+        for share in self.shares:
+            numbers = share * inputs * outputs
+            rank = int(self.low_rank_share * numbers / (inputs + outputs))
+            rank = min(max(1, rank), inputs, outputs)
+            kept = max(1, round((1 - self.low_rank_share) * numbers))
+            found = low_rank_and_sparse(target, gram, rank, kept, steps=self.steps)
+            found = found.map_floats(lambda array: np.asarray(array).astype(dtype))
+            sizes.append((f"rank {rank} and {kept:,} entries", found))
+        return Sweep.of(self, observed, sizes)
+
+
+def low_rank_and_sparse(
+    weights: Float[Any, "inputs outputs"],
+    gram: Float[Any, "inputs inputs"],
+    rank: int,
+    kept: int,
+    *,
+    steps: int = 20,
+) -> Sum:
+    r"""The pure function beneath `LowRankAndSparse`, from $B$ and $\tilde X^\top\tilde X$: a
+    `LowRank` and a `Sparse`, in the dtype of the weights.
+
+    One program serves all ranks and numbers of entries; their patterns are made on the host, so
+    that it does not run under `jit`. Raises `ValueError` for what are no finite matrices of floats
+    that fit, and for a rank or a number of entries that there are not.
+    """
+    weights = check_array("weights", weights, "inputs", "outputs")
+    gram = check_array("gram", gram, "inputs", "inputs")
+    if gram.shape != (weights.shape[0],) * 2:
+        raise ValueError(f"`gram` must be {(weights.shape[0],) * 2}; got {gram.shape}.")
+    rank = check_count("rank", rank, 1, min(weights.shape))
+    kept = check_count("kept", kept, 1, weights.size)
+    steps = check_count("steps", steps, 1)
+    left, right, sparse, mask = map(
+        np.asarray, _alternated(weights, gram, np.int32(rank), np.int32(kept), np.int32(steps))
+    )
+    return Sum((LowRank(left[:, :rank], right[:rank]), of_mask(sparse, mask)))
+
+
+@in_float64
+def _alternated(
+    weights: Array, gram: Array, rank: Int[Array, ""], kept: Int[Array, ""], steps: Int[Array, ""]
+) -> tuple[Array, Array, Array, Array]:
+    """Factors of full rank, of which the leading ones are meant; entries, and where they are."""
+    power = exponent(weights)
+    target = at_scale_one(weights, power)
+    near = at_scale_one(gram, exponent(gram))
+    values, vectors = jnp.linalg.eigh(near)
+    root = safe_sqrt(jnp.maximum(values, 0))[:, None] * vectors.T
+    sizes = safe_sqrt(jnp.maximum(jnp.diagonal(near), 0))[:, None]
+    leading = jnp.arange(min(weights.shape)) < rank
+
+    def low_rank(sparse: Array) -> tuple[Array, Array, Array]:
+        """The best factors beside these entries, and the squared error of both."""
+        rest = target - sparse
+        _, found, right = jnp.linalg.svd(matmul(root, rest), full_matrices=False)
+        return matmul(rest, right.T), right, jnp.sum(jnp.where(leading, 0, found) ** 2)
+
+    def step(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        factors, right, best, best_mask, least = state
+        rest = target - matmul(factors * leading, right)
+        order = jnp.argsort(-(sizes * jnp.abs(rest)).ravel(), stable=True)
+        mask = jnp.zeros(order.size, bool).at[order].set(jnp.arange(order.size) < kept)
+        mask = mask.reshape(rest.shape)
+        sparse = jnp.where(mask, rest, 0)
+        factors, right, error = low_rank(sparse)
+        better = error < least
+        return (
+            factors,
+            right,
+            jnp.where(better, sparse, best),
+            jnp.where(better, mask, best_mask),
+            jnp.minimum(error, least),
+        )
+
+    nothing = jnp.zeros_like(target)
+    factors, right, _ = low_rank(nothing)
+    start = factors, right, nothing, nothing > 0, jnp.asarray(jnp.inf)
+    _, _, sparse, mask, _ = jax.lax.fori_loop(0, steps, step, start)
+    factors, right, _ = low_rank(sparse)
+    return times_power(factors, power), right, times_power(sparse, power), mask

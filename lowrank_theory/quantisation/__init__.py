@@ -1,0 +1,4 @@
+"""Matrices of few levels: one file for each method."""
+
+from lowrank_theory.quantisation.round_to_nearest import RoundToNearest as RoundToNearest
+from lowrank_theory.quantisation.round_to_nearest import round_to_nearest as round_to_nearest
