@@ -171,7 +171,7 @@ def test_a_huge_mean_does_not_cancel(kind, mean):
 
 
 @pytest.mark.parametrize(
-    ("kind", "numbers"), [(Calibration, 1 + 2 * 8 + 3 * 64), (TriangularCalibration, 17 + 16**2)]
+    ("kind", "numbers"), [(Calibration, 1 + 3 * 8 + 3 * 64), (TriangularCalibration, 25 + 16**2)]
 )
 def test_memory_does_not_grow(kind, numbers):
     calibration = kind.empty(8, compressed=True)

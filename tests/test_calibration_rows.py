@@ -106,13 +106,13 @@ def test_what_float32_has_rounded_is_not_taken_for_hashes():
     assert not jax.tree.map(lambda leaf: leaf.astype(float), rounded).intact
 
 
-def test_a_file_from_before_there_were_samples(tmp_path):
+def test_a_file_from_before_there_were_samples_and_sizes(tmp_path):
     Calibration.empty(INPUTS).update(ROWS).save(tmp_path / "new")
     with safe_open(tmp_path / "new", framework="numpy") as file:
         header = json.loads(file.metadata()["calibration"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    del header["sha256"]
-    older = {name: array for name, array in arrays.items() if not name.startswith("sample.")}
+    del header["sha256"], header["rows"]
+    older = {name: arrays[name] for name in arrays if not name.startswith(("sample.", "sizes"))}
     assert set(older) == {"count", "mean", "scatter"}
     save_file(older, tmp_path / "old", {"calibration": json.dumps(header)})
     new = load_calibration(tmp_path / "new")
@@ -121,4 +121,57 @@ def test_a_file_from_before_there_were_samples(tmp_path):
     assert_of(new.rows_seen, ROWS)
     np.testing.assert_array_equal(old.gram(), new.gram())
     for unknown in (old, old.update(ROWS), old.merge(new), new.merge(old)):
-        assert unknown.rows_seen is None
+        assert unknown.rows_seen is unknown.absolute_mean is None
+
+
+# --- rows that are kept, and mean sizes -----------------------------------------------------------
+
+
+def rows_of(seen) -> RowSample:
+    sample = seen.rows_seen
+    assert sample is not None and sample.rows is not None
+    return sample
+
+
+@pytest.mark.parametrize("kind", [Calibration, TriangularCalibration])
+def test_rows_that_are_kept_are_those_of_the_hashes(kind, tmp_path):
+    """However they are cut into batches and merged; those that came with them stay beside them."""
+    rows = MANY  # more than are kept
+    others = rows / 2 + 1
+    empty = kind.empty(INPUTS, compressed=True, rows=True)
+    half = len(rows) // 2
+    whole = empty.update(rows, others)
+    one, other = (
+        empty.update(rows[part], others[part]) for part in (slice(half), slice(half, None))
+    )
+    backwards = empty.update(rows[::-1], others[::-1])
+    whole.save(tmp_path / "kept")
+    for seen in (whole, one.merge(other), backwards, load_calibration(tmp_path / "kept")):
+        sample = rows_of(seen)
+        hashes = np.asarray(sample.hashes)
+        kept = np.asarray(sample.rows)[hashes > 0]
+        np.testing.assert_array_equal(RowSample.hashes_of(kept), hashes[hashes > 0])
+        beside = kept.astype(np.float32) / 2 + 1
+        np.testing.assert_array_equal(np.asarray(sample.compressed)[hashes > 0], beside)
+        assert not np.asarray(sample.rows)[hashes == 0].any()
+        np.testing.assert_array_equal(hashes, np.asarray(rows_of(whole).hashes))
+    plain = kind.empty(INPUTS, compressed=True).update(rows, others)
+    assert plain.rows_seen is not None and plain.rows_seen.rows is None
+    np.testing.assert_array_equal(plain.rows_seen.counts, rows_of(whole).counts)
+
+
+@pytest.mark.parametrize("power", [-300, 0, 300])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", [Calibration, TriangularCalibration])
+def test_mean_sizes_are_those_of_what_the_layer_sees(kind, compressed, power):
+    rows = np.ldexp(ROWS.astype(float), power)
+    seen = rows / 2 + np.ldexp(1.0, power) if compressed else rows
+    empty, half = kind.empty(INPUTS, compressed=compressed), len(rows) // 2
+
+    def updated(start, part):
+        return start.update(rows[part], seen[part] if compressed else None)
+
+    first, last = slice(half), slice(half, None)
+    one, other = (updated(empty, part) for part in (first, last))
+    for found in (one.merge(other), updated(one, last), one.merge(other).moments()):
+        np.testing.assert_allclose(found.absolute_mean, np.abs(seen).mean(axis=0), rtol=1e-13)

@@ -12,9 +12,11 @@ import numpy as np
 
 from lowrank_theory._files import check_writable, write_atomically
 from lowrank_theory._store import ArrayFile
+from lowrank_theory.calibration._row_sample import keeps_rows
 
 _FILE = ArrayFile("calibration", 1, "a calibration", "delete this one and calibrate again")
 _ENTRIES = {"format", "version", "kind", "inputs", "compressed", "count", "batches"}
+_LATER = {"rows", "sha256"}  # entries that the first files do not have
 
 
 def _named(seen: Any) -> dict[str, Any]:
@@ -36,7 +38,8 @@ def write(seen: Any, path: Path, *, batches: int) -> None:
     written.
     """
     check_writable(path)
-    wanted = _named(type(seen).empty(seen.inputs, compressed=seen.has_compressed))
+    rows = keeps_rows(seen.rows_seen)
+    wanted = _named(type(seen).empty(seen.inputs, compressed=seen.has_compressed, rows=rows))
     arrays = {name: np.asarray(leaf, wanted[name].dtype) for name, leaf in _named(seen).items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -49,6 +52,7 @@ def write(seen: Any, path: Path, *, batches: int) -> None:
         "compressed": seen.has_compressed,
         "count": float(arrays["count"]),
         "batches": batches,
+        "rows": rows,
     }
     write_atomically(path, _FILE.pack(arrays, **what))
 
@@ -63,14 +67,21 @@ def read(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, int]:
         kind, inputs, batches = kinds[header["kind"]], sizes["mean"], header["batches"]
         # Each kind has a matrix of the inputs: no memory is asked for one that is not in the file.
         plausible = 0 < inputs**2 <= max(sizes.values()) and type(batches) is int and batches >= 0
-        empty = kind.empty(inputs if plausible else 1, compressed=header["compressed"])
-        if not any(name.startswith("sample.") for name in sizes):  # it is older than samples
+        empty = kind.empty(
+            inputs if plausible else 1,
+            compressed=header["compressed"],
+            rows=plausible and header.get("rows", False),
+        )
+        # It may be older than these.
+        if not any(name.startswith("sample.") for name in sizes):
             empty = dataclasses.replace(empty, sample=None)
+        if "sizes" not in sizes:
+            empty = dataclasses.replace(empty, sizes=None)
         wanted, arrays = _named(empty), {name: _array(each) for name, each in stored}
         got = [arrays[name] for name in wanted]
         agree = [
             plausible,
-            set(header) in (_ENTRIES, _ENTRIES | {"sha256"}),
+            set(header) - _LATER == _ENTRIES,
             set(arrays) == set(wanted),
             header["inputs"] == empty.inputs,
             header["count"] == float(arrays["count"]),

@@ -54,17 +54,26 @@ class AbstractCalibration(eqx.Module):
 
     @staticmethod
     @abc.abstractmethod
-    def empty(inputs: int, *, compressed: bool = False) -> "AbstractCalibration":
+    def empty(
+        inputs: int, *, compressed: bool = False, rows: bool = False
+    ) -> "AbstractCalibration":
         """Nothing seen yet; `compressed` says whether batches will come with compressed
-        activations.
+        activations, and `rows` whether those of the sample are kept.
         """
 
     @property
     @abc.abstractmethod
     def rows_seen(self) -> RowSample | None:
         """A sample of the rows of $X$ by their hashes, by which `certify` finds those that are
-        given again as held-out ones. It is unknown, `None`, unless all were seen by updates from an
-        empty calibration.
+        given again as held-out ones, and these rows themselves if they are kept. It is unknown,
+        `None`, unless all were seen by updates from an empty calibration.
+        """
+
+    @property
+    @abc.abstractmethod
+    def absolute_mean(self) -> Float[AnyArray, " inputs"] | None:
+        r"""The mean of the sizes $|\tilde x_j|$ of what the layer sees. It is unknown, `None`, as
+        the sample is.
         """
 
     @property
@@ -210,21 +219,28 @@ class Calibration(AbstractCalibration):
     scatter: Float[AnyArray, "inputs inputs"]
     compressed: CompressedMoments | None = None
     sample: RowSample | None = None
+    sizes: Float[AnyArray, " inputs"] | None = None
 
     @staticmethod
-    def empty(inputs: int, *, compressed: bool = False) -> "Calibration":
+    def empty(inputs: int, *, compressed: bool = False, rows: bool = False) -> "Calibration":
         """Nothing seen yet; `compressed` says whether batches will come with compressed
-        activations.
+        activations, and `rows` whether 4,096 rows are kept, a sample of all.
         """
         inputs = check_count("inputs", inputs, 1)
         vector, matrix = np.zeros(inputs), np.zeros((inputs, inputs))
         moments = CompressedMoments(vector, matrix, matrix) if compressed else None
-        return Calibration(np.zeros(()), vector, matrix, moments, RowSample.empty())
+        sample = RowSample.empty(inputs if rows else None, compressed=compressed)
+        return Calibration(np.zeros(()), vector, matrix, moments, sample, vector)
 
     @property
     def rows_seen(self) -> RowSample | None:
         """A sample of the rows of $X$, where it is known."""
         return self.sample
+
+    @property
+    def absolute_mean(self) -> Float[AnyArray, " inputs"] | None:
+        """The mean of the sizes of what the layer sees, where it is known."""
+        return self.sizes
 
     @property
     def has_compressed(self) -> bool:
@@ -248,7 +264,7 @@ class Calibration(AbstractCalibration):
     def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "Calibration":
         """One more batch."""
         seen = _absorbed(self, activations, compressed)
-        return dataclasses.replace(seen, sample=with_rows(self.sample, activations))
+        return dataclasses.replace(seen, sample=with_rows(self.sample, activations, compressed))
 
     def join(self, other: "Calibration") -> "Calibration":
         """Both together."""
@@ -293,6 +309,23 @@ def about_mean(rows: AnyArray, power: Array) -> tuple[Array, Array, Array]:
     return jnp.asarray(rows.shape[0], float), mean, near - mean
 
 
+def mean_size(rows: AnyArray, power: Array) -> Array:
+    """The mean size of each entry, divided by `2**power`."""
+    return jnp.mean(jnp.abs(times_power(jnp.asarray(rows, float), -power)), axis=0)
+
+
+def sizes_scaled(sizes: AnyArray | None, power: Array) -> Array | None:
+    """Those of rows times `2**power`, unknown where they are."""
+    return None if sizes is None else times_power(sizes, power)
+
+
+def sizes_joined(one: AnyArray | None, other: AnyArray | None, share: Array) -> Array | None:
+    """The mean sizes of both, the second a `share` of all; unknown where one is."""
+    if one is None or other is None:
+        return None
+    return jnp.asarray(one) + share * jnp.asarray(other - one)
+
+
 def shares(count: AnyArray, added: AnyArray) -> tuple[Array, Array, Array]:
     """The count of both, the share of what is added, and the weight of the shift of the mean."""
     count, added = jnp.asarray(count), jnp.asarray(added)
@@ -304,6 +337,7 @@ def shares(count: AnyArray, added: AnyArray) -> tuple[Array, Array, Array]:
 def _absorbed(seen: Calibration, activations: Array, compressed: Array | None) -> Calibration:
     power = jnp.maximum(exponent(activations, compressed), _exponent(seen))
     count, mean, centred = about_mean(activations, power)
+    sizes = mean_size(activations if compressed is None else compressed, power)
     moments = None
     if compressed is not None:
         _, compressed_mean, centred_compressed = about_mean(compressed, power)
@@ -312,7 +346,8 @@ def _absorbed(seen: Calibration, activations: Array, compressed: Array | None) -
             matmul(centred_compressed.T, centred),
             symmetric_product(centred_compressed, centred_compressed),
         )
-    added = Calibration(count, mean, symmetric_product(centred, centred), moments)
+    scatter = symmetric_product(centred, centred)
+    added = Calibration(count, mean, scatter, moments, sizes=sizes)
     return _scaled(_combined(_scaled(seen, -power), added), power)
 
 
@@ -341,7 +376,8 @@ def _scaled(seen: Calibration, power: Array) -> Calibration:
             squares_scaled(more.scatter, power),
         )
     mean, scatter = times_power(seen.mean, power), squares_scaled(seen.scatter, power)
-    return Calibration(seen.count, mean, scatter, more)
+    sizes = sizes_scaled(seen.sizes, power)
+    return Calibration(seen.count, mean, scatter, more, sizes=sizes)
 
 
 def _combined(one: Calibration, other: Calibration) -> Calibration:
@@ -349,8 +385,9 @@ def _combined(one: Calibration, other: Calibration) -> Calibration:
     shift = jnp.asarray(other.mean - one.mean)
     mean = one.mean + share * shift
     scatter = one.scatter + other.scatter + weight * jnp.outer(shift, shift)
+    sizes = sizes_joined(one.sizes, other.sizes, share)
     if one.compressed is None or other.compressed is None:
-        return Calibration(count, mean, scatter)
+        return Calibration(count, mean, scatter, sizes=sizes)
     a, b = one.compressed, other.compressed
     moved = jnp.asarray(b.mean - a.mean)
     moments = CompressedMoments(
@@ -358,4 +395,4 @@ def _combined(one: Calibration, other: Calibration) -> Calibration:
         a.cross_scatter + b.cross_scatter + weight * jnp.outer(moved, shift),
         a.scatter + b.scatter + weight * jnp.outer(moved, moved),
     )
-    return Calibration(count, mean, scatter, moments)
+    return Calibration(count, mean, scatter, moments, sizes=sizes)

@@ -9,6 +9,8 @@ of $x_j$ and the $a_j$ are fixed odd numbers: multilinear hashing (Carter and We
 one multiplication for each entry; sums of integers do not depend on their order.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,17 +33,21 @@ class RowSample(eqx.Module):
 
     - `hashes`: odd integers below $2^{51}$, decreasing; zeros where there were fewer rows.
     - `counts`: how often each of these rows came.
+    - `rows`: these rows, where they are kept, and `compressed`: those that came with them.
     """
 
     # Floats hold these integers exactly, and pass wherever the statistics do. Being odd, they show
     # whether something on the way has rounded them.
     hashes: Float[AnyArray, " size"]
     counts: Float[AnyArray, " size"]
+    rows: Float[AnyArray, "size inputs"] | None = None
+    compressed: Float[AnyArray, "size inputs"] | None = None
 
     @staticmethod
-    def empty() -> "RowSample":
-        """Of no rows."""
-        return RowSample(np.zeros(SIZE), np.zeros(SIZE))
+    def empty(inputs: int | None = None, *, compressed: bool = False) -> "RowSample":
+        """Of no rows; with a number of `inputs`, they will be kept."""
+        nothing = None if inputs is None else np.zeros((SIZE, inputs))
+        return RowSample(np.zeros(SIZE), np.zeros(SIZE), nothing, nothing if compressed else None)
 
     @staticmethod
     def hashes_of(rows: AnyArray) -> Float[np.ndarray, " samples"]:
@@ -57,10 +63,10 @@ class RowSample(eqx.Module):
         hashes, counts = (np.append(part[some][::-1], 0) for part in (hashes, counts))
         return RowSample(hashes, counts.astype(float))
 
-    def update(self, rows: AnyArray) -> "RowSample":
-        """With more rows."""
+    def update(self, rows: AnyArray, compressed: AnyArray | None = None) -> "RowSample":
+        """With more rows, and those that come with them."""
         with float64():
-            return _with_hashes(self, _hashes(rows))
+            return _with_rows(self, rows, compressed)
 
     def merge(self, other: "RowSample") -> "RowSample":
         """Of the rows of both."""
@@ -79,14 +85,21 @@ class RowSample(eqx.Module):
         return max(float(np.min(np.asarray(self.hashes))), 1.0)
 
 
-def with_rows(sample: RowSample | None, rows: AnyArray) -> RowSample | None:
+def with_rows(
+    sample: RowSample | None, rows: AnyArray, compressed: AnyArray | None = None
+) -> RowSample | None:
     """The sample with more rows, unknown where it was."""
-    return None if sample is None else sample.update(rows)
+    return None if sample is None else sample.update(rows, compressed)
 
 
 def merged(one: RowSample | None, other: RowSample | None) -> RowSample | None:
     """The sample of all rows, unknown where that of some is."""
     return None if one is None or other is None else one.merge(other)
+
+
+def keeps_rows(sample: RowSample | None) -> bool:
+    """Whether the rows themselves are kept."""
+    return sample is not None and sample.rows is not None
 
 
 @jax.jit
@@ -122,40 +135,62 @@ def _scrambled(numbers: Array) -> Array:
 
 
 @jax.jit
-def _with_hashes(sample: RowSample, hashes: Array) -> RowSample:
-    def absorbed(sample: RowSample, chunk: Array) -> RowSample:
-        ones = jnp.asarray(chunk > 0, sample.counts.dtype)
-        return _kept(sample, chunk, ones)
+def _with_rows(sample: RowSample, rows: Array, compressed: Array | None) -> RowSample:
+    """Chunk by chunk; of one without any row that belongs to the sample, nothing is looked at."""
+    more = (
+        None if sample.rows is None else _in_chunks(rows),
+        None if sample.compressed is None else _in_chunks(compressed),
+    )
 
-    def chunk_by_chunk(sample: RowSample, chunk: Array) -> tuple[RowSample, None]:
-        news = jnp.any(chunk >= jnp.maximum(_integers(sample)[-1], 1))
-        return lax.cond(news, absorbed, lambda same, _: same, sample, chunk), None
+    def absorbed(sample: RowSample, hashes: Array, more: Any) -> RowSample:
+        return _kept(sample, RowSample(hashes.astype(float), (hashes > 0).astype(float), *more))
 
-    return lax.scan(chunk_by_chunk, jax.tree.map(jnp.asarray, sample), hashes)[0]
+    def chunk_by_chunk(sample: RowSample, chunk: Any) -> tuple[RowSample, None]:
+        news = jnp.any(chunk[0] >= jnp.maximum(_integers(sample)[-1], 1))
+        return lax.cond(news, absorbed, lambda same, *_: same, sample, *chunk), None
+
+    start = jax.tree.map(jnp.asarray, sample)
+    return lax.scan(chunk_by_chunk, start, (_hashes(rows), more))[0]
+
+
+def _in_chunks(rows: Any) -> Float[Array, "chunks chunk inputs"]:
+    wide = jnp.asarray(rows, float)
+    padded = jnp.pad(wide, ((0, -wide.shape[0] % SIZE), (0, 0)))
+    return padded.reshape(-1, SIZE, wide.shape[1])
 
 
 @jax.jit
 def _merged(one: RowSample, other: RowSample) -> RowSample:
-    return _kept(one, _integers(other), jnp.asarray(other.counts))
+    return _kept(one, other)
 
 
 def _integers(sample: RowSample) -> Array:
     return jnp.asarray(sample.hashes).astype(jnp.uint64)
 
 
-def _kept(sample: RowSample, hashes: Array, counts: Array) -> RowSample:
+def _kept(sample: RowSample, others: RowSample) -> RowSample:
     """With more hashes and their counts: equal ones are added up, and the largest kept."""
-    hashes = jnp.concatenate([_integers(sample), hashes])
-    counts = jnp.concatenate([jnp.asarray(sample.counts), counts])
+    hashes = jnp.concatenate([_integers(sample), _integers(others)])
+    counts = jnp.concatenate([jnp.asarray(sample.counts), jnp.asarray(others.counts)])
     # Sorting words of 64 bits alone is six times faster than sorting pairs, hence the packing.
     places = jnp.arange(2 * SIZE, dtype=jnp.uint64)
     words = ~jnp.sort(~(hashes << (64 - _BITS) | places))
-    hashes, counts = words >> (64 - _BITS), counts[(words & (2 * SIZE - 1)).astype(jnp.int32)]
+    order = (words & (2 * SIZE - 1)).astype(jnp.int32)
+    hashes, counts = words >> (64 - _BITS), counts[order]
     new = jnp.concatenate([jnp.ones(1, bool), hashes[1:] != hashes[:-1]])
     number = jnp.cumsum(new) - 1
     dtype = sample.hashes.dtype
     nothing = jnp.zeros(SIZE, dtype)
+
+    def rows(mine: AnyArray | None, theirs: AnyArray | None) -> Array | None:
+        if mine is None or theirs is None:
+            return None
+        both = jnp.concatenate([jnp.asarray(mine), jnp.asarray(theirs)])
+        return jnp.zeros_like(mine).at[number].set(both[order], mode="drop")
+
     return RowSample(
         nothing.at[number].set(hashes.astype(dtype), mode="drop"),
         nothing.at[number].add(counts.astype(dtype), mode="drop"),
+        rows(sample.rows, others.rows),
+        rows(sample.compressed, others.compressed),
     )

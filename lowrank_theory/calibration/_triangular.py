@@ -13,8 +13,11 @@ from lowrank_theory.calibration._moments import (
     Calibration,
     CompressedMoments,
     about_mean,
+    mean_size,
     promoted_within,
     shares,
+    sizes_joined,
+    sizes_scaled,
 )
 from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
 from lowrank_theory.calibration._scale import exponent, fits, squares_scaled
@@ -38,22 +41,31 @@ class TriangularCalibration(AbstractCalibration):
     compressed_mean: Float[AnyArray, " inputs"] | None
     triangle: Float[AnyArray, "columns columns"]
     sample: RowSample | None = None
+    sizes: Float[AnyArray, " inputs"] | None = None
 
     @staticmethod
-    def empty(inputs: int, *, compressed: bool = False) -> "TriangularCalibration":
+    def empty(
+        inputs: int, *, compressed: bool = False, rows: bool = False
+    ) -> "TriangularCalibration":
         """Nothing seen yet; `compressed` says whether batches will come with compressed
-        activations.
+        activations, and `rows` whether 4,096 rows are kept, a sample of all.
         """
         inputs = check_count("inputs", inputs, 1)
         mean, columns = np.zeros(inputs), 2 * inputs if compressed else inputs
         triangle = np.zeros((columns, columns))
-        other, sample = mean if compressed else None, RowSample.empty()
-        return TriangularCalibration(np.zeros(()), mean, other, triangle, sample)
+        other = mean if compressed else None
+        sample = RowSample.empty(inputs if rows else None, compressed=compressed)
+        return TriangularCalibration(np.zeros(()), mean, other, triangle, sample, mean)
 
     @property
     def rows_seen(self) -> RowSample | None:
         """A sample of the rows of $X$, where it is known."""
         return self.sample
+
+    @property
+    def absolute_mean(self) -> Float[AnyArray, " inputs"] | None:
+        """The mean of the sizes of what the layer sees, where it is known."""
+        return self.sizes
 
     @property
     def has_compressed(self) -> bool:
@@ -73,7 +85,7 @@ class TriangularCalibration(AbstractCalibration):
     def moments(self) -> Calibration:
         """The second moments, squared at last; `ValueError` where they do not fit into float64."""
         squared = fits("The second moments", _squared(self))
-        return dataclasses.replace(squared, sample=self.sample)
+        return dataclasses.replace(squared, sample=self.sample, sizes=self.sizes)
 
     def rows(self) -> tuple[Float[Array, "rows inputs"] | None, Float[Array, "rows inputs"]]:
         r"""Few rows that have the products of all rows of $\tilde X$ (`None` where there are none)
@@ -85,7 +97,7 @@ class TriangularCalibration(AbstractCalibration):
     def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "TriangularCalibration":
         """One more batch."""
         seen = _absorbed(self, activations, compressed)
-        return dataclasses.replace(seen, sample=with_rows(self.sample, activations))
+        return dataclasses.replace(seen, sample=with_rows(self.sample, activations, compressed))
 
     def join(self, other: "TriangularCalibration") -> "TriangularCalibration":
         """Both together."""
@@ -110,7 +122,8 @@ def _absorbed(
 ) -> TriangularCalibration:
     power = jnp.maximum(exponent(activations, compressed), _exponent(seen))
     count, means, rows = about_mean(_beside(compressed, activations), power)
-    return _scaled(_combined(_scaled(seen, -power), count, means, rows), power)
+    sizes = mean_size(activations if compressed is None else compressed, power)
+    return _scaled(_combined(_scaled(seen, -power), count, means, rows, sizes), power)
 
 
 def _exponent(seen: TriangularCalibration) -> Array:
@@ -123,13 +136,16 @@ def _scaled(seen: TriangularCalibration, power: Array) -> TriangularCalibration:
     if seen.compressed_mean is not None:
         compressed_mean = times_power(seen.compressed_mean, power)
     mean, triangle = times_power(seen.mean, power), times_power(seen.triangle, power)
-    return TriangularCalibration(seen.count, mean, compressed_mean, triangle)
+    sizes = sizes_scaled(seen.sizes, power)
+    return TriangularCalibration(seen.count, mean, compressed_mean, triangle, sizes=sizes)
 
 
 def _combined(
-    seen: TriangularCalibration, added: Array, means: Array, rows: Array
+    seen: TriangularCalibration, added: Array, means: Array, rows: Array, sizes: Array | None
 ) -> TriangularCalibration:
-    """With `added` more samples of these means, whose scatter about them is that of `rows`."""
+    """With `added` more samples of these means and mean sizes, whose scatter about the means is
+    that of `rows`.
+    """
     count, share, weight = shares(seen.count, added)
     shift = means - _means(seen)
     between = jnp.sqrt(weight) * shift[None]
@@ -137,14 +153,16 @@ def _combined(
     triangle = jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[:, None] * triangle
     means, inputs = _means(seen) + share * shift, seen.mean.shape[0]
     compressed_mean = None if seen.compressed_mean is None else means[:inputs]
-    return TriangularCalibration(count, means[-inputs:], compressed_mean, triangle)
+    sizes = sizes_joined(seen.sizes, sizes, share)
+    return TriangularCalibration(count, means[-inputs:], compressed_mean, triangle, sizes=sizes)
 
 
 @in_float64
 def _joined(one: TriangularCalibration, other: TriangularCalibration) -> TriangularCalibration:
     power = jnp.maximum(_exponent(one), _exponent(other))
     one, other = _scaled(one, -power), _scaled(other, -power)
-    added = jnp.asarray(other.count), _means(other), jnp.asarray(other.triangle)
+    sizes = None if other.sizes is None else jnp.asarray(other.sizes)
+    added = jnp.asarray(other.count), _means(other), jnp.asarray(other.triangle), sizes
     return _scaled(_combined(one, *added), power)
 
 

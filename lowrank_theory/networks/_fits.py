@@ -256,7 +256,8 @@ class Fitter:
         if self.looks and paths:
             select = set(paths).__contains__
             other = Listener(*compressed, select, self.tied) if compressed else None
-            seen = self.listener.observe(self.batches, only=paths, compressed=other)
+            rows = bool(needs_of(self.methods) & {Need.ROWS, Need.PAIRED_ROWS})
+            seen = self.listener.observe(self.batches, only=paths, compressed=other, rows=rows)
         for path in paths:
             if seen is not None and path not in seen:
                 self.remarks[path] = "; ".join(seen.not_followed[path])

@@ -331,15 +331,18 @@ class Listener:
         *,
         only: Collection[str] | None = None,
         compressed: "Listener | None" = None,
+        rows: bool = False,
     ) -> Observation:
-        """What the weights meet in all batches, or `only` some of the selected ones."""
+        """What the weights meet in all batches, or `only` some of the selected ones; with a sample
+        of the `rows` themselves.
+        """
         paths = [path for path in self.selected if only is None or path in only]
         heard: dict[Users, list[AbstractCalibration]] = {}
         number = -1
         for number, batch in enumerate(batches):
             name = f"batches[{number}]"
             try:
-                self._add(heard, batch, name, paths, compressed)
+                self._add(heard, batch, name, paths, compressed, rows)
             except ValueError:
                 check_no_nan(name, batch)  # which says it better
                 raise
@@ -354,12 +357,14 @@ class Listener:
         name: str,
         paths: list[str],
         compressed: "Listener | None",
+        keep: bool,
     ) -> None:
         """What the weights meet in one more batch."""
         beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
         for users, slices in self.hear(batch, name, paths):
             if users not in heard:
-                empty = self.kind.empty(slices[0].shape[-1], compressed=bool(compressed))
+                inputs = slices[0].shape[-1]
+                empty = self.kind.empty(inputs, compressed=bool(compressed), rows=keep)
                 heard[users] = [empty] * len(slices)
             pairs: list[Any] = [None] * len(slices)
             if compressed:
