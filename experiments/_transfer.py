@@ -1,7 +1,7 @@
 """What the experiments on trained networks share: one study, as much of it as figures need."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lowrank_theory import plotting
 from lowrank_theory.networks import catalogue
 from lowrank_theory.networks.catalogue import Sizes
 from lowrank_theory.networks.transfer import transfer
+from lowrank_theory.networks.ways import Way
 
 SKIPPED = 77  # the exit code where data are missing, as test suites have it
 DIGITS = 5  # of the numbers that are kept
@@ -23,21 +24,24 @@ SEEN = ("network", "layer", "samples", "effective_samples", "residual")
 QUICK = Sizes(calibration=40, held_out=20, units=20, items=20, batch=20, passes=2)
 
 
-def study(script: str, *, seed: int) -> None:
-    """Study the network that the script is named after; write its numbers and its figure."""
+def study(script: str, *, seed: int, ways: Sequence[Way] = ()) -> None:
+    """Study the network that the script is named after, and compare more ways to compress it; write
+    its numbers and its figure.
+    """
     name = Path(script).stem.removeprefix("transfer_")
     missing = catalogue.available(name)
     if missing is not None:
         print(f"{name} cannot be studied: {missing}", file=sys.stderr)
         sys.exit(SKIPPED)
-    run(script, measured(name, seed), draw, seed=seed)
+    run(script, measured(name, seed, ways), draw, seed=seed)
 
 
-def measured(name: str, seed: int) -> Callable[..., dict[str, Any]]:
+def measured(name: str, seed: int, ways: Sequence[Way]) -> Callable[..., dict[str, Any]]:
     def measure(*, quick: bool) -> dict[str, Any]:
         found = transfer(
             catalogue.find(name),
             budgets=(0.5,) if quick else (0.25, 0.5, 0.75),
+            ways=[way.name for way in ways],
             seed=seed,
             sizes=QUICK if quick else None,
             progress=lambda name, done, total: print(f"{name}: {done} of {total}", flush=True),

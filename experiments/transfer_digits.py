@@ -5,8 +5,9 @@ python experiments/transfer_digits.py [--quick]
 
 from _transfer import draw as draw
 from _transfer import study
+from lowrank_theory.networks.ways import OTHERS
 
 SEED = 0
 
 if __name__ == "__main__":
-    study(__file__, seed=SEED)
+    study(__file__, seed=SEED, ways=OTHERS)

@@ -110,7 +110,7 @@ def sizes(study: Row) -> list[Row]:
         {
             "budget": row["budget"],
             "method": row["method"],
-            "share": row["parameters"] / row["dense_parameters"],
+            "share": row["bytes"] / row["dense_bytes"],
             "multiply_adds": row["multiply_adds"] / row["dense_multiply_adds"],
             "error_held_out": row["error_held_out"],
             "error_calibration": row["error_calibration"],
@@ -268,10 +268,10 @@ def _scatter(panel: Axes, error: Sequence[Any], bound: Sequence[Any], style: Any
 
 def _finish(axes: Sequence[Axes]) -> None:
     words = (
-        ("parameters / dense (%)", "output error / outputs", "filled: fitted; hollow: truncated"),
-        ("parameters / dense (%)", "change of the metric (%)", "filled: fitted; hollow: truncated"),
+        ("bytes / dense (%)", "output error / outputs", "filled: fitted; hollow: truncated"),
+        ("bytes / dense (%)", "change of the metric (%)", "filled: fitted; hollow: truncated"),
         (
-            "parameters / dense (%)",
+            "bytes / dense (%)",
             "output error, sequential / alone",
             "filled: held out; hollow: calibration",
         ),

@@ -86,7 +86,7 @@ def cases(missing: Mapping[str, str | None]) -> Table:
 def compressed_networks(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, Any]) -> Table:
     """A trained network at each size, by each method. The report has more columns."""
     table = _table(
-        "method", ">size", ">output error", ">certified", f">{metric['name']}",
+        "method", ">bytes", ">output error", ">certified", f">{metric['name']}",
         ">95 % of the change",
     )  # fmt: skip
     table.add_row("dense", "100 %", "0", "–", number(metric["value"], 4), "–")
@@ -97,7 +97,7 @@ def compressed_networks(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, 
             table.add_section()
         table.add_row(
             row["method"],
-            _whole(f"{100 * row['parameters'] / row['dense_parameters']:.0f} %"),
+            _whole(f"{100 * row['bytes'] / row['dense_bytes']:.0f} %"),
             number(row["error_held_out"], 2),
             number(row["certificate"], 2),
             number(row["metric"], 4),

@@ -35,6 +35,7 @@ from lowrank_theory._numerics import check_fraction
 from lowrank_theory.networks import Perceptron, catalogue, layer_study, transfer_report
 from lowrank_theory.networks.layer_study import LayerStudy
 from lowrank_theory.networks.transfer import transfer
+from lowrank_theory.networks.ways import OTHERS
 from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty
 from lowrank_theory.verification import report as reports
 from lowrank_theory.verification.attack import Finding, Witness, attack
@@ -203,8 +204,17 @@ def _parser() -> argparse.ArgumentParser:
         type=_share,
         default=BUDGETS,
         metavar="SHARE",
-        help="shares of the weights' parameters to compress to (default: 0.25 0.5 0.75); "
+        help="shares of the weights' bytes to compress to (default: 0.25 0.5 0.75); "
         "certificates and times are of the one nearest to 0.5",
+    )
+    others = [way.name for way in OTHERS]
+    study.add_argument(
+        "--ways",
+        nargs="+",
+        choices=others,
+        default=(),
+        metavar="WAY",
+        help="more ways to compress the network, of: " + ", ".join(map(repr, others)),
     )
     study.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     study.add_argument(
@@ -405,6 +415,7 @@ def _transfer(options: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
             found = transfer(
                 case,
                 budgets=options.budget,
+                ways=options.ways,
                 seed=options.seed,
                 folder=options.out / POINTS,
                 progress=step,

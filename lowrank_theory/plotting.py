@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from lowrank_theory._names import drawable, short
 from lowrank_theory.networks._layer import half_rank
+from lowrank_theory.networks.ways import WAYS
 from lowrank_theory.verification import Report, StatementReport
 
 BLACK, GREY = "#000000", "#7f7f7f"
@@ -28,6 +29,7 @@ SERIES: tuple[Mapping[str, Any], ...] = (
     {"color": "#E69F00", "marker": "v", "linestyle": (0, (5, 1))},
     {"color": "#56B4E9", "marker": "P", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
     {"color": "#4d4d4d", "marker": "X", "linestyle": (0, (4, 2))},
+    {"color": "#8c564b", "marker": "*", "linestyle": (0, (1, 2))},
 )
 """Colour, marker and line of the first, second, ... series of a panel."""
 
@@ -299,7 +301,7 @@ _ERRORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "data_driven_error": ("fitted to activations", SERIES[0]),
     "optimal_error": ("optimum", SERIES[2]),
 }
-_METHODS = {"data-agnostic": SERIES[1], "data-driven": SERIES[0], "sequential": SERIES[2]}
+_WAYS = {name: SERIES[place] for place, name in enumerate(WAYS)}
 _BOUNDS = (
     ("data_agnostic_error", "price_bound", "price of ignoring data"),
     ("recovery_error", "recovery_bound", "recovery from the other half"),
@@ -385,9 +387,9 @@ def _diagonal(panel: Axes) -> None:
 def _network_errors(panel: Axes, networks: Sequence[Row]) -> None:
     for method, group in _by_method(networks).items():
         points = [(_size(row), row["error_held_out"]) for row in group]
-        _line(panel, points, drawable(method), _METHODS.get(method, SERIES[3]))
+        _line(panel, points, drawable(method), _WAYS.get(method, SERIES[3]))
     panel.set_yscale("log")
-    panel.set_xlabel("parameters / dense (%)")
+    panel.set_xlabel("bytes / dense (%)")
     panel.set_ylabel("error / norm of the outputs")
     panel.set_title("the network, held-out data", fontsize=10)
 
@@ -396,12 +398,12 @@ def _metric(panel: Axes, networks: Sequence[Row], metric: Row) -> None:
     dense = metric["value"]
     for method, group in _by_method(networks).items():
         sizes, values = [_size(row) for row in group], [row["metric"] for row in group]
-        style = _METHODS.get(method, SERIES[3])
+        style = _WAYS.get(method, SERIES[3])
         _line(panel, zip(sizes, values, strict=True), drawable(method), style)
         ends = [dense + row["low"] for row in group], [dense + row["high"] for row in group]
         panel.vlines(sizes, *ends, color=style["color"], linewidth=0.8)
     panel.axhline(dense, **LIMIT, label="dense")
-    panel.set_xlabel("parameters / dense (%)")
+    panel.set_xlabel("bytes / dense (%)")
     name = drawable(metric["name"])
     panel.set_ylabel(name)
     better = "larger" if metric["larger_is_better"] else "smaller"
@@ -416,7 +418,7 @@ def _by_method(networks: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _size(row: Row) -> float:
-    return 100 * row["parameters"] / row["dense_parameters"]
+    return 100 * row["bytes"] / row["dense_bytes"]
 
 
 def _all_residuals(panel: Axes, layers: Sequence[Row]) -> None:

@@ -437,7 +437,7 @@ def studied(monkeypatch):
         (folder / "report.json").write_text("{}")
 
     row = {
-        "budget": 0.5, "method": "data-driven", "parameters": 49, "dense_parameters": 100,
+        "budget": 0.5, "method": "data-driven", "bytes": 49, "dense_bytes": 100,
         "multiply_adds": 48, "dense_multiply_adds": 100, "error_held_out": 0.125,
         "certificate": 0.25, "metric": 0.95, "difference": -0.0125, "low": -0.02, "high": 0.0,
     }  # fmt: skip

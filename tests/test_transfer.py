@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lowrank_theory.networks import Perceptron, _scrutiny, _sizes, transfer_report
-from lowrank_theory.networks._sizes import METHODS, SAME_RANKS
 from lowrank_theory.networks.catalogue import Case, Loaded, Metric, Sizes
 from lowrank_theory.networks.transfer import Transfer, _Pieces, transfer
+from lowrank_theory.networks.ways import ROUNDED, SAME_RANKS, STANDARD
 from pages import Resources
 
 module = sys.modules[transfer.__module__]  # its name in the package is the function's
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 def found(folder) -> Transfer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_scrutiny, "SECONDS", 0.02)
-        return transfer(TINY, budgets=(0.6,), seed=0, folder=folder)
+        return transfer(TINY, budgets=(0.6,), ways=("rounded", "n of m"), seed=0, folder=folder)
 
 
 def rows_of(found: Transfer, budget: float) -> dict:
@@ -73,12 +73,13 @@ def rows_of(found: Transfer, budget: float) -> dict:
 def test_every_method_at_every_size(found):
     for budget in found.budgets:
         rows = rows_of(found, budget)
-        assert set(rows) == {*METHODS, SAME_RANKS}
-        for row in rows.values():
-            assert 0 < row["parameters"] <= budget * row["dense_parameters"]
-            assert row["dense_parameters"] == 300
-            assert row["bytes"] == 4 * row["parameters"]
-            assert row["multiply_adds"] < row["dense_multiply_adds"]
+        assert set(rows) == {way.name for way in (*STANDARD, SAME_RANKS, ROUNDED)}
+        for name, row in rows.items():
+            assert 0 < row["bytes"] <= budget * row["dense_bytes"]
+            assert (row["dense_parameters"], row["dense_bytes"]) == (300, 1200)
+            if name != ROUNDED.name:
+                assert row["bytes"] == 4 * row["parameters"]
+            assert row["multiply_adds"] <= row["dense_multiply_adds"]
             assert 0 <= row["output_loss"] <= row["certificate"] <= 1
             assert row["low"] <= row["difference"] <= row["high"]
             assert row["metric"] == pytest.approx(found.metric["value"] + row["difference"])
@@ -127,7 +128,7 @@ def test_it_is_ready_for_json(found):
 def compressed():
     loaded = load(SIZES)
     return loaded, _sizes.compress(
-        loaded.function, loaded.parameters, loaded.calibration, _sizes.Parameters(0.6)
+        loaded.function, loaded.parameters, loaded.calibration, _sizes.Bytes(0.6)
     )
 
 
@@ -222,21 +223,21 @@ def test_units_of_one_shape_are_joined():
 
 def test_what_is_finished_is_kept(found, folder, monkeypatch):
     files = sorted(folder.iterdir())
-    assert len(files) == 2
+    assert len(files) == 4
 
     def again(*_, **__):
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "by_each_method", again)
+        patch.setattr(module, "by_each_way", again)
         patch.setattr(module.layer_study, "study", again)
         steps = []
         same = transfer(
-            TINY, budgets=(0.6, 0.6), seed=0, folder=folder,
+            TINY, budgets=(0.6, 0.6), ways=("rounded", "n of m"), seed=0, folder=folder,
             progress=lambda *step: steps.append(step),
         )  # fmt: skip
         assert same.everything() == found.everything()
-        assert [(done, total) for _, done, total in steps] == [(1, 2), (2, 2)]
+        assert [(done, total) for _, done, total in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
         with pytest.raises(AssertionError, match="computed again"):
             transfer(TINY, budgets=(0.6,), seed=1, folder=folder)
     assert sorted(folder.iterdir()) == files
@@ -271,7 +272,7 @@ def test_another_network_of_the_same_name_is_another():
 
 def test_the_command_names_each_budget_to_the_last_digit(found):
     two = dataclasses.replace(found, budgets=(1 / 3, 0.333333))
-    assert f"--budget {1 / 3} 0.333333 --seed" in transfer_report.command(two)
+    assert f"--budget {1 / 3} 0.333333 --ways" in transfer_report.command(two)
 
 
 @pytest.mark.parametrize("budgets", [(), (0.0,), (0.5, 1.0), (-0.5,), (float("nan"),)])
@@ -297,13 +298,26 @@ def test_the_report_needs_nothing_but_itself(found, tmp_path):
     assert not re.search(r"https?://|@import|url\(|\bNone\b|\bnan\b|built-in", page)
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["networks"] == found.everything()["networks"]
-    assert content["command"] == "lowrank-theory transfer tiny --budget 0.6 --seed 0"
+    assert content["command"] == (
+        "lowrank-theory transfer tiny --budget 0.6 --ways rounded 'n of m' --seed 0"
+    )
+    assert "by rounding its entries to few bits" in page
 
 
 def test_it_is_said_in_words(found):
     said = transfer_report.sentences(found.everything())
     assert "the accuracy is" in said[0]
     assert "With probability 95 %" in " ".join(said)
+    assert "in the place of the weights it is rounded" in " ".join(said)
+
+
+def test_a_budget_that_a_way_cannot_meet_is_said(found):
+    """Ten inputs are no multiple of four, so that all layers stay dense."""
+    (row,) = found.unmet
+    assert (row["budget"], row["method"]) == (0.6, "n of m") and "cannot be met" in row["why"]
+    assert "has no size for this shape" in row["why"]
+    with pytest.raises(ValueError, match=r"`ways` must be of rounded, .*; got 'thin'"):
+        transfer(TINY, ways=["thin"], seed=0)
 
 
 def test_paths_are_short():

@@ -75,7 +75,10 @@ class Choices:
         nested = [fit for fit in self.fits if isinstance(fit, NestedFit)]
         if any(fit.limit and not fit.largest for fit in nested):
             return nested[0].lacks(0)
-        return "no rank saves anything" if nested else "no size saves anything"
+        if nested:
+            return "no rank saves anything"
+        lacking = [fit.lacks(0) for fit in self.fits if not fit.storages]
+        return "; ".join(lacking) if len(lacking) == len(self.fits) else "no size saves anything"
 
 
 def check_saves(target: AbstractTarget, fits: Sequence[AbstractFit], dense: Storage) -> None:

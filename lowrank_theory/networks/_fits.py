@@ -194,13 +194,15 @@ class ListedFit(AbstractFit):
         return Made(made, _name(self.method), name, None, error, certified)
 
     def lacks(self, size: int) -> str:
-        """It is not finite."""
+        """There is none, or it is not finite."""
+        if not self.names:
+            return f"`{_name(self.method)}` has no size for this shape"
         return f"with {self.names[size]} its numbers are not finite"
 
     def missed(self, relative: float) -> str:
         """The least error, and of which size."""
         if not self.names:
-            return f"`{_name(self.method)}` has no size for this shape"
+            return self.lacks(0)
         best = int(np.nanargmin(np.where(np.isfinite(self.losses), self.losses, np.inf)))
         return f"with {self.names[best]} it errs by {np.sqrt(self.losses[best]):.2%}"
 
@@ -325,7 +327,9 @@ class Fitter:
         names, kept, measured = [], [], []
         for size in range(len(sweeps[0].storages)):
             slices = [
-                sweep.at(size).approximation.map_floats(lambda array: rounded(array, dtype))
+                sweep.at(size).approximation.map_floats(
+                    lambda array: rounded(np.asarray(array), dtype)
+                )
                 for sweep in sweeps
             ]
             dense = np.stack([in_double(each) for each in slices])

@@ -55,9 +55,12 @@ def _certificates(loaded: Loaded, compressed: Compressed) -> list[Row]:
             "layer": path,
             "shape": list(layer.view.matrix_shape),
             "rank": layer.rank,
+            "size": layer.size,
             "remark": layer.remark,
             "parameters": layer.parameters,
             "dense_parameters": layer.dense_parameters,
+            "bytes": layer.bytes,
+            "dense_bytes": layer.dense_bytes,
             "loss": None,
             "certificate": None,
         }

@@ -1,4 +1,4 @@
-"""A network compressed to one size by each method, and held against the dense one."""
+"""A network compressed to one size by each way, and held against the dense one."""
 
 import dataclasses
 import math
@@ -14,49 +14,48 @@ from scipy import stats
 from lowrank_theory.approximations import Affine
 from lowrank_theory.certification import certify_losses
 from lowrank_theory.networks.catalogue import Function, Loaded
-from lowrank_theory.networks.compress import Compressed, Parameters, compress
+from lowrank_theory.networks.compress import Bytes, Compressed, compress
 from lowrank_theory.networks.held_out import output_errors
 from lowrank_theory.networks.replace import leaves_by_path, replace
+from lowrank_theory.networks.ways import DRIVEN, SAME_RANKS, SEQUENTIAL, STANDARD, Way
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery import ActivationWeighted, LowRank, TruncatedSVD, every_rank
+from lowrank_theory.recovery import LowRank, TruncatedSVD, every_rank
 
 FAILURE_PROBABILITY = 0.05
 CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 999
 
-METHODS = {
-    "data-agnostic": (TruncatedSVD(), False),
-    "data-driven": (ActivationWeighted(), False),
-    "sequential": (ActivationWeighted(), True),
-}
-SAME_RANKS = "data-agnostic, same ranks"
-
 Row = dict[str, Any]
 Factors = LowRank | Affine
 
 
-def by_each_method(
+def by_each_way(
     loaded: Loaded, budget: float, passes: int | None
 ) -> tuple[dict[str, Compressed], dict[str, float]]:
-    """The compressed networks by method, and the seconds that each took."""
+    """The compressed networks by standard way, and the seconds that each took."""
     found: dict[str, Compressed] = {}
     seconds: dict[str, float] = {}
-    for name, (method, sequential) in METHODS.items():
+    for way in STANDARD:
         start = time.monotonic()
-        found[name] = compress(
-            loaded.function,
-            loaded.parameters,
-            loaded.calibration,
-            Parameters(budget),
-            method=method,
-            sequential=sequential,
-            select=loaded.select,
-            passes=passes if sequential else None,
-        )
-        seconds[name] = time.monotonic() - start
-    driven = found["data-driven"]
-    found["sequential"] = _run_by(driven, found["sequential"])
-    return found | {SAME_RANKS: _truncated_like(driven, loaded)}, seconds
+        found[way.name] = by_way(way, loaded, budget, passes)
+        seconds[way.name] = time.monotonic() - start
+    driven = found[DRIVEN.name]
+    found[SEQUENTIAL.name] = _run_by(driven, found[SEQUENTIAL.name])
+    return found | {SAME_RANKS.name: _truncated_like(driven, loaded)}, seconds
+
+
+def by_way(way: Way, loaded: Loaded, budget: float, passes: int | None) -> Compressed:
+    """The network compressed to a share of its bytes."""
+    return compress(
+        loaded.function,
+        loaded.parameters,
+        loaded.calibration,
+        Bytes(budget),
+        method=way.method,
+        sequential=way.sequential,
+        select=loaded.select,
+        passes=passes if way.sequential else None,
+    )
 
 
 def compared(loaded: Loaded, compressed: Compressed, dense: np.ndarray, seed: int) -> Row:

@@ -1,12 +1,14 @@
 r"""One trained network, observed, compressed and certified.
 
 Each layer is studied alone (`layer_study`). Then the network is compressed to a share of its
-weights in three ways, and each time its outputs $\hat Y$ are held against the original $Y$, unit by
-unit, and its metric against that of the dense network, item by item:
+weights' bytes in three ways, and each time its outputs $\hat Y$ are held against the original $Y$,
+unit by unit, and its metric against that of the dense network, item by item:
 
 - `data-agnostic`: truncated weights;
 - `data-driven`: every layer fitted to what it sees in the original network;
-- `sequential`: one layer after the other fitted to what it sees in the network compressed so far.
+- `sequential`: one layer after the other fitted to what it sees in the network compressed so far;
+
+and in others of the table `ways`, if asked for.
 
 At half size, layers and network get certificates, the errors of layers are composed and compared
 with that of the network, and the time of the compressed network is measured.
@@ -31,9 +33,10 @@ from lowrank_theory._numerics import check_count, check_fraction
 from lowrank_theory._store import ENTRIES, Results
 from lowrank_theory.networks import layer_study
 from lowrank_theory.networks._scrutiny import scrutinised
-from lowrank_theory.networks._sizes import by_each_method, compared
+from lowrank_theory.networks._sizes import by_each_way, by_way, compared
 from lowrank_theory.networks.catalogue import Case, Loaded, Sizes
 from lowrank_theory.networks.layer_study import LayerStudy
+from lowrank_theory.networks.ways import DRIVEN, OTHERS, WAYS, Way
 from lowrank_theory.verification.sweep import fingerprint
 
 Row = dict[str, Any]
@@ -47,7 +50,7 @@ class Transfer:
     - `metric`: its `name`, whether `larger_is_better`, its `value` for the dense network, how
       many items are `scored`;
     - `layers`: each layer under the theorems;
-    - `networks`: a row for each budget (share of the weights' parameters) and method, with
+    - `networks`: a row for each budget (share of the weights' bytes) and `method`, the way, with
       `parameters`, `bytes` and `multiply_adds`, each also as `dense_...` of the selected weights;
       `left_dense`, how many layers are not factored; `output_loss`, the mean over held-out units of
       $\min(1, \lVert Y - \hat Y\rVert_F^2/\lVert Y\rVert_F^2)$, its `quantiles` (0.1, 0.5, 0.9) and
@@ -56,6 +59,7 @@ class Transfer:
       whole batches; `metric`, its `difference` from the dense network's, and the ends `low` and
       `high` of a paired bootstrap interval for it (95 %). One more method than the three,
       `data-agnostic, same ranks`, truncates each layer at the rank that `data-driven` has there;
+    - `unmet`: for each budget that a way cannot meet, `budget`, `method` and `why`;
     - `half`: at the budget nearest to one half, `certificates` of the layers, `composition` of
       their errors, and `times`;
     - `machine` and `seconds`.
@@ -71,6 +75,7 @@ class Transfer:
     metric: Row
     layers: LayerStudy
     networks: tuple[Row, ...]
+    unmet: tuple[Row, ...]
     half: Row
     machine: Row
     seconds: float
@@ -85,6 +90,7 @@ def transfer(
     case: Case,
     *,
     budgets: Sequence[float] = (0.25, 0.5, 0.75),
+    ways: Sequence[str] = (),
     seed: int,
     sizes: Sizes | None = None,
     folder: Path | None = None,
@@ -92,16 +98,18 @@ def transfer(
 ) -> Transfer:
     """Study one network of the catalogue.
 
+    `ways` names more ways to compress it, of `ways.OTHERS`, besides the three of every study.
     `seed` is that of the bootstrap; nothing else is random. In `folder`, each finished piece is
     kept: the same call goes on from there. `progress(name, done, total)` is called after every
     piece.
 
-    Raises `ValueError` for budgets that are not shares between 0 and 1, `OSError` where the folder
-    cannot be written, and what `case.load` and `compress` raise.
+    Raises `ValueError` for budgets that are not shares between 0 and 1, and unknown ways, `OSError`
+    where the folder cannot be written, and what `case.load` and `compress` raise.
     """
     shares = tuple(sorted({check_fraction("budgets", share) for share in budgets}))
     if not shares:
         raise ValueError("`budgets` is empty: give at least one share, such as 0.5.")
+    more = [_way(name) for name in dict.fromkeys(ways)]
     sizes = sizes or case.sizes
     seed = check_count("seed", seed, 0)
     if folder is not None:
@@ -117,6 +125,11 @@ def transfer(
             )
             for share in shares
         },
+        **{
+            f"budget {share}, {way.name}": functools.partial(_by_way, loaded, share, seed, way)
+            for share in shares
+            for way in more
+        },
     }
     found: dict[str, Row] = {}
     for done, (name, job) in enumerate(jobs.items(), start=1):
@@ -125,6 +138,9 @@ def transfer(
             progress(f"{case.name}: {name}", done, len(jobs))
     pieces.prune()
     compressed = [found[f"budget {share}"]["found"] for share in shares]
+    others = [found[f"budget {k}, {way.name}"]["found"] for k in shares for way in more]
+    rows = [row for each in compressed for row in each["rows"]]
+    rows += [row for row in others if "why" not in row]
     return Transfer(
         network=case.name,
         title=case.title,
@@ -135,7 +151,8 @@ def transfer(
         budgets=shares,
         metric=compressed[0]["metric"],
         layers=_study_of(found["layers"]["found"]),
-        networks=tuple(row for each in compressed for row in each["rows"]),
+        networks=tuple(sorted(rows, key=lambda row: row["budget"])),
+        unmet=tuple(row for row in others if "why" in row),
         half=found[f"budget {half}"]["found"]["half"],
         machine=machine(),
         seconds=sum(piece["seconds"] for piece in found.values()),
@@ -219,15 +236,15 @@ def _at_budget(
     loaded: Loaded, budget: float, seed: int, passes: int | None, *, also_half: bool
 ) -> Row:
     dense = loaded.metric.scores(loaded.function, loaded.parameters)
-    networks, seconds = by_each_method(loaded, budget, passes)
+    networks, seconds = by_each_way(loaded, budget, passes)
     rows = [
         {
             "budget": budget,
-            "method": method,
+            "method": name,
             **compared(loaded, compressed, dense, seed),
-            "seconds": seconds.get(method),
+            "seconds": seconds.get(name),
         }
-        for method, compressed in networks.items()
+        for name, compressed in networks.items()
     ]
     metric = {
         "name": loaded.metric.name,
@@ -237,5 +254,26 @@ def _at_budget(
     }
     half = None
     if also_half:
-        half = {"budget": budget, **scrutinised(loaded, networks["data-driven"])}
+        half = {"budget": budget, **scrutinised(loaded, networks[DRIVEN.name])}
     return {"metric": metric, "rows": rows, "half": half}
+
+
+def _by_way(loaded: Loaded, budget: float, seed: int, way: Way) -> Row:
+    here: Row = {"budget": budget, "method": way.name}
+    start = time.monotonic()
+    try:
+        compressed = by_way(way, loaded, budget, None)
+    except ValueError as error:
+        if "cannot be met" not in str(error):
+            raise
+        return here | {"why": str(error)}
+    seconds = time.monotonic() - start
+    dense = loaded.metric.scores(loaded.function, loaded.parameters)
+    return here | compared(loaded, compressed, dense, seed) | {"seconds": seconds}
+
+
+def _way(name: str) -> Way:
+    names = [way.name for way in OTHERS]
+    if name not in names:
+        raise ValueError(f"`ways` must be of {', '.join(names)}; got {name!r}.")
+    return WAYS[name]

@@ -4,6 +4,7 @@ The page needs nothing but its own file. Every file is a function of the `Transf
 replaces its predecessor in one step.
 """
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory._names import short as short
 from lowrank_theory._page import number, percent, render, svg, versions
 from lowrank_theory.networks._layer import half_rank
-from lowrank_theory.networks._sizes import CONFIDENCE, FAILURE_PROBABILITY, SAME_RANKS
+from lowrank_theory.networks._sizes import CONFIDENCE, FAILURE_PROBABILITY
 from lowrank_theory.networks.transfer import Transfer
+from lowrank_theory.networks.ways import AGNOSTIC, DRIVEN, OTHERS, SAME_RANKS, SEQUENTIAL, WAYS
 
 Row = Mapping[str, Any]
 FIGURES = ("network", "layer_errors", "layer_spectra", "calibration_sizes", "residual_spectra")
@@ -43,6 +45,7 @@ def write(found: Transfer, folder: Path) -> None:
         record=content,
         halves=[row for row in rows if row["rank"] == half_rank(*row["shape"])],
         sentences=sentences(content),
+        ways=ways(content),
         short=short,
         confidence=CONFIDENCE,
         failure_probability=FAILURE_PROBABILITY,
@@ -61,20 +64,23 @@ def record(found: Transfer) -> dict[str, Any]:
 def command(found: Transfer) -> str:
     """The command that repeats the study."""
     budgets = " ".join(f"{share}" for share in found.budgets)
-    return f"lowrank-theory transfer {found.network} --budget {budgets} --seed {found.seed}"
+    asked = {row["method"] for row in (*found.networks, *found.unmet)}
+    others = " ".join(shlex.quote(way.name) for way in OTHERS if way.name in asked)
+    more = f" --ways {others}" if others else ""
+    return f"lowrank-theory transfer {found.network} --budget {budgets}{more} --seed {found.seed}"
 
 
 def sentences(record: Row) -> list[str]:
     """What the study found, in words: at half size the network, then its layers."""
     half = record["half"]["budget"]
     rows = {row["method"]: row for row in record["networks"] if row["budget"] == half}
-    driven, agnostic = rows["data-driven"], rows["data-agnostic"]
-    same, sequential = rows[SAME_RANKS], rows["sequential"]
+    driven, agnostic = rows[DRIVEN.name], rows[AGNOSTIC.name]
+    same, sequential = rows[SAME_RANKS.name], rows[SEQUENTIAL.name]
     metric, composed = record["metric"], record["half"]["composition"]
-    share = percent(driven["parameters"] / driven["dense_parameters"])
+    share = percent(driven["bytes"] / driven["dense_bytes"])
     said = [
         (
-            f"With {share} of the compressed weights' parameters the {metric['name']} is "
+            f"With {share} of the compressed weights' bytes the {metric['name']} is "
             f"{number(driven['metric'], 4)} data-driven and {number(agnostic['metric'], 4)} "
             f"data-agnostic; that of the dense network is {number(metric['value'], 4)}."
         ),
@@ -84,6 +90,7 @@ def sentences(record: Row) -> list[str]:
             f"{number(agnostic['error_held_out'])} data-agnostic "
             f"({number(same['error_held_out'])} at the same ranks)."
         ),
+        *_of_others(rows),
         (
             "Fitted one layer after the other it is "
             f"{number(sequential['error_held_out'])} (on the calibration data "
@@ -114,3 +121,21 @@ def sentences(record: Row) -> list[str]:
             f"On batches of {timed['batch']} units it is {number(timed['speedup'])} times {faster}."
         )
     return said
+
+
+def ways(record: Row) -> list[str]:
+    """In words, the ways that were compared, in the order of the table."""
+    compared = {row["method"] for row in record["networks"]}
+    return [f"{name}, by {way.in_words}" for name, way in WAYS.items() if name in compared]
+
+
+def _of_others(rows: Mapping[str, Row]) -> list[str]:
+    there = [rows[way.name] for way in OTHERS if way.name in rows]
+    if not there:
+        return []
+    said = [
+        f"{row['method']} {number(row['error_held_out'])} "
+        f"({percent(row['bytes'] / row['dense_bytes'])} of the bytes)"
+        for row in there
+    ]
+    return [f"With other matrices in the place of the weights it is {', '.join(said)}."]

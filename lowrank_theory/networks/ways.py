@@ -1,0 +1,47 @@
+"""The ways of compressing a network that a study compares: one table of them."""
+
+import dataclasses
+
+from lowrank_theory.mixtures import LowRankAndSparse
+from lowrank_theory.quantisation import RoundToNearest
+from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
+from lowrank_theory.sparsification import GroupedMagnitude, Magnitude
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A ladder, whether layer after layer is fitted, and what it does to a layer `in_words`."""
+
+    name: str
+    in_words: str
+    method: AbstractLadder
+    sequential: bool = False
+
+
+DRIVEN = Way(
+    "data-driven",
+    "fitting it at low rank to the inputs that it sees in the original network",
+    ActivationWeighted(),
+)
+AGNOSTIC = Way("data-agnostic", "truncating its singular values", TruncatedSVD())
+SEQUENTIAL = Way(
+    "sequential",
+    "fitting it at low rank to what it sees in the network compressed so far",
+    ActivationWeighted(),
+    sequential=True,
+)
+SAME_RANKS = Way(
+    "data-agnostic, same ranks", "truncating it at the data-driven rank", TruncatedSVD()
+)
+ROUNDED = Way("rounded", "rounding its entries to few bits", RoundToNearest())
+SPARSE = Way("sparse", "keeping its largest entries", Magnitude())
+N_OF_M = Way("n of m", "keeping the largest of each few entries", GroupedMagnitude())
+MIXED = Way(
+    "low rank and sparse",
+    "fitting low rank and a few entries besides to the inputs that it sees",
+    LowRankAndSparse(),
+)
+
+STANDARD = (AGNOSTIC, DRIVEN, SEQUENTIAL)  # what every study compares, and SAME_RANKS
+OTHERS = (ROUNDED, SPARSE, N_OF_M, MIXED)  # what one compares if it is asked to
+WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}
