@@ -79,6 +79,10 @@ class _Kept(NamedTuple):
         always = None if self.always is None else _scaled(self.always, -unit)
         return _Kept(_scaled(self.left, turned - unit), _scaled(self.right, -turned), always)
 
+    def sizes(self) -> np.ndarray:
+        product = np.abs(self.left) @ np.abs(self.right)
+        return product if self.always is None else np.abs(self.always) + product
+
     def whole(self) -> np.ndarray:
         product = self.left @ self.right
         return product if self.always is None else self.always + product
@@ -185,28 +189,36 @@ class _Moments(NamedTuple):
             if layer is not original:
                 missed = missed + (original - layer) @ weights
             outputs, total = float(np.sum((original @ weights) ** 2)), float(np.sum(layer**2))
-            moved = total + float(np.sum(original**2))
-            return _Lost(float(np.sum(missed**2)), layer.T @ missed, 0.0, outputs, total, moved)
+            return _Lost(float(np.sum(missed**2)), layer.T @ missed, 0.0, outputs, total)
         met, energy = self.times(lost), float(np.sum(weights**2))
         total = float(len(weights) if self.layer is None else np.trace(self.layer))
         square = float(np.vdot(lost, met))
         if self.layer is None or self.others is None:
-            return _Lost(
-                square, met, 0.0, float(np.vdot(weights, self.times(weights))), total, total
-            )
+            return _Lost(square, met, 0.0, float(np.vdot(weights, self.times(weights))), total)
         cross, original = self.others
         crossed = (cross - self.layer) @ weights
         between = (original - cross - cross.T + self.layer) @ weights
         square += 2 * float(np.vdot(lost, crossed)) + float(np.vdot(weights, between))
         unresolved = energy * (total + float(np.trace(original)))
         outputs = float(np.vdot(weights, original @ weights))
-        return _Lost(square, met + crossed, unresolved, outputs, total, total)
+        return _Lost(square, met + crossed, unresolved, outputs, total)
+
+    def moved(self, weights: np.ndarray, kept: np.ndarray, total: float) -> float:
+        r"""The square of what $E$ and the means are rounded on the scale of: norms of moments and
+        weights, or entry by entry where rows are known, so that an input of no weight adds nothing.
+        """
+        if self.rows is None:
+            means = float(np.sum(self.mean**2 + self.layer_mean**2))
+            return float(np.sum(weights**2)) * (total + means)
+        layer, original, sizes = *map(np.abs, self.rows), np.abs(weights)
+        formed = layer @ (sizes + kept) + (original + layer) @ sizes
+        means = np.abs(self.mean) @ sizes + np.abs(self.layer_mean) @ kept
+        return float(np.sum(formed**2) + np.sum(means**2))
 
 
 class _Lost(NamedTuple):
     r"""$\lVert E\rVert_F^2$, $\tilde X^\top E$, on what scale differences of moments are rounded,
-    $\lVert XW\rVert_F^2$, $\lVert\tilde X\rVert_F^2$, and the energy of all rows that $E$ is made
-    of.
+    $\lVert XW\rVert_F^2$ and $\lVert\tilde X\rVert_F^2$.
     """
 
     square: float
@@ -214,7 +226,6 @@ class _Lost(NamedTuple):
     unresolved: float
     outputs: float
     total: float
-    moved: float
 
 
 def _slice(
@@ -224,7 +235,7 @@ def _slice(
     move any error by, and the squared norm of the outputs.
     """
     allowance = rounding_allowance(1.0, *weights.shape)
-    energy, left, right = float(np.sum(weights**2)), kept.left, kept.right
+    left, right = kept.left, kept.right
     difference = weights - kept.whole()
     lost, weighed = seen.lost(weights, difference), seen.times(left)
     pairs = (left.T @ weighed) * (right @ right.T)
@@ -243,7 +254,7 @@ def _slice(
     return (
         squares,
         allowance * hidden,
-        allowance**2 * energy * (lost.moved + float(np.sum(seen.mean**2 + seen.layer_mean**2))),
+        allowance**2 * seen.moved(weights, kept.sizes(), lost.total),
         lost.outputs + float(np.sum(mean**2)),
     )
 

@@ -29,6 +29,7 @@ from lowrank_theory._door import settle as settle
 from lowrank_theory._door import together as together
 from lowrank_theory._scale import widened
 from lowrank_theory._settings import float64 as float64
+from lowrank_theory._settings import is_tracing as is_tracing
 from lowrank_theory._settings import own_settings as own_settings
 
 Tree = TypeVar("Tree")
@@ -139,11 +140,6 @@ def in_float64(function: Callable[..., Any], *, like: int | None = None) -> Call
             return differentiable(*jax.tree.map(jnp.asarray, together(arrays)))
 
     return at_the_border
-
-
-def is_tracing() -> bool:
-    """Whether what is computed now becomes part of a program."""
-    return isinstance(jax.lax.add(np.float32(0), np.float32(0)), Tracer)
 
 
 def _like(arrays: Any) -> Any:

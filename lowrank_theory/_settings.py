@@ -1,8 +1,9 @@
 """The settings of JAX that the library computes under, whatever the caller has set.
 
 Users set JAX globally to find their own mistakes (rank promotion, dtype promotion, NaN, leaked
-tracers, keys used twice) or to trade precision for speed. Our programs are written under the
-defaults and checked otherwise: here NaN is data, and results leave in the dtype of the inputs.
+tracers, keys used twice), to trade precision for speed, or to spread arrays over a mesh. Our
+programs are written under the defaults and checked otherwise: here NaN is data, results leave in
+the dtype of the inputs, and an array lies where it lies.
 """
 
 import contextlib
@@ -10,7 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, get_abstract_mesh, use_abstract_mesh
 
+_NO_MESH = AbstractMesh((), ())
 _OWN: tuple[tuple[str, Any, Any], ...] = (
     ("jax_numpy_rank_promotion", "allow", jax.numpy_rank_promotion),
     ("jax_numpy_dtype_promotion", "standard", jax.numpy_dtype_promotion),
@@ -30,7 +35,15 @@ def own_settings(settings: tuple[tuple[str, Any, Any], ...] = _OWN) -> Iterator[
         for name, value, context in settings:
             if getattr(jax.config, name) != value:
                 stack.enter_context(context(value))
+        # Within a program of the user's, its arrays belong to the mesh.
+        if not get_abstract_mesh().empty and not is_tracing():
+            stack.enter_context(use_abstract_mesh(_NO_MESH))
         yield
+
+
+def is_tracing() -> bool:
+    """Whether what is computed now becomes part of a program."""
+    return isinstance(jax.lax.add(np.float32(0), np.float32(0)), Tracer)
 
 
 def float64() -> contextlib.AbstractContextManager[None]:

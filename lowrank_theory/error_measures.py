@@ -76,7 +76,7 @@ def _distance(wanted: tuple[Term, ...], found: tuple[Term, ...]) -> Float[Array,
 
 
 def _measured(measure: Any, wanted: tuple[Term, ...], found: tuple[Term, ...]) -> Array:
-    dtype = jnp.promote_types(float_dtype(wanted, found), jnp.float32)
+    dtype = float_dtype(wanted, found, np.zeros((), np.float32))
     return measure(wanted, found, dtype=dtype)
 
 

@@ -343,10 +343,13 @@ class Setting(Described):
         other numbers, and without a compilation. Raises `ValueError` if the numbers leave float64.
         """
         if isinstance(key, np.random.Generator):
-            return _fitting(self.draw_parts(key=key).problem())
+            with np.errstate(all="ignore"):  # what comes out is checked
+                return self.draw_parts(key=key).problem()
         key = check_key("key", key)
         with float64():
-            return _fitting(_draw(self, key))
+            problem = _draw(self, key)
+        _check_fits(problem.truth.target_weights, problem.truth.noise, problem.observed.outputs)
+        return problem
 
     def draw_parts(self, *, key: Key) -> "Parts":
         """What is random of the same instance; call it inside `float64`."""
@@ -374,16 +377,14 @@ class Setting(Described):
         return Parts(truth, original, self.link, self.rank)
 
 
-def _fitting(problem: Problem) -> Problem:
-    """The same problem; what is at hand is finite."""
-    drawn = problem.truth.target_weights, problem.truth.noise, problem.observed.outputs
+def _check_fits(*drawn: Any) -> None:
+    """What is at hand is finite."""
     traced = any(isinstance(array, Tracer) for array in drawn)
     if not traced and not all(np.isfinite(np.asarray(array)).all() for array in drawn):
         raise ValueError(
             "What was drawn does not fit into float64: the scales of `activations`, `target` and "
             "`noise` together are too large. Make them smaller."
         )
-    return problem
 
 
 @jit_by_size(lambda s, key: (s.samples + s.inputs) * (s.inputs + s.outputs))
@@ -410,6 +411,7 @@ class Parts(eqx.Module):
             activations, compressed = self.activations, truth.layer_inputs
         clean = matmul(truth.layer_inputs, truth.target_weights)
         outputs = self.link.observe(clean, truth.noise)
+        _check_fits(truth.target_weights, truth.noise, outputs)
         weights = None
         if isinstance(self.link, Linear):
             pinv = namespace(activations).linalg.pinv

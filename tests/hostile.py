@@ -180,6 +180,12 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 noise, np.array([2.0, 1.0, 0.5])[:rank], np.asarray(given.scale), YES
             )
         ],
+        "RoundedLayer": [
+            lambda bits=bits, group=group, axis=axis: _of("rounding").RoundedLayer(
+                given.target, bits, activations=rows, group=group, axis=axis
+            )
+            for bits, group, axis in ((1, 2, 0), (2, None, 0), (4, 2, 1))
+        ],
         "Network": [
             lambda: _of("network_composition").Network(
                 (identity, given.target), (0.9 * identity, 1.1 * given.target), rows, rank

@@ -19,6 +19,7 @@ from jax.core import ShapedArray, Tracer
 from jax.extend.core.primitives import remat_p
 from jaxtyping import Array, ArrayLike, Float
 
+from lowrank_theory._door import native
 from lowrank_theory._numerics import AnyArray, ours
 from lowrank_theory._settings import all_floats
 
@@ -156,7 +157,7 @@ class AbstractMatrix(quax.ArrayValue, AbstractApproximation):
     def materialise(self) -> Any:
         """The dense matrix, (*stack, inputs, outputs)."""
         with as_stored(self):
-            return _sum(_onto(chain[:-1], chain[-1]) for chain in self.chains())
+            return _sum(_onto(chain[:-1], chain[-1]) for chain in readable(self.chains()))
 
     def apply(
         self, rows: Float[AnyArray, "*stack samples inputs"]
@@ -176,7 +177,7 @@ class AbstractMatrix(quax.ArrayValue, AbstractApproximation):
             if isinstance(other, AbstractMatrix):
                 return _matmul(self, other._one())
             other = ours(other)
-            return _sum(_onto(chain, other) for chain in self.chains())
+            return _sum(_onto(chain, other) for chain in readable(self.chains()))
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         name = type(self).__name__
@@ -188,8 +189,8 @@ class AbstractMatrix(quax.ArrayValue, AbstractApproximation):
 
     def _through(self, rows: Any) -> Any:
         with as_stored(rows, self):
-            rows = ours(rows)
-            return _sum(functools.reduce(operator.matmul, chain, rows) for chain in self.chains())
+            rows, chains = ours(rows), readable(self.chains())
+            return _sum(functools.reduce(operator.matmul, chain, rows) for chain in chains)
 
     def _one(self) -> "AbstractMatrix":
         if self.ndim != 2:
@@ -201,6 +202,11 @@ def as_stored(*arrays: Any) -> contextlib.AbstractContextManager[Any]:
     """Keep float64 at hand; a traced array follows the x64 flag, as its backward pass will."""
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
     return contextlib.nullcontext() if traced else all_floats()
+
+
+def readable(arrays: Any) -> Any:
+    """The arrays where a program of ours can read them, which came out of one of the user's."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Tracer) else native(leaf), arrays)
 
 
 def seen_by_jax(shape: tuple[int, ...], floats: Any) -> ShapedArray:

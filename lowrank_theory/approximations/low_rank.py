@@ -17,6 +17,7 @@ from lowrank_theory.approximations._approximation import (
     Storage,
     as_stored,
     check_floats,
+    readable,
     seen_by_jax,
 )
 
@@ -124,9 +125,11 @@ class LowRank(AbstractMatrix):
                 f"and {other.shape} of {other.dtype}."
             )
         with as_stored(self, other):
+            (left, right), (more, others) = readable(
+                [(each.left, each.right) for each in (self, other)]
+            )
             return LowRank(
-                jnp.concatenate([self.left, other.left], axis=-1),
-                jnp.concatenate([self.right, other.right], axis=-2),
+                jnp.concatenate([left, more], axis=-1), jnp.concatenate([right, others], axis=-2)
             )
 
     def __sub__(self, other: Any) -> "LowRank":

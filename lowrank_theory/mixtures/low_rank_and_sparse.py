@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
+from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import (
     check_array,
@@ -90,8 +91,8 @@ class LowRankAndSparse(AbstractLadder):
 
 
 def low_rank_and_sparse(
-    weights: Float[Any, "inputs outputs"],
-    gram: Float[Any, "inputs inputs"],
+    weights: ArrayLike,
+    gram: ArrayLike,
     rank: int,
     kept: int,
     *,

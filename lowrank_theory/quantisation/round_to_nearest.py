@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import check_array, check_count, in_float64, safe_divide, settle
 from lowrank_theory._scale import at_scale_one, exponent, times_power
@@ -79,7 +80,7 @@ class RoundToNearest(AbstractLadder):
 
 
 def round_to_nearest(
-    weights: Float[Any, "inputs outputs"],
+    weights: ArrayLike,
     bits: int,
     *,
     group: int | None = None,

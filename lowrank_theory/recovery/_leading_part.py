@@ -36,7 +36,8 @@ class Reached(InFloat64):
 
     def after(self, moved: Array, changed: Array) -> "Reached":
         """How far it is after outputs and weights have moved by so much."""
-        gap = self.gap + (self.slope + moved / 2) * moved + self.weight_slope * changed
+        added = (self.slope + moved / 2) * moved + self.weight_slope * changed
+        gap = jnp.maximum(self.gap, 0) + added  # its own rounding may leave it below zero
         inside = (moved <= self.room) & (changed <= self.weight_room) & jnp.isfinite(gap)
         closed = self.closed & inside & (gap <= self.allowed)
         return dataclasses.replace(self, gap=gap, closed=closed)

@@ -345,7 +345,7 @@ def _scaled(scale: Float[Array, " inputs"], weights: Array, rank: int) -> LowRan
 
 
 def _positive(values: Array) -> Array:
-    return jnp.where(values > 0, values, jnp.finfo(values.dtype).eps)
+    return jnp.where(values <= 0, jnp.finfo(values.dtype).eps, values)  # NaN stays NaN
 
 
 def _rows(seen: Seen) -> Float[Array, "samples inputs"] | None:

@@ -1,9 +1,7 @@
 """The largest entries of the weights, and zeros."""
 
-from typing import Any
-
 import numpy as np
-from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import check_array, check_count, check_fraction
 from lowrank_theory.approximations import Bitmap, CompressedRows, Sparse
@@ -46,9 +44,7 @@ class Magnitude(AbstractLadder):
         return Sweep.of(self, observed, sizes)
 
 
-def largest_entries(
-    weights: Float[Any, "inputs outputs"], kept: int, *, per_output: bool = False
-) -> Sparse:
+def largest_entries(weights: ArrayLike, kept: int, *, per_output: bool = False) -> Sparse:
     r"""The pure function beneath `Magnitude`: so many entries of largest size, of the matrix or of
     each output, and of those that are equal the first. Their places are kept as a bitmap or as
     compressed rows, whichever takes fewer bytes.

@@ -35,6 +35,7 @@ from lowrank_theory.theorems.rank_penalty import rank_penalty as rank_penalty
 from lowrank_theory.theorems.relu_noise_after import relu_noise_after as relu_noise_after
 from lowrank_theory.theorems.relu_noise_before import relu_noise_before as relu_noise_before
 from lowrank_theory.theorems.ridge_limit import ridge_limit as ridge_limit
+from lowrank_theory.theorems.rounding import rounding as rounding
 from lowrank_theory.theorems.second_moment import second_moment as second_moment
 from lowrank_theory.theorems.singular_subspaces import singular_subspaces as singular_subspaces
 from lowrank_theory.theorems.singular_values import singular_values as singular_values
@@ -69,4 +70,5 @@ CONTENTS: tuple[AbstractTheorem, ...] = (
     network_composition,
     numerical_route,
     randomized_range,
+    rounding,
 )

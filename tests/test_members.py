@@ -1,0 +1,182 @@
+"""What single ladders do, against formulas and slow loops in NumPy."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from lowrank_theory.approximations import Bitmap, CompressedRows, Quantised, Sparse
+from lowrank_theory.mixtures import low_rank_and_sparse
+from lowrank_theory.problems import Observed
+from lowrank_theory.quantisation import RoundToNearest, round_to_nearest
+from lowrank_theory.recovery import ActivationWeighted, every_rank
+from lowrank_theory.sparsification import largest_entries
+
+RANDOM = np.random.default_rng(0)
+GAUSSIAN = RANDOM.standard_normal((4096, 3))
+
+
+def levels(found: Quantised) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero of each entry, group by group."""
+    inputs, outputs = found.shape
+    scales = np.asarray(found.scales, float)
+    middle = 0.5 if found.bits == 1 else 2.0 ** (found.bits - 1)
+    zeros = np.full_like(scales, middle) if found.zeros is None else np.asarray(found.zeros, float)
+    group = found.group or (inputs, outputs)[found.axis]
+    rows, columns = np.indices((inputs, outputs))
+    where = (rows // group, columns) if found.axis == 0 else (rows, columns // group)
+    return scales[where], zeros[where]
+
+
+GRIDS = [
+    {"bits": 1},
+    {"bits": 2},
+    {"bits": 3, "group": 5},
+    {"bits": 4, "group": 7, "axis": 1},
+    {"bits": 8, "symmetric": False},
+    {"bits": 1, "symmetric": False, "group": 5},
+    {"bits": 3, "clipped": False},
+    {"bits": 4, "clipped": False, "symmetric": False, "group": 3},
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_each_entry_is_at_the_nearest_level(grid, dtype):
+    weights = RANDOM.standard_normal((12, 9)).astype(dtype) ** 3
+    found = round_to_nearest(weights, **grid)
+    assert found.dtype == dtype
+    scale, zero = levels(found)
+    made = (np.asarray(found.unpacked(), float) - zero) * scale
+    for code in range(2**found.bits):
+        other = np.abs((code - zero) * scale - weights)
+        assert np.all(np.abs(made - weights) <= other + 1e-12 * np.abs(scale))
+    np.testing.assert_allclose(np.asarray(found.materialise(), float), made, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_no_fraction_of_the_largest_scale_loses_less(bits):
+    for column in (GAUSSIAN[:, :1], RANDOM.standard_t(3, (300, 1)), RANDOM.random((50, 1))):
+        lost = np.sum((np.asarray(round_to_nearest(column, bits).materialise()) - column) ** 2)
+        top = np.abs(column).max() / (2 ** (bits - 1) - 1)
+        for share in 2.0 ** (-np.arange(57) / 8):
+            codes = np.clip(
+                np.round(column / (share * top)), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+            )
+            assert lost <= np.sum((column - share * top * codes) ** 2) * (1 + 1e-9)
+
+
+def test_one_bit_keeps_signs_and_the_mean_size():
+    weights = GAUSSIAN[:100]
+    found = np.asarray(round_to_nearest(weights, 1).materialise())
+    np.testing.assert_allclose(found, np.sign(weights) * np.abs(weights).mean(axis=0), rtol=1e-6)
+    lost = np.sum((weights - found) ** 2, axis=0)
+    formula = np.sum(weights**2, axis=0) - np.sum(np.abs(weights), axis=0) ** 2 / len(weights)
+    np.testing.assert_allclose(lost, formula, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bits", "clipped", "share"),
+    [(1, True, 0.363), (2, True, 0.149), (3, True, 0.0406), (4, True, 0.0119), (2, False, 0.826),
+     (3, False, 0.135), (4, False, 0.0249)],
+)  # fmt: skip
+def test_gaussian_weights_lose_what_theory_says(bits, clipped, share):
+    """Of the best zero-centred uniform grid; one that reaches the largest of 4096 loses more."""
+    found = np.asarray(round_to_nearest(GAUSSIAN, bits, clipped=clipped).materialise())
+    lost = np.sum((GAUSSIAN - found) ** 2) / np.sum(GAUSSIAN**2)
+    assert lost == pytest.approx(share, rel=0.05 if clipped else 0.25)
+
+
+@pytest.mark.parametrize("grid", GRIDS[:5], ids=str)
+def test_programs_and_stacks_round_as_single_calls(grid):
+    stack = RANDOM.standard_normal((3, 12, 9)).astype(np.float32)
+    mapped = jax.vmap(lambda w: round_to_nearest(w, **grid))(stack)
+    for k, weights in enumerate(stack):
+        one, again = (
+            round_to_nearest(weights, **grid),
+            jax.jit(lambda w: round_to_nearest(w, **grid))(weights),
+        )
+        for leaf, other, of_stack in zip(*map(jax.tree.leaves, (one, again, mapped)), strict=True):
+            np.testing.assert_array_equal(leaf, other)
+            np.testing.assert_array_equal(leaf, of_stack[k])
+
+
+def test_more_bits_lose_less_and_take_no_more_than_they_say():
+    sweep = RoundToNearest(group=8).sweep(Observed(weights=GAUSSIAN[:64]))
+    assert np.all(np.diff(sweep.squared_errors) < 0)
+    for bits, storage in enumerate(sweep.storages, start=1):
+        assert storage.bytes == 64 * 3 * bits // 8 + 8 * 8 * 3
+        assert storage.ideal_bits == 64 * 3 * bits + 64 * 8 * 3
+    assert [sweep.name(k) for k in (0, 3)] == ["1 bit, groups of 8", "4 bits, groups of 8"]
+
+
+# --- entries that stay ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_output", [False, True])
+def test_what_is_lost_are_the_smallest_entries(per_output):
+    weights = RANDOM.standard_normal((11, 7))
+    found = np.asarray(largest_entries(weights, 4, per_output=per_output).materialise())
+    squares = np.sort((weights**2), axis=0) if per_output else np.sort((weights**2).ravel())
+    lost = squares[:-4].sum()
+    assert np.sum((weights - found) ** 2) == pytest.approx(lost, rel=1e-12)
+    assert np.count_nonzero(found) == (4 * 7 if per_output else 4)
+
+
+def test_of_equal_entries_the_first_stay():
+    found = np.asarray(largest_entries(np.array([[1.0, -1], [1, 1]]), 3).materialise())
+    np.testing.assert_array_equal(found, [[1, -1], [1, 0]])
+
+
+def test_places_are_kept_in_fewer_bytes():
+    """A bit for each entry, or two bytes for each that stays and four for each row."""
+    weights = RANDOM.standard_normal((20, 1000))
+    few, many = (largest_entries(weights, kept) for kept in (200, 5000))
+    assert isinstance(few.pattern, CompressedRows) and isinstance(many.pattern, Bitmap)
+    for found in (few, many):
+        mask = np.asarray(found.materialise()) != 0
+        other = [Sparse.of(weights, mask, kind).storage.bytes for kind in (Bitmap, CompressedRows)]
+        assert found.storage.bytes == min(other)
+
+
+# --- low rank and sparse -------------------------------------------------------------------------
+
+
+def lost(weights, gram, made) -> float:
+    rest = weights - np.asarray(made)
+    return math.sqrt(max(0.0, float(np.sum(rest * (gram @ rest)))))
+
+
+def test_a_planted_sum_is_found():
+    left, right = RANDOM.standard_normal((30, 2)), RANDOM.standard_normal((2, 24))
+    weights = left @ right
+    spikes = RANDOM.choice(weights.size, 12, replace=False)
+    weights.ravel()[spikes] += 10 * RANDOM.choice([-1, 1], 12)
+    found = low_rank_and_sparse(weights, np.eye(30), 2, 12, steps=60)
+    assert lost(weights, np.eye(30), found.materialise()) < 1e-3 * np.linalg.norm(weights)
+    places = np.flatnonzero(np.asarray(found.parts[1].materialise()))
+    assert set(places) == set(spikes)
+    alone = np.linalg.svd(weights, compute_uv=False)[2:]
+    assert np.linalg.norm(alone) > 0.1 * np.linalg.norm(weights)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_the_low_rank_part_is_the_best_beside_its_entries_and_steps_never_hurt(steps):
+    rows = RANDOM.standard_normal((50, 10)) * np.linspace(1, 0.05, 10)
+    weights = RANDOM.standard_t(3, (10, 8))
+    gram = rows.T @ rows
+    found = low_rank_and_sparse(weights, gram, 2, 9, steps=steps)
+    low_rank, sparse = found.parts
+    assert np.count_nonzero(np.asarray(sparse.materialise())) == 9
+    rest = weights - np.asarray(sparse.materialise())
+    best, plain = (
+        every_rank(Observed(weights=each, activations=rows), ActivationWeighted()).errors[2]
+        for each in (rest, weights)
+    )
+    error = lost(weights, gram, found.materialise())
+    assert error == pytest.approx(float(best), rel=1e-6)
+    fewer = low_rank_and_sparse(weights, gram, 2, 9, steps=max(1, steps // 2))
+    assert error <= lost(weights, gram, fewer.materialise()) * (1 + 1e-9)
+    assert error < float(plain)
+    assert low_rank.shape == weights.shape
