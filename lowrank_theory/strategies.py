@@ -28,15 +28,19 @@ It fails, and names the layer: `draw(Setting(samples=20, inputs=8, outputs=6, ra
 target=ApproximateRank()), seed=0)`. The bound forgets what weights lose that are only
 approximately of low rank; of those that are exactly so it holds. `strategies.draw` draws that layer
 again, and `problems({"mine": setting})` layers of any settings of yours.
+
+`approximations` draws what may stand in the place of a matrix, of every kind.
 """
 
 import functools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowrank_theory.approximations import AbstractApproximation
+from lowrank_theory.approximations._examples import APPROXIMATIONS as APPROXIMATIONS
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import (
     Observed,
@@ -150,3 +154,29 @@ def problems(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Proble
 def observed_layers(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Observed]":
     """What may be known of such layers: weights, activations, outputs."""
     return _strategies().builds(_unnoticed(observe), settings(regimes), seed=seeds())
+
+
+def approximation(
+    kind: str, seed: int, stack: tuple[int, ...] = (), inputs: int = 6, outputs: int = 5
+) -> AbstractApproximation:
+    """The approximation that a failing example names, as in `approximation('4 bits', seed=0)`: of
+    a kind of `APPROXIMATIONS`, with small integers and powers of two for numbers, in float32.
+    """
+    return APPROXIMATIONS[kind](np.random.default_rng(seed), stack, inputs, outputs)
+
+
+def approximations(
+    kinds: Collection[str] = tuple(APPROXIMATIONS),
+) -> "SearchStrategy[AbstractApproximation]":
+    """What may stand in the place of a matrix, or of a stack of some: of these kinds, by default of
+    all.
+    """
+    st = _strategies()
+    return st.builds(
+        _unnoticed(approximation),
+        st.sampled_from(tuple(kinds)),
+        seed=seeds(),
+        stack=st.sampled_from(((), (2,), (2, 3))),
+        inputs=st.sampled_from((1, 4, 6, 9)),
+        outputs=st.sampled_from((1, 5, 8)),
+    )

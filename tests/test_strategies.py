@@ -8,11 +8,13 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import approximations
 import lowrank_theory as lrt
 from lowrank_theory import Setting, problems, strategies
 from lowrank_theory.generators import activations, noise, spectra, targets
@@ -222,3 +224,20 @@ def test_the_documented_example_passes_where_it_is_true(tmp_path):
 def test_regimes_are_named_in_a_line(regime):
     assert len(repr(regime)) <= 120
     assert shown(regime) == regime
+
+
+@settings(deadline=None)
+@given(strategies.approximations())
+def test_every_kind_of_approximation_is_drawn_as_the_laws_have_it(made):
+    *stack, inputs, outputs = made.shape
+    assert 1 <= inputs <= 9 and 1 <= outputs <= 8 and len(stack) <= 2
+    assert made.storage.bytes > 0
+    for leaf in jax.tree.leaves(made):
+        assert isinstance(leaf, np.ndarray) and leaf.shape[: len(stack)] == tuple(stack)
+
+
+def test_an_approximation_is_drawn_again_by_its_name():
+    one, other = (strategies.approximation("4 bits", seed=3, stack=(2,)) for _ in range(2))
+    for leaf, same in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_array_equal(leaf, same)
+    assert set(strategies.APPROXIMATIONS) == set(approximations.KINDS)
