@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import approximations
+import ladders
 import test_approximations as laws
+import test_ladders as of_ladders
 from lowrank_theory.approximations import _described
 from test_compressed_file import test_every_kind_is_loaded_bit_for_bit as is_loaded
 
@@ -43,3 +45,18 @@ def test_the_example_keeps_the_laws(shared, tmp_path):
 def test_a_name_is_entered_once(shared):
     with pytest.raises(ValueError, match="`Shared` is entered already"):
         shared["register"](type("Shared", (shared["Shared"],), {}))
+
+
+def test_the_ladder_keeps_the_laws(shared, monkeypatch, tmp_path):
+    monkeypatch.setitem(ladders.LADDERS, "shared values", shared["SharedValues"]())
+    of_ladders.compressed.cache_clear()
+    for layer in ("weights", "rows, affine", "compressed rows"):
+        of_ladders.test_errors_are_those_of_what_is_returned("shared values", layer)
+    of_ladders.test_units_do_not_matter("shared values", 20, -20)
+    for where in ("zero weights", "one of each", "one row"):
+        of_ladders.test_hostile_layers_are_approximated_by_finite_numbers("shared values", where)
+    of_ladders.test_outputs_alone_are_refused("shared values")
+    of_ladders.test_a_network_keeps_the_budget_by_its_arrays("shared values")
+    of_ladders.test_the_stated_errors_are_those_of_the_network("shared values")
+    of_ladders.test_what_is_saved_is_loaded("shared values", tmp_path)
+    of_ladders.test_without_a_look_at_the_data_there_is_no_sequence("shared values")
