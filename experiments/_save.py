@@ -20,6 +20,7 @@ from scipy import stats
 from lowrank_theory._files import write_atomically
 
 CONFIDENCE = 0.99
+_DOTS = 72  # per inch, of parts of a figure that are pictures
 
 # Trials run one after another, so that batched decompositions cannot wait for each other. They are
 # mostly calls of decompositions, so the compiler is asked to be quick rather than thorough.
@@ -58,18 +59,8 @@ def column(rows: list[dict[str, Any]], *path: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def run(
-    script: str, measure: Callable[..., dict[str, Any]], draw: Callable[..., Figure], *, seed: int
-) -> None:
-    """Write `figures/<script>.json` and `.svg`; a quick run writes to `out/figures`."""
-    parser = argparse.ArgumentParser(description=f"Measure and draw {Path(script).stem}.")
-    parser.add_argument("--quick", action="store_true", help="few trials; writes to out/figures")
-    quick = parser.parse_args().quick
-
-    root = Path(script).resolve().parents[1]
-    folder = root / "out" / "figures" if quick else root / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = {
+def _numbers(measure: Callable[..., dict[str, Any]], seed: int, quick: bool) -> dict[str, Any]:
+    return {
         "seed": seed,
         "quick": quick,
         "versions": {
@@ -81,13 +72,31 @@ def run(
         },
         **measure(quick=quick),
     }
-    text = json.dumps(numbers, indent=1, allow_nan=False)
+
+
+def run(
+    script: str, measure: Callable[..., dict[str, Any]], draw: Callable[..., Figure], *, seed: int
+) -> None:
+    """Write `figures/<script>.json` and `.svg`; a quick run writes to `out/figures`."""
+    parser = argparse.ArgumentParser(description=f"Measure and draw {Path(script).stem}.")
+    parser.add_argument("--quick", action="store_true", help="few trials; writes to out/figures")
+    parser.add_argument("--draw", action="store_true", help="draw again what was measured before")
+    options = parser.parse_args()
+    quick = options.quick
+
+    root = Path(script).resolve().parents[1]
+    folder = root / "out" / "figures" if quick else root / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
     name = Path(script).stem
-    write_atomically(folder / f"{name}.json", f"{text}\n".encode())
+    if options.draw:
+        text = (folder / f"{name}.json").read_text()
+    else:
+        text = json.dumps(_numbers(measure, seed, quick), indent=1, allow_nan=False)
+        write_atomically(folder / f"{name}.json", f"{text}\n".encode())
     figure = draw(json.loads(text))
     # The same numbers give the same file, byte for byte.
     with matplotlib.rc_context({"svg.hashsalt": name}):
         picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None})
+        figure.savefig(picture, format="svg", dpi=_DOTS, metadata={"Date": None})
     write_atomically(folder / f"{name}.svg", picture.getvalue())
     print(f"wrote {folder / name}.json and .svg")

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowrank_theory.networks import ways
+
 AGNOSTIC, SAME, DRIVEN, SEQUENTIAL = (
-    "data-agnostic",
-    "data-agnostic, same ranks",
-    "data-driven",
-    "sequential",
+    way.name for way in (ways.AGNOSTIC, ways.SAME_RANKS, ways.DRIVEN, ways.SEQUENTIAL)
 )
 
 Row = dict[str, Any]
@@ -92,6 +91,20 @@ def _error_table(numbers: Row) -> str:
             values = [number(each[budget]["error_held_out"]) for each in by_method.values()]
             both = [number(pair["held_out"]), number(pair["calibration"])]
             rows.append([name, f"{100 * budget:g} %", *values, *both])
+    return table(header, rows)
+
+
+def _ways_table(numbers: Row) -> str:
+    header = ["network", "share", "way", "bytes / dense", "metric", "error, held out"]
+    rows = []
+    for name, found in numbers["networks"].items():
+        compared = (
+            [*found["others"], *at(found["sizes"], DRIVEN).values()] if found["others"] else []
+        )
+        for row in sorted(compared, key=lambda row: (row["budget"], row["error_held_out"])):
+            cells = [f"{100 * row['share']:.1f} %", number(row["metric"], 4)]
+            share = f"{100 * row['budget']:g} %"
+            rows.append([name, share, row["method"], *cells, number(row["error_held_out"])])
     return table(header, rows)
 
 
@@ -309,6 +322,7 @@ def _coverage_table(numbers: Row) -> str:
 TABLES: dict[str, tuple[str, Callable[[Row], str]]] = {
     "size": ("transfer_summary", _size_table),
     "errors": ("transfer_summary", _error_table),
+    "ways": ("transfer_summary", _ways_table),
     "following": ("transfer_summary", _following_table),
     "layers": ("transfer_summary", _layer_table),
     "bounds": ("transfer_summary", _bound_table),

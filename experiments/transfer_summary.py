@@ -8,7 +8,7 @@ python experiments/transfer_summary.py [--quick]
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from _save import column, run
-from _transfer_note import AGNOSTIC, DRIVEN, SEQUENTIAL, Row, at, filled
+from _transfer_note import AGNOSTIC, DRIVEN, SAME, SEQUENTIAL, Row, at, filled
 from lowrank_theory._files import write_atomically
 from lowrank_theory.networks.catalogue import CASES
 from lowrank_theory.networks.layer_study import half_rank
+from lowrank_theory.networks.ways import OTHERS
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 
 SEED = 0  # that of the studies; nothing is drawn here
+STANDARD = (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = ROOT / "paper_notes" / "transfer.md"
 PLOTTED = ("data_agnostic_error", "price_bound", "recovery_error", "recovery_bound")
@@ -102,8 +104,10 @@ def failing(study: Row) -> list[Row]:
     ]
 
 
-def sizes(study: Row) -> list[Row]:
-    """The network at each size, by method, with its metric relative to that of the dense one."""
+def sizes(study: Row, methods: Collection[str]) -> list[Row]:
+    """The network at each size, by these methods, with its metric relative to that of the dense
+    one.
+    """
     dense = abs(study["metric"]["value"])
     sign = 1 if study["metric"]["larger_is_better"] else -1
     return [
@@ -123,6 +127,7 @@ def sizes(study: Row) -> list[Row]:
             "relative_change": sign * row["difference"] / dense,
         }
         for row in study["networks"]
+        if row["method"] in methods
     ]
 
 
@@ -179,9 +184,10 @@ def summary(study: Row) -> Row:
             for each in study["layers"]
         ),
         "failing": failing(study),
-        "sizes": sizes(study),
+        "sizes": sizes(study, STANDARD),
+        "others": sizes(study, [way.name for way in OTHERS]),
         "sequential": sequential(study["networks"]),
-        "following": following(sizes(study)),
+        "following": following(sizes(study, STANDARD)),
         "certificates": {
             "layers": spread(row["certificate"] for row in certified),
             "over_loss": spread(ratio(row["certificate"], row["loss"]) for row in certified),
@@ -262,7 +268,7 @@ def _by_share(
 def _scatter(panel: Axes, error: Sequence[Any], bound: Sequence[Any], style: Any) -> None:
     pairs = zip(error, bound, strict=True)
     drawn = [(x, y) for x, y in pairs if x is not None and y is not None and x > RESOLVED]
-    kind = {**style, "linestyle": "", "markersize": 2.5, "alpha": 0.6}
+    kind = {**style, "linestyle": "", "markersize": 2.5, "alpha": 0.6, "rasterized": True}
     panel.plot(*np.array(drawn, float).reshape(-1, 2).T, **kind)
 
 

@@ -42,6 +42,8 @@ _NEGLIGIBLE = 1e-6
 _COLUMNS = 4
 _PANELS = 12
 _BINS = 60
+_MANY = 60  # points, which take less room as a picture
+_MARKED = 20  # points of a line
 
 
 def panels(
@@ -220,7 +222,7 @@ def transfer(record: Row) -> Figure:
     axes[3].set_title("bounds, every layer and rank", fontsize=10)
     _all_residuals(axes[4], record["layers"]["layers"])
     _composed(axes[5], record["half"]["composition"])
-    for panel in axes:
+    for panel in axes[1:]:  # the first has the lines of the second
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=7, framealpha=0.7, edgecolor="none")
     return figure
@@ -352,7 +354,8 @@ def _line(
 ) -> None:
     drawn = [(x, y) for x, y in points if y is not None and y > above]
     xs, ys = zip(*drawn, strict=True) if drawn else ((), ())
-    panel.plot(xs, ys, **{"markersize": 4, **style}, label=label)
+    every = 1 + len(drawn) // _MARKED
+    panel.plot(xs, ys, **{"markersize": 4, "markevery": every, **style}, label=label)
 
 
 def _errors_in_order(
@@ -373,7 +376,8 @@ def _points(
     drawn = [(row[error], row[bound]) for row in rows if row[error] is not None]
     drawn = [(x, y) for x, y in drawn if x > _NEGLIGIBLE]
     xs, ys = zip(*drawn, strict=True) if drawn else ((), ())
-    panel.plot(xs, ys, **{**style, "linestyle": "", "markersize": 3}, alpha=0.6, label=label)
+    kind = {**style, "linestyle": "", "markersize": 3, "rasterized": len(drawn) > _MANY}
+    panel.plot(xs, ys, **kind, alpha=0.6, label=label)
 
 
 def _diagonal(panel: Axes) -> None:
@@ -429,7 +433,7 @@ def _all_residuals(panel: Axes, layers: Sequence[Row]) -> None:
             ("marchenko_pastur", "white noise", {"color": GREY, "linestyle": ":"}),
         ):
             points = zip(residual["position"], residual[name], strict=True)
-            thin = {**style, "linewidth": 0.8}
+            thin = {**style, "linewidth": 0.8, "rasterized": len(residuals) > _COLUMNS}
             _line(panel, points, None if number else label, thin, above=_NEGLIGIBLE)
     panel.set_yscale("log")
     panel.set_xlabel("place among all, from the largest")

@@ -1,0 +1,37 @@
+"""What the repository may weigh."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def sizes() -> dict[str, int]:
+    """Of the tracked files, by their paths."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no checkout, and git does not say which files there are")
+    paths = [path for path in listed.stdout.decode().split("\0") if path]
+    return {path: (ROOT / path).stat().st_size for path in paths if (ROOT / path).is_file()}
+
+
+def test_all_files_together_stay_small(sizes):
+    assert sum(sizes.values()) <= 25e6
+
+
+def test_no_file_is_large(sizes):
+    assert {path: size for path, size in sizes.items() if size > 2e6} == {}
+
+
+def test_no_drawing_is_large(sizes):
+    drawings = {path: size for path, size in sizes.items() if path.endswith(".svg")}
+    assert {path: size for path, size in drawings.items() if size > 250e3} == {}
+    assert drawings
+
+
+def test_trained_weights_are_small(sizes):
+    data = {path: s for path, s in sizes.items() if "/data/" in path and "alexnet" not in path}
+    assert {path: size for path, size in data.items() if size > 300e3} == {}
