@@ -66,6 +66,50 @@ def measured_error(
     return _measured(weights, kept, None if shifts is None else shifts[:, None], seen)
 
 
+class Rows(NamedTuple):
+    r"""Rows of $X$ and $\tilde X$, and how often each of them came."""
+
+    original: Float[np.ndarray, "samples inputs"]
+    layer: Float[np.ndarray, "samples inputs"]
+    counts: Float[np.ndarray, " samples"]
+
+    @staticmethod
+    def of(seen: AbstractCalibration) -> "Rows":
+        """The sample that a calibration keeps. Raises `ValueError` where it keeps none."""
+        sample = seen.rows_seen
+        if sample is None or sample.rows is None:
+            raise ValueError(
+                "`calibration` keeps no rows, which this needs: start it by "
+                "`Calibration.empty(inputs, rows=True)`."
+            )
+        there = np.asarray(sample.counts) > 0
+        original, counts = np.asarray(sample.rows)[there], np.asarray(sample.counts)[there]
+        layer = original if sample.compressed is None else np.asarray(sample.compressed)[there]
+        return Rows(original, layer, counts)
+
+    def mean(self, outputs: np.ndarray) -> np.ndarray:
+        """That of what the rows gave."""
+        return self.counts @ outputs / max(float(np.sum(self.counts)), 1.0)
+
+
+def measured_on_rows(
+    outputs: Sequence[Float[np.ndarray, "samples outputs"]],
+    made: Sequence[Float[np.ndarray, "samples outputs"]],
+    counts: Sequence[Float[np.ndarray, " samples"]],
+) -> Measured:
+    """The same of any map, slice by slice: what rows gave, and give now, in so many copies."""
+    power = _exponent(*outputs, *made)
+    totals = np.zeros(2)
+    for wanted, found, number in zip(outputs, made, counts, strict=True):
+        for place, difference in enumerate((wanted - found, wanted)):
+            totals[place] += float(number @ np.sum(_scaled(difference, -power) ** 2, axis=1))
+    lost, norm = totals[0], float(np.sqrt(totals[1]))
+    allowance = rounding_allowance(1.0, *outputs[0].shape)
+    share = lost / totals[1] if norm > 0 else lost
+    upper = np.sqrt(share) + allowance
+    return Measured(np.array([share]), np.array([upper]), float(np.ldexp(norm, power)))
+
+
 class _Kept(NamedTuple):
     """What stands for a matrix: factors, of which the leading parts are judged, and a part that is
     always there.

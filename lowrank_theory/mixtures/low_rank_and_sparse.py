@@ -35,8 +35,9 @@ from lowrank_theory.recovery import (
     Need,
     Sweep,
     every_rank,
+    seen_by,
+    trained_weights,
 )
-from lowrank_theory.recovery._ladder import seen_by, trained_weights
 from lowrank_theory.sparsification.magnitude import of_mask
 
 

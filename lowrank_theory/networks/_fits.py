@@ -10,8 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lowrank_theory._measured import Measured, measured_error, measured_errors
-from lowrank_theory.approximations import AbstractApproximation, Affine, LowRank, Storage
+from lowrank_theory._measured import Measured, measured_error, measured_errors, measured_on_rows
+from lowrank_theory.approximations import (
+    AbstractApproximation,
+    AbstractMatrix,
+    Affine,
+    LowRank,
+    Storage,
+)
 from lowrank_theory.calibration import AbstractCalibration
 from lowrank_theory.networks._tied import Tied
 from lowrank_theory.networks._views import MatrixView
@@ -24,7 +30,7 @@ from lowrank_theory.recovery import (
     Need,
     every_rank,
 )
-from lowrank_theory.recovery._ladder import in_double
+from lowrank_theory.recovery._ladder import in_double, rows_of, through
 from lowrank_theory.recovery._recover import NEAR_OPTIMAL, NEGLIGIBLE
 
 Seen = AbstractCalibration | None
@@ -323,7 +329,6 @@ class Fitter:
     def _listed(self, path: str, matrices: list[Observed], method: AbstractLadder) -> ListedFit:
         dtype, view = stored_dtype(self.leaves[path]), self.survey[path].view
         sweeps = [method.sweep(observed) for observed in matrices]
-        weights, seen = _given(matrices)
         names, kept, measured = [], [], []
         for size in range(len(sweeps[0].storages)):
             slices = [
@@ -332,18 +337,45 @@ class Fitter:
                 )
                 for sweep in sweeps
             ]
-            dense = np.stack([in_double(each) for each in slices])
+            judge = _of_matrices if isinstance(slices[0], AbstractMatrix) else _of_maps
+            shift, found = judge(matrices, slices, dtype, self.affine(path), bool(method.needs))
             made = jax.tree.map(lambda *arrays: _stacked(view, np.stack(arrays)), *slices)
-            shift = None
-            if method.needs:
-                parts = zip(weights, dense, seen, strict=True)
-                shift = self.affine(path) * np.stack([_shift(*each) for each in parts])
-                shift = rounded(shift, dtype)
+            if shift is not None:
                 made = Affine(made, _stacked(view, shift))
             names.append(sweeps[0].name(size))
             kept.append(made)
-            measured.append(measured_error(weights, dense, shift, seen))
+            measured.append(found)
         return ListedFit(method, tuple(names), tuple(kept), tuple(measured))
+
+
+Judged = tuple[Float[np.ndarray, "slices outputs"] | None, Measured]
+
+
+def _of_matrices(
+    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, affine: bool, looks: bool
+) -> Judged:
+    """The shifts that keep the mean output, of what looks at the data, and the error with them."""
+    weights, seen = _given(matrices)
+    dense, shift = np.stack([in_double(each) for each in slices]), None
+    if looks:
+        parts = zip(weights, dense, seen, strict=True)
+        shift = rounded(affine * np.stack([_shift(*each) for each in parts]), dtype)
+    return shift, measured_error(weights, dense, shift, seen)
+
+
+def _of_maps(
+    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, affine: bool, looks: bool
+) -> Judged:
+    """The same, on rows."""
+    rows = [rows_of(observed) for observed in matrices]
+    pairs = [through(*each) for each in zip(matrices, slices, strict=True)]
+    shift = None
+    if looks:
+        moved = [r.mean(y - made) for r, (y, made) in zip(rows, pairs, strict=True)]
+        shift = rounded(affine * np.stack(moved), dtype)
+    given = np.zeros(len(pairs)) if shift is None else np.asarray(shift, np.float64)
+    made = [found + moved for (_, found), moved in zip(pairs, given, strict=True)]
+    return shift, measured_on_rows([y for y, _ in pairs], made, [each.counts for each in rows])
 
 
 def needs_of(methods: Iterable[AbstractLadder]) -> frozenset[Need]:

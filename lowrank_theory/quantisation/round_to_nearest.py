@@ -22,8 +22,7 @@ from lowrank_theory._numerics import check_array, check_count, in_float64, safe_
 from lowrank_theory._scale import at_scale_one, exponent, times_power
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery import AbstractLadder, Need, Sweep
-from lowrank_theory.recovery._ladder import trained_weights
+from lowrank_theory.recovery import AbstractLadder, Need, Sweep, trained_weights
 
 FRACTIONS = 57  # of the scale that reaches the largest entry, of which the best is looked for
 REFINED = 4  # times

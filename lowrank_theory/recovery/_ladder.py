@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from lowrank_theory._measured import measured_error
+from lowrank_theory._measured import Rows, measured_error, measured_on_rows
 from lowrank_theory._numerics import AnyArray
-from lowrank_theory.approximations import AbstractMatrix, Storage
+from lowrank_theory.approximations import AbstractApproximation, AbstractMatrix, Storage
 from lowrank_theory.approximations._approximation import is_float
 from lowrank_theory.calibration import AbstractCalibration, TriangularCalibration
 from lowrank_theory.problems import Observed
@@ -80,11 +80,13 @@ class Sweep(AbstractSweep):
 
     @staticmethod
     def of(
-        ladder: AbstractLadder, observed: Observed, sizes: Sequence[tuple[str, AbstractMatrix]]
+        ladder: AbstractLadder,
+        observed: Observed,
+        sizes: Sequence[tuple[str, AbstractApproximation]],
     ) -> "Sweep":
         """Each size by its name, judged by the error of what is returned: of the outputs on the
-        calibration where there is one, and else of the weights. A ladder that needs data keeps the
-        mean output by a new bias.
+        calibration where there is one, and else of the weights; of what is no matrix, on rows. A
+        ladder that needs data keeps the mean output by a new bias.
         """
         names = tuple(name for name, _ in sizes)
         return Sweep(tuple(_judged(ladder, observed, matrix) for _, matrix in sizes), names)
@@ -135,19 +137,41 @@ def seen_by(observed: Observed) -> AbstractCalibration | None:
     return empty.update(observed.activations, compressed)
 
 
-def _judged(ladder: AbstractLadder, observed: Observed, matrix: AbstractMatrix) -> Recovery:
-    weights, seen = np.asarray(observed.weights, np.float64), seen_by(observed)
-    dense, bias = in_double(matrix), observed.bias
-    shift = None
-    if bias is not None and seen is not None and ladder.needs:
-        before, after = (np.asarray(x, np.float64) for x in (seen.mean, seen.layer_input_mean))
-        bias = np.asarray(bias, np.float64)
-        moved = (bias + before @ weights - after @ dense).astype(matrix.dtype)
-        shift, bias = moved.astype(np.float64) - bias, moved
-    given = None if shift is None else shift[None]
-    measured = measured_error(weights[None], dense[None], given, [seen])
+def rows_of(observed: Observed) -> Rows:
+    """The rows at hand, or those that the calibration keeps. Raises `ValueError` without any."""
+    if observed.activations is not None:
+        original, layer = (
+            np.asarray(x, np.float64) for x in (observed.activations, observed.layer_inputs)
+        )
+        return Rows(original, layer, np.ones(len(original)))
+    if observed.calibration is None:
+        raise ValueError(
+            "This needs rows that the layer sees: give `Observed(activations=...)`, or a "
+            "calibration that keeps some."
+        )
+    return Rows.of(observed.calibration)
+
+
+def _judged(ladder: AbstractLadder, observed: Observed, given: AbstractApproximation) -> Recovery:
+    looks = observed.bias is not None and bool(ladder.needs)
+    bias = observed.bias
+    if isinstance(given, AbstractMatrix):
+        weights, seen = np.asarray(observed.weights, np.float64), seen_by(observed)
+        dense, shift = in_double(given), None
+        if looks and seen is not None:
+            before, after = (np.asarray(x, np.float64) for x in (seen.mean, seen.layer_input_mean))
+            bias, shift = _new_bias(observed.bias, before @ weights - after @ dense, given.dtype)
+        shifts = None if shift is None else shift[None]
+        measured = measured_error(weights[None], dense[None], shifts, [seen])
+    else:
+        rows, (outputs, made) = rows_of(observed), through(observed, given)
+        if looks:
+            moved = rows.mean(outputs) - rows.mean(made)
+            bias, shift = _new_bias(observed.bias, moved, given.dtype)
+            made = made + shift
+        measured = measured_on_rows([outputs], [made], [rows.counts])
     unit = measured.norm if measured.norm > 0 else 1.0
-    numbers = [leaf for leaf in jax.tree.leaves((matrix, bias)) if is_float(leaf)]
+    numbers = [leaf for leaf in jax.tree.leaves((given, bias)) if is_float(leaf)]
     error = float(np.sqrt(measured.squares[0]))
     certificate = MeasuredError(
         error=np.asarray(error * unit),
@@ -155,7 +179,23 @@ def _judged(ladder: AbstractLadder, observed: Observed, matrix: AbstractMatrix) 
         target_norm=np.asarray(measured.norm),
         finite=np.asarray(all(np.isfinite(np.asarray(x, np.float64)).all() for x in numbers)),
     )
-    return Recovery(matrix, bias, certificate, ladder)
+    return Recovery(given, bias, certificate, ladder)
+
+
+def _new_bias(bias: Any, moved: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The bias after the mean output has moved, and by how much it changed, as it is stored."""
+    before = np.asarray(bias, np.float64)
+    rounded = (before + moved).astype(dtype)
+    return rounded, rounded.astype(np.float64) - before
+
+
+def through(observed: Observed, given: AbstractApproximation) -> tuple[np.ndarray, np.ndarray]:
+    """What the layer makes of its rows, and what stands for it, in float64."""
+    rows = rows_of(observed)
+    wide = given.map_floats(lambda leaf: np.asarray(leaf).astype(np.float64))
+    return rows.original @ np.asarray(observed.weights, np.float64), np.asarray(
+        wide.apply(rows.layer)
+    )
 
 
 def in_double(matrix: AbstractMatrix) -> np.ndarray:

@@ -5,8 +5,7 @@ from typing import Any
 from lowrank_theory._numerics import check_count
 from lowrank_theory.approximations import Sparse
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery import AbstractLadder, Need, Sweep
-from lowrank_theory.recovery._ladder import trained_weights
+from lowrank_theory.recovery import AbstractLadder, Need, Sweep, trained_weights
 
 
 class GroupedMagnitude(AbstractLadder):

@@ -6,8 +6,7 @@ from numpy.typing import ArrayLike
 from lowrank_theory._numerics import check_array, check_count, check_fraction
 from lowrank_theory.approximations import Bitmap, CompressedRows, Sparse
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery import AbstractLadder, Need, Sweep
-from lowrank_theory.recovery._ladder import trained_weights
+from lowrank_theory.recovery import AbstractLadder, Need, Sweep, trained_weights
 
 
 class Magnitude(AbstractLadder):
