@@ -33,7 +33,7 @@ def by_hand(function, parameters, batch) -> Compressed:
         last = k == len(views) - 1
         size = leaves_by_path(parameters)[path].dtype.itemsize
         layers[path] = dataclasses.replace(
-            layer_of(view, *((None, "»left dense«") if last else (2,))),
+            layer_of(view, None, "»left dense«") if last else layer_of(view, 2),
             relative_error=0.1 + k / 3,
             certified=k != 1,
             parameters=10 + k,

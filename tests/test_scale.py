@@ -54,7 +54,7 @@ def numbers(found: lrt.Recovery) -> dict[str, tuple[np.ndarray, int, int]]:
     if isinstance(certificate, recoveries.Certificate):
         for name in ("optimal_error", "excess_bound", "target_norm"):
             named[name] = getattr(certificate, name), of_outputs, 1
-    else:
+    elif isinstance(certificate, recoveries.DualityGap):
         named["gap"] = certificate.gap, 2, 2
     named["certified"] = certificate.certified, 0, 0
     return {name: (np.asarray(value, float), a, w) for name, (value, a, w) in named.items()}
