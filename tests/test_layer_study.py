@@ -510,7 +510,7 @@ def test_pictures_of_few_and_of_many_layers(digits):
 def test_the_picture_of_a_transfer(digits):
     networks = [
         {
-            "budget": size, "method": method, "parameters": 100 * size, "dense_parameters": 100,
+            "budget": size, "method": method, "bytes": 100 * size, "dense_bytes": 100,
             "error_held_out": 0.5 - 0.4 * size, "metric": 0.9, "low": -0.1, "high": 0.05,
         }
         for size in (0.25, 0.5)

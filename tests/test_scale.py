@@ -68,7 +68,9 @@ def same(one: lrt.Recovery, far: lrt.Recovery, a: int, w: int) -> None:
         if name == "excess_bound" and wanted < _scale.SMALLEST:
             wanted = np.asarray(_scale.SMALLEST)  # rounded up
         lost = (np.abs(wanted) < _scale.SMALLEST) | np.isinf(wanted)
-        np.testing.assert_array_equal(moved[~lost], wanted[~lost], err_msg=name)
+        # Exactly, but for parts of a sum that lie below the normal numbers.
+        missed = np.abs(moved[~lost] - wanted[~lost])
+        assert np.all(missed < _scale.SMALLEST), (name, moved, wanted)
 
 
 WEIGHTED = [("rows", FAR), ("compressed rows", FAR), ("triangle", FAR), ("moments", SQUARES)]
