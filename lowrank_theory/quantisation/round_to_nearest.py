@@ -10,11 +10,13 @@ best for it. Below five bits this decides.
 Bounds: `theorems.rounding`.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
@@ -94,14 +96,19 @@ def round_to_nearest(
     multiplies scales. Raises `ValueError` for weights that are no finite matrix of floats, and for
     bits, an axis or a group that there are not.
     """
-    return _rounded(
-        check_array("weights", weights, "inputs", "outputs"),
-        bits=check_count("bits", bits, 1, 8),
-        group=None if group is None else check_count("group", group, 1),
-        axis=check_count("axis", axis, 0, 1),
+    weights = check_array("weights", weights, "inputs", "outputs")
+    bits = check_count("bits", bits, 1, 8)
+    group = None if group is None else check_count("group", group, 1)
+    axis = check_count("axis", axis, 0, 1)
+    codes, scales, zeros = _rounded(
+        weights,
+        np.float64(bits),
+        group=group,
+        axis=axis,
         symmetric=bool(symmetric),
         clipped=bool(clipped),
     )
+    return Quantised.of(codes, scales, zeros, bits=bits, group=group, axis=axis)
 
 
 class _Grid(eqx.Module):
@@ -110,28 +117,29 @@ class _Grid(eqx.Module):
     scale: Float[Array, "groups 1 others"]
     offset: Float[Array, "groups 1 others"]
 
-    def codes(self, entries: Array, bits: int) -> Array:
+    def codes(self, entries: Array, bits: Array) -> Array:
         """The nearest level of each entry."""
         places = safe_divide(entries - self.offset, self.scale)
         return jnp.clip(jnp.round(places), 0, 2.0**bits - 1)
 
-    def lost(self, entries: Array, there: Array, bits: int) -> Array:
+    def lost(self, entries: Array, there: Array, bits: Array) -> Array:
         """The squared error of each group."""
         levels = self.scale * self.codes(entries, bits) + self.offset
         return jnp.sum(jnp.where(there, entries - levels, 0) ** 2, axis=1, keepdims=True)
 
 
-@in_float64
+@functools.partial(in_float64, like=0)
 def _rounded(
     weights: Array,
+    bits: Array,
     *,
-    bits: int,
     group: int | None,
     axis: int,
     symmetric: bool,
     clipped: bool,
     dtype: Any = None,
-) -> Quantised:
+) -> tuple[Array, Array, Array | None]:
+    """Codes, scales and zeros: one program for all numbers of bits."""
     power = exponent(weights)
     matrix = at_scale_one(weights, power)
     lines = matrix if axis == 0 else matrix.T
@@ -157,30 +165,22 @@ def _rounded(
     def turned(array: Array) -> Array:
         return array if axis == 0 else array.T
 
-    return Quantised.of(
-        turned(codes),
-        turned(scales[:, 0]),
-        None if zeros is None else turned(zeros[:, 0]),
-        bits=bits,
-        group=group,
-        axis=axis,
-    )
+    return turned(codes), turned(scales[:, 0]), None if zeros is None else turned(zeros[:, 0])
 
 
-def _middle(bits: int) -> float:
+def _middle(bits: Array) -> Array:
     """Where zero is, in a symmetric grid."""
-    return 0.5 if bits == 1 else 2.0 ** (bits - 1)
+    return jnp.where(bits == 1, 0.5, 2.0 ** (bits - 1))
 
 
-def _reaching_all(entries: Array, there: Array, bits: int, symmetric: bool) -> _Grid:
-    """The grids that reach the largest entries; of one bit, the mean of their sizes."""
-    if symmetric and bits == 1:
-        count = jnp.sum(there, axis=1, keepdims=True)
-        scale = 2 * jnp.sum(jnp.abs(entries), axis=1, keepdims=True) / count
-        return _Grid(scale, -scale / 2)
+def _reaching_all(entries: Array, there: Array, bits: Array, symmetric: bool) -> _Grid:
+    """The grids that reach the largest entries; of one bit, twice the mean of their sizes."""
     if symmetric:
-        largest = jnp.max(jnp.abs(entries), axis=1, keepdims=True)
-        scale = largest / (2.0 ** (bits - 1) - 1)
+        sizes = jnp.abs(entries)
+        mean = jnp.sum(sizes, axis=1, keepdims=True) / jnp.sum(there, axis=1, keepdims=True)
+        levels = jnp.maximum(2.0 ** (bits - 1) - 1, 1)
+        largest = jnp.max(sizes, axis=1, keepdims=True)
+        scale = jnp.where(bits == 1, 2 * mean, largest / levels)
         return _Grid(scale, -scale * _middle(bits))
     low, high = (jnp.minimum, jnp.maximum)
     least = low(jnp.min(entries, axis=1, keepdims=True), 0)
@@ -189,7 +189,7 @@ def _reaching_all(entries: Array, there: Array, bits: int, symmetric: bool) -> _
 
 
 def _least_squares(
-    reaching: _Grid, entries: Array, there: Array, bits: int, symmetric: bool
+    reaching: _Grid, entries: Array, there: Array, bits: Array, symmetric: bool
 ) -> _Grid:
     def better(best: tuple[_Grid, Array], grid: _Grid) -> tuple[_Grid, Array]:
         lost = grid.lost(entries, there, bits)
@@ -211,7 +211,7 @@ def _least_squares(
 
 
 def _fitted(
-    grid: _Grid, codes: Array, entries: Array, there: Array, bits: int, symmetric: bool
+    grid: _Grid, codes: Array, entries: Array, there: Array, bits: Array, symmetric: bool
 ) -> _Grid:
     """The grids of least squared error for these codes; of one code, that of the same scale."""
 
