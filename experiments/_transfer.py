@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from _save import run
 from lowrank_theory import plotting
-from lowrank_theory.networks import catalogue
-from lowrank_theory.networks.catalogue import Sizes
-from lowrank_theory.networks.transfer import transfer
-from lowrank_theory.networks.ways import Way
+from lowrank_theory.models import catalogue
+from lowrank_theory.models.catalogue import Sizes
+from lowrank_theory.networks import transfer
+from lowrank_theory.studies.ways import Way
 
 SKIPPED = 77  # the exit code where data are missing, as test suites have it
 DIGITS = 5  # of the numbers that are kept

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrank_theory.networks import ways
+from lowrank_theory.studies import ways
 
 AGNOSTIC, SAME, DRIVEN, SEQUENTIAL = (
     way.name for way in (ways.AGNOSTIC, ways.SAME_RANKS, ways.DRIVEN, ways.SEQUENTIAL)

@@ -18,9 +18,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
 from _save import CONFIDENCE, run
-from lowrank_theory.networks.catalogue import CASES
-from lowrank_theory.networks.compress import Parameters, compress
-from lowrank_theory.networks.held_out import output_errors, unit_errors
+from lowrank_theory.models.catalogue import CASES
+from lowrank_theory.networks import Parameters, compress, output_errors, unit_errors
 from lowrank_theory.plotting import GREY, LIMIT, SERIES, legend_above, panels
 from lowrank_theory.theorems.held_out_certificate import HeldOut, held_out_certificate
 

@@ -18,8 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from _save import column, interval, run
-from lowrank_theory.networks import Perceptron, Split, digits_data, digits_network
-from lowrank_theory.networks.compress import Compressed, Parameters, compress
+from lowrank_theory.networks import (
+    Compressed,
+    Parameters,
+    Perceptron,
+    Split,
+    compress,
+    digits_data,
+    digits_network,
+)
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.recovery import ActivationWeighted, TruncatedSVD
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from _save import column, interval, run, sample
-from lowrank_theory.networks.digits import digits_data, digits_network
+from lowrank_theory.models.digits import digits_data, digits_network
 from lowrank_theory.plotting import SERIES, legend_above, panels
 from lowrank_theory.theorems import network_composition
 from lowrank_theory.theorems.network_composition import (

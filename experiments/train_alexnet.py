@@ -35,8 +35,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from lowrank_theory._files import write_atomically
-from lowrank_theory.networks import alexnet
-from lowrank_theory.networks.resnet import Cifar10, cifar10_data, correct
+from lowrank_theory.models import alexnet
+from lowrank_theory.models.resnet import Cifar10, cifar10_data, correct
 
 SEED = 0
 CLASSES = 10

@@ -28,8 +28,8 @@ import optax
 from jaxtyping import Array, Float, Int
 from sklearn.datasets import load_digits
 
+from lowrank_theory.models.digits import BRIGHTEST, FILE
 from lowrank_theory.networks import Perceptron
-from lowrank_theory.networks.digits import BRIGHTEST, FILE
 
 SEED = 0
 TRAINING_ROWS = 1_200

@@ -36,8 +36,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from _save import column, interval, run
-from lowrank_theory.networks.catalogue import CASES
-from lowrank_theory.networks.observe import Listener
+from lowrank_theory._engine.observe import Listener
+from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.theorems.calibration_size import first_order_excess
 

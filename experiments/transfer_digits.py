@@ -5,7 +5,7 @@ python experiments/transfer_digits.py [--quick]
 
 from _transfer import draw as draw
 from _transfer import study
-from lowrank_theory.networks.ways import OTHERS
+from lowrank_theory.studies.ways import OTHERS
 
 SEED = 0
 

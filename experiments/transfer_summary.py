@@ -20,10 +20,10 @@ from scipy import stats
 from _save import column, run
 from _transfer_note import AGNOSTIC, DRIVEN, SAME, SEQUENTIAL, Row, at, filled
 from lowrank_theory._files import write_atomically
-from lowrank_theory.networks.catalogue import CASES
-from lowrank_theory.networks.layer_study import half_rank
-from lowrank_theory.networks.ways import OTHERS
+from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
+from lowrank_theory.studies.layer_study import half_rank
+from lowrank_theory.studies.ways import OTHERS
 
 SEED = 0  # that of the studies; nothing is drawn here
 STANDARD = (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)

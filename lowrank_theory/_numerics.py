@@ -46,7 +46,7 @@ def _stays(leaf: Any) -> bool:
     return isinstance(leaf, InFloat64)
 
 
-def _is_float(leaf: Any) -> bool:
+def is_float(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
@@ -55,7 +55,7 @@ def cast(tree: Tree, dtype: Any) -> Tree:
     `float64`.
     """
     return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, dtype) if _is_float(leaf) else leaf, tree, is_leaf=_stays
+        lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else leaf, tree, is_leaf=_stays
     )
 
 
@@ -70,7 +70,7 @@ def promote(tree: Tree) -> Tree:
     SVD never returns).
     """
     return jax.tree.map(
-        lambda leaf: _promoted(leaf) if _is_float(leaf) else leaf, tree, is_leaf=_stays
+        lambda leaf: _promoted(leaf) if is_float(leaf) else leaf, tree, is_leaf=_stays
     )
 
 
@@ -149,14 +149,14 @@ def _like(arrays: Any) -> Any:
 
 def _cast_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(
-        lambda leaf, x: leaf.astype(x.dtype) if _is_float(leaf) else leaf, tree, like
+        lambda leaf, x: leaf.astype(x.dtype) if is_float(leaf) else leaf, tree, like
     )
 
 
 def float_dtype(*trees: Any) -> np.dtype:
     """The common float dtype of the floating leaves of the trees."""
     with float64():
-        leaves = [leaf.dtype for leaf in jax.tree.leaves(trees) if _is_float(leaf)]
+        leaves = [leaf.dtype for leaf in jax.tree.leaves(trees) if is_float(leaf)]
         return functools.reduce(jnp.promote_types, leaves)
 
 
@@ -240,7 +240,7 @@ def after(finished: Any, waiting: Tree) -> Tree:
     failed = jnp.isnan(jnp.ravel(finished)[0])
 
     def late(leaf: Any) -> Any:
-        if _is_float(leaf):
+        if is_float(leaf):
             return jnp.where(failed, jnp.nan, leaf)
         return jnp.where(failed, jax.random.fold_in(leaf, 1), leaf)
 

@@ -26,10 +26,10 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_array, check_same, rounding_allowance
-from lowrank_theory._overlap import check_unseen
 from lowrank_theory.calibration import RowSample
+from lowrank_theory.calibration.overlap import check_unseen
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._recover import Recovery
+from lowrank_theory.recovery import Recovery
 from lowrank_theory.theorems.held_out_certificate import certificate
 
 

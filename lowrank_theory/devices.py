@@ -23,12 +23,10 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_array, check_same, float64
+from lowrank_theory._squares import WITH_BATCH, fits
 from lowrank_theory.calibration import AbstractCalibration
-from lowrank_theory.calibration._moments import WITH_BATCH
-from lowrank_theory.calibration._scale import fits
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery import Recovery, recover
-from lowrank_theory.recovery._recover import AbstractMethod
+from lowrank_theory.recovery import AbstractMethod, Recovery, recover
 
 Tree = TypeVar("Tree")
 

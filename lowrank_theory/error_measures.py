@@ -16,7 +16,7 @@ from lowrank_theory._numerics import float_dtype, in_float64, matmul
 from lowrank_theory._scale import norm, times_power, unit
 from lowrank_theory.approximations import AbstractMatrix
 from lowrank_theory.problems import Observed, Truth
-from lowrank_theory.recovery._recover import Recovery
+from lowrank_theory.recovery import Recovery
 
 Term = tuple[Any, ...]  # matrices to be multiplied
 Recovered = Recovery | AbstractMatrix | Array | np.ndarray

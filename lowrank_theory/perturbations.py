@@ -23,7 +23,7 @@ from lowrank_theory._numerics import (
     float64,
     matmul,
 )
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
 from lowrank_theory.generators.activations import haar
 
 

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from lowrank_theory._names import drawable, short
-from lowrank_theory.networks._layer import half_rank
-from lowrank_theory.networks.ways import WAYS
+from lowrank_theory.studies.layer_study import half_rank
+from lowrank_theory.studies.ways import WAYS
 from lowrank_theory.verification import Report, StatementReport
 
 BLACK, GREY = "#000000", "#7f7f7f"

@@ -15,7 +15,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, after, matmul, namespace
 from lowrank_theory._compilation import jit_by_size
+from lowrank_theory._described import Described
 from lowrank_theory._numerics import (
     AnyArray,
     cast,
@@ -30,10 +32,8 @@ from lowrank_theory._numerics import (
     keep,
     settle,
 )
+from lowrank_theory._random import split
 from lowrank_theory.calibration import AbstractCalibration
-from lowrank_theory.generators._arrays import Key, after, matmul, namespace
-from lowrank_theory.generators._described import Described
-from lowrank_theory.generators._random import split
 from lowrank_theory.generators.activations import (
     AbstractActivations,
     AbstractMismatch,

@@ -27,8 +27,8 @@ from lowrank_theory._numerics import (
     resolution,
 )
 from lowrank_theory._scale import at_scale_one, unit
+from lowrank_theory._subspaces import resolved_columns
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._subspaces import resolved_columns
 from lowrank_theory.recovery.shrinkage import hard_threshold_constant, median_noise_unit
 
 _BISECTIONS = 60

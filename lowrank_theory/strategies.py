@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowrank_theory.approximations import AbstractApproximation
-from lowrank_theory.approximations._examples import APPROXIMATIONS as APPROXIMATIONS
+from lowrank_theory.approximations.examples import APPROXIMATIONS as APPROXIMATIONS
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import (
     Observed,

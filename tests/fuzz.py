@@ -195,7 +195,7 @@ def report(results: Iterable[Result], seed: int) -> None:
     from rich import box
     from rich.table import Table
 
-    from lowrank_theory._printing import make_console
+    from lowrank_theory.reports.tables import make_console
 
     console, results = make_console(), list(results)
     columns = ("right", "honest", "refused", "defect")
@@ -234,8 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{result.index} {result.kind}: {result.verdict} {result.why}")
         return int(any(result.verdict == "defect" for result in results))
 
-    from lowrank_theory._printing import make_console
-    from lowrank_theory._progress import steps
+    from lowrank_theory.cli._progress import steps
+    from lowrank_theory.reports.tables import make_console
 
     path = asked.out / f"seed-{asked.seed}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,7 @@ import numpy as np
 from jax import lax
 
 from lowrank_theory.approximations import LowRank
-from lowrank_theory.networks._views import MatrixView
-from lowrank_theory.networks.compress import CompressedLayer
+from lowrank_theory.networks import CompressedLayer, MatrixView
 
 SAMPLES, INPUTS, OUTPUTS = 5, 6, 11  # no axis or product of a model is as large as INPUTS * OUTPUTS
 

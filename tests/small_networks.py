@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lowrank_theory.networks.compress import Compressed
+from lowrank_theory.networks import Compressed
 from models import normal
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory.networks import alexnet
-from lowrank_theory.networks.observe import observe
-from lowrank_theory.networks.resnet import cifar10_data, correct
+from lowrank_theory.models import alexnet
+from lowrank_theory.models.resnet import cifar10_data, correct
+from lowrank_theory.networks import observe
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = (2, 3, 4, 3, 2)

@@ -8,8 +8,8 @@ import scipy.optimize
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lowrank_theory.networks import allocation
-from lowrank_theory.networks.allocation import Options, allocate
+from lowrank_theory._engine import allocation
+from lowrank_theory.networks import Options, allocate
 
 
 @st.composite

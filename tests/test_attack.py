@@ -13,6 +13,7 @@ import pytest
 from jaxtyping import Array, PRNGKeyArray
 
 from lowrank_theory import cli, theorems
+from lowrank_theory.cli import _options
 from lowrank_theory.problems import Observed, Problem
 from lowrank_theory.recovery import LowRank
 from lowrank_theory.theorems import CONTENTS
@@ -162,9 +163,9 @@ def test_what_cannot_be_attacked_is_refused():
 
 def test_the_command_prints_its_findings_and_writes_its_witnesses(tmp_path, monkeypatch, capsys):
     quick = functools.partial(attack, restarts=4, steps=300)
-    monkeypatch.setattr(cli, "attack", quick)
+    monkeypatch.setattr(cli.attack, "attack", quick)
     statements = {"sharp.one": Shrunk(1.0), "wrong.one": Shrunk(0.95)}
-    monkeypatch.setattr(cli, "STATEMENTS", statements)
+    monkeypatch.setattr(_options, "STATEMENTS", statements)
     file, folder = tmp_path / "table.json", tmp_path / "witnesses"
     assert cli.main(["attack", "--json", str(file), "--out", str(folder)]) == 1
     rows = json.loads(file.read_text())
@@ -176,9 +177,9 @@ def test_the_command_prints_its_findings_and_writes_its_witnesses(tmp_path, monk
     shown = capsys.readouterr().out
     assert "sharp, as said" in shown and "broken" in shown
     assert cli.main(["attack", "--only", "sharp.one"]) == 0
-    monkeypatch.setattr(cli, "STATEMENTS", {"loose.one": Shrunk(1.1)})
+    monkeypatch.setattr(_options, "STATEMENTS", {"loose.one": Shrunk(1.1)})
     assert cli.main(["attack"]) == 3
-    monkeypatch.setattr(cli, "STATEMENTS", {"none.one": theorems.planted_rank.gaussian})
+    monkeypatch.setattr(_options, "STATEMENTS", {"none.one": theorems.planted_rank.gaussian})
     assert cli.main(["attack"]) == 2
     assert "none of these can be attacked" in capsys.readouterr().err
 

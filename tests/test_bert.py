@@ -16,8 +16,8 @@ import scipy.special
 import scipy.stats
 from safetensors.flax import save_file
 
-from lowrank_theory.networks import bert, texts
-from lowrank_theory.networks.observe import observe
+from lowrank_theory.models import bert, texts
+from lowrank_theory.networks import observe
 
 pytestmark = pytest.mark.thinned(2)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import lowrank_theory as lrt
 from lowrank_theory._numerics import symmetric_product
+from lowrank_theory._subspaces import leading_eigenvectors_at_hand
 from lowrank_theory.calibration import (
     AbstractCalibration,
     Calibration,
@@ -28,7 +29,6 @@ from lowrank_theory.recovery import (
     Randomized,
     activation_weighted_from_moments,
 )
-from lowrank_theory.recovery._subspaces import leading_eigenvectors_at_hand
 from oracle import centred, norm, product
 
 pytestmark = pytest.mark.thinned(4)

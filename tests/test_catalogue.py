@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from lowrank_theory.networks import Tokens, catalogue, digits_data, digits_network
-from lowrank_theory.networks.catalogue import CASES, Sizes, available, find
+from lowrank_theory.models import catalogue
+from lowrank_theory.models.catalogue import CASES, Sizes, available, find
+from lowrank_theory.networks import Tokens, digits_data, digits_network
 
 pytestmark = pytest.mark.thinned(2)
 

@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from lowrank_theory._overlap import check_unseen
 from lowrank_theory.calibration import (
     AbstractCalibration,
     Calibration,
@@ -18,6 +17,7 @@ from lowrank_theory.calibration import (
     calibrate,
 )
 from lowrank_theory.calibration._row_sample import SIZE
+from lowrank_theory.calibration.overlap import check_unseen
 from lowrank_theory.certification import (
     OutputCertificate,
     certify,

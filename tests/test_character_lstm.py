@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory.networks import character_lstm as lstm
-from lowrank_theory.networks.observe import observe
+from lowrank_theory.models import character_lstm as lstm
+from lowrank_theory.networks import observe
 
 CHARACTERS = "e tU\nu"
 CELLS = [f"rnnlm/multi_rnn_cell/cell_{k}/basic_lstm_cell/" for k in (0, 1)]

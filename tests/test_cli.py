@@ -13,17 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory import _files, _page, cli
+from lowrank_theory import _files, cli
+from lowrank_theory.cli import _options
 from lowrank_theory.networks import Perceptron, Split
+from lowrank_theory.reports import _page
+from lowrank_theory.reports import verification as report
 from lowrank_theory.theorems import CONTENTS, Direction
-from lowrank_theory.verification import (
-    Control,
-    RegimeReport,
-    Sample,
-    StatementReport,
-    Verdict,
-    report,
-)
+from lowrank_theory.verification import Control, RegimeReport, Sample, StatementReport, Verdict
 from pages import Resources
 
 STATEMENT = "best_possible.truncated_svd"
@@ -58,7 +54,7 @@ def verdicts(monkeypatch):
         names = [plan.name for plan in plans]
         return [a_statement(name, found.get(name, Verdict.CONSISTENT)) for name in names]
 
-    monkeypatch.setattr(cli, "sweep", sweep)
+    monkeypatch.setattr(cli.verify, "sweep", sweep)
     return found
 
 
@@ -72,7 +68,7 @@ def tiny_network(monkeypatch):
     images = jnp.asarray(random.normal(size=(60, 6)), jnp.float32)
     labels = jnp.asarray(random.integers(3, size=60), jnp.int32)
     split = Split(images[:40], labels[:40], images[40:], labels[40:])
-    monkeypatch.setitem(cli.NETWORKS, "digits", (lambda: network, lambda: split))
+    monkeypatch.setitem(cli.verify.NETWORKS, "digits", (lambda: network, lambda: split))
     monkeypatch.delenv("LOWRANK_DATA", raising=False)
 
 
@@ -80,7 +76,7 @@ def tiny_network(monkeypatch):
 
 
 def test_a_run_of_one_statement(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(cli.PRESETS, "quick", cli.Preset(10, 1))
+    monkeypatch.setitem(cli.verify.PRESETS, "quick", cli.verify.Preset(10, 1))
     out, file = tmp_path / "a" / "report", tmp_path / "b" / "rows.json"
     arguments = ["verify", "--only", STATEMENT, "--out", str(out), "--json", str(file)]
     assert cli.main(arguments) == 0
@@ -120,7 +116,7 @@ def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, 
     assert cli.main(["verify", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "x")]) == 0
     printed = capsys.readouterr().out
     rows = strict(tmp_path / "x")
-    assert [row["name"] for row in rows["theorems"]] == list(cli.STATEMENTS)
+    assert [row["name"] for row in rows["theorems"]] == list(_options.STATEMENTS)
     assert {(row["network"], row["layer"]) for row in rows["layers"]} == {
         ("digits", ".weights[0]"),
         ("digits", ".weights[1]"),
@@ -135,12 +131,12 @@ def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, 
         assert (tmp_path / "out" / f"{figure}.svg").read_bytes().startswith(b"<?xml")
 
 
-@pytest.mark.parametrize("preset", cli.PRESETS)
-@pytest.mark.parametrize("name", cli.STATEMENTS)
+@pytest.mark.parametrize("preset", cli.verify.PRESETS)
+@pytest.mark.parametrize("name", _options.STATEMENTS)
 def test_presets_give_every_regime_its_trials(preset, name):
-    statement = cli.STATEMENTS[name]
+    statement = _options.STATEMENTS[name]
     least = {"quick": 1_000, "full": 10_000}[preset]
-    trials = cli.PRESETS[preset].of(statement)
+    trials = cli.verify.PRESETS[preset].of(statement)
     assert trials >= least
     assert trials // len(statement.regimes) >= least / 10
 
@@ -171,7 +167,7 @@ def test_formulas_are_complete_without_a_mathematical_font():
 
 
 def test_the_same_findings_make_the_same_files(verdicts, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(cli.verify.time, "monotonic", lambda: 0.0)
     for folder in ("a", "b"):
         cli.main(["verify", "--only", "planted_rank", "--out", str(tmp_path / folder)])
     for path in (tmp_path / "a").glob("*.*"):
@@ -190,7 +186,7 @@ def test_a_statement_without_applicable_trials_is_reported(tmp_path, monkeypatch
     empty = Sample(Direction.UPPER, 9, *(np.zeros(0) for _ in range(3)))
     regime = RegimeReport("square", empty, Verdict.INCONCLUSIVE, float("nan"))
     found = dataclasses.replace(a_statement(STATEMENT), regimes=(regime,))
-    monkeypatch.setattr(cli, "sweep", lambda *_, **__: [found])
+    monkeypatch.setattr(cli.verify, "sweep", lambda *_, **__: [found])
     assert cli.main(["verify", "--only", STATEMENT, "--out", str(tmp_path)]) == 3
     (row,) = strict(tmp_path / "report.json")["theorems"]
     assert row["critical_constant"] is None and row["ratio_max"] is None
@@ -222,7 +218,7 @@ class TestBadUsage:
         line = refused(capsys, "verify", "--out", tmp_path, "--only", "planted_rank", "nonsense")
         assert "'nonsense'" in line
         assert all(theorem.name in line for theorem in CONTENTS)
-        assert all(name in line for name in cli.STATEMENTS)
+        assert all(name in line for name in _options.STATEMENTS)
 
     @pytest.mark.parametrize("seed", ["-1", "1.5", "x", "", str(2**32)])
     def test_seed(self, capsys, seed):
@@ -314,10 +310,10 @@ def test_a_run_goes_on_where_another_was_cut_short(tmp_path, capsys, monkeypatch
 
 def test_a_worker_that_is_lost_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     def lost(*_, **__):
-        with cli.lost_workers():
+        with cli.verify.lost_workers():
             raise BrokenProcessPool("gone")
 
-    monkeypatch.setattr(cli, "sweep", lost)
+    monkeypatch.setattr(cli.verify, "sweep", lost)
     assert cli.main(["verify", "--out", str(tmp_path), "--only", STATEMENT]) == 130
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "the same again goes on from there" in error
@@ -327,7 +323,7 @@ def test_an_interrupted_run_writes_no_report(tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "sweep", interrupted)
+    monkeypatch.setattr(cli.verify, "sweep", interrupted)
     only = ["verify", "--out", str(tmp_path), "--only", STATEMENT]
     assert cli.main(only) == 130
     assert capsys.readouterr().err.count("\n") == 1
@@ -382,7 +378,7 @@ def test_nothing_but_a_finding_has_the_code_of_one(
         raise error
 
     where = {"verify": "sweep", "attack": "attack", "scale": "scale", "transfer": "transfer"}
-    monkeypatch.setattr(cli, where[command], fails)
+    monkeypatch.setattr(getattr(cli, command), where[command], fails)
     what = {"attack": ["--only", "planted_rank.any_noise"], "transfer": ["digits"]}
     out = [] if command == "scale" else ["--out", str(tmp_path)]
     assert cli.main([command, *what.get(command, ["--only", "planted_rank"]), *out]) == code
@@ -396,7 +392,7 @@ def test_help_names_every_exit_code(command, capsys):
     printed = " ".join(capsys.readouterr().out.split()).partition("Exit code: ")[2]
     codes = {cli.BAD_USAGE, cli.CANNOT_WRITE, cli.FAILED, cli.INTERRUPTED}
     assert all(f"{code} " in printed for code in {0} | codes)
-    assert len(codes | set(cli.EXIT_CODES.values())) == 7, "a code of its own each"
+    assert len(codes | set(_options.EXIT_CODES.values())) == 7, "a code of its own each"
 
 
 def test_a_run_killed_while_it_wrote_its_report_goes_on(verdicts, tmp_path, monkeypatch):
@@ -412,7 +408,7 @@ def test_the_command_is_quiet_about_how_it_computes(tmp_path):
     code = "import sys; from lowrank_theory.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-W", "default", "-c", code, "verify", "--seed", "-1"],
-        capture_output=True, text=True, check=False, timeout=120, cwd=Path(cli.__file__).parents[1],
+        capture_output=True, text=True, check=False, timeout=120, cwd=Path(cli.__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("lowrank-theory verify: error: argument --seed")
@@ -442,10 +438,12 @@ def studied(monkeypatch):
         "certificate": 0.25, "metric": 0.95, "difference": -0.0125, "low": -0.02, "high": 0.0,
     }  # fmt: skip
     content = {"networks": [row], "metric": {"name": "accuracy", "value": 0.9625}}
-    monkeypatch.setattr(cli, "transfer", transfer)
-    monkeypatch.setattr(cli.transfer_report, "write", write)
-    monkeypatch.setattr(cli.transfer_report, "record", lambda found: content)
-    monkeypatch.setattr(cli.transfer_report, "sentences", lambda content: ["It is half as large."])
+    monkeypatch.setattr(cli.transfer, "transfer", transfer)
+    monkeypatch.setattr(cli.transfer.report_page, "write", write)
+    monkeypatch.setattr(cli.transfer.report_page, "record", lambda found: content)
+    monkeypatch.setattr(
+        cli.transfer.report_page, "sentences", lambda content: ["It is half as large."]
+    )
     return asked
 
 
@@ -471,7 +469,7 @@ def test_networks_are_listed_with_what_is_missing(capsys, monkeypatch):
     rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
     assert "there" in rows["digits"] and "missing" in rows["resnet20"]
     assert "resnet20: LOWRANK_DATA is not set." in printed
-    assert all(name in rows for name in cli.catalogue.CASES)
+    assert all(name in rows for name in cli.transfer.catalogue.CASES)
     assert "resnet_cifar10/resnet20.npz" in printed and "huggingface.co" in printed
 
 

@@ -11,8 +11,8 @@ import pytest
 from jax import lax
 
 import unhooked
-from lowrank_theory.networks import _passes
-from lowrank_theory.networks.compress import (
+from lowrank_theory._engine import passes as _passes
+from lowrank_theory.networks import (
     Bytes,
     Compressed,
     IdealBits,
@@ -21,8 +21,8 @@ from lowrank_theory.networks.compress import (
     Parameters,
     RankRule,
     compress,
+    survey,
 )
-from lowrank_theory.networks.observe import survey
 from lowrank_theory.problems import Observed
 from lowrank_theory.rank_choice import energy
 from lowrank_theory.recovery import COALA, ActivationWeighted, TruncatedSVD

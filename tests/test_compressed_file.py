@@ -13,13 +13,18 @@ from flax import nnx
 from safetensors.numpy import load_file, save
 
 from approximations import KINDS
+from lowrank_theory._engine import compressed_file as _compressed_file
+from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory.approximations import Affine
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.networks import _compressed_file
-from lowrank_theory.networks._compressed_file import load_compressed
-from lowrank_theory.networks.compress import Compressed, Parameters, compress
-from lowrank_theory.networks.observe import observe
-from lowrank_theory.networks.replace import leaves_by_path, replace
+from lowrank_theory.networks import (
+    Compressed,
+    Parameters,
+    compress,
+    load_compressed,
+    observe,
+    replace,
+)
 from models import MODELS, factors_of, layer_of, normal
 
 pytestmark = pytest.mark.thinned(4)

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lowrank_theory._numerics import rounding_allowance
-from lowrank_theory.networks.catalogue import CASES, available
+from lowrank_theory.models.catalogue import CASES, available
 from lowrank_theory.theorems import CONTENTS
 
 ROOT = Path(__file__).parents[1]

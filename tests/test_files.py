@@ -15,9 +15,8 @@ import pytest
 
 from lowrank_theory import _files, cli
 from lowrank_theory.calibration import Calibration, calibrate
-from lowrank_theory.networks.catalogue import CASES
-from lowrank_theory.networks.compress import Compressed
-from lowrank_theory.networks.transfer import transfer
+from lowrank_theory.models.catalogue import CASES
+from lowrank_theory.networks import Compressed, transfer
 from lowrank_theory.verification import sweep
 
 STATEMENT = "best_possible.truncated_svd"
@@ -223,8 +222,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     ):
         with pytest.raises(OSError, match="x"):
             attempt()
-    for name in ("sweep", "transfer", "attack", "scale"):
-        monkeypatch.setattr(cli, name, never)
+    for command, work in (
+        ("verify", "sweep"),
+        *((each, each) for each in ("transfer", "attack", "scale")),
+    ):
+        monkeypatch.setattr(getattr(cli, command), work, never)
     good = tmp_path / "good"
     for command in (
         ["verify", "--only", STATEMENT, "--out", path],
@@ -241,7 +243,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
 
 @pytest.mark.parametrize("name", ["report.json", "report.html", "tightness.svg", "points"])
 def test_a_report_that_cannot_be_replaced_is_refused_before_the_work(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "sweep", None)
+    monkeypatch.setattr(cli.verify, "sweep", None)
     (tmp_path / "report.json").write_text("{}")
     (tmp_path / name).touch()
     (tmp_path / name).chmod(0o444)

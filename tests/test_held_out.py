@@ -10,10 +10,7 @@ import pytest
 from jax import lax
 
 from lowrank_theory.approximations import Affine, LowRank
-from lowrank_theory.networks.compress import Compressed
-from lowrank_theory.networks.held_out import output_errors, unit_errors
-from lowrank_theory.networks.observe import survey
-from lowrank_theory.networks.replace import replace
+from lowrank_theory.networks import Compressed, output_errors, replace, survey, unit_errors
 from models import layer_of, normal
 
 LENGTH, CHANNELS, WIDTH, CLASSES = 6, 4, 5, 3

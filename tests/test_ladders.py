@@ -14,8 +14,7 @@ from ladders import LADDERS
 from lowrank_theory import mixtures, quantisation, recovery, sparsification
 from lowrank_theory.approximations import Table
 from lowrank_theory.calibration import Calibration, TriangularCalibration
-from lowrank_theory.networks import load_compressed
-from lowrank_theory.networks.compress import (
+from lowrank_theory.networks import (
     Bytes,
     IdealBits,
     LayerError,
@@ -23,6 +22,7 @@ from lowrank_theory.networks.compress import (
     Parameters,
     RankRule,
     compress,
+    load_compressed,
 )
 from lowrank_theory.problems import Observed
 from lowrank_theory.quantisation import RoundToNearest

@@ -14,9 +14,11 @@ import models
 from lowrank_theory import ActivationWeighted, LowRank, Observed, Problem, Truth, plotting, recover
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.networks import Perceptron, _layer, digits_data, digits_network
-from lowrank_theory.networks.layer_study import LayerStudy, half_rank, study
+from lowrank_theory.networks import LayerStudy, Perceptron, digits_data, digits_network, study
 from lowrank_theory.recovery.published import DiagonalQERA
+from lowrank_theory.studies import _layer
+from lowrank_theory.studies._residual import Residual
+from lowrank_theory.studies.layer_study import half_rank
 from lowrank_theory.theorems import calibration_size, planted_rank
 from lowrank_theory.theorems._calibration import first_order_excess
 from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
@@ -420,8 +422,8 @@ def moments(rows: np.ndarray) -> _layer.Moments:
     return _layer.Moments(float(len(rows)), rows.mean(axis=0), centred.T @ centred)
 
 
-def residual(noise: np.ndarray) -> _layer._Residual:
-    found = _layer._Residual.of(noise.T @ noise, len(noise), noise.shape[1], 0)
+def residual(noise: np.ndarray) -> Residual:
+    found = Residual.of(noise.T @ noise, len(noise), noise.shape[1], 0)
     assert found is not None
     return found
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory._measured import measured_errors
+from lowrank_theory._engine.fits import balanced, stored_dtype
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.networks._fits import balanced, stored_dtype
-from lowrank_theory.networks.compress import LayerError, Parameters, RankRule, compress
+from lowrank_theory.calibration.measured import measured_errors
+from lowrank_theory.networks import LayerError, Parameters, RankRule, compress
 from models import normal
 
 pytestmark = pytest.mark.thinned(4)

@@ -13,17 +13,12 @@ from matplotlib.figure import Figure
 
 from lowrank_theory import _files, plotting
 from lowrank_theory._names import drawable, short
-from lowrank_theory._page import svg
-from lowrank_theory.networks import layer_study, transfer_report
+from lowrank_theory.reports import transfer as transfer_report
+from lowrank_theory.reports import verification as report
+from lowrank_theory.reports._page import svg
+from lowrank_theory.studies import layer_study
 from lowrank_theory.theorems import Direction
-from lowrank_theory.verification import (
-    RegimeReport,
-    Report,
-    Sample,
-    StatementReport,
-    Verdict,
-    report,
-)
+from lowrank_theory.verification import RegimeReport, Report, Sample, StatementReport, Verdict
 
 ODD = [
     "$", "$$", "$\\frac{$", "price in $, cost in $_{x", "\\$\\$", "_net", "", " ", "\0", "a\nb",

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from lowrank_theory.approximations import LowRank
+from lowrank_theory.models import digits, mnist
 from lowrank_theory.networks import (
     Perceptron,
-    digits,
     digits_data,
     digits_network,
-    mnist,
     mnist_data,
     mnist_network,
 )

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lowrank_theory.networks._compressed_file import load_compressed
-from lowrank_theory.networks.compress import (
+from lowrank_theory.networks import (
     Bytes,
     Compressed,
     LayerError,
@@ -18,8 +17,10 @@ from lowrank_theory.networks.compress import (
     Parameters,
     RankRule,
     compress,
+    load_compressed,
+    observe,
+    survey,
 )
-from lowrank_theory.networks.observe import observe, survey
 from models import normal
 
 X = normal(9, 40, 12)

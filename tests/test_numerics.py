@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lowrank_theory import _random
 from lowrank_theory._numerics import (
     check_array,
     check_count,
@@ -22,7 +23,6 @@ from lowrank_theory._numerics import (
     safe_divide,
     safe_sqrt,
 )
-from lowrank_theory.generators import _random
 
 X = np.random.default_rng(0).standard_normal((5, 3))
 

@@ -13,8 +13,7 @@ from flax import nnx
 from jax import lax
 
 from lowrank_theory.approximations import LowRank
-from lowrank_theory.networks.observe import observe
-from lowrank_theory.networks.replace import replace
+from lowrank_theory.networks import observe, replace
 from models import MODELS, OUTPUTS, ROUTES, SAMPLES, normal
 
 pytestmark = pytest.mark.thinned(4)

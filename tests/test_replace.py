@@ -15,8 +15,7 @@ from jax import lax
 
 from approximations import KINDS, MATRICES
 from lowrank_theory.approximations import AbstractApproximation, Affine, LowRank
-from lowrank_theory.networks.observe import observe
-from lowrank_theory.networks.replace import replace
+from lowrank_theory.networks import observe, replace
 from models import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, factors_of, normal
 
 pytestmark = pytest.mark.thinned(4)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lowrank_theory.networks import resnet
-from lowrank_theory.networks.observe import observe
+from lowrank_theory.models import resnet
+from lowrank_theory.networks import observe
 
 DEPTH = 8
 

@@ -14,7 +14,8 @@ import pytest
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory import cli, theorems
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
+from lowrank_theory.cli import _options
 from lowrank_theory.theorems._theorem import (
     UPPER_IN_EXPECTATION,
     AbstractStatement,
@@ -127,14 +128,14 @@ def test_what_states_no_rate_is_refused():
 
 
 def test_the_command_prints_and_writes_its_fits(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "STATEMENTS", {"right.law": Right(), "wrong.law": Wrong()})
+    monkeypatch.setattr(_options, "STATEMENTS", {"right.law": Right(), "wrong.law": Wrong()})
     file = tmp_path / "rates.json"
     assert cli.main(["scale", "--json", str(file)]) == 1
     assert [row["agrees"] for row in json.loads(file.read_text())] == [True, True, False]
     shown = capsys.readouterr().out
     assert "2 of 2 rates agree" in shown and "0 of 1 rates agree" in shown
     assert cli.main(["scale", "--only", "right.law"]) == 0
-    monkeypatch.setattr(cli, "STATEMENTS", {"none.law": dataclasses.replace(Right())})
+    monkeypatch.setattr(_options, "STATEMENTS", {"none.law": dataclasses.replace(Right())})
     monkeypatch.setattr(Right, "rates", ())
     assert cli.main(["scale"]) == 2
     assert "none of these states a rate" in capsys.readouterr().err

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lowrank_theory.networks import bert, character_lstm, mnist, resnet, texts
-from lowrank_theory.networks._sources import Source
+from lowrank_theory.models import bert, character_lstm, mnist, resnet, texts
+from lowrank_theory.models._sources import Source
 
 MEGABYTES = 16  # that a bomb holds
 LIMIT = 5_000_000  # bytes that a reader may take

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lowrank_theory.theorems import Certainty, Direction
+from lowrank_theory.theorems._spiked import _setting as at_threshold
 from lowrank_theory.theorems.spiked_limit import (
     SpikedMatrix,
     SpikedSetting,
-    _setting,
     alignments,
     asymptotic_error,
     detection_threshold,
@@ -292,7 +292,7 @@ def test_operator_norm_by_hand():
 
 def test_strengths_of_regimes_are_multiples_of_the_threshold():
     """That of a 24 x 96 matrix is 4^(-1/4) in its own units."""
-    setting = _setting((24, 96), 2.0, 0.5, noise_scale=3.0)
+    setting = at_threshold((24, 96), 2.0, 0.5, noise_scale=3.0)
     threshold = detection_threshold(24, 96, 1.0) / math.sqrt(96)
     np.testing.assert_allclose(np.asarray(setting.strengths), threshold * np.array([2.0, 0.5]))
 

@@ -14,8 +14,8 @@ from safetensors.numpy import save
 
 from lowrank_theory import _store, theorems
 from lowrank_theory.calibration import Calibration, TriangularCalibration, load_calibration
-from lowrank_theory.networks.transfer import _Pieces
 from lowrank_theory.problems import Setting
+from lowrank_theory.studies.transfer import _Pieces
 from lowrank_theory.verification.sampling import Point, Sample, request
 from lowrank_theory.verification.sweep import Store
 

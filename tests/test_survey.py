@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lowrank_theory.networks.observe import observe, survey
+from lowrank_theory.networks import observe, survey
 from models import MODELS, normal
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowrank_theory.networks import texts
+from lowrank_theory.models import texts
 
 
 @pytest.fixture

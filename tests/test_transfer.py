@@ -10,10 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from lowrank_theory.networks import Perceptron, _scrutiny, _sizes, transfer_report
-from lowrank_theory.networks.catalogue import Case, Loaded, Metric, Sizes
-from lowrank_theory.networks.transfer import Transfer, _Pieces, transfer
-from lowrank_theory.networks.ways import ROUNDED, SAME_RANKS, STANDARD
+from lowrank_theory.models.catalogue import Case, Loaded, Metric, Sizes
+from lowrank_theory.networks import Perceptron, Transfer, transfer
+from lowrank_theory.reports import transfer as transfer_report
+from lowrank_theory.studies import _scrutiny, _sizes
+from lowrank_theory.studies.transfer import _Pieces
+from lowrank_theory.studies.ways import ROUNDED, SAME_RANKS, STANDARD
 from pages import Resources
 
 module = sys.modules[transfer.__module__]  # its name in the package is the function's

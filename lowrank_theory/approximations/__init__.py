@@ -12,7 +12,9 @@ from lowrank_theory.approximations._approximation import Storage as Storage
 from lowrank_theory.approximations._combined import Product as Product
 from lowrank_theory.approximations._combined import Sum as Sum
 from lowrank_theory.approximations._combined import Transposed as Transposed
+from lowrank_theory.approximations._described import described as described
 from lowrank_theory.approximations._described import register as register
+from lowrank_theory.approximations._described import restored as restored
 from lowrank_theory.approximations.affine import Affine as Affine
 from lowrank_theory.approximations.dense import Dense as Dense
 from lowrank_theory.approximations.low_rank import LowRank as LowRank

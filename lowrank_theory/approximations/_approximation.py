@@ -20,7 +20,7 @@ from jax.extend.core.primitives import remat_p
 from jaxtyping import Array, ArrayLike, Float
 
 from lowrank_theory._door import native
-from lowrank_theory._numerics import AnyArray, ours
+from lowrank_theory._numerics import AnyArray, is_float, ours
 from lowrank_theory._settings import all_floats
 
 DENSE = "`factors.materialise()` is the dense matrix."
@@ -113,11 +113,6 @@ def check_floats(name: str, array: Any, *axes: str) -> None:
         )
     if array.ndim < len(axes):
         raise ValueError(f"`{name}` must be ({', '.join(axes)}); got shape {array.shape}.")
-
-
-def is_float(leaf: Any) -> bool:
-    """Whether it is an array in floating point."""
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 class AbstractMatrix(quax.ArrayValue, AbstractApproximation):

@@ -27,18 +27,12 @@ from lowrank_theory._numerics import (
     together,
 )
 from lowrank_theory._scale import times_power
+from lowrank_theory._squares import WITH_BATCH, exponent, fits, root_exponent, squares_scaled
 from lowrank_theory.calibration._file import write
 from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
-from lowrank_theory.calibration._scale import (
-    exponent,
-    fits,
-    root_exponent,
-    squares_scaled,
-)
 
 State = TypeVar("State", bound="AbstractCalibration")
 Rows = tuple[AnyArray, AnyArray | None]
-WITH_BATCH = "The statistics with `activations`"
 
 
 class AbstractCalibration(eqx.Module):

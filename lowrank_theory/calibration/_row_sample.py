@@ -9,7 +9,7 @@ of $x_j$ and the $a_j$ are fixed odd numbers: multilinear hashing (Carter and We
 one multiplication for each entry; sums of integers do not depend on their order.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -38,6 +38,7 @@ class RowSample(eqx.Module):
 
     # Floats hold these integers exactly, and pass wherever the statistics do. Being odd, they show
     # whether something on the way has rounded them.
+    SIZE: ClassVar[int] = SIZE
     hashes: Float[AnyArray, " size"]
     counts: Float[AnyArray, " size"]
     rows: Float[AnyArray, "size inputs"] | None = None

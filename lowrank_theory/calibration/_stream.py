@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from lowrank_theory._files import check_writable
 from lowrank_theory._numerics import AnyArray, check_count, float64, owned, together
+from lowrank_theory._squares import fits
 from lowrank_theory.calibration._file import read, write
 from lowrank_theory.calibration._moments import (
     AbstractCalibration,
@@ -21,7 +22,6 @@ from lowrank_theory.calibration._moments import (
     check_alike,
     check_batch,
 )
-from lowrank_theory.calibration._scale import fits
 from lowrank_theory.calibration._triangular import TriangularCalibration
 
 WITH_GATHERED = "The statistics with this batch and those gathered with it"

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, check_count, in_float64, symmetric_product
 from lowrank_theory._scale import times_power
+from lowrank_theory._squares import exponent, fits, squares_scaled
 from lowrank_theory.calibration._moments import (
     AbstractCalibration,
     Calibration,
@@ -20,7 +21,6 @@ from lowrank_theory.calibration._moments import (
     sizes_scaled,
 )
 from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
-from lowrank_theory.calibration._scale import exponent, fits, squares_scaled
 
 
 class TriangularCalibration(AbstractCalibration):

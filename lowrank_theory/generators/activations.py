@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
+from lowrank_theory._arrays import Drawn, Key, after, matmul, namespace
+from lowrank_theory._described import Described
 from lowrank_theory._numerics import (
     AnyArray,
     check_count,
@@ -19,9 +21,7 @@ from lowrank_theory._numerics import (
     keep,
     settle,
 )
-from lowrank_theory.generators._arrays import Drawn, Key, after, matmul, namespace
-from lowrank_theory.generators._described import Described
-from lowrank_theory.generators._random import normal, permutation, split
+from lowrank_theory._random import normal, permutation, split
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, Spiked
 
 if TYPE_CHECKING:

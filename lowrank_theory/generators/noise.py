@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from jaxtyping import Float
 
+from lowrank_theory._arrays import Key, matmul, namespace
+from lowrank_theory._described import Described
 from lowrank_theory._numerics import (
     AnyArray,
     check_count,
@@ -19,16 +21,7 @@ from lowrank_theory._numerics import (
     keep,
     settle,
 )
-from lowrank_theory.generators._arrays import Key, matmul, namespace
-from lowrank_theory.generators._described import Described
-from lowrank_theory.generators._random import (
-    laplace,
-    normal,
-    permutation,
-    split,
-    student_t,
-    uniform,
-)
+from lowrank_theory._random import laplace, normal, permutation, split, student_t, uniform
 
 
 class AbstractNoise(Described):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from lowrank_theory._described import Described
 from lowrank_theory._numerics import AnyArray, check_count, check_positive, keep, settle
-from lowrank_theory.generators._described import Described
 
 
 class AbstractSpectrum(Described):

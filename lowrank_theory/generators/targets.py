@@ -8,10 +8,10 @@ import math
 
 from jaxtyping import Float
 
+from lowrank_theory._arrays import Key, after, matmul, namespace, solve_triangular
+from lowrank_theory._described import Described
 from lowrank_theory._numerics import AnyArray, check_number, check_positive, keep, settle
-from lowrank_theory.generators._arrays import Key, after, matmul, namespace, solve_triangular
-from lowrank_theory.generators._described import Described
-from lowrank_theory.generators._random import normal, split
+from lowrank_theory._random import normal, split
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, PowerLaw
 

@@ -8,9 +8,13 @@ from lowrank_theory.recovery._ladder import AbstractLadder as AbstractLadder
 from lowrank_theory.recovery._ladder import AbstractSweep as AbstractSweep
 from lowrank_theory.recovery._ladder import Need as Need
 from lowrank_theory.recovery._ladder import Sweep as Sweep
+from lowrank_theory.recovery._ladder import in_double as in_double
 from lowrank_theory.recovery._ladder import rows_of as rows_of
 from lowrank_theory.recovery._ladder import seen_by as seen_by
+from lowrank_theory.recovery._ladder import through as through
 from lowrank_theory.recovery._ladder import trained_weights as trained_weights
+from lowrank_theory.recovery._recover import NEAR_OPTIMAL as NEAR_OPTIMAL
+from lowrank_theory.recovery._recover import NEGLIGIBLE as NEGLIGIBLE
 from lowrank_theory.recovery._recover import AbstractMethod as AbstractMethod
 from lowrank_theory.recovery._recover import Certificate as Certificate
 from lowrank_theory.recovery._recover import DualityGap as DualityGap

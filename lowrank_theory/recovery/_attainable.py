@@ -14,10 +14,10 @@ from lowrank_theory._numerics import (
     safe_sqrt,
 )
 from lowrank_theory._scale import equilibrated, times_power, unit
+from lowrank_theory._subspaces import pseudo_inverse
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, is_finite
 from lowrank_theory.recovery._returned import moved_outputs, scaled_certificate, stored
-from lowrank_theory.recovery._subspaces import pseudo_inverse
 
 
 class Attainable(eqx.Module):

@@ -13,14 +13,10 @@ from lowrank_theory._numerics import (
     safe_sqrt,
 )
 from lowrank_theory._scale import at_scale_one, equilibrated, exponent, times_power, unit
+from lowrank_theory._subspaces import all_right_vectors, leading_right_vectors, pseudo_inverse
 from lowrank_theory.calibration import TriangularCalibration
 from lowrank_theory.recovery._every_rank import at_ranks, beyond
 from lowrank_theory.recovery._returned import Affine, Fit, Response
-from lowrank_theory.recovery._subspaces import (
-    all_right_vectors,
-    leading_right_vectors,
-    pseudo_inverse,
-)
 
 
 class Rows(eqx.Module):

@@ -10,11 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from lowrank_theory._measured import Rows, measured_error, measured_on_rows
-from lowrank_theory._numerics import AnyArray
+from lowrank_theory._numerics import AnyArray, is_float
 from lowrank_theory.approximations import AbstractApproximation, AbstractMatrix, Storage
-from lowrank_theory.approximations._approximation import is_float
 from lowrank_theory.calibration import AbstractCalibration, TriangularCalibration
+from lowrank_theory.calibration.measured import Rows, measured_error, measured_on_rows
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._recover import MeasuredError, Recovery
 

@@ -8,11 +8,11 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import AnyArray, InFloat64, in_float64, matmul
 from lowrank_theory._scale import norm, times_power, unit
+from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._recover import AbstractMethod, DualityGap, Recovery, is_finite
 from lowrank_theory.recovery._returned import stored
-from lowrank_theory.recovery._subspaces import leading_right_vectors
 
 
 class Reached(InFloat64):

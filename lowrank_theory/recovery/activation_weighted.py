@@ -25,6 +25,11 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, cast, float64, in_float64, promote, resolution
+from lowrank_theory._subspaces import (
+    all_eigenvectors,
+    leading_eigenvectors,
+    leading_eigenvectors_at_hand,
+)
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
@@ -38,11 +43,6 @@ from lowrank_theory.recovery._from_rows import (
 from lowrank_theory.recovery._ladder import Need
 from lowrank_theory.recovery._recover import Certificate, Means, Recovery
 from lowrank_theory.recovery._returned import Returned, finished, is_rounded, unfinished
-from lowrank_theory.recovery._subspaces import (
-    all_eigenvectors,
-    leading_eigenvectors,
-    leading_eigenvectors_at_hand,
-)
 
 PARTIAL_FROM = 512  # the smaller side from which a quarter of the eigenvectors costs less than all
 

@@ -35,6 +35,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import norm, widened
+from lowrank_theory._subspaces import Columns, leading_right_vectors, resolved_columns
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
@@ -43,7 +44,6 @@ from lowrank_theory.recovery._recover import (
     check_no_bias,
     is_finite,
 )
-from lowrank_theory.recovery._subspaces import Columns, leading_right_vectors, resolved_columns
 
 _FAR = 5.0  # from here on the continued fraction has converged ...
 _TERMS = 24  # ... after so many terms

@@ -30,6 +30,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
+from lowrank_theory._subspaces import resolved_columns
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
@@ -39,7 +40,6 @@ from lowrank_theory.recovery._recover import (
     Recovery,
     check_no_bias,
 )
-from lowrank_theory.recovery._subspaces import resolved_columns
 from lowrank_theory.recovery.singular_value_threshold import singular_value_threshold
 
 

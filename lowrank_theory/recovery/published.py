@@ -47,6 +47,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import at_scale_one, times_power, unit
+from lowrank_theory._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
@@ -70,7 +71,6 @@ from lowrank_theory.recovery._recover import (
     is_finite,
 )
 from lowrank_theory.recovery._returned import Fit, scaled_certificate, stored
-from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.recovery.activation_weighted import check_unchanged
 
 Seen = Array | AbstractCalibration

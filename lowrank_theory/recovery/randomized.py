@@ -23,6 +23,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer
 
+from lowrank_theory._a_posteriori import Ritz, leading_sum, least_leading_sum, norm_outside, ritz
 from lowrank_theory._numerics import (
     check_count,
     check_fraction,
@@ -34,17 +35,10 @@ from lowrank_theory._numerics import (
     safe_sqrt,
     settle,
 )
+from lowrank_theory._random import normal
 from lowrank_theory._scale import SMALLEST, times_power, unit
 from lowrank_theory.calibration import AbstractCalibration, Calibration
-from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._a_posteriori import (
-    Ritz,
-    leading_sum,
-    least_leading_sum,
-    norm_outside,
-    ritz,
-)
 from lowrank_theory.recovery._from_moments import (
     SeenMoments,
     calibration_at_scale_one,

@@ -20,6 +20,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import at_scale_one
+from lowrank_theory._subspaces import kept_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
@@ -29,7 +30,6 @@ from lowrank_theory.recovery._recover import (
     Recovery,
     check_no_bias,
 )
-from lowrank_theory.recovery._subspaces import kept_right_vectors
 
 
 class RankPenalised(AbstractMethod):

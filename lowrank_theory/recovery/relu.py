@@ -28,6 +28,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
+from lowrank_theory._subspaces import resolved_columns
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
@@ -36,7 +37,6 @@ from lowrank_theory.recovery._recover import (
     check_no_bias,
     is_finite,
 )
-from lowrank_theory.recovery._subspaces import resolved_columns
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
 

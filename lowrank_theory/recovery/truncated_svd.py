@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray, in_float64, matmul, rounding_allowance, safe_sqrt
 from lowrank_theory._scale import unit
+from lowrank_theory._subspaces import all_right_vectors, leading_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._every_rank import (
@@ -19,7 +20,6 @@ from lowrank_theory.recovery._from_rows import Seen
 from lowrank_theory.recovery._ladder import Need
 from lowrank_theory.recovery._recover import Certificate, Recovery
 from lowrank_theory.recovery._returned import Fit, finished
-from lowrank_theory.recovery._subspaces import all_right_vectors, leading_right_vectors
 
 
 class TruncatedSVD(AbstractNestedMethod):

@@ -12,7 +12,9 @@ from lowrank_theory.theorems._theorem import Certainty as Certainty
 from lowrank_theory.theorems._theorem import Direction as Direction
 from lowrank_theory.theorems._theorem import Hypothesis as Hypothesis
 from lowrank_theory.theorems._theorem import Kind as Kind
+from lowrank_theory.theorems._theorem import Rate as Rate
 from lowrank_theory.theorems._theorem import Standing as Standing
+from lowrank_theory.theorems._theorem import assess as assess
 from lowrank_theory.theorems.approximate_rank import approximate_rank as approximate_rank
 from lowrank_theory.theorems.best_possible import best_possible as best_possible
 from lowrank_theory.theorems.calibration_size import calibration_size as calibration_size

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import matmul
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
 from lowrank_theory.problems import Observed, Problem
 from lowrank_theory.recovery import LowRank
 from lowrank_theory.theorems._theorem import AbstractAdversary

@@ -1,6 +1,7 @@
 """Layers of which only the calibration is drawn, and the quantities of calibration theory."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,14 +18,18 @@ from lowrank_theory._numerics import (
     relative_rank_cutoff,
     safe_divide,
 )
+from lowrank_theory._random import normal
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.generators import spectra
-from lowrank_theory.generators._random import normal
+from lowrank_theory.generators import activations, spectra, targets
 from lowrank_theory.generators.activations import AbstractActivations, Isotropic, haar
 from lowrank_theory.generators.targets import AbstractTarget, ApproximateRank
 from lowrank_theory.problems import Observed, Problem, Truth
-from lowrank_theory.recovery import LowRank
-from lowrank_theory.theorems._quantities import deviation
+from lowrank_theory.recovery import (
+    LowRank,
+)
+from lowrank_theory.theorems._quantities import (
+    deviation,
+)
 
 
 class CalibrationSetting(eqx.Module):
@@ -223,3 +228,66 @@ def eigengap(problem: Problem) -> Float[Array, ""]:
     r"""$l_r - l_{r+1}$, with zeros after the last eigenvalue."""
     eigenvalues = jnp.append(output_spectrum(problem), 0.0)
     return eigenvalues[problem.rank - 1] - eigenvalues[problem.rank]
+
+
+_BASE: dict[str, Any] = {
+    "samples": 200,
+    "inputs": 16,
+    "outputs": 12,
+    "rank": 3,
+}
+ROWS = {
+    "isotropic": FreshRows(**_BASE),
+    "many samples": FreshRows(**{**_BASE, "samples": 800}),
+    "barely enough samples": FreshRows(**{**_BASE, "samples": 60}),
+    "flat spectrum": FreshRows(**_BASE, target=targets.ApproximateRank(spectra.Flat())),
+    "coloured activations": FreshRows(
+        **_BASE, activations=activations.GaussianRows(spectra.PowerLaw(1.0))
+    ),
+    "low-rank activations plus noise": FreshRows(
+        **_BASE, activations=activations.LowRankPlusNoise(4)
+    ),
+    "rank-deficient activations": FreshRows(**_BASE, activations=activations.RankDeficient(6)),
+    "massive directions": FreshRows(**_BASE, activations=activations.MassiveDirections(1, 100.0)),
+}
+GAPPED = {
+    "one spike": CalibrationSetting(400, 8, 1, spectra.Spiked(1, 2.0)),
+    "three spikes": CalibrationSetting(400, 8, 3, spectra.Spiked(3, 2.0)),
+    "power law": CalibrationSetting(400, 8, 2, spectra.PowerLaw(1.0)),
+    "slow power law": CalibrationSetting(1600, 8, 2, spectra.PowerLaw(0.5)),
+    "exponential decay": CalibrationSetting(400, 8, 3, spectra.Exponential(0.4)),
+    "small gap": CalibrationSetting(
+        3200, 8, 2, spectra.Given((1.5, 1.4, 1.2, 1.0, 0.9, 0.5, 0.4, 0.2))
+    ),
+}
+
+
+SAMPLES = (800, 1600, 3200, 6400)
+
+
+def _wishart(samples: int, decay: float) -> CalibrationSetting:
+    # A NumPy number is an array to the compiler: one compilation serves all.
+    return CalibrationSetting(samples, 8, 2, spectra.PowerLaw(np.float64(decay)))
+
+
+DEVIATING = {
+    "many rows": _wishart(100_000, 1.0),
+    "enough rows": _wishart(2_000, 1.0),
+    "few rows": _wishart(30, 1.0),
+    "barely as many rows as outputs": _wishart(9, 0.5),
+    "steep spectrum": _wishart(50, 3.0),
+    "no gap": _wishart(200, 0.0),
+}
+RESOLVED = {
+    "many rows": DEVIATING["many rows"],
+    "enough rows": DEVIATING["enough rows"],
+    "steep spectrum, many rows": _wishart(5_000, 3.0),
+    "slow decay": _wishart(20_000, 0.5),
+}
+RIDGED = {
+    "isotropic": ROWS["isotropic"],
+    "coloured activations": ROWS["coloured activations"],
+    "rank-deficient activations": ROWS["rank-deficient activations"],
+    "massive directions": ROWS["massive directions"],
+    "fewer samples than inputs": FreshRows(**{**_BASE, "samples": 8}),
+}

@@ -1,6 +1,7 @@
 """Sketches of a matrix: instances, settings, the range that is found and what is left outside."""
 
 import functools
+import math
 from typing import Any
 
 import equinox as eqx
@@ -22,10 +23,14 @@ from lowrank_theory._numerics import (
     safe_divide,
     settle,
 )
-from lowrank_theory.generators._random import normal
-from lowrank_theory.recovery._subspaces import leading_right_vectors
-from lowrank_theory.theorems._quantities import singular_values
-from lowrank_theory.theorems._theorem import AbstractAdversary
+from lowrank_theory._random import normal
+from lowrank_theory._subspaces import leading_right_vectors
+from lowrank_theory.theorems._quantities import (
+    singular_values,
+)
+from lowrank_theory.theorems._theorem import (
+    AbstractAdversary,
+)
 
 
 def _whole(name: str, value: Any) -> Int[AnyArray, ""]:
@@ -267,3 +272,34 @@ def parts(instance: Sketched) -> tuple[Array, Array]:
     _, _, right = jnp.linalg.svd(jnp.asarray(instance.matrix, float), full_matrices=True)
     turned = matmul(right, jnp.asarray(instance.sketch, float))
     return turned[: instance.rank], turned[instance.rank :]
+
+
+def inverse_moment(oversampling: int) -> float:
+    r"""$\mu_p = (\mathbb E\chi_{p+1}^{-p})^{2/p} =
+    \tfrac12\bigl(\Gamma(\tfrac12)/\Gamma(\tfrac{p+1}2)\bigr)^{2/p}$, with which
+    $\mathbb P(\lVert\Omega_1^+\rVert_F^2\ge t^2\mu_pr) \le t^{-p}$ for an r x (r+p) Gaussian
+    matrix; below $3/(p+1)$ for $p \ge 3$.
+    """
+    p = oversampling
+    return 0.5 * math.exp((math.lgamma(0.5) - math.lgamma((p + 1) / 2)) * 2 / p)
+
+
+def inverse_norm(rank: int, oversampling: int) -> float:
+    r"""$C$ with $\mathbb P(\lVert\Omega_1^+\rVert\ge t) \le (C/t)^{p+1}$ for an r x (r+p) Gaussian
+    matrix $\Omega_1$.
+
+    $C^{p+1} = 2^{(p+1)/2}\,\Gamma(\tfrac{r+p+1}2) / (\Gamma(\tfrac r2)\,\Gamma(p+2))$; at most
+    $e\sqrt{r+p}/(p+1)$, the constant of Halko, Martinsson and Tropp.
+    """
+    p = oversampling
+    logarithm = math.lgamma((rank + p + 1) / 2) - math.lgamma(rank / 2) - math.lgamma(p + 2)
+    return math.sqrt(2) * math.exp(logarithm / (p + 1))
+
+
+def mean_inverse_norm(rank: int, oversampling: int) -> float:
+    r"""$\min\{C(p+1)/p, \sqrt{r/(p-1)}\} \ge \mathbb E\lVert\Omega_1^+\rVert$."""
+    p = oversampling
+    return min(inverse_norm(rank, p) * (p + 1) / p, math.sqrt(rank / (p - 1)))
+
+
+SIZE, RANK, OVERSAMPLING = 16, 3, 5

@@ -12,6 +12,14 @@ from numpy.typing import ArrayLike
 from lowrank_theory._numerics import AnyArray, check_count, float64, matmul, settle
 from lowrank_theory.problems import not_stated
 from lowrank_theory.recovery import LowRank, shrinkage, truncated_svd
+from lowrank_theory.theorems._quantities import (
+    law_hypothesis,
+)
+from lowrank_theory.theorems._theorem import (
+    AbstractStatement,
+    Hypothesis,
+    Standing,
+)
 
 
 class SpikedMatrix(eqx.Module):
@@ -149,3 +157,80 @@ def shrunk(
 
 def error(instance: SpikedMatrix, estimate: LowRank) -> Array:
     return matmul(estimate.left, estimate.right) - instance.signal
+
+
+def _setting(shape: tuple[int, int], *strengths: float, noise_scale: float = 1.0) -> SpikedSetting:
+    """Strengths in multiples of the detection threshold: arrays, so that one program serves all."""
+    threshold = (min(shape) / max(shape)) ** 0.25
+    return SpikedSetting(*shape, threshold * np.array(strengths), np.asarray(noise_scale))
+
+
+_SQUARE, _WIDE, _TALL = (48, 48), (24, 96), (96, 24)
+_MIXED = {"two components of three detected": _setting(_WIDE, 3.2, 2.2, 0.3)}
+DETECTED = {
+    "square": _setting(_SQUARE, 5.0, 3.5, 2.2),
+    "wide": _setting(_WIDE, 4.5, 3.0, 1.9, noise_scale=0.1),
+}
+ANY = {**DETECTED, **_MIXED}
+WIDE_ONLY = {"wide": DETECTED["wide"], **_MIXED}
+EVERY_SIDE = {
+    **WIDE_ONLY,
+    "tall": _setting(_TALL, 4.0, 2.6, 1.7, noise_scale=10.0),
+}
+MISSED = {
+    "square": _setting(_SQUARE, 0.5, 0.3, 0.1),
+    "wide": _setting(_WIDE, 0.5, 0.3, 0.1),
+}
+STRONG = _setting(_WIDE, 40.0, 20.0, 10.0)
+WORST = {
+    "at the threshold": _setting(_SQUARE, 1.1, 1.05, 1.0),
+    "just above": _setting(_WIDE, 1.3, 1.2, 1.1),
+    "strong": STRONG,
+}
+THRESHOLDED = {
+    "all kept": _setting(_SQUARE, 4.0, 3.0, 2.2),
+    "one kept": _setting(_WIDE, 3.0, 1.3, 0.5),
+}
+HARDEST = {**THRESHOLDED, "at the threshold": _setting(_WIDE, 1.9, 1.84, 1.78)}
+CONTROL = _setting(_WIDE, 1.7, 1.5, 1.3)
+_ELONGATED = _setting((8, 96), 3.0, 2.0, 0.5)
+NEAR_THRESHOLD = _setting((8, 96), 1.6, 0.4, 0.2)
+ONE_LARGEST = {  # a maximum over nearly equal losses would approach its limit too slowly
+    "wide": _setting(_WIDE, 4.0, 1.5, 0.3, noise_scale=0.1),
+    "elongated": _ELONGATED,
+}
+
+
+class AbstractLimit(AbstractStatement):
+    """What the statements of this theorem share."""
+
+    needs = SpikedMatrix
+    growth = (1, 2, 4)
+    trials_per_mean = 0.15
+    asks_detection = False
+
+    def hypotheses(
+        self, instance: SpikedMatrix, failure_probability: float
+    ) -> tuple[Hypothesis, ...]:
+        """Gaussian noise that knows nothing of the signal, and distinct strengths in decreasing
+        order; where asked, the first is detected.
+        """
+        strengths = jnp.append(jnp.asarray(instance.strengths), 0.0)
+        apart = jnp.min(strengths[:-1] - strengths[1:])
+        margins = {
+            "there is noise": jnp.asarray(instance.noise_scale),
+            "the strengths are positive and decrease": apart,
+        }
+        if self.asks_detection:
+            margins["a component is detected"] = strengths[0] - instance.aspect**0.25
+        law = "the noise is i.i.d. Gaussian and does not depend on the signal"
+        return (
+            law_hypothesis(law, instance.gaussian),
+            *(
+                Hypothesis(name, jnp.where(margin > 0, margin, -1.0), Standing.TRUSTED)
+                for name, margin in margins.items()
+            ),
+        )
+
+
+# --- what is seen of a component -----------------------------------------------------------------

@@ -38,11 +38,8 @@ I)(W-Z)$, and $Q$ the same with $C$:
   (\sqrt\theta-\epsilon)_+^2}$: no dimension enters, and it holds for any number of rows.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import (
@@ -52,9 +49,8 @@ from lowrank_theory._numerics import (
     safe_divide,
     settle,
 )
+from lowrank_theory._random import normal
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.generators import activations, spectra, targets
-from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import (
     ActivationWeighted,
@@ -64,8 +60,12 @@ from lowrank_theory.recovery import (
     ridge_from_moments,
 )
 from lowrank_theory.theorems._calibration import (
-    CalibrationSetting,
-    FreshRows,
+    DEVIATING,
+    GAPPED,
+    RESOLVED,
+    RIDGED,
+    ROWS,
+    SAMPLES,
     eigengap,
     first_order_excess,
     largest_exchange,
@@ -80,6 +80,8 @@ from lowrank_theory.theorems._calibration import (
     true_second_moment,
     weakest_outputs,
 )
+from lowrank_theory.theorems._calibration import CalibrationSetting as CalibrationSetting
+from lowrank_theory.theorems._calibration import FreshRows as FreshRows
 from lowrank_theory.theorems._quantities import (
     coarseness,
     deviation,
@@ -100,68 +102,6 @@ from lowrank_theory.theorems.second_moment import gaussian_deviation
 
 INDEPENDENT_WEIGHTS = "the weights do not depend on the calibration rows"
 
-_BASE: dict[str, Any] = {
-    "samples": 200,
-    "inputs": 16,
-    "outputs": 12,
-    "rank": 3,
-}
-_ROWS = {
-    "isotropic": FreshRows(**_BASE),
-    "many samples": FreshRows(**{**_BASE, "samples": 800}),
-    "barely enough samples": FreshRows(**{**_BASE, "samples": 60}),
-    "flat spectrum": FreshRows(**_BASE, target=targets.ApproximateRank(spectra.Flat())),
-    "coloured activations": FreshRows(
-        **_BASE, activations=activations.GaussianRows(spectra.PowerLaw(1.0))
-    ),
-    "low-rank activations plus noise": FreshRows(
-        **_BASE, activations=activations.LowRankPlusNoise(4)
-    ),
-    "rank-deficient activations": FreshRows(**_BASE, activations=activations.RankDeficient(6)),
-    "massive directions": FreshRows(**_BASE, activations=activations.MassiveDirections(1, 100.0)),
-}
-_GAPPED = {
-    "one spike": CalibrationSetting(400, 8, 1, spectra.Spiked(1, 2.0)),
-    "three spikes": CalibrationSetting(400, 8, 3, spectra.Spiked(3, 2.0)),
-    "power law": CalibrationSetting(400, 8, 2, spectra.PowerLaw(1.0)),
-    "slow power law": CalibrationSetting(1600, 8, 2, spectra.PowerLaw(0.5)),
-    "exponential decay": CalibrationSetting(400, 8, 3, spectra.Exponential(0.4)),
-    "small gap": CalibrationSetting(
-        3200, 8, 2, spectra.Given((1.5, 1.4, 1.2, 1.0, 0.9, 0.5, 0.4, 0.2))
-    ),
-}
-
-
-_SAMPLES = (800, 1600, 3200, 6400)
-
-
-def _wishart(samples: int, decay: float) -> CalibrationSetting:
-    # A NumPy number is an array to the compiler: one compilation serves all.
-    return CalibrationSetting(samples, 8, 2, spectra.PowerLaw(np.float64(decay)))
-
-
-_DEVIATING = {
-    "many rows": _wishart(100_000, 1.0),
-    "enough rows": _wishart(2_000, 1.0),
-    "few rows": _wishart(30, 1.0),
-    "barely as many rows as outputs": _wishart(9, 0.5),
-    "steep spectrum": _wishart(50, 3.0),
-    "no gap": _wishart(200, 0.0),
-}
-_RESOLVED = {
-    "many rows": _DEVIATING["many rows"],
-    "enough rows": _DEVIATING["enough rows"],
-    "steep spectrum, many rows": _wishart(5_000, 3.0),
-    "slow decay": _wishart(20_000, 0.5),
-}
-_RIDGED = {
-    "isotropic": _ROWS["isotropic"],
-    "coloured activations": _ROWS["coloured activations"],
-    "rank-deficient activations": _ROWS["rank-deficient activations"],
-    "massive directions": _ROWS["massive directions"],
-    "fewer samples than inputs": FreshRows(**{**_BASE, "samples": 8}),
-}
-
 
 class Relative(AbstractStatement):
     r"""$L(\hat M) \le \bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$ with $e = \sqrt{k/m} +
@@ -170,8 +110,8 @@ class Relative(AbstractStatement):
 
     kind = UPPER_WITH_PROBABILITY
     needs = Truth
-    regimes = _ROWS
-    control = _ROWS["massive directions"]
+    regimes = ROWS
+    control = ROWS["massive directions"]
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         r"""Gaussian rows that the weights do not know, and enough of them."""
@@ -213,10 +153,10 @@ class LeadingConstant(AbstractStatement):
 
     kind = ASYMPTOTIC_EQUALITY
     needs = Truth
-    regimes = _GAPPED
-    control = _GAPPED["three spikes"]
+    regimes = GAPPED
+    control = GAPPED["three spikes"]
     rates = (
-        Rate("samples", {m: _GAPPED["three spikes"].grown(m // 400) for m in _SAMPLES}, -1.0, -1.0),
+        Rate("samples", {m: GAPPED["three spikes"].grown(m // 400) for m in SAMPLES}, -1.0, -1.0),
     )
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
@@ -318,8 +258,8 @@ class NoGap(AbstractExcess):
     """
 
     kind = UPPER
-    regimes = _DEVIATING
-    control = _DEVIATING["many rows"]
+    regimes = DEVIATING
+    control = DEVIATING["many rows"]
     adversary = _KnownOptimum()
     sharp = True
 
@@ -340,8 +280,8 @@ class Gap(AbstractExcess):
     """
 
     kind = UPPER
-    regimes = _RESOLVED
-    control = _RESOLVED["many rows"]
+    regimes = RESOLVED
+    control = RESOLVED["many rows"]
     adversary = _KnownOptimum()
     sharp = True
 
@@ -367,8 +307,8 @@ class Gaussian(AbstractExcess):
     """
 
     kind = UPPER_WITH_PROBABILITY
-    regimes = _DEVIATING
-    control = _DEVIATING["many rows"]
+    regimes = DEVIATING
+    control = DEVIATING["many rows"]
 
     def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
         """Gaussian rows that the weights do not know."""
@@ -392,8 +332,8 @@ class AbstractRidged(AbstractStatement):
     """
 
     needs = Truth
-    regimes = _RIDGED
-    control = _RIDGED["massive directions"]
+    regimes = RIDGED
+    control = RIDGED["massive directions"]
 
     strength: float = 0.1
 

@@ -41,8 +41,8 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_divide,
 )
+from lowrank_theory._random import normal
 from lowrank_theory.generators import activations
-from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import not_stated
 from lowrank_theory.theorems._quantities import (
     deviation,

@@ -44,7 +44,7 @@ from lowrank_theory._numerics import (
     matmul,
     settle,
 )
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
 from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import (
     ActivationWeighted,

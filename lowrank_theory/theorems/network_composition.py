@@ -39,7 +39,7 @@ from lowrank_theory._numerics import (
     float64,
     matmul,
 )
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover, truncated_svd
 from lowrank_theory.theorems._quantities import (

@@ -49,9 +49,9 @@ from lowrank_theory._numerics import (
     safe_divide,
     settle,
 )
+from lowrank_theory._random import normal
+from lowrank_theory._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.generators import activations
-from lowrank_theory.generators._random import normal
-from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared, tail_norm
 from lowrank_theory.theorems._theorem import (
     UPPER,

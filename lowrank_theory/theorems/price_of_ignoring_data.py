@@ -40,11 +40,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import float64, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._random import normal
+from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.generators import activations, noise, spectra, targets
-from lowrank_theory.generators._random import normal
 from lowrank_theory.problems import Layer, Observed, Problem, Setting
 from lowrank_theory.recovery import LowRank
-from lowrank_theory.recovery._subspaces import leading_right_vectors
 from lowrank_theory.theorems._quantities import frobenius, singular_values, tail_norm
 from lowrank_theory.theorems._regimes import (
     POWER_LAW,

@@ -47,8 +47,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lowrank_theory._a_posteriori import Ritz, leading_sum, norm_outside, ritz
 from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
-from lowrank_theory.recovery._a_posteriori import Ritz, leading_sum, norm_outside, ritz
 from lowrank_theory.theorems._quantities import (
     deviation,
     frobenius,
@@ -57,11 +57,17 @@ from lowrank_theory.theorems._quantities import (
     squared,
 )
 from lowrank_theory.theorems._sketches import (
+    OVERSAMPLING,
+    RANK,
+    SIZE,
     Probed,
     ProbeSetting,
     SketchAdversary,
     Sketched,
     SketchSetting,
+    inverse_moment,
+    inverse_norm,
+    mean_inverse_norm,
     outside,
     outside_truncated,
     parts,
@@ -77,41 +83,11 @@ from lowrank_theory.theorems._theorem import (
     Hypothesis,
 )
 
-
-def inverse_moment(oversampling: int) -> float:
-    r"""$\mu_p = (\mathbb E\chi_{p+1}^{-p})^{2/p} =
-    \tfrac12\bigl(\Gamma(\tfrac12)/\Gamma(\tfrac{p+1}2)\bigr)^{2/p}$, with which
-    $\mathbb P(\lVert\Omega_1^+\rVert_F^2\ge t^2\mu_pr) \le t^{-p}$ for an r x (r+p) Gaussian
-    matrix; below $3/(p+1)$ for $p \ge 3$.
-    """
-    p = oversampling
-    return 0.5 * math.exp((math.lgamma(0.5) - math.lgamma((p + 1) / 2)) * 2 / p)
-
-
-def inverse_norm(rank: int, oversampling: int) -> float:
-    r"""$C$ with $\mathbb P(\lVert\Omega_1^+\rVert\ge t) \le (C/t)^{p+1}$ for an r x (r+p) Gaussian
-    matrix $\Omega_1$.
-
-    $C^{p+1} = 2^{(p+1)/2}\,\Gamma(\tfrac{r+p+1}2) / (\Gamma(\tfrac r2)\,\Gamma(p+2))$; at most
-    $e\sqrt{r+p}/(p+1)$, the constant of Halko, Martinsson and Tropp.
-    """
-    p = oversampling
-    logarithm = math.lgamma((rank + p + 1) / 2) - math.lgamma(rank / 2) - math.lgamma(p + 2)
-    return math.sqrt(2) * math.exp(logarithm / (p + 1))
-
-
-def mean_inverse_norm(rank: int, oversampling: int) -> float:
-    r"""$\min\{C(p+1)/p, \sqrt{r/(p-1)}\} \ge \mathbb E\lVert\Omega_1^+\rVert$."""
-    p = oversampling
-    return min(inverse_norm(rank, p) * (p + 1) / p, math.sqrt(rank / (p - 1)))
-
-
-_SIZE, _RANK, _OVERSAMPLING = 16, 3, 5
-_INDEX = np.arange(1.0, _SIZE + 1)
+_INDEX = np.arange(1.0, SIZE + 1)
 
 
 def _setting(values: np.ndarray, power_iterations: int = 0) -> SketchSetting:
-    return SketchSetting(values, _RANK, _OVERSAMPLING, power_iterations)
+    return SketchSetting(values, RANK, OVERSAMPLING, power_iterations)
 
 
 _SLOW, _STEEP = _INDEX**-0.5, np.exp(-0.5 * (_INDEX - 1))
@@ -119,13 +95,13 @@ _REGIMES = {
     "slow power law": _setting(_SLOW),
     "power law": _setting(1 / _INDEX),
     "exponential decay": _setting(_STEEP),
-    "ties": _setting(np.ones(_SIZE)),
-    "strong signal in noise": _setting(np.where(_INDEX <= _RANK, 1e3, 1.0)),
-    "gap beyond the rank": _setting(np.where(_INDEX <= _RANK + 1, 1.0, 0.01)),
-    "exactly low rank": _setting(np.where(_INDEX <= _RANK, 1.0, 0.0)),
+    "ties": _setting(np.ones(SIZE)),
+    "strong signal in noise": _setting(np.where(_INDEX <= RANK, 1e3, 1.0)),
+    "gap beyond the rank": _setting(np.where(_INDEX <= RANK + 1, 1.0, 0.01)),
+    "exactly low rank": _setting(np.where(_INDEX <= RANK, 1.0, 0.0)),
     "slow power law, one power iteration": _setting(_SLOW, 1),
     "exponential decay, two power iterations": _setting(_STEEP, 2),
-    "ties, two power iterations": _setting(np.ones(_SIZE), 2),
+    "ties, two power iterations": _setting(np.ones(SIZE), 2),
 }
 
 
@@ -400,27 +376,27 @@ def _probed(
     values: np.ndarray, missed: int = 0, power_iterations: int = 1, **more: int
 ) -> ProbeSetting:
     return ProbeSetting(
-        values, _RANK, _RANK + 2, power_iterations=power_iterations, missed=missed, **more
+        values, RANK, RANK + 2, power_iterations=power_iterations, missed=missed, **more
     )
 
 
-_CLUSTER = np.where(_INDEX < _RANK, 3.0, np.where(_INDEX < _RANK + 4, 1.0, 0.3))
+_CLUSTER = np.where(_INDEX < RANK, 3.0, np.where(_INDEX < RANK + 4, 1.0, 0.3))
 _PROBED_REGIMES = {
     "slow power law": _probed(_SLOW),
     "power law": _probed(1 / _INDEX),
     "exponential decay": _probed(_STEEP),
-    "ties": _probed(np.ones(_SIZE)),
+    "ties": _probed(np.ones(SIZE)),
     "cluster across the rank": _probed(_CLUSTER),
     "staircase": _probed(2.0 ** -((_INDEX - 1) // 3)),
-    "exactly low rank": _probed(np.where(_INDEX <= _RANK, 1.0, 0.0)),
-    "tail of zeros": _probed(np.where(_INDEX <= _RANK + 4, 1 / _INDEX, 0.0)),
+    "exactly low rank": _probed(np.where(_INDEX <= RANK, 1.0, 0.0)),
+    "tail of zeros": _probed(np.where(_INDEX <= RANK + 4, 1 / _INDEX, 0.0)),
     "converged": _probed(_STEEP, power_iterations=6),
     "first direction missed": _probed(1 / _INDEX, missed=1),
     "first direction missed, far above": _probed(
         np.where(_INDEX <= 1, 1e3, 1.0), missed=1, degree=8
     ),
     "leading directions missed, ties below": _probed(
-        np.where(_INDEX <= _RANK, 1.01, 1.0), missed=_RANK
+        np.where(_INDEX <= RANK, 1.01, 1.0), missed=RANK
     ),
     "many probes, sharp filter": _probed(_SLOW, missed=1, probes=12, degree=10),
 }

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import AnyArray, after, check_rank, float64, keep, matmul, safe_divide
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.problems import Layer, Observed
 from lowrank_theory.recovery import LowRank, activation_weighted, ridge, truncated_svd

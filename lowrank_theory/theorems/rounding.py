@@ -41,9 +41,9 @@ from lowrank_theory._numerics import (
     safe_sqrt,
     settle,
 )
+from lowrank_theory._random import normal
 from lowrank_theory._scale import times_power, unit
 from lowrank_theory.generators import noise
-from lowrank_theory.generators._random import normal
 from lowrank_theory.quantisation import round_to_nearest
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared
 from lowrank_theory.theorems._theorem import (

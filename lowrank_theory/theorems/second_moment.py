@@ -45,7 +45,7 @@ from lowrank_theory._numerics import (
     safe_divide,
     settle,
 )
-from lowrank_theory.generators._random import normal, uniform
+from lowrank_theory._random import normal, uniform
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.theorems._quantities import (
     deviation,

@@ -35,9 +35,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import matmul, rounding_allowance, safe_divide, settle
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
+from lowrank_theory._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.perturbations import Perturbation
-from lowrank_theory.recovery._subspaces import leading_eigenvectors, leading_right_vectors
 from lowrank_theory.theorems._quantities import (
     check_exponent,
     frobenius,

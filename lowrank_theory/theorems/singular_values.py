@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import check_count, settle
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.theorems._quantities import check_exponent, schatten_norm, total_norm
 from lowrank_theory.theorems._quantities import singular_values as values_of

@@ -36,7 +36,6 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
@@ -44,13 +43,24 @@ from lowrank_theory._numerics import float64
 from lowrank_theory.recovery import LowRank, shrinkage
 from lowrank_theory.theorems._quantities import (
     frobenius,
-    law_hypothesis,
     singular_values,
     squared,
 )
 from lowrank_theory.theorems._spiked import (
+    ANY,
+    CONTROL,
+    DETECTED,
+    EVERY_SIDE,
+    HARDEST,
+    MISSED,
+    NEAR_THRESHOLD,
+    ONE_LARGEST,
+    STRONG,
+    THRESHOLDED,
+    WIDE_ONLY,
+    WORST,
+    AbstractLimit,
     SpikedMatrix,
-    SpikedSetting,
     alignments,
     error,
     observed_strength,
@@ -59,13 +69,11 @@ from lowrank_theory.theorems._spiked import (
     truncated,
     truncation_loss,
 )
+from lowrank_theory.theorems._spiked import SpikedSetting as SpikedSetting
 from lowrank_theory.theorems._theorem import (
     ASYMPTOTIC_EQUALITY,
     ASYMPTOTIC_UPPER,
-    AbstractStatement,
     AbstractTheorem,
-    Hypothesis,
-    Standing,
 )
 
 
@@ -94,91 +102,14 @@ def detection_threshold(q: int, outputs: int, noise_scale: float) -> float:
     return noise_scale * (q * outputs) ** 0.25
 
 
-def _setting(shape: tuple[int, int], *strengths: float, noise_scale: float = 1.0) -> SpikedSetting:
-    """Strengths in multiples of the detection threshold: arrays, so that one program serves all."""
-    threshold = (min(shape) / max(shape)) ** 0.25
-    return SpikedSetting(*shape, threshold * np.array(strengths), np.asarray(noise_scale))
-
-
-_SQUARE, _WIDE, _TALL = (48, 48), (24, 96), (96, 24)
-_MIXED = {"two components of three detected": _setting(_WIDE, 3.2, 2.2, 0.3)}
-_DETECTED = {
-    "square": _setting(_SQUARE, 5.0, 3.5, 2.2),
-    "wide": _setting(_WIDE, 4.5, 3.0, 1.9, noise_scale=0.1),
-}
-_ANY = {**_DETECTED, **_MIXED}
-_WIDE_ONLY = {"wide": _DETECTED["wide"], **_MIXED}
-_EVERY_SIDE = {
-    **_WIDE_ONLY,
-    "tall": _setting(_TALL, 4.0, 2.6, 1.7, noise_scale=10.0),
-}
-_MISSED = {
-    "square": _setting(_SQUARE, 0.5, 0.3, 0.1),
-    "wide": _setting(_WIDE, 0.5, 0.3, 0.1),
-}
-_STRONG = _setting(_WIDE, 40.0, 20.0, 10.0)
-_WORST = {
-    "at the threshold": _setting(_SQUARE, 1.1, 1.05, 1.0),
-    "just above": _setting(_WIDE, 1.3, 1.2, 1.1),
-    "strong": _STRONG,
-}
-_THRESHOLDED = {
-    "all kept": _setting(_SQUARE, 4.0, 3.0, 2.2),
-    "one kept": _setting(_WIDE, 3.0, 1.3, 0.5),
-}
-_HARDEST = {**_THRESHOLDED, "at the threshold": _setting(_WIDE, 1.9, 1.84, 1.78)}
-_CONTROL = _setting(_WIDE, 1.7, 1.5, 1.3)
-_ELONGATED = _setting((8, 96), 3.0, 2.0, 0.5)
-_NEAR_THRESHOLD = _setting((8, 96), 1.6, 0.4, 0.2)
-_ONE_LARGEST = {  # a maximum over nearly equal losses would approach its limit too slowly
-    "wide": _setting(_WIDE, 4.0, 1.5, 0.3, noise_scale=0.1),
-    "elongated": _ELONGATED,
-}
-
-
-class AbstractLimit(AbstractStatement):
-    """What the statements of this theorem share."""
-
-    needs = SpikedMatrix
-    growth = (1, 2, 4)
-    trials_per_mean = 0.15
-    asks_detection = False
-
-    def hypotheses(
-        self, instance: SpikedMatrix, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
-        """Gaussian noise that knows nothing of the signal, and distinct strengths in decreasing
-        order; where asked, the first is detected.
-        """
-        strengths = jnp.append(jnp.asarray(instance.strengths), 0.0)
-        apart = jnp.min(strengths[:-1] - strengths[1:])
-        margins = {
-            "there is noise": jnp.asarray(instance.noise_scale),
-            "the strengths are positive and decrease": apart,
-        }
-        if self.asks_detection:
-            margins["a component is detected"] = strengths[0] - instance.aspect**0.25
-        law = "the noise is i.i.d. Gaussian and does not depend on the signal"
-        return (
-            law_hypothesis(law, instance.gaussian),
-            *(
-                Hypothesis(name, jnp.where(margin > 0, margin, -1.0), Standing.TRUSTED)
-                for name, margin in margins.items()
-            ),
-        )
-
-
-# --- what is seen of a component -----------------------------------------------------------------
-
-
 class SingularValues(AbstractLimit):
     r"""$\sum_iy_i\to\sum_i\sqrt{(x_i+1/x_i)(x_i+\beta/x_i)}$ over detected components, and
     $1+\sqrt\beta$ for each other one.
     """
 
     kind = ASYMPTOTIC_EQUALITY
-    regimes = _ANY
-    control = _CONTROL
+    regimes = ANY
+    control = CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> Array:
         """The largest singular values, as many as there are components."""
@@ -227,8 +158,8 @@ class AbstractAlignment(AbstractLimit):
 class ShortAlignments(AbstractAlignment):
     r"""$\sum_i\cos^2\to\sum_ic_i^2$, $c^2 = (x^4-\beta)/(x^4+\beta x^2)$, on the short side."""
 
-    regimes = _EVERY_SIDE
-    control = _CONTROL
+    regimes = EVERY_SIDE
+    control = CONTROL
 
     def formula(
         self, instance: SpikedMatrix, estimate: Any, failure_probability: float
@@ -246,8 +177,8 @@ class LongAlignments(AbstractAlignment):
     side.
     """
 
-    regimes = _EVERY_SIDE
-    control = _CONTROL
+    regimes = EVERY_SIDE
+    control = CONTROL
 
     def formula(
         self, instance: SpikedMatrix, estimate: Any, failure_probability: float
@@ -265,8 +196,8 @@ class Undetected(AbstractAlignment):
     is 2 for each $x_i\le\beta^{1/4}$: the singular vectors tell nothing of it.
     """
 
-    regimes = _MISSED
-    control = _CONTROL
+    regimes = MISSED
+    control = CONTROL
 
     def formula(
         self, instance: SpikedMatrix, estimate: Any, failure_probability: float
@@ -286,8 +217,8 @@ class NoiseScale(AbstractLimit):
     """
 
     kind = ASYMPTOTIC_EQUALITY
-    regimes = _ANY
-    control = _CONTROL
+    regimes = ANY
+    control = CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> Array:
         """The median singular value over that of noise of variance one."""
@@ -350,8 +281,8 @@ class Truncation(AbstractSquaredLoss):
     """
 
     kind = ASYMPTOTIC_EQUALITY
-    regimes = _WIDE_ONLY
-    control = _CONTROL
+    regimes = WIDE_ONLY
+    control = CONTROL
     growth = (1, 2, 8)  # the slowest of these limits
     trials_per_mean = 0.08
 
@@ -370,8 +301,8 @@ class TruncationWorstCase(AbstractSquaredLoss):
     """
 
     kind = ASYMPTOTIC_UPPER
-    regimes = _WORST
-    control = _STRONG
+    regimes = WORST
+    control = STRONG
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         """Truncation at the rank of the signal."""
@@ -388,8 +319,8 @@ class HardThreshold(AbstractSquaredLoss):
     """
 
     kind = ASYMPTOTIC_EQUALITY
-    regimes = _THRESHOLDED
-    control = _CONTROL
+    regimes = THRESHOLDED
+    control = CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         r"""Singular values kept above $\lambda_*(\beta)$, in units of their median noise."""
@@ -407,8 +338,8 @@ class HardThresholdWorstCase(AbstractSquaredLoss):
     """
 
     kind = ASYMPTOTIC_UPPER
-    regimes = _HARDEST
-    control = _CONTROL
+    regimes = HARDEST
+    control = CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         r"""Singular values kept above $\lambda_*(\beta)\sigma\sqrt L$."""
@@ -426,8 +357,8 @@ class Frobenius(AbstractSquaredLoss):
     """
 
     kind = ASYMPTOTIC_EQUALITY
-    regimes = _DETECTED
-    control = _CONTROL
+    regimes = DETECTED
+    control = CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         """The optimal shrinkage."""
@@ -445,8 +376,8 @@ class FrobeniusWorstCase(AbstractSquaredLoss):
     """
 
     kind = ASYMPTOTIC_UPPER
-    regimes = _WORST
-    control = _CONTROL
+    regimes = WORST
+    control = CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         """The optimal shrinkage."""
@@ -472,8 +403,8 @@ class Nuclear(AbstractNormLoss):
     shrinkage that is optimal in nuclear norm.
     """
 
-    regimes = _DETECTED
-    control = _CONTROL
+    regimes = DETECTED
+    control = CONTROL
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
         """The optimal shrinkage."""
@@ -502,8 +433,8 @@ class Operator(AbstractNormLoss):
     that is optimal in operator norm (Leeb 2022), if one component is detected.
     """
 
-    regimes = _ONE_LARGEST
-    control = _NEAR_THRESHOLD
+    regimes = ONE_LARGEST
+    control = NEAR_THRESHOLD
     asks_detection = True  # else the rule, which jumps there, keeps noise at the edge now and then
 
     def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:

@@ -28,9 +28,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import check_count, matmul, rounding_allowance, safe_divide, settle
-from lowrank_theory.generators._random import normal
+from lowrank_theory._random import normal
+from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.perturbations import Perturbation
-from lowrank_theory.recovery._subspaces import leading_right_vectors
 from lowrank_theory.theorems._quantities import (
     check_exponent,
     frobenius,

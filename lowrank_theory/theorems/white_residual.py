@@ -42,8 +42,8 @@ from lowrank_theory._numerics import (
     safe_divide,
     settle,
 )
+from lowrank_theory._random import normal
 from lowrank_theory.generators import noise
-from lowrank_theory.generators._random import normal
 from lowrank_theory.theorems._quantities import law_hypothesis, singular_values
 from lowrank_theory.theorems._theorem import (
     ASYMPTOTIC_EQUALITY,

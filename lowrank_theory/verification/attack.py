@@ -28,8 +28,13 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_divide,
 )
-from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Direction
-from lowrank_theory.theorems._theorem import AbstractAdversary, assess
+from lowrank_theory.theorems import (
+    AbstractAdversary,
+    AbstractStatement,
+    AbstractTheorem,
+    Direction,
+    assess,
+)
 from lowrank_theory.verification.sampling import name_of
 
 REACHED = 0.99  # of the bound, by the attack of a sharp statement

@@ -15,8 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lowrank_theory._compilation import soon
 from lowrank_theory._numerics import float64, rounding_allowance
 from lowrank_theory.problems import Parts, Setting
-from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty, Direction
-from lowrank_theory.theorems._theorem import assess
+from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty, Direction, assess
 
 BATCH = 32
 MANY, LARGE_BATCH = 256, 128  # more than so many come in larger batches

@@ -11,8 +11,7 @@ from jaxtyping import PRNGKeyArray
 from scipy import stats
 
 from lowrank_theory._numerics import check_count, check_key
-from lowrank_theory.theorems import AbstractStatement
-from lowrank_theory.theorems._theorem import Rate
+from lowrank_theory.theorems import AbstractStatement, Rate
 from lowrank_theory.verification.sampling import measure, name_of, request
 
 WITHIN = 0.05  # how far a slope, with its interval, may be from the predicted exponent

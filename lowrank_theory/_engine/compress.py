@@ -1,0 +1,331 @@
+r"""A network compressed: one target for all layers, sizes that meet it, matrices that run.
+
+Each selected weight $W$, of which `survey` finds where it multiplies, is a layer $X \mapsto XW$; a
+leaf that holds several matrices (the slices of a loop, the groups of a convolution) is one layer
+with one size for all. A *size* is a rank, a number of bits, a share of entries: what the method, a
+ladder, comes in. The loss is the squared error of the outputs over their squared norm, summed over
+the rows of the batches and over the matrices,
+
+$$\ell = \frac{\sum\lVert XW - (\tilde XZ + \mathbf 1s^\top)\rVert_F^2}{\sum\lVert
+XW\rVert_F^2}:$$
+
+the outputs with their mean, but before a bias is added. The shift $s$ keeps the mean of the outputs
+what it was; where activations are complex, it is zero. A method that does not look at the data
+shifts nothing, and where none looks, the loss is $\lVert W - Z\rVert_F^2/\lVert W\rVert_F^2$. $W$
+is the weight as it is stored, and $Z$ and $s$ are as they are returned: rounded to its dtype (where
+they are factors, balanced before) before the loss is computed, in float64.
+
+In a first phase the losses at all sizes of all methods are found and one is chosen for each layer;
+a budget is spent so that the sum of the losses is least (`allocation`). On its own, a
+layer is fitted to what it sees in the original network, $\tilde X = X$. In sequence, layer after
+layer in the order of execution, it is fitted from what it sees in the network compressed so far to
+what it gave in the original one (paper_notes/network_composition.md). The matrices of a stack are
+fitted together: what they see is compressed as far as the layers before the stack are.
+"""
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxtyping import PyTree
+
+from lowrank_theory._engine.choices import Choices, Origin, allocated, check_saves
+from lowrank_theory._engine.compressed import Compressed, CompressedLayer
+from lowrank_theory._engine.fits import (
+    AbstractFit,
+    Fitter,
+    Made,
+    needs_of,
+    storage_of_rank,
+    stored_dtype,
+)
+from lowrank_theory._engine.observe import Listener, Site, nothing_followed
+from lowrank_theory._engine.passes import blocks_of
+from lowrank_theory._engine.replace import leaves_by_path, replace
+from lowrank_theory._engine.targets import AbstractBudget, AbstractTarget
+from lowrank_theory._engine.targets import Bytes as Bytes
+from lowrank_theory._engine.targets import IdealBits as IdealBits
+from lowrank_theory._engine.targets import LayerError as LayerError
+from lowrank_theory._engine.targets import MultiplyAdds as MultiplyAdds
+from lowrank_theory._engine.targets import Parameters as Parameters
+from lowrank_theory._engine.targets import RankRule as RankRule
+from lowrank_theory._engine.tied import Tied, settled, tied_leaves
+from lowrank_theory._numerics import check_count
+from lowrank_theory.approximations import Storage
+from lowrank_theory.calibration import AbstractCalibration, Calibration
+from lowrank_theory.recovery import AbstractLadder, AbstractNestedMethod, ActivationWeighted
+
+DATA_DRIVEN = ActivationWeighted()
+
+
+# --- compressing ---------------------------------------------------------------------------------
+
+Methods = AbstractLadder | Sequence[AbstractLadder]
+
+
+def compress(
+    function: Callable[[Any, Any], Any],
+    parameters: PyTree,
+    batches: Iterable[PyTree],
+    target: AbstractTarget,
+    *,
+    method: Methods = DATA_DRIVEN,
+    sequential: bool = False,
+    select: Callable[[str], bool] | None = None,
+    calibration: type[AbstractCalibration] = Calibration,
+    passes: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Compressed:
+    """Compress the weights of `function(parameters, batch)`.
+
+    ```python
+    compressed = compress(function, parameters, batches, Bytes(0.5))
+    outputs = jax.jit(compressed.function)(compressed.parameters, batch)
+    ```
+
+    The target is a budget (`Parameters`, `Bytes`, `IdealBits`, `MultiplyAdds`), `LayerError` or
+    `RankRule`. What is a weight and what it sees is found as by `observe`; `select`, a predicate of
+    the path, says which weights may be compressed, and their cost is what a share is a share of.
+    The method is a ladder such as `ActivationWeighted()` or, without a look at the data,
+    `TruncatedSVD()` or `RoundToNearest()`. Of several, each layer gets the one that serves the
+    target best; their losses are all errors of the outputs, once one of them looks at the data.
+    `batches` is gone through again and again: a list, or anything else that begins anew.
+
+    Where nothing would be saved a layer stays dense, and says so; so it does where the numbers are
+    not finite in the dtype of the weight, and where that is too coarse for a `LayerError`. All
+    selected leaves that are no weights are listed with the reason. One array at several leaves is
+    one weight: it is replaced at all of them, by the same arrays, or at none.
+
+    In memory are the statistics of a block of layers, as many as half of what is free holds, with
+    one pass over the data for each block (`calibration` says of which kind: a
+    `TriangularCalibration` resolves smaller errors, and takes about twice as long); and all layers
+    at all sizes that save anything, until those are chosen. With `sequential`, a second phase takes
+    one pass for each input that weights see, or at most `passes`: then several layers at once are
+    fitted to what they see in the network as it was before them. That can cost most of what the
+    sequence gains: a ResNet-32 with one pass for each input kept 88.4 % accuracy, and 81.7 % with
+    8. A warning says where it is so. `progress(path, done, total)` is called after each layer of a
+    phase.
+
+    Raises `ValueError` for what `observe` refuses, for batches that can be gone through only once,
+    a budget that cannot be met, naming the weights that cannot be replaced, or that counts what a
+    method cannot save, and statistics that do not fit into memory.
+    """
+    methods = _check(target, method, sequential, passes)
+    chosen = select or (lambda _: True)
+    tied = tied_leaves(parameters, chosen)
+    listener = Listener(function, parameters, select, tied, calibration)
+    survey = settled(listener.survey(_first(batches)), tied, chosen)
+    if not survey:
+        raise nothing_followed(survey.not_followed)
+    leaves = leaves_by_path(parameters)
+    remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
+    fitter = Fitter(listener, survey, tied, leaves, batches, methods, remarks)
+    free = [path for path in survey if path not in remarks]
+    needs = needs_of(methods)
+    blocks = blocks_of(survey, free, needs=needs) if needs else [free]
+    later: list[list[str]] = []
+    if sequential:
+        later = blocks_of(survey, free, needs=needs, paired=True, passes=passes or len(free))
+    _warn_of_few(passes, len({survey[path].group for path in free}))
+    steps = itertools.count(1)
+
+    def step(path: str) -> None:
+        if progress is not None:
+            progress(path, next(steps), (1 + sequential) * len(free))
+
+    dense = {path: _dense(survey[path], leaves[path]) for path in survey}
+    limits = {path: _limit(target, survey[path], leaves[path], bool(needs)) for path in free}
+
+    def choices_of(path: str, fits: Sequence[AbstractFit]) -> Choices:
+        check_saves(target, fits, dense[path])
+        rows = survey[path].rows
+        return Choices.of(fits, lambda storage: target.cost(storage, rows), dense[path])
+
+    taken: dict[str, Origin] = {}
+    choices: dict[str, Choices] = {}
+    for block in blocks:
+        for path, matrices, fits in fitter.fits(block, limits):
+            found = choices_of(path, fits)
+            if isinstance(target, AbstractBudget):
+                if why := found.nothing_saves():
+                    remarks[path] = why
+            elif isinstance(size := found.chosen(target, matrices), str):
+                remarks[path] = size
+            else:
+                taken[path] = size
+            choices[path] = found.forgotten() if sequential else found
+            step(path)
+    known: dict[str, float] = {}
+    if isinstance(target, AbstractBudget):
+        for path in survey:
+            choices.setdefault(path, Choices.none(target.cost(dense[path], survey[path].rows)))
+        choices = {path: choices[path] for path in survey}
+        taken, known = allocated(choices, target.share, remarks)
+
+    made: dict[str, Made] = {}
+    if not sequential:
+        made = {path: choices[path].fits[m].at(size) for path, (m, size) in taken.items()}
+    for block in later:
+        asked = [path for path in block if path in taken]
+        only = {path: taken[path][0] for path in asked}
+        so_far = replace(function, parameters, _approximations(made, tied)) if made else None
+        anew = isinstance(target, LayerError)
+        most = limits if anew else {path: taken[path][1] + 1 for path in asked}
+        for path, matrices, fits in fitter.fits(asked, most, so_far, None if anew else only):
+            _, size = taken[path]
+            if anew:
+                again = choices_of(path, fits).chosen(target, matrices)
+                if isinstance(again, str):
+                    remarks[path] = f"in sequence, {again}"
+                else:
+                    made[path] = fits[again[0]].at(again[1])
+                continue
+            (fit,) = fits
+            if fit.has(size):
+                made[path] = fit.at(size)
+                continue
+            remarks[path] = f"in sequence, {fit.lacks(size)}"
+            if isinstance(target, AbstractBudget):
+                raise ValueError(
+                    f"The budget cannot be kept: of {path}, {remarks[path]}. Leave it out by "
+                    "`select`, or `sequential` out."
+                )
+        for path in block:
+            step(path)
+
+    layers: dict[str, CompressedLayer] = {}
+    for path in survey:
+        one = _layer(survey[path], dense[path], made.get(path), remarks.get(path, ""))
+        layers[path] = one
+        for other in tied.get(path, ()):
+            layers[other] = _counted_with(one, path)
+    provenance = {
+        "target": str(target),
+        "method": ", ".join(map(str, methods)),
+        "sequential": sequential,
+        "passes": passes,
+        "squared_errors": sum(each.relative_error**2 for each in made.values()),
+        "not_followed": {path: "; ".join(why) for path, why in survey.not_followed.items()},
+        **known,
+    }
+    if not made:
+        return Compressed(function, parameters, layers, provenance)
+    replaced = replace(function, parameters, _approximations(made, tied))
+    return Compressed(*replaced, layers, provenance)
+
+
+def _check(
+    target: Any, method: Any, sequential: bool, passes: int | None
+) -> tuple[AbstractLadder, ...]:
+    if not isinstance(target, AbstractTarget):
+        raise ValueError(
+            "`target` must be a budget such as `Parameters(0.5)`, or `LayerError` or `RankRule`; "
+            f"got {target!r}."
+        )
+    methods = tuple(method) if isinstance(method, list | tuple) else (method,)
+    if not methods or not all(isinstance(each, AbstractLadder) for each in methods):
+        raise ValueError(
+            "`method` must be a ladder, such as `ActivationWeighted()`, `TruncatedSVD()` or "
+            f"`RoundToNearest()`, or a list of some; got {method!r}."
+        )
+    nested = isinstance(methods[0], AbstractNestedMethod)
+    if isinstance(target, RankRule) and not (nested and len(methods) == 1):
+        raise ValueError(
+            "`RankRule` finds ranks: give it one method whose ranks are nested, "
+            f"`ActivationWeighted()` or `TruncatedSVD()`; got {method!r}."
+        )
+    if sequential and not needs_of(methods):
+        names = " and ".join(f"`{type(each).__name__}`" for each in methods)
+        verb = "does" if len(methods) == 1 else "do"
+        raise ValueError(f"{names} {verb} not look at the data: leave `sequential` out.")
+    if passes is not None:
+        passes = check_count("passes", passes, 1)
+        if not sequential:
+            raise ValueError("`passes` is for `sequential=True`; otherwise memory decides.")
+    return methods
+
+
+def _warn_of_few(passes: int | None, inputs: int) -> None:
+    if passes is not None and passes < inputs:
+        warnings.warn(
+            f"`passes` is {passes}, and the weights see {inputs} inputs: those fitted in one pass "
+            "do not see each other compressed, which can cost most of what a sequence gains. Leave "
+            f"`passes` out, or allow {inputs}.",
+            stacklevel=3,
+        )
+
+
+def _first(batches: Iterable[PyTree]) -> PyTree:
+    try:
+        begun = iter(batches)
+    except TypeError:
+        begun = batches
+    if begun is batches:
+        raise ValueError(
+            "`batches` must be a list, or anything else that can be gone through more than once; "
+            f"got {type(batches).__name__}."
+        )
+    for batch in begun:
+        return batch
+    raise ValueError("`batches` is empty: give at least one batch.")
+
+
+# --- layers -----------------------------------------------------------------------------------
+
+
+def _dense(site: Site, leaf: Any) -> Storage:
+    """What the layer takes as it is."""
+    numbers = site.parameters
+    return Storage.of_floats(numbers, stored_dtype(leaf).itemsize, multiply_adds=numbers)
+
+
+def _limit(target: AbstractTarget, site: Site, leaf: Any, shifted: bool) -> int:
+    """How many ranks cost less than the layer does."""
+    dtype, full = stored_dtype(leaf), min(site.view.matrix_shape[-2:])
+    most = target.cost(_dense(site, leaf), site.rows)
+    costs = [
+        target.cost(storage_of_rank(site.view, rank, dtype, shifted), site.rows)
+        for rank in range(1, full + 1)
+    ]
+    return sum(cost < most for cost in costs)
+
+
+def _layer(site: Site, dense: Storage, made: Made | None, remark: str) -> CompressedLayer:
+    counts = site.parameters, dense.bytes, site.multiply_adds
+    if made is None:
+        both = (count for count in counts for _ in range(2))
+        return CompressedLayer(site.view, None, None, None, remark, 0.0, True, *both)
+    takes = made.approximation.storage
+    return CompressedLayer(
+        view=site.view,
+        size=made.size,
+        method=made.method,
+        rank=made.rank,
+        remark=remark,
+        relative_error=made.relative_error,
+        certified=made.certified,
+        parameters=takes.numbers,
+        dense_parameters=counts[0],
+        bytes=takes.bytes,
+        dense_bytes=counts[1],
+        multiply_adds=site.rows * takes.multiply_adds,
+        dense_multiply_adds=counts[2],
+    )
+
+
+def _counted_with(layer: CompressedLayer, path: str) -> CompressedLayer:
+    """Of another leaf that is the same array."""
+    counts = ("parameters", "bytes", "multiply_adds")
+    nothing = dict.fromkeys([*counts, *(f"dense_{each}" for each in counts)], 0)
+    return dataclasses.replace(layer, remark=f"tied, one array with {path}", **nothing)
+
+
+def _approximations(made: Mapping[str, Made], tied: Tied) -> dict[str, Any]:
+    """What stands for each leaf."""
+    return {
+        leaf: each.approximation
+        for path, each in made.items()
+        for leaf in (path, *tied.get(path, ()))
+    }

@@ -1,0 +1,178 @@
+"""A compressed network, and what became of each of its layers."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import PyTree
+
+from lowrank_theory._engine.compressed_file import read, write
+from lowrank_theory._engine.follow import is_array
+from lowrank_theory._engine.observe import by_reason
+from lowrank_theory._engine.replace import leaves_by_path, replace
+from lowrank_theory._engine.views import MatrixView
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressedLayer:
+    r"""What became of a layer.
+
+    - `size` in words, such as `rank 8` or `4 bits`, by which `method`; both `None` where it stays
+      dense, and then `remark` says why. `rank` is the number where the size is one;
+    - `relative_error`: $\sqrt\ell$ on the calibration batches, of all numbers as they are returned;
+      zero where it stays dense. In sequence it is the error with all layers before compressed;
+    - `certified`: whether all rounding, that of these numbers too, surely cost no more than 0.1 %
+      of the best error of that rank, or $10^{-10}$ of the outputs. Otherwise second moments do not
+      resolve this layer, or its dtype is too coarse for so small an error. Of a method whose best
+      error is not known: whether `relative_error` is surely right to as much;
+    - `parameters`, `bytes` and `multiply_adds`, these for one batch like the first; `dense_...`:
+      what it was before.
+
+    Of several leaves that are one array, all counts are with the first.
+    """
+
+    view: MatrixView
+    size: str | None
+    method: str | None
+    rank: int | None
+    remark: str
+    relative_error: float
+    certified: bool
+    parameters: int
+    dense_parameters: int
+    bytes: int
+    dense_bytes: int
+    multiply_adds: int
+    dense_multiply_adds: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Compressed:
+    """A compressed network: `compressed.function(compressed.parameters, batch)`.
+
+    - `layers`: the selected weights by path, in the order of execution, those left dense too. The
+      counts are of these, but for those of other leaves;
+    - `provenance`: how it was made, ready for JSON: `target`, `method`, `sequential`, `passes`, the
+      sum of all relative `squared_errors`, and why selected leaves were `not_followed`. Under a
+      budget also what was `planned`, that sum with each layer on its own, and a `lower_bound` on it
+      for all ranks within the budget.
+
+    `print` shows all of this, and what is kept as a share of the weights followed and of all.
+    """
+
+    function: Callable[..., Any]
+    parameters: PyTree
+    layers: Mapping[str, CompressedLayer]
+    provenance: Mapping[str, Any]
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the layers hold, shifts included."""
+        return sum(layer.parameters for layer in self.layers.values())
+
+    @property
+    def dense_parameter_count(self) -> int:
+        """How many they held."""
+        return sum(layer.dense_parameters for layer in self.layers.values())
+
+    @property
+    def storage_bytes(self) -> int:
+        """How many bytes the arrays take that stand for them, packed as they are."""
+        return sum(layer.bytes for layer in self.layers.values())
+
+    @property
+    def dense_storage_bytes(self) -> int:
+        """How many they took."""
+        return sum(layer.dense_bytes for layer in self.layers.values())
+
+    @property
+    def other_parameter_count(self) -> int:
+        """How many numbers there are besides, in leaves that are no layers."""
+        return sum(leaf.size for leaf in self._others())
+
+    @property
+    def other_storage_bytes(self) -> int:
+        """How many bytes these take."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in self._others())
+
+    @property
+    def not_followed(self) -> Mapping[str, str]:
+        """Why each other selected leaf is no layer, by its path. They stay as they are."""
+        return self.provenance.get("not_followed", {})
+
+    @property
+    def multiply_adds(self) -> int:
+        """How many multiplications the layers take for one batch."""
+        return sum(layer.multiply_adds for layer in self.layers.values())
+
+    @property
+    def dense_multiply_adds(self) -> int:
+        """How many they took."""
+        return sum(layer.dense_multiply_adds for layer in self.layers.values())
+
+    def _others(self) -> Iterable[Any]:
+        """The arrays that are no layers, each once."""
+        stored = leaves_by_path(self.parameters).items()
+        return {id(x): x for path, x in stored if path not in self.layers and is_array(x)}.values()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the compressed network to a safetensors file, all or nothing. `load_compressed`
+        reads it.
+        """
+        write(self.parameters, self.layers, self.provenance, path)
+
+    def __repr__(self) -> str:
+        rows = [
+            (
+                path,
+                " x ".join(map(str, layer.view.matrix_shape)),
+                layer.size or "dense",
+                layer.remark
+                if layer.size is None
+                else f"error {layer.relative_error:.2%}"
+                + ("" if layer.certified else ", not certified")
+                + (f"; {layer.remark}" if layer.remark else ""),
+            )
+            for path, layer in self.layers.items()
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        numbers, size = self.other_parameter_count, self.other_storage_bytes
+        counts = {
+            "parameters": (self.parameter_count, self.dense_parameter_count, numbers),
+            "bytes": (self.storage_bytes, self.dense_storage_bytes, size),
+        }
+        shares = [
+            f"{kept / dense:.1%} of {dense:,} {what} in the weights followed, "
+            f"{(kept + other) / (dense + other):.1%} of all {dense + other:,}"
+            for what, (kept, dense, other) in counts.items()
+        ]
+        kept, dense = self.multiply_adds, self.dense_multiply_adds
+        shares.append(f"{kept / max(dense, 1):.1%} of {dense:,} multiply-adds of these weights")
+        reasons = {path: (why,) for path, why in self.not_followed.items()}
+        others = by_reason(reasons) if reasons else []
+        return "\n".join([*shares, *(f"  {line}" for line in lines), *others])
+
+
+def load_compressed(
+    path: str | os.PathLike[str], function: Callable[..., Any], parameters: PyTree
+) -> Compressed:
+    """The compressed network that `Compressed.save` wrote; it gives the same outputs, bit for bit.
+
+    `function` and `parameters` are those of the dense network. Of its arrays only the shapes and
+    dtypes matter, so `jax.eval_shape` of what initialises them will do; leaves that are no arrays
+    (numbers, functions) are taken as they are given.
+
+    Raises `FileNotFoundError` if there is no file, and `ValueError` if it is truncated or damaged,
+    holds something else, was written by a newer version of this library, or is of a network with
+    other leaves.
+    """
+    filled, entries, given, provenance = read(Path(path), parameters)
+    run, smaller = replace(function, filled, given)
+    layers = {name: CompressedLayer(**entry) for name, entry in entries.items()}
+    return Compressed(run, smaller, layers, provenance)

@@ -1,0 +1,482 @@
+"""Layers fitted at all sizes of a ladder, as they will be stored."""
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from lowrank_theory._engine.observe import Listener, Survey
+from lowrank_theory._engine.tied import Tied
+from lowrank_theory._engine.views import MatrixView
+from lowrank_theory.approximations import (
+    AbstractApproximation,
+    AbstractMatrix,
+    Affine,
+    LowRank,
+    Storage,
+)
+from lowrank_theory.calibration import AbstractCalibration
+from lowrank_theory.calibration.measured import (
+    Measured,
+    measured_error,
+    measured_errors,
+    measured_on_rows,
+)
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery import (
+    NEAR_OPTIMAL,
+    NEGLIGIBLE,
+    AbstractLadder,
+    AbstractNestedMethod,
+    EveryRank,
+    Need,
+    every_rank,
+    in_double,
+    rows_of,
+    through,
+)
+
+Seen = AbstractCalibration | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What stands for a layer, and how far it is from it."""
+
+    approximation: AbstractApproximation
+    method: str
+    size: str
+    rank: int | None
+    relative_error: float
+    certified: bool
+
+
+class AbstractFit(abc.ABC):
+    """A layer at the sizes of one ladder, as they will be stored."""
+
+    @property
+    @abc.abstractmethod
+    def storages(self) -> Sequence[Storage | None]:
+        """What each size takes, shifts included; `None` where it cannot be had."""
+
+    @property
+    @abc.abstractmethod
+    def losses(self) -> Float[np.ndarray, " sizes"]:
+        """The relative squared error of each size."""
+
+    @property
+    @abc.abstractmethod
+    def surely(self) -> Float[np.ndarray, " sizes"]:
+        """What it is at most, rounding included."""
+
+    @abc.abstractmethod
+    def at(self, size: int) -> Made:
+        """The layer of this size."""
+
+    def has(self, size: int) -> bool:
+        """Whether it can be had."""
+        return size < len(self.storages) and self.storages[size] is not None
+
+    @abc.abstractmethod
+    def lacks(self, size: int) -> str:
+        """Why it cannot be had, or would save nothing."""
+
+    @abc.abstractmethod
+    def missed(self, relative: float) -> str:
+        """Why no size has at most this relative error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NestedFit(AbstractFit):
+    """A layer at the ranks from 1 to the `largest` up to a `limit` that is finite.
+
+    - `left`, `right`, and `shifts`, one for each rank from 0: the factors of all slices, in the
+      dtype in which they will be stored;
+    - `measured`: the errors of these numbers, from rank 0 on;
+    - `exact`, at all ranks, and `least`, as far as it is surely known: the relative squared errors
+      of the best layers, whose numbers are not rounded. Where the method has another aim than
+      these errors, there are none.
+    """
+
+    method: AbstractNestedMethod
+    view: MatrixView
+    limit: int
+    left: Float[np.ndarray, "slices inputs rank"]
+    right: Float[np.ndarray, "slices rank outputs"]
+    shifts: Float[np.ndarray, "slices ranks outputs"] | None
+    measured: Measured
+    exact: Float[np.ndarray, " all_ranks"]
+    least: Float[np.ndarray, " all_ranks"] | None
+    tolerance: float
+
+    @property
+    def largest(self) -> int:
+        """The rank of the factors."""
+        return self.left.shape[-1]
+
+    @property
+    def storages(self) -> list[Storage]:
+        """Of each rank from 1 on."""
+        ranks = range(1, self.largest + 1)
+        return [
+            storage_of_rank(self.view, r, self.left.dtype, self.shifts is not None) for r in ranks
+        ]
+
+    @property
+    def losses(self) -> Float[np.ndarray, " ranks"]:
+        """Those of the ranks from 1 on."""
+        return self.measured.squares[1:]
+
+    @property
+    def surely(self) -> Float[np.ndarray, " ranks"]:
+        """What is surely not lost more."""
+        return self.measured.upper[1:] ** 2
+
+    def at(self, size: int) -> Made:
+        """Of rank `size` + 1."""
+        rank, upper = size + 1, float(self.measured.upper[size + 1])
+        factors: Any = LowRank(
+            _stacked(self.view, self.left[..., :rank]), _stacked(self.view, self.right[:, :rank])
+        )
+        if self.shifts is not None:
+            factors = Affine(factors, _stacked(self.view, self.shifts[:, rank]))
+        error = float(np.sqrt(self.measured.squares[rank]))
+        least = error if self.least is None else float(np.sqrt(self.least[rank]))
+        certified = _certified(upper, least, self.tolerance) and self.measured.norm > 0
+        return Made(factors, _name(self.method), f"rank {rank}", rank, error, certified)
+
+    def lacks(self, size: int) -> str:
+        """The rank would save nothing, or is not finite."""
+        rank = size + 1
+        if rank <= self.limit:
+            return f"its factors are not finite in {self.left.dtype}"
+        reason, error = f"rank {rank} would save nothing", float(self.measured.squares[-1])
+        if error > 1.01 * float(self.exact[self.largest]):
+            dtype, share = self.left.dtype, f"{np.sqrt(error):.2%}"
+            reason += f"; rounded to {dtype}, rank {self.largest} errs by {share}"
+        return reason
+
+    def missed(self, relative: float) -> str:
+        """The least rank of all that would have this error, which cannot be had; beyond the
+        largest, where nothing is stored, with as much for rounding as there.
+        """
+        upper = self.measured.upper**2
+        rounding = max(0.0, float(upper[-1] - self.exact[self.largest]))
+        losses = np.concatenate([upper, self.exact[self.largest + 1 :] + rounding])
+        accurate = losses <= relative**2
+        rank = int(np.argmax(accurate)) if accurate.any() else len(losses) - 1
+        return self.lacks(max(rank, 1) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedFit(AbstractFit):
+    """A layer at sizes that are each kept."""
+
+    method: AbstractLadder
+    names: tuple[str, ...]
+    approximations: tuple[AbstractApproximation, ...]
+    measured: tuple[Measured, ...]
+
+    @property
+    def storages(self) -> list[Storage | None]:
+        """Of each size that is finite."""
+        return [
+            each.storage if np.isfinite(loss) else None
+            for each, loss in zip(self.approximations, self.surely, strict=True)
+        ]
+
+    @property
+    def losses(self) -> Float[np.ndarray, " sizes"]:
+        """As measured."""
+        return np.array([float(each.squares[0]) for each in self.measured])
+
+    @property
+    def surely(self) -> Float[np.ndarray, " sizes"]:
+        """What is surely not lost more."""
+        return np.array([float(each.upper[0]) ** 2 for each in self.measured])
+
+    def at(self, size: int) -> Made:
+        """Of this size."""
+        error, upper = (float(np.sqrt(each[size])) for each in (self.losses, self.surely))
+        certified = _certified(upper, error, NEAR_OPTIMAL) and self.measured[size].norm > 0
+        made, name = self.approximations[size], self.names[size]
+        return Made(made, _name(self.method), name, None, error, certified)
+
+    def lacks(self, size: int) -> str:
+        """There is none, or it is not finite."""
+        if not self.names:
+            return f"`{_name(self.method)}` has no size for this shape"
+        return f"with {self.names[size]} its numbers are not finite"
+
+    def missed(self, relative: float) -> str:
+        """The least error, and of which size."""
+        if not self.names:
+            return self.lacks(0)
+        best = int(np.nanargmin(np.where(np.isfinite(self.losses), self.losses, np.inf)))
+        return f"with {self.names[best]} it errs by {np.sqrt(self.losses[best]):.2%}"
+
+
+def _certified(upper: float, least: float, tolerance: float) -> bool:
+    return upper <= max((1 + tolerance) * least, least + NEGLIGIBLE)
+
+
+def _name(method: AbstractLadder) -> str:
+    return type(method).__name__
+
+
+def _stacked(view: MatrixView, array: np.ndarray) -> np.ndarray:
+    """Slices in the place of the stack that they are."""
+    return np.ascontiguousarray(array.reshape(*view.matrix_shape[:-2], *array.shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitter:
+    """What fits layers to the data. It adds to `remarks` why some cannot be fitted."""
+
+    listener: Listener
+    survey: Survey
+    tied: Tied
+    leaves: Mapping[str, Any]
+    batches: Iterable[PyTree]
+    methods: tuple[AbstractLadder, ...]
+    remarks: dict[str, str]
+
+    @property
+    def looks(self) -> bool:
+        """Whether a method looks at the data: then errors are those of the outputs, for all."""
+        return bool(needs_of(self.methods))
+
+    def affine(self, path: str) -> bool:
+        """Whether a shift keeps the mean output. Real and imaginary parts have a mean each, which
+        one real shift cannot keep: where they are rows, it is zero.
+        """
+        return self.looks and not self.survey[path].complex_inputs
+
+    def fits(
+        self,
+        paths: Collection[str],
+        limits: Mapping[str, int],
+        compressed: tuple[Callable[..., Any], PyTree] | None = None,
+        only: Mapping[str, int] | None = None,
+    ) -> Iterator[tuple[str, list[Observed], list[AbstractFit]]]:
+        """Some layers at all sizes, ranks up to a limit, after one pass over the data: by each
+        method, or `only` that of this number. With a network compressed so far, they are fitted to
+        what they see in it.
+        """
+        seen = None
+        if self.looks and paths:
+            select = set(paths).__contains__
+            other = Listener(*compressed, select, self.tied) if compressed else None
+            rows = bool(needs_of(self.methods) & {Need.ROWS, Need.PAIRED_ROWS})
+            seen = self.listener.observe(self.batches, only=paths, compressed=other, rows=rows)
+        for path in paths:
+            if seen is not None and path not in seen:
+                self.remarks[path] = "; ".join(seen.not_followed[path])
+                continue
+            slices = list(seen.slices(path)) if seen is not None else itertools.repeat(None)
+            matrices = self._matrices(path, slices)
+            methods = self.methods if only is None else self.methods[only[path] :][:1]
+            yield path, matrices, [self._fit(path, matrices, m, limits[path]) for m in methods]
+
+    def _matrices(self, path: str, slices: Iterable[Seen]) -> list[Observed]:
+        leaf, view = self.leaves[path], self.survey[path].view
+        dtype = np.float64 if leaf.dtype == np.float64 else np.float32
+        inputs, outputs = view.matrix_shape[-2:]
+        weights = view.matrix(np.asarray(leaf)).astype(dtype).reshape(-1, inputs, outputs)
+        # With a bias the layer is affine, and its mean output does not move.
+        bias = np.zeros(outputs, dtype) if self.affine(path) else None
+        try:
+            return [
+                Observed(weights=each, bias=bias, calibration=seen)
+                for each, seen in zip(weights, slices, strict=False)
+            ]
+        except ValueError as error:
+            raise ValueError(f"`parameters{path}`: {error}") from error
+
+    def _fit(
+        self, path: str, matrices: list[Observed], method: AbstractLadder, limit: int
+    ) -> AbstractFit:
+        if isinstance(method, AbstractNestedMethod):
+            return self._nested(path, matrices, method, limit)
+        return self._listed(path, matrices, method)
+
+    def _nested(
+        self, path: str, matrices: list[Observed], method: AbstractNestedMethod, limit: int
+    ) -> NestedFit:
+        dtype = stored_dtype(self.leaves[path])
+        sweeps = [every_rank(observed, method) for observed in matrices]
+        weights, seen = _given(matrices)
+        left, right = (
+            np.stack([np.asarray(side, np.float64) for side in sides])
+            for sides in zip(*(_leading(sweep, limit) for sweep in sweeps), strict=True)
+        )
+        left, right = balanced(left, right, dtype)
+        shifts = None
+        if method.needs:
+            parts = zip(weights, left, right, seen, strict=True)
+            shifts = self.affine(path) * np.stack([_shifts(*each) for each in parts])
+            shifts = rounded(shifts, dtype)
+            shifts[:, 0] = 0  # the mean output itself, which may be too large
+        largest = _finite(left, right, shifts)
+        left, right = left[..., :largest], right[:, :largest]
+        shifts = None if shifts is None else shifts[:, : largest + 1]
+        measured = measured_errors(weights, left, right, shifts, seen)
+        view, tolerance = self.survey[path].view, sweeps[0].certificates.tolerance
+        exact, least = _unrounded(path, sweeps, measured.norm)
+        if self.looks and not method.needs:  # its aim are the weights, and these are the outputs
+            exact, least = np.zeros_like(exact), None
+        return NestedFit(
+            method, view, limit, left, right, shifts, measured, exact, least, tolerance
+        )
+
+    def _listed(self, path: str, matrices: list[Observed], method: AbstractLadder) -> ListedFit:
+        dtype, view = stored_dtype(self.leaves[path]), self.survey[path].view
+        sweeps = [method.sweep(observed) for observed in matrices]
+        names, kept, measured = [], [], []
+        for size in range(len(sweeps[0].storages)):
+            slices = [
+                sweep.at(size).approximation.map_floats(
+                    lambda array: rounded(np.asarray(array), dtype)
+                )
+                for sweep in sweeps
+            ]
+            judge = _of_matrices if isinstance(slices[0], AbstractMatrix) else _of_maps
+            shift, found = judge(matrices, slices, dtype, self.affine(path), bool(method.needs))
+            made = jax.tree.map(lambda *arrays: _stacked(view, np.stack(arrays)), *slices)
+            if shift is not None:
+                made = Affine(made, _stacked(view, shift))
+            names.append(sweeps[0].name(size))
+            kept.append(made)
+            measured.append(found)
+        return ListedFit(method, tuple(names), tuple(kept), tuple(measured))
+
+
+Judged = tuple[Float[np.ndarray, "slices outputs"] | None, Measured]
+
+
+def _of_matrices(
+    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, affine: bool, looks: bool
+) -> Judged:
+    """The shifts that keep the mean output, of what looks at the data, and the error with them."""
+    weights, seen = _given(matrices)
+    dense, shift = np.stack([in_double(each) for each in slices]), None
+    if looks:
+        parts = zip(weights, dense, seen, strict=True)
+        shift = rounded(affine * np.stack([_shift(*each) for each in parts]), dtype)
+    return shift, measured_error(weights, dense, shift, seen)
+
+
+def _of_maps(
+    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, affine: bool, looks: bool
+) -> Judged:
+    """The same, on rows."""
+    rows = [rows_of(observed) for observed in matrices]
+    pairs = [through(*each) for each in zip(matrices, slices, strict=True)]
+    shift = None
+    if looks:
+        moved = [r.mean(y - made) for r, (y, made) in zip(rows, pairs, strict=True)]
+        shift = rounded(affine * np.stack(moved), dtype)
+    given = np.zeros(len(pairs)) if shift is None else np.asarray(shift, np.float64)
+    made = [found + moved for (_, found), moved in zip(pairs, given, strict=True)]
+    return shift, measured_on_rows([y for y, _ in pairs], made, [each.counts for each in rows])
+
+
+def needs_of(methods: Iterable[AbstractLadder]) -> frozenset[Need]:
+    """What some methods need together."""
+    return frozenset().union(*(method.needs for method in methods))
+
+
+def storage_of_rank(view: MatrixView, rank: int, dtype: np.dtype, shifted: bool) -> Storage:
+    """Of factors of all matrices of a layer, and a shift if there is one."""
+    *stack, inputs, outputs = view.matrix_shape
+    slices = int(np.prod(stack, dtype=int))
+    numbers = rank * slices * (inputs + outputs)
+    factors = Storage.of_floats(numbers, dtype.itemsize, multiply_adds=numbers)
+    return factors + Storage.of_floats(shifted * slices * outputs, dtype.itemsize)
+
+
+def _given(matrices: list[Observed]) -> tuple[np.ndarray, list[Seen]]:
+    weights = np.stack([np.asarray(observed.weights) for observed in matrices])
+    return weights, [observed.calibration for observed in matrices]
+
+
+def stored_dtype(leaf: Any) -> np.dtype:
+    """The dtype of what replaces a leaf: its own, as far as JAX has it."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
+def balanced(left: np.ndarray, right: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The factors in this dtype, each column of the left as large as its row of the right: so that
+    neither leaves the range of a narrow one. Powers of two change nothing else.
+    """
+    powers = [np.frexp(np.max(np.abs(x), axis=k))[1] for x, k in ((left, -2), (right, -1))]
+    power = (powers[1] - powers[0]) // 2
+    scaled = np.ldexp(left, power[..., None, :]), np.ldexp(right, -power[..., None])
+    return rounded(scaled[0], dtype), rounded(scaled[1], dtype)
+
+
+def rounded(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """The numbers in this dtype, not finite where they leave its range."""
+    with np.errstate(all="ignore"):
+        return array.astype(dtype)
+
+
+def _leading(sweep: EveryRank, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    factors = sweep.factors
+    return np.asarray(factors.left)[:, :rank], np.asarray(factors.right)[:rank]
+
+
+def _shifts(weights: np.ndarray, left: np.ndarray, right: np.ndarray, seen: Any) -> np.ndarray:
+    """Those that keep the mean output, for each rank of the factors as they are stored."""
+    weights, left, right = (np.asarray(each, np.float64) for each in (weights, left, right))
+    with np.errstate(all="ignore"):
+        mean = np.asarray(seen.mean, np.float64) @ weights
+        steps = (np.asarray(seen.layer_input_mean, np.float64) @ left)[:, None] * right
+        return mean - np.cumsum(np.vstack([np.zeros_like(mean), steps]), axis=0)
+
+
+def _shift(weights: np.ndarray, matrix: np.ndarray, seen: Any) -> np.ndarray:
+    """The one that keeps the mean output."""
+    before, after = (np.asarray(x, np.float64) for x in (seen.mean, seen.layer_input_mean))
+    with np.errstate(all="ignore"):
+        return before @ weights.astype(np.float64) - after @ matrix
+
+
+def _finite(left: np.ndarray, right: np.ndarray, shifts: np.ndarray | None) -> int:
+    """The largest rank up to which all numbers are finite."""
+
+    def finite(array: np.ndarray, *axes: int) -> np.ndarray:
+        return np.all(np.isfinite(np.asarray(array, np.float64)), axis=axes)
+
+    fine = finite(left, 0, 1) & finite(right, 0, 2)
+    if shifts is not None:
+        fine &= finite(shifts, 0, 2)[1:]
+    return len(fine) if fine.all() else int(np.argmin(fine))
+
+
+def _unrounded(
+    path: str, sweeps: list[EveryRank], norm: float
+) -> tuple[Float[np.ndarray, " ranks"], Float[np.ndarray, " ranks"]]:
+    """The relative squared errors of the best layers at each rank, all slices together: as
+    computed, and what they surely are at least.
+    """
+    exact, least = np.zeros(1), np.zeros(1)
+    for sweep in sweeps:
+        error, excess = (
+            np.asarray(each, np.float64)
+            for each in (sweep.certificates.optimal_error, sweep.certificates.excess_bound)
+        )
+        if not (np.all(np.isfinite(error)) and np.isfinite(norm)):
+            raise ValueError(
+                f"What {path} multiplies is too large to be squared, or a decomposition failed. "
+                "Scale the batches, or leave it out by `select`."
+            )
+        scale = norm if norm > 0 else 1.0
+        exact = exact + (error / scale) ** 2
+        least = least + (np.maximum(error - excess, 0) / scale) ** 2
+    return np.minimum.accumulate(exact), least

@@ -1,0 +1,197 @@
+"""Weights that are listened to, and the rows that they meet."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from lowrank_theory._engine.follow import AbstractWeight, Contraction, Scope
+from lowrank_theory._engine.views import Convolution, MatrixView, Trail, in_leaf_order
+
+
+class Geometry(NamedTuple):
+    """How the rows stand in what a weight meets: split the axes, and sort them into these three.
+
+    Patches are cut out first, where there is a convolution: (batch, features, *window, *places).
+    """
+
+    split: tuple[int, ...]
+    stack: tuple[int, ...]
+    rows: tuple[int, ...]
+    inputs: tuple[int, ...]
+    loops: tuple[int, ...]
+    convolution: Convolution | None = None
+    lhs_spec: tuple[int, ...] = ()
+
+
+class Tap(eqx.Module):
+    """What some weights meet in one product: `values`, where the branch is taken.
+
+    Both have a leading axis for each loop around the product; `users` names the weights and counts
+    the uses of each.
+    """
+
+    values: Array
+    taken: Array
+    geometry: Geometry = eqx.field(static=True)
+    users: tuple[str, ...] = eqx.field(static=True)
+
+
+class Watched(AbstractWeight):
+    """A weight whose products are listened to."""
+
+    trail: Trail = eqx.field(static=True)
+    dense: Any
+
+    def moved(self, move: Callable[..., Any], trail: Trail) -> "Watched":
+        return Watched(trail, move(self.dense))
+
+    def mapped(self, function: Callable[..., Any]) -> "Watched":
+        return Watched(self.trail, function(self.dense))
+
+    def stacked(self, length: int) -> "Watched":
+        return self
+
+    def slice(self, depth: int) -> "Watched":
+        return Watched(self.trail.slice(depth), self.dense)
+
+    def entries(self, reason: str, scope: Scope) -> Any:
+        scope.note(self.trail.path, reason)
+        return self.dense
+
+    def contracted(self, other: Any, contraction: Contraction, scope: Scope) -> Any:
+        def axes(of_weight: tuple[int, ...], of_other: tuple[int, ...]) -> dict[int, Any]:
+            pieces = (self.trail.axes[axis] for axis in of_weight)
+            return dict(zip(of_other, pieces, strict=True))
+
+        view = self.trail.view(contraction.summed, contraction.batch)
+        geometry = _geometry(
+            jnp.shape(other),
+            axes(contraction.batch, contraction.other_batch),
+            axes(contraction.summed, contraction.other_summed),
+            self.trail.loops,
+        )
+        self._listen(other, geometry, view, scope)
+        return contraction.of(self.dense, other)
+
+    def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
+        groups, outputs, inputs, *window = self.dense.shape
+        numbers = options["dimension_numbers"]
+        convolution = Convolution(
+            tuple(window),
+            tuple(options["window_strides"]),
+            tuple(tuple(pair) for pair in options["padding"]),
+            tuple(options["lhs_dilation"]),
+            tuple(options["rhs_dilation"]),
+            groups,
+        )
+        summed = tuple(range(2, 2 + 1 + len(window)))
+        view = self.trail.view(summed, (0,), convolution)
+        places = [0] * len(window)  # their number is known once the patches are cut
+        shape = (jnp.shape(other)[numbers.lhs_spec[0]], groups, inputs, *window, *places)
+        geometry = _geometry(
+            shape,
+            {1: self.trail.axes[0]},
+            {axis: self.trail.axes[axis] for axis in summed},
+            self.trail.loops,
+        )
+        geometry = geometry._replace(convolution=convolution, lhs_spec=tuple(numbers.lhs_spec))
+        self._listen(other, geometry, view, scope)
+        kernel = self.dense.reshape(groups * outputs, inputs, *window)
+        return lax.conv_general_dilated_p.bind(other, kernel, **options)
+
+    def _listen(self, other: Any, geometry: Geometry, view: MatrixView, scope: Scope) -> None:
+        path = self.trail.path
+        if scope.deaf:
+            return scope.note(path, scope.deaf)
+        first = scope.views.setdefault(path, view)
+        if (first.stack, first.inputs) != (view.stack, view.inputs):
+            return scope.note(path, "it also multiplies along other axes, which is not counted")
+        key = (scope.number(other), geometry)
+        tap = scope.taps.get(key) or Tap(jnp.asarray(other), jnp.asarray(True), geometry, ())
+        scope.taps[key] = dataclasses.replace(tap, users=(*tap.users, path))
+        return None
+
+
+def _geometry(
+    shape: tuple[int, ...], stack: dict[int, Any], inputs: dict[int, Any], loops: tuple[int, ...]
+) -> Geometry:
+    """Where the pieces of the weight, by the axes that they meet, stand after these axes are split
+    into them.
+    """
+    split: list[int] = []
+    place: dict[Any, int] = {}
+    rows = []
+    for axis, size in enumerate(shape):
+        if axis not in stack and axis not in inputs:
+            rows.append(len(split))
+            split.append(size)
+        for piece in stack.get(axis, inputs.get(axis, ())):
+            place[piece] = len(split)
+            split.append(piece.size)
+    stacked, summed = (
+        tuple(place[piece] for piece in in_leaf_order(itertools.chain(*pieces.values())))
+        for pieces in (stack, inputs)
+    )
+    return Geometry(tuple(split), stacked, tuple(rows), summed, loops)
+
+
+@functools.partial(jax.jit, static_argnames="geometry")
+def rows_met(values: Array, taken: Array, geometry: Geometry) -> tuple[list[Array], Array]:
+    """The rows of each slice, (samples, inputs), and which of them count, (slices, samples).
+
+    A real weight acts on real and imaginary parts alike: of complex values, both are rows.
+    """
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        parts = [rows_met(part, taken, geometry) for part in (values.real, values.imag)]
+        (real, counts), (imaginary, others) = parts
+        rows = [jnp.concatenate(pair) for pair in zip(real, imaginary, strict=True)]
+        return rows, jnp.concatenate([counts, others], axis=1)
+    loops, split = taken.shape, geometry.split
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(float)
+    if geometry.convolution is not None:
+        flat = values.reshape(-1, *values.shape[len(loops) :])
+        patches = jax.vmap(functools.partial(_patches, geometry=geometry))(flat)
+        dimensions = len(geometry.convolution.window)
+        split = (*split[: len(split) - dimensions], *patches.shape[-dimensions:])
+        values = patches
+    values = values.reshape(*loops, *split)
+    summed = [1 if axis in geometry.inputs else size for axis, size in enumerate(split)]
+    counts = jnp.broadcast_to(taken.reshape(*loops, *[1] * len(split)), (*loops, *summed))
+    other_loops = [depth for depth in range(len(loops)) if depth not in geometry.loops]
+    stack, rows, inputs = (
+        [len(loops) + axis for axis in axes]
+        for axes in (geometry.stack, geometry.rows, geometry.inputs)
+    )
+    order = [*geometry.loops, *stack, *other_loops, *rows, *inputs]
+    slices = math.prod([loops[d] for d in geometry.loops] + [split[k] for k in geometry.stack])
+    width = math.prod(split[axis] for axis in geometry.inputs)
+    arranged = values.transpose(order).reshape(slices, -1, width)
+    return list(arranged), counts.transpose(order).reshape(slices, -1)
+
+
+def _patches(values: Array, geometry: Geometry) -> Array:
+    """(batch, features, *window, *places)."""
+    convolution = geometry.convolution
+    assert convolution is not None
+    values = values.transpose(geometry.lhs_spec)
+    patches = lax.conv_general_dilated_patches(
+        values,
+        convolution.window,
+        convolution.strides,
+        convolution.padding,
+        convolution.input_dilation,
+        convolution.dilation,
+        precision=lax.Precision.HIGHEST,
+    )
+    batch, features = values.shape[:2]
+    return patches.reshape(batch, features, *convolution.window, *patches.shape[2:])

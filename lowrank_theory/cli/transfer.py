@@ -1,0 +1,114 @@
+"""Study a trained network."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lowrank_theory._files import to_json, write_atomically
+from lowrank_theory.cli import _progress as showing
+from lowrank_theory.cli._options import OTHER_CODES, POINTS, Refuse, prepare, seed, share
+from lowrank_theory.models import catalogue
+from lowrank_theory.reports import tables
+from lowrank_theory.reports import transfer as report_page
+from lowrank_theory.studies.transfer import transfer
+from lowrank_theory.studies.ways import OTHERS
+
+BUDGETS = (0.25, 0.5, 0.75)
+
+
+def add(commands: Any) -> None:
+    """The options of the command."""
+    command = commands.add_parser(
+        "transfer",
+        help="study a trained network: its layers under the theorems, and the network compressed",
+        description="Study a trained network: each layer under the theorems, and the network "
+        "compressed to shares of its weights, certified and timed.",
+        epilog=f"Exit code: 0 if the report was written, {OTHER_CODES}. Where the data of the "
+        "network are not there, that is bad usage.",
+    )
+    command.set_defaults(run=run, refuse=command.error)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("network", nargs="?", type=_case, metavar="NETWORK", help="see --list")
+    which.add_argument(
+        "--list",
+        action="store_true",
+        help="say which networks there are, whether their data are there, and else what to get",
+    )
+    command.add_argument(
+        "--budget",
+        nargs="+",
+        type=share,
+        default=BUDGETS,
+        metavar="SHARE",
+        help="shares of the weights' bytes to compress to (default: 0.25 0.5 0.75); "
+        "certificates and times are of the one nearest to 0.5",
+    )
+    others = [way.name for way in OTHERS]
+    command.add_argument(
+        "--ways",
+        nargs="+",
+        choices=others,
+        default=(),
+        metavar="WAY",
+        help="more ways to compress the network, of: " + ", ".join(map(repr, others)),
+    )
+    command.add_argument("--seed", type=seed, default=0, metavar="N", help="default: 0")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of report.html, report.json and figures (default: out/transfer/NETWORK), "
+        "otherwise as for verify",
+    )
+    command.add_argument(
+        "--json", type=Path, metavar="FILE", help="write what report.json holds here as well"
+    )
+
+
+def _case(name: str) -> catalogue.Case:
+    try:
+        return catalogue.find(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run(options: argparse.Namespace, refuse: Refuse) -> int:
+    """Study the network, and write the report."""
+    console = tables.make_console()
+    if options.list:
+        missing = {case.name: case.missing() for case in catalogue.CASES.values()}
+        console.print(tables.cases(missing))
+        for name, reason in missing.items():
+            if reason is not None:
+                console.print(f"{name}: {reason}\n", soft_wrap=True)
+        return 0
+    case: catalogue.Case = options.network
+    reason = case.missing()
+    if reason is not None:
+        refuse(
+            f"argument NETWORK: {case.name} cannot be read: {reason.splitlines()[0].rstrip('.')}; "
+            "`lowrank-theory transfer --list` says what to get and where to put it"
+        )
+    options.out = options.out or Path("out/transfer") / case.name
+    prepare(options, report_page.FILES, refuse)
+    try:
+        with showing.steps(console) as step:
+            found = transfer(
+                case,
+                budgets=options.budget,
+                ways=options.ways,
+                seed=options.seed,
+                folder=options.out / POINTS,
+                progress=step,
+            )
+    except ValueError as error:  # such as a budget that cannot be met
+        refuse(str(error))
+    content = report_page.record(found)
+    report_page.write(found, options.out)
+    if options.json:
+        write_atomically(options.json, to_json(content))
+    console.print(tables.compressed_networks(content["networks"], content["metric"]))
+    for sentence in report_page.sentences(content):
+        console.print(sentence)
+    console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
+    return 0

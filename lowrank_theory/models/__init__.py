@@ -1,0 +1,1 @@
+"""Readers of trained networks and of their data, and the catalogue of those that are studied."""

@@ -1,0 +1,382 @@
+"""The trained networks at hand, each with the data to calibrate it, to certify it and to judge it.
+
+Whatever is fitted is fitted to training data; errors, certificates and the metric are of data that
+the compression has not seen. `CASES["digits"].load()` is what `transfer` studies.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+from scipy import stats
+
+from lowrank_theory._numerics import check_count
+from lowrank_theory.models.alexnet import alexnet_network
+from lowrank_theory.models.bert import Tokens, bert_network, bert_tokens, embed
+from lowrank_theory.models.character_lstm import (
+    character_lstm_network,
+    nats_per_character,
+    shakespeare_text,
+)
+from lowrank_theory.models.digits import digits_data, digits_network
+from lowrank_theory.models.mnist import mnist_data, mnist_network
+from lowrank_theory.models.perceptron import Perceptron, Split
+from lowrank_theory.models.resnet import Cifar10, cifar10_data, correct, resnet_network
+from lowrank_theory.models.texts import stsb_data
+
+WINDOW = 200  # characters in a unit of the character LSTM
+APART = 400  # characters between two such units
+LENGTHS = (10, 24)  # tokens to which a sentence is cut
+
+Function = Callable[[PyTree, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many units are taken, and how many stand in a batch.
+
+    - `calibration`: training units, to which layers are fitted;
+    - `held_out`: other units, on which the errors of layers are measured;
+    - `units`: as many of these, one by one, for certificates;
+    - `items`: what the metric scores (images, windows of 1,000 characters, pairs of sentences);
+    - `batch`: units that are computed together;
+    - `passes`: over the calibration data, for a sequential fit; `None`, one for each layer.
+
+    Raises `ValueError` for fewer than two of any, or calibration units for fewer than two batches.
+    """
+
+    calibration: int
+    held_out: int
+    units: int
+    items: int
+    batch: int
+    passes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("calibration", "held_out", "units", "items", "batch"):
+            check_count(name, getattr(self, name), 2)
+        if self.passes is not None:
+            check_count("passes", self.passes, 1)
+        if self.calibration <= self.batch:
+            raise ValueError(
+                f"`calibration` must be above `batch`, so that the calibration can be halved; got "
+                f"{self.calibration} and {self.batch}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a network is for, measured on held-out items.
+
+    `scores(function, parameters)` has a row for each item, the same items for every network, so
+    that two networks are compared pair by pair; `value(scores)` is the figure, of these rows or of
+    any resampled from them.
+    """
+
+    name: str
+    larger_is_better: bool
+    scores: Callable[[Function, PyTree], np.ndarray]
+    value: Callable[[np.ndarray], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A network, `function(parameters, batch)`, and its data.
+
+    `calibration` and `held_out` are batches of many units, `units` batches of one each, which are
+    held out too. `select` says which weights are to be compressed; `None`, all.
+    """
+
+    function: Function
+    parameters: PyTree
+    calibration: list[PyTree]
+    held_out: list[PyTree]
+    units: list[PyTree]
+    metric: Metric
+    select: Callable[[str], bool] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network by its name.
+
+    - `unit`: what is drawn independently, in one word or a few;
+    - `about`: what the data are, and what is to be known of them;
+    - `sizes`: those of a full study;
+    - `read`: reads the network and so many of its data;
+    - `check`: reads as little as shows that all of it is there.
+    """
+
+    name: str
+    title: str
+    unit: str
+    about: str
+    sizes: Sizes
+    read: Callable[[Sizes], Loaded]
+    check: Callable[[], Any]
+
+    def load(self, sizes: Sizes | None = None) -> Loaded:
+        """The network and its data, by default as many as a full study takes.
+
+        Raises `FileNotFoundError` where a file is missing, `ValueError` where one is damaged, and
+        `ImportError` without an optional package; they say what to get and where to put it.
+        """
+        return self.read(sizes or self.sizes)
+
+    def missing(self) -> str | None:
+        """What is missing, what to get, and where to put it; `None` where all is there."""
+        try:
+            self.check()
+        except (OSError, ValueError, ImportError) as error:
+            return str(error)
+        return None
+
+
+def available(name: str) -> str | None:
+    """`None` where a network and its data are there, or else what to get and where to put it.
+
+    Raises `ValueError` for an unknown name.
+    """
+    return find(name).missing()
+
+
+def find(name: str) -> Case:
+    """The case of this name.
+
+    Raises `ValueError` for an unknown one.
+    """
+    if name not in CASES:
+        raise ValueError(f"there is no network {name!r}; there are {', '.join(CASES)}")
+    return CASES[name]
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _classifier(
+    function: Function, parameters: PyTree, data: Split | Cifar10, sizes: Sizes
+) -> Loaded:
+    training, held_out = np.asarray(data.training_images), np.asarray(data.held_out_images)
+    images, labels = held_out[: sizes.items], np.asarray(data.held_out_labels)[: sizes.items]
+    return Loaded(
+        function,
+        parameters,
+        calibration=_batches(training[: sizes.calibration], sizes.batch),
+        held_out=_batches(held_out[: sizes.held_out], sizes.batch),
+        units=_batches(held_out[: sizes.units], 1),
+        metric=Metric(
+            "accuracy",
+            larger_is_better=True,
+            scores=lambda function, parameters: correct(
+                function, parameters, images, labels, batch=sizes.batch
+            ),
+            value=_mean,
+        ),
+    )
+
+
+def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _mean(scores: np.ndarray) -> float:
+    return float(np.mean(scores))
+
+
+def _perceptron(
+    network: Callable[[], Perceptron], data: Callable[[], Split]
+) -> Callable[[Sizes], Loaded]:
+    return lambda sizes: _classifier(Perceptron.__call__, network(), data(), sizes)
+
+
+def _residual(depth: int) -> Callable[[Sizes], Loaded]:
+    def read(sizes: Sizes) -> Loaded:
+        network, parameters = resnet_network(depth)
+        return _classifier(network.apply, parameters, cifar10_data(sizes.calibration), sizes)
+
+    return read
+
+
+def _alexnet(sizes: Sizes) -> Loaded:
+    network, parameters = alexnet_network()
+    return _classifier(network.apply, parameters, cifar10_data(sizes.calibration), sizes)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _character_lstm(sizes: Sizes) -> Loaded:
+    """The first three quarters of the text calibrate, the last is held out."""
+    network, parameters = character_lstm_network()
+    codes = network.encode(shakespeare_text())
+    fitted, rest = np.split(codes, [len(codes) * 3 // 4])
+    scored = rest[: 1_000 * sizes.items + 101]
+    held_out = _shuffled(_windows(rest, max(sizes.held_out, sizes.units)))
+
+    def scores(function: Function, parameters: PyTree) -> np.ndarray:
+        return nats_per_character(function, parameters, scored)
+
+    return Loaded(
+        network.apply,
+        parameters,
+        calibration=_batches(_windows(fitted, sizes.calibration), sizes.batch),
+        held_out=_batches(held_out[: sizes.held_out], sizes.batch),
+        units=_batches(held_out[: sizes.units], 1),
+        metric=Metric("nats per character", larger_is_better=False, scores=scores, value=_mean),
+    )
+
+
+def _shuffled(units: np.ndarray) -> np.ndarray:
+    """The units as if drawn one by one: neighbours in a text are alike."""
+    return units[np.random.default_rng(0).permutation(len(units))]
+
+
+def _windows(codes: np.ndarray, count: int) -> np.ndarray:
+    """So many windows, evenly spread over the text."""
+    starts = np.arange(0, len(codes) - WINDOW, WINDOW + APART)
+    chosen = starts[np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)]
+    return codes[chosen[:, None] + np.arange(WINDOW)]
+
+
+def _minilm(sizes: Sizes) -> Loaded:
+    """Calibration on sentences of the training part, everything else on the test part."""
+    network, parameters = bert_network()
+    data = stsb_data()
+    fitted, held_out = (_distinct(part.first + part.second) for part in (data.training, data.test))
+    pairs = min(sizes.items, len(data.test.scores))
+    tokens = bert_tokens(data.test.first[:pairs] + data.test.second[:pairs])
+    judged = data.test.scores[:pairs]
+
+    def scores(function: Function, parameters: PyTree) -> np.ndarray:
+        embeddings = embed(function, parameters, tokens).astype(np.float64)
+        return np.stack([np.sum(embeddings[:pairs] * embeddings[pairs:], axis=1), judged], axis=1)
+
+    return Loaded(
+        network.apply,
+        parameters,
+        calibration=list(_sentences(fitted, sizes.calibration, sizes.batch)),
+        held_out=list(_sentences(held_out, sizes.held_out, sizes.batch)),
+        units=list(_sentences(held_out, sizes.units, 1)),
+        metric=Metric("Spearman correlation", True, scores, _rank_correlation),
+        select=_in_a_block,
+    )
+
+
+def _in_a_block(path: str) -> bool:
+    return "['layers']" in path and path.endswith("['kernel']")
+
+
+def _rank_correlation(scores: np.ndarray) -> float:
+    found: Any = stats.spearmanr(scores[:, 0], scores[:, 1])
+    return float(found.statistic)
+
+
+def _distinct(texts: tuple[str, ...]) -> list[str]:
+    return _shuffled(np.array(list(dict.fromkeys(texts)), object)).tolist()
+
+
+def _sentences(texts: list[str], count: int, batch: int) -> Iterator[Tokens]:
+    """Batches without padding: each sentence is cut to the longest of `LENGTHS` that it fills. Of
+    each length as many are taken as its share of all sentences.
+    """
+    filled = bert_tokens(texts, length=LENGTHS[-1]).mask.sum(axis=1)
+    longest = np.searchsorted(LENGTHS, filled, side="right") - 1
+    for index, length in enumerate(LENGTHS):
+        those = np.flatnonzero(longest == index)
+        share = math.ceil(count * len(those) / np.count_nonzero(longest >= 0))
+        taken = those[:share]
+        if not len(taken):
+            continue
+        tokens = bert_tokens([texts[row] for row in taken], length=length)
+        size = min(batch, len(taken))
+        for start in range(0, len(taken) - size + 1, size):
+            rows = slice(start, start + size)
+            yield Tokens(tokens.ids[rows], tokens.mask[rows])
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+_CIFAR10_ABOUT = (
+    "CIFAR-10: calibration on the first training images, errors and accuracy on test images. The "
+    "networks were trained on all training images."
+)
+
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        Case(
+            "digits",
+            "perceptron 64-256-128-10 on handwritten digits",
+            "image",
+            "Handwritten digits of 8 × 8 pixels: calibration on the 1,200 images that the network "
+            "was trained on, errors and accuracy on the other 597.",
+            Sizes(calibration=1_200, held_out=597, units=400, items=597, batch=200),
+            _perceptron(digits_network, digits_data),
+            digits_network,
+        ),
+        Case(
+            "mnist",
+            "perceptron 784-500-10 on MNIST",
+            "image",
+            "MNIST: calibration on the first training images, errors and accuracy on test images.",
+            Sizes(calibration=4_000, held_out=2_000, units=400, items=10_000, batch=500),
+            _perceptron(mnist_network, mnist_data),
+            lambda: (mnist_network(), mnist_data()),
+        ),
+        Case(
+            "resnet20",
+            "ResNet-20 on CIFAR-10",
+            "image",
+            _CIFAR10_ABOUT,
+            Sizes(calibration=500, held_out=250, units=400, items=1_000, batch=50),
+            _residual(20),
+            lambda: (resnet_network(20), cifar10_data(1)),
+        ),
+        Case(
+            "resnet56",
+            "ResNet-56 on CIFAR-10",
+            "image",
+            _CIFAR10_ABOUT,
+            Sizes(calibration=300, held_out=150, units=400, items=1_000, batch=50, passes=28),
+            _residual(56),
+            lambda: (resnet_network(56), cifar10_data(1)),
+        ),
+        Case(
+            "alexnet",
+            "AlexNet for CIFAR-10",
+            "image",
+            _CIFAR10_ABOUT,
+            Sizes(calibration=2_000, held_out=500, units=400, items=1_000, batch=100),
+            _alexnet,
+            lambda: (alexnet_network(), cifar10_data(1)),
+        ),
+        Case(
+            "char_lstm",
+            "two-layer LSTM on characters of Shakespeare",
+            f"window of {WINDOW} characters",
+            "The text that comes with the network, of which it probably was trained on all: "
+            "calibration on the first three quarters, errors and nats per character on the last. "
+            f"Windows stand at least {APART} characters apart, so that they are nearly "
+            "independent.",
+            Sizes(calibration=400, held_out=200, units=400, items=100, batch=50),
+            _character_lstm,
+            lambda: (character_lstm_network(), shakespeare_text()),
+        ),
+        Case(
+            "minilm",
+            "all-MiniLM-L6-v2, the weights of its six blocks",
+            "sentence",
+            "STS-B: calibration on sentences of the training part, errors and correlation on the "
+            "test part. The network was trained on other texts. To calibrate without padding, a "
+            f"sentence is cut to the longest of {', '.join(map(str, LENGTHS))} tokens that it "
+            "fills; the correlation is that of whole sentences.",
+            Sizes(calibration=1_000, held_out=400, units=400, items=1_379, batch=50),
+            _minilm,
+            lambda: (bert_network(), stsb_data(), bert_tokens(["one"])),
+        ),
+    )
+}
+"""The networks by name."""

@@ -1,0 +1,177 @@
+"""Write what a verification found: a page for a reader, JSON for a program, figures for a paper.
+
+The page needs nothing but its own file: formulas are MathML, figures are inline, and nothing is
+fetched. Every file is a function of the `Record` alone, and replaces its predecessor in one step.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+
+from lowrank_theory import plotting
+from lowrank_theory._files import plain, to_json, write_atomically
+from lowrank_theory.reports._page import number, render, svg, versions
+from lowrank_theory.studies.layer_study import LayerStudy
+from lowrank_theory.theorems import CONTENTS, AbstractTheorem
+from lowrank_theory.verification.monte_carlo import Report, StatementReport, Verdict
+
+FILES = ("report.json", "report.html", "tightness.svg", "layer_errors.svg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a run was asked, and what it found.
+
+    `skipped` holds one sentence for each network that was not studied. Trials, regimes and
+    statements come from `report`, layers from `studies`.
+    """
+
+    report: Report
+    studies: tuple[LayerStudy, ...]
+    skipped: tuple[str, ...]
+    preset: str
+    only: tuple[str, ...]
+    seed: int
+    failure_probability: float
+    confidence: float
+    seconds: float
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """The rows of all studies, as plain numbers; what is not finite is `None`."""
+        return plain([row for study in self.studies for row in study.rows])
+
+    @property
+    def finding(self) -> str | None:
+        """What the studies say together, in one sentence; `None` where no layer can be compared."""
+        found = [row for study in self.studies for row in study.summary()]
+        gains = [row["gain"] for row in found if row["gain"] is not None]
+        looseness = [row["looseness"] for row in found if row["looseness"] is not None]
+        if not gains or not looseness:
+            return None
+        return (
+            "At half of full rank, fitting a layer to its inputs makes the error "
+            f"{_range(gains)} times smaller than truncating its weights does; the bound on the "
+            f"price of truncating is {_range(looseness)} times what is realised."
+        )
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions on which the numbers depend."""
+        return versions()
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the run."""
+        only = f" --only {' '.join(self.only)}" if self.only else ""
+        return f"lowrank-theory verify --preset {self.preset} --seed {self.seed}{only}"
+
+    def summary(self) -> dict[str, Any]:
+        """`{"theorems": [...], "layers": [...]}`: one row per statement, one per layer and rank."""
+        return {"theorems": plain(self.report.rows()), "layers": self.layers}
+
+    def everything(self) -> dict[str, Any]:
+        """The summary, with what is needed to repeat the run."""
+        return self.summary() | {
+            "command": self.command,
+            "preset": self.preset,
+            "seed": self.seed,
+            "failure_probability": self.failure_probability,
+            "confidence": self.confidence,
+            "statements": [plain(_details(statement)) for statement in self.report.statements],
+            "skipped": list(self.skipped),
+            "versions": self.versions,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def write(record: Record, folder: Path) -> None:
+    """Write `report.json`, `report.html` and the figures into an existing folder.
+
+    Everything is rendered before the first file is written. Raises `OSError` where that fails.
+    """
+    figures = {"tightness": svg(plotting.tightness(record.report))}
+    if record.layers:
+        figures["layer_errors"] = svg(plotting.layer_errors(record.layers))
+    page = _page(record, figures)
+    write_atomically(folder / "report.json", to_json(record.everything()))
+    for name, content in figures.items():
+        write_atomically(folder / f"{name}.svg", content)
+    write_atomically(folder / "report.html", page.encode(errors="backslashreplace"))
+
+
+# --- the parts of the page ------------------------------------------------------------------------
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _docstring(theorem: AbstractTheorem) -> tuple[str, str]:
+    """The first line of the theorem's file, and the rest of its docstring."""
+    title, _, body = (sys.modules[type(theorem).__module__].__doc__ or "").partition("\n")
+    return title.rstrip("."), body
+
+
+def _details(statement: StatementReport) -> dict[str, Any]:
+    settings = {}
+    for theorem in CONTENTS:
+        if statement.name in theorem.statements:
+            settings = theorem.statements[statement.name].regimes
+    return {
+        "name": statement.name,
+        "kind": statement.kind,
+        "verdict": statement.verdict.value,
+        "regimes": [
+            {
+                "name": regime.name,
+                "setting": _one_line(settings.get(regime.name)),
+                "trials": regime.sample.trials,
+                "applicable": regime.sample.applicable,
+                "violations": int(regime.sample.violated.sum()),
+                "ratio_max": regime.sample.ratio.max() if regime.sample.applicable else None,
+                "critical_constant": regime.critical_constant,
+                "verdict": regime.verdict.value,
+            }
+            for regime in statement.regimes
+        ],
+        "controls": [dataclasses.asdict(control) for control in statement.controls],
+    }
+
+
+def _one_line(setting: Any) -> str:
+    if setting is None:
+        return ""
+    text = " ".join(eqx.tree_pformat(setting, short_arrays=False).split())
+    return text.replace("( ", "(").replace(" )", ")")
+
+
+def _page(record: Record, figures: Mapping[str, bytes]) -> str:
+    names = {statement.name for statement in record.report.statements}
+    theorems = [
+        (theorem.name, *_docstring(theorem))
+        for theorem in CONTENTS
+        if names & {*theorem.statements}
+    ]
+    verdicts = [statement.verdict for statement in record.report.statements]
+    return render(
+        Path(__file__).with_name("verification.html.jinja"),
+        figures,
+        record=record,
+        counts={verdict.value: verdicts.count(verdict) for verdict in Verdict},
+        statements=list(
+            zip(
+                record.report.statements,
+                record.report.rows(),
+                [plain(_details(statement)) for statement in record.report.statements],
+                strict=True,
+            )
+        ),
+        theorems=theorems,
+        layers=record.layers,
+    )

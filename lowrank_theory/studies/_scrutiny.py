@@ -1,0 +1,206 @@
+"""One compressed network under scrutiny: certificates of its layers, how their errors compose, and
+what time it takes.
+"""
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from lowrank_theory._engine.compressed import Compressed
+from lowrank_theory._engine.held_out import unit_errors
+from lowrank_theory._engine.replace import replace
+from lowrank_theory._numerics import float64
+from lowrank_theory.approximations import Affine, LowRank
+from lowrank_theory.certification import certify_losses
+from lowrank_theory.models.catalogue import Loaded
+from lowrank_theory.models.perceptron import Perceptron
+from lowrank_theory.studies._sizes import (
+    FAILURE_PROBABILITY,
+    Factors,
+    factors_of,
+    low_rank,
+    matrices_of,
+)
+from lowrank_theory.theorems import network_composition
+from lowrank_theory.theorems.network_composition import Network
+
+BATCH_SIZES = (1, 32)  # at which times are measured
+SECONDS = 2.0  # for which each is
+
+Row = dict[str, Any]
+
+
+def scrutinised(loaded: Loaded, compressed: Compressed) -> Row:
+    """`certificates`, `composition` and `times`."""
+    return {
+        "certificates": _certificates(loaded, compressed),
+        "composition": _composition(loaded, compressed),
+        "times": list(_times(loaded, compressed)),
+    }
+
+
+def _certificates(loaded: Loaded, compressed: Compressed) -> list[Row]:
+    losses = unit_errors(loaded.function, loaded.parameters, compressed, loaded.units)
+    rows = []
+    for path, layer in compressed.layers.items():
+        row = {
+            "layer": path,
+            "shape": list(layer.view.matrix_shape),
+            "rank": layer.rank,
+            "size": layer.size,
+            "remark": layer.remark,
+            "parameters": layer.parameters,
+            "dense_parameters": layer.dense_parameters,
+            "bytes": layer.bytes,
+            "dense_bytes": layer.dense_bytes,
+            "loss": None,
+            "certificate": None,
+        }
+        if path in losses:
+            certificate = certify_losses(losses[path], failure_probability=FAILURE_PROBABILITY)
+            row |= {"loss": float(certificate.mean), "certificate": float(certificate.bound)}
+        rows.append(row)
+    return rows
+
+
+def _composition(loaded: Loaded, compressed: Compressed) -> Row:
+    r"""The error of the network, and what those of its layers say of it, on one held-out batch and
+    relative to its outputs.
+
+    - `measured`: $\lVert F(W) - F(M)\rVert_F$, all layers replaced;
+    - `alone`: $\delta_i$, with layer $i$ alone replaced; their `sum` and `root_of_squares`;
+    - `telescoping`: the sum over $i$ of what replacing layer $i$ changes, those before it being
+      replaced. By the triangle inequality it is never below `measured`;
+    - `telescoping_bound` and `residuals_bound`: the bounds of `network_composition`, for a
+      perceptron.
+
+    Each layer is run as two factors, one of them the identity where it is dense: one program.
+    """
+    batch = loaded.held_out[0]
+    factors, matrices = factors_of(compressed), matrices_of(compressed, loaded)
+    dense = {path: _as_factors(matrices[path], None) for path in factors}
+    replaced = {
+        path: _as_factors(np.asarray(low_rank(each).materialise()), each)
+        for path, each in factors.items()
+    }
+    function, parameters = replace(loaded.function, loaded.parameters, dense)
+    run = jax.jit(function)
+    original = np.asarray(run(parameters, batch), float)
+    norm = float(np.linalg.norm(original))
+
+    def outputs(chosen: Mapping[str, Affine]) -> np.ndarray:
+        swapped = replace(loaded.function, loaded.parameters, {**dense, **chosen})[1]
+        return np.asarray(run(swapped, batch), float)
+
+    alone, steps, before = [], [], original
+    for index, path in enumerate(factors):
+        alone.append(float(np.linalg.norm(original - outputs({path: replaced[path]}))) / norm)
+        after = outputs(dict(itertools.islice(replaced.items(), index + 1)))
+        steps.append(float(np.linalg.norm(before - after)) / norm)
+        before = after
+    found: Row = {
+        "layers": list(factors),
+        "measured": float(np.linalg.norm(original - before)) / norm,
+        "alone": alone,
+        "sum": sum(alone),
+        "root_of_squares": math.hypot(*alone),
+        "steps": steps,
+        "telescoping": sum(steps),
+    }
+    if isinstance(loaded.parameters, Perceptron):
+        found |= _perceptron_bounds(loaded.parameters, replaced, batch, norm)
+    return found
+
+
+def _as_factors(matrix: np.ndarray, like: Factors | None) -> Affine:
+    """A matrix (*stack, inputs, outputs) times the identity on its smaller side, with the shift of
+    the other or none.
+    """
+    *stack, inputs, outputs = matrix.shape
+    shift = np.zeros((*stack, outputs), matrix.dtype)
+    if isinstance(like, Affine):
+        shift = np.asarray(like.shift, matrix.dtype)
+    smaller = np.eye(min(inputs, outputs), dtype=matrix.dtype)
+    identity = np.broadcast_to(smaller, (*stack, *smaller.shape))
+    sides = (matrix, identity) if inputs >= outputs else (identity, matrix)
+    return Affine(LowRank(*map(jnp.asarray, sides)), jnp.asarray(shift))
+
+
+def _perceptron_bounds(
+    network: Perceptron, replaced: Mapping[str, Affine], images: np.ndarray, norm: float
+) -> Row:
+    """Both bounds of `network_composition`. A bias is a row of weights, fed by a constant input."""
+    weights, compressed = [], []
+    for index, (dense, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+        last = index == len(network.weights) - 1
+        new = replaced.get(f".weights[{index}]")
+        pairs = [(np.asarray(dense), np.asarray(bias))] * 2
+        if new is not None:
+            matrix = np.asarray(new.factors.materialise())
+            pairs[1] = (matrix, np.asarray(bias) + np.asarray(new.shift))
+        for kept, (matrix, row) in zip((weights, compressed), pairs, strict=True):
+            layer = np.vstack([matrix, row]).astype(float)
+            constant = np.zeros((len(layer), 0 if last else 1))
+            constant[-1:] = 1
+            kept.append(np.hstack([layer, constant]))
+    inputs = np.hstack([images, np.ones((len(images), 1))]).astype(float)
+    with float64():
+        chain = Network(tuple(weights), tuple(compressed), inputs, 1)
+        telescoping, residuals = (
+            float(statement.formula(chain, chain.compressed, FAILURE_PROBABILITY))
+            for statement in (network_composition.telescoping, network_composition.residuals)
+        )
+    return {
+        "telescoping_bound": telescoping / norm,
+        "residuals_bound": math.sqrt(residuals) / norm,
+    }
+
+
+def _times(loaded: Loaded, compressed: Compressed) -> Iterator[Row]:
+    """Seconds of a call, dense and factored in turn, so that both meet the same machine."""
+    for size in BATCH_SIZES:
+        batch = _joined(loaded.units, size)
+        runs = [
+            functools.partial(jax.jit(loaded.function), loaded.parameters, batch),
+            functools.partial(jax.jit(compressed.function), compressed.parameters, batch),
+        ]
+        taken: list[tuple[float, ...]] = []
+        for run in runs:  # compiled, and warm
+            jax.block_until_ready(run())
+        start = time.perf_counter()
+        while len(taken) < 5 or (time.perf_counter() - start < SECONDS and len(taken) < 1_000):
+            taken.append(tuple(map(_seconds, runs)))
+        dense, factored = np.transpose(taken)
+        yield {
+            "batch": len(jax.tree.leaves(batch)[0]),
+            "repetitions": len(taken),
+            "dense": float(np.median(dense)),
+            "factored": float(np.median(factored)),
+            "speedup": float(np.median(dense / factored)),
+        }
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def _joined(units: Sequence[PyTree], size: int) -> PyTree:
+    """One batch of up to so many units, of the shape that most of them have."""
+
+    def shape(unit: PyTree) -> tuple:
+        return tuple(np.shape(leaf) for leaf in jax.tree.leaves(unit))
+
+    shapes = [shape(unit) for unit in units]
+    commonest = max(shapes, key=shapes.count)
+    chosen = [unit for unit, its in zip(units, shapes, strict=True) if its == commonest][:size]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chosen)
