@@ -31,20 +31,18 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from lowrank_theory._engine.choices import Choices, Origin, allocated, check_saves
 from lowrank_theory._engine.compressed import Compressed, CompressedLayer
 from lowrank_theory._engine.fits import (
-    AbstractFit,
     Fitter,
     Made,
     needs_of,
-    storage_of_rank,
     stored_dtype,
 )
-from lowrank_theory._engine.observe import Listener, Site, nothing_followed
+from lowrank_theory._engine.observe import Listener, Site, Survey, nothing_followed
 from lowrank_theory._engine.passes import blocks_of
+from lowrank_theory._engine.phases import Phases
 from lowrank_theory._engine.replace import leaves_by_path, replace
-from lowrank_theory._engine.targets import AbstractBudget, AbstractTarget
+from lowrank_theory._engine.targets import AbstractTarget
 from lowrank_theory._engine.targets import Bytes as Bytes
 from lowrank_theory._engine.targets import IdealBits as IdealBits
 from lowrank_theory._engine.targets import LayerError as LayerError
@@ -121,7 +119,6 @@ def compress(
         raise nothing_followed(survey.not_followed)
     leaves = leaves_by_path(parameters)
     remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
-    fitter = Fitter(listener, survey, tied, leaves, batches, methods, remarks)
     free = [path for path in survey if path not in remarks]
     needs = needs_of(methods)
     blocks = blocks_of(survey, free, needs=needs) if needs else [free]
@@ -135,72 +132,12 @@ def compress(
         if progress is not None:
             progress(path, next(steps), (1 + sequential) * len(free))
 
+    fitter = Fitter(listener, survey, tied, leaves, batches, methods, remarks)
     dense = {path: _dense(survey[path], leaves[path]) for path in survey}
-    limits = {path: _limit(target, survey[path], leaves[path], bool(needs)) for path in free}
-
-    def choices_of(path: str, fits: Sequence[AbstractFit]) -> Choices:
-        check_saves(target, fits, dense[path])
-        rows = survey[path].rows
-        return Choices.of(fits, lambda storage: target.cost(storage, rows), dense[path])
-
-    taken: dict[str, Origin] = {}
-    choices: dict[str, Choices] = {}
-    for block in blocks:
-        for path, matrices, fits in fitter.fits(block, limits):
-            found = choices_of(path, fits)
-            if isinstance(target, AbstractBudget):
-                if why := found.nothing_saves():
-                    remarks[path] = why
-            elif isinstance(size := found.chosen(target, matrices), str):
-                remarks[path] = size
-            else:
-                taken[path] = size
-            choices[path] = found.forgotten() if sequential else found
-            step(path)
-    known: dict[str, float] = {}
-    if isinstance(target, AbstractBudget):
-        for path in survey:
-            choices.setdefault(path, Choices.none(target.cost(dense[path], survey[path].rows)))
-        choices = {path: choices[path] for path in survey}
-        taken, known = allocated(choices, target.share, remarks)
-
-    made: dict[str, Made] = {}
-    if not sequential:
-        made = {path: choices[path].fits[m].at(size) for path, (m, size) in taken.items()}
-    for block in later:
-        asked = [path for path in block if path in taken]
-        only = {path: taken[path][0] for path in asked}
-        so_far = replace(function, parameters, _approximations(made, tied)) if made else None
-        anew = isinstance(target, LayerError)
-        most = limits if anew else {path: taken[path][1] + 1 for path in asked}
-        for path, matrices, fits in fitter.fits(asked, most, so_far, None if anew else only):
-            _, size = taken[path]
-            if anew:
-                again = choices_of(path, fits).chosen(target, matrices)
-                if isinstance(again, str):
-                    remarks[path] = f"in sequence, {again}"
-                else:
-                    made[path] = fits[again[0]].at(again[1])
-                continue
-            (fit,) = fits
-            if fit.has(size):
-                made[path] = fit.at(size)
-                continue
-            remarks[path] = f"in sequence, {fit.lacks(size)}"
-            if isinstance(target, AbstractBudget):
-                raise ValueError(
-                    f"The budget cannot be kept: of {path}, {remarks[path]}. Leave it out by "
-                    "`select`, or `sequential` out."
-                )
-        for path in block:
-            step(path)
-
-    layers: dict[str, CompressedLayer] = {}
-    for path in survey:
-        one = _layer(survey[path], dense[path], made.get(path), remarks.get(path, ""))
-        layers[path] = one
-        for other in tied.get(path, ()):
-            layers[other] = _counted_with(one, path)
+    phases = Phases(target, function, parameters, fitter, dense, step)
+    taken, made, known = phases.chosen(blocks, make=not sequential)
+    if sequential:
+        made = phases.in_sequence(later, taken)
     provenance = {
         "target": str(target),
         "method": ", ".join(map(str, methods)),
@@ -210,9 +147,10 @@ def compress(
         "not_followed": {path: "; ".join(why) for path, why in survey.not_followed.items()},
         **known,
     }
+    layers = _layers(survey, dense, made, remarks, tied)
     if not made:
         return Compressed(function, parameters, layers, provenance)
-    replaced = replace(function, parameters, _approximations(made, tied))
+    replaced = replace(function, parameters, phases.approximations(made))
     return Compressed(*replaced, layers, provenance)
 
 
@@ -281,15 +219,21 @@ def _dense(site: Site, leaf: Any) -> Storage:
     return Storage.of_floats(numbers, stored_dtype(leaf).itemsize, multiply_adds=numbers)
 
 
-def _limit(target: AbstractTarget, site: Site, leaf: Any, shifted: bool) -> int:
-    """How many ranks cost less than the layer does."""
-    dtype, full = stored_dtype(leaf), min(site.view.matrix_shape[-2:])
-    most = target.cost(_dense(site, leaf), site.rows)
-    costs = [
-        target.cost(storage_of_rank(site.view, rank, dtype, shifted), site.rows)
-        for rank in range(1, full + 1)
-    ]
-    return sum(cost < most for cost in costs)
+def _layers(
+    survey: Survey,
+    dense: Mapping[str, Storage],
+    made: Mapping[str, Made],
+    remarks: Mapping[str, str],
+    tied: Tied,
+) -> dict[str, CompressedLayer]:
+    """What became of each, in the order of execution."""
+    layers: dict[str, CompressedLayer] = {}
+    for path in survey:
+        one = _layer(survey[path], dense[path], made.get(path), remarks.get(path, ""))
+        layers[path] = one
+        for other in tied.get(path, ()):
+            layers[other] = _counted_with(one, path)
+    return layers
 
 
 def _layer(site: Site, dense: Storage, made: Made | None, remark: str) -> CompressedLayer:
@@ -320,12 +264,3 @@ def _counted_with(layer: CompressedLayer, path: str) -> CompressedLayer:
     counts = ("parameters", "bytes", "multiply_adds")
     nothing = dict.fromkeys([*counts, *(f"dense_{each}" for each in counts)], 0)
     return dataclasses.replace(layer, remark=f"tied, one array with {path}", **nothing)
-
-
-def _approximations(made: Mapping[str, Made], tied: Tied) -> dict[str, Any]:
-    """What stands for each leaf."""
-    return {
-        leaf: each.approximation
-        for path, each in made.items()
-        for leaf in (path, *tied.get(path, ()))
-    }
