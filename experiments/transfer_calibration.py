@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from _save import column, interval, run
-from lowrank_theory._engine.observe import Listener
+from lowrank_theory._engine.listener import Listener
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.theorems.calibration_size import first_order_excess

@@ -22,9 +22,9 @@ from lowrank_theory._engine.compressed import CompressedLayer as CompressedLayer
 from lowrank_theory._engine.compressed import load_compressed as load_compressed
 from lowrank_theory._engine.held_out import output_errors as output_errors
 from lowrank_theory._engine.held_out import unit_errors as unit_errors
-from lowrank_theory._engine.observe import Observation as Observation
-from lowrank_theory._engine.observe import Site as Site
-from lowrank_theory._engine.observe import Survey as Survey
+from lowrank_theory._engine.observation import Observation as Observation
+from lowrank_theory._engine.observation import Site as Site
+from lowrank_theory._engine.observation import Survey as Survey
 from lowrank_theory._engine.observe import observe as observe
 from lowrank_theory._engine.observe import survey as survey
 from lowrank_theory._engine.replace import replace as replace

@@ -38,7 +38,8 @@ from lowrank_theory._engine.fits import (
     needs_of,
     stored_dtype,
 )
-from lowrank_theory._engine.observe import Listener, Site, Survey, nothing_followed
+from lowrank_theory._engine.listener import Listener, nothing_followed
+from lowrank_theory._engine.observation import Site, Survey
 from lowrank_theory._engine.passes import blocks_of
 from lowrank_theory._engine.phases import Phases
 from lowrank_theory._engine.replace import leaves_by_path, replace

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from lowrank_theory._engine.compressed_file import read, write
 from lowrank_theory._engine.follow import is_array
-from lowrank_theory._engine.observe import by_reason
+from lowrank_theory._engine.observation import by_reason
 from lowrank_theory._engine.replace import leaves_by_path, replace
 from lowrank_theory._engine.views import MatrixView
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lowrank_theory._engine.observe import Listener, Survey
+from lowrank_theory._engine.listener import Listener
+from lowrank_theory._engine.observation import Survey
 from lowrank_theory._engine.tied import Tied
 from lowrank_theory._engine.views import MatrixView
 from lowrank_theory.approximations import (

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from lowrank_theory._engine.compressed import Compressed
-from lowrank_theory._engine.observe import Listener, check_no_nan
+from lowrank_theory._engine.listener import Listener, check_no_nan
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory.approximations import AbstractApproximation
 from lowrank_theory.certification import relative_losses, row_norms

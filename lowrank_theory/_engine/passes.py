@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection
 from pathlib import Path
 
-from lowrank_theory._engine.observe import Survey
+from lowrank_theory._engine.observation import Survey
 from lowrank_theory.calibration import RowSample
 from lowrank_theory.recovery import Need
 

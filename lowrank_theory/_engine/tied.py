@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from lowrank_theory._engine.observe import Survey
+from lowrank_theory._engine.observation import Survey
 
 Tied = Mapping[str, Sequence[str]]
 

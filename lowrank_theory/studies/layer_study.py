@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lowrank_theory._engine.observe import Listener, Observation
+from lowrank_theory._engine.listener import Listener
+from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count
 from lowrank_theory.calibration import Calibration
