@@ -37,6 +37,10 @@ from lowrank_theory.models.bert import Tokens as Tokens
 from lowrank_theory.models.bert import bert_network as bert_network
 from lowrank_theory.models.bert import bert_tokens as bert_tokens
 from lowrank_theory.models.bert import embed as embed
+from lowrank_theory.models.catalogue import Case as Case
+from lowrank_theory.models.catalogue import Loaded as Loaded
+from lowrank_theory.models.catalogue import Metric as Metric
+from lowrank_theory.models.catalogue import Sizes as Sizes
 from lowrank_theory.models.character_lstm import CharacterLSTM as CharacterLSTM
 from lowrank_theory.models.character_lstm import character_lstm_network as character_lstm_network
 from lowrank_theory.models.character_lstm import nats_per_character as nats_per_character

@@ -18,10 +18,12 @@ from lowrank_theory.cli import _options
 from lowrank_theory.networks import Perceptron, Split
 from lowrank_theory.reports import _page
 from lowrank_theory.reports import verification as report
+from lowrank_theory.studies import _scrutiny
 from lowrank_theory.theorems import CONTENTS, Direction
 from lowrank_theory.verification import Control, RegimeReport, Sample, StatementReport, Verdict
 from pages import Resources
 
+ROOT = Path(__file__).parents[1]
 STATEMENT = "best_possible.truncated_svd"
 ROW_KEYS = {
     "name", "kind", "trials", "applicable", "violations", "allowed", "verdict",
@@ -495,3 +497,49 @@ class TestBadTransfer:
         assert "not allowed with" in refused(capsys, "transfer", "digits", "--list")
         (tmp_path / "thesis.tex").touch()
         assert "holds no report.json" in refused(capsys, "transfer", "digits", "--out", tmp_path)
+
+
+# --- a network of the user's own ------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """The file that the README shows."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (block,) = (block for block in blocks if "case = Case(" in block)
+    file = tmp_path / "mine.py"
+    file.write_text(block)
+    return file
+
+
+def test_a_network_in_a_file_is_studied(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(_scrutiny, "SECONDS", 0.02)
+    out = tmp_path / "out"
+    assert cli.main(["transfer", f"{mine}:case", "--budget", "0.5", "--out", str(out)]) == 0
+    found = json.loads((out / "report.json").read_text())
+    assert found["network"] == "mine" and found["source"] == f"{mine}:case"
+    assert found["command"] == f"lowrank-theory transfer {mine}:case --budget 0.5 --seed 0"
+    assert 0 < found["networks"][0]["bytes"] <= 0.5 * found["networks"][0]["dense_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (None, "case", "there is no file"),
+        ("case = 3", "case", "holds no `Case` 'case': it holds none"),
+        ("import nowhere_at_all", "case", "cannot be run: ModuleNotFoundError"),
+    ],
+)
+def test_a_file_without_a_case_is_refused(content, name, message, tmp_path, capsys):
+    file = tmp_path / "wrong.py"
+    if content is not None:
+        file.write_text(content)
+    assert cli.main(["transfer", f"{file}:{name}"]) == cli.BAD_USAGE
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_cases_of_a_file_are_named(mine, capsys):
+    assert cli.main(["transfer", f"{mine}:other"]) == cli.BAD_USAGE
+    assert "holds no `Case` 'other': it holds case" in capsys.readouterr().err

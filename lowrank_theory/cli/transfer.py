@@ -28,7 +28,14 @@ def add(commands: Any) -> None:
     )
     command.set_defaults(run=run, refuse=command.error)
     which = command.add_mutually_exclusive_group(required=True)
-    which.add_argument("network", nargs="?", type=_case, metavar="NETWORK", help="see --list")
+    which.add_argument(
+        "network",
+        nargs="?",
+        type=_case,
+        metavar="NETWORK",
+        help="of those that --list names, or one of yours: a file and the `Case` in it, such as "
+        "mine.py:case",
+    )
     which.add_argument(
         "--list",
         action="store_true",

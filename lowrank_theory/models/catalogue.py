@@ -5,8 +5,10 @@ the compression has not seen. `CASES["digits"].load()` is what `transfer` studie
 """
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,7 +109,10 @@ class Case:
     - `about`: what the data are, and what is to be known of them;
     - `sizes`: those of a full study;
     - `read`: reads the network and so many of its data;
-    - `check`: reads as little as shows that all of it is there.
+    - `check`: reads as little as shows that all of it is there;
+    - `source`: where `find` found it, if not in the catalogue.
+
+    A network of yours is one in a file of yours: `lowrank-theory transfer mine.py:case`.
     """
 
     name: str
@@ -116,7 +121,8 @@ class Case:
     about: str
     sizes: Sizes
     read: Callable[[Sizes], Loaded]
-    check: Callable[[], Any]
+    check: Callable[[], Any] = lambda: None
+    source: str | None = None
 
     def load(self, sizes: Sizes | None = None) -> Loaded:
         """The network and its data, by default as many as a full study takes.
@@ -144,13 +150,40 @@ def available(name: str) -> str | None:
 
 
 def find(name: str) -> Case:
-    """The case of this name.
+    """The case of this name or, of a `name` such as `folder/mine.py:case`, the one that a file
+    holds.
 
-    Raises `ValueError` for an unknown one.
+    Raises `ValueError` for an unknown one, a file that is not there or cannot be run, and one that
+    holds no such case.
     """
+    file, separator, variable = name.rpartition(":")
+    if separator and file.endswith(".py"):
+        return _in_file(Path(file), variable)
     if name not in CASES:
-        raise ValueError(f"there is no network {name!r}; there are {', '.join(CASES)}")
+        raise ValueError(
+            f"there is no network {name!r}; there are {', '.join(CASES)}, and those of your own, "
+            "such as mine.py:case"
+        )
     return CASES[name]
+
+
+def _in_file(path: Path, variable: str) -> Case:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    case = getattr(module, variable, None)
+    if not isinstance(case, Case):
+        kinds = [name for name, value in vars(module).items() if isinstance(value, Case)]
+        there = f"it holds {', '.join(kinds)}" if kinds else "it holds none"
+        raise ValueError(f"{path} holds no `Case` {variable!r}: {there}")
+    return dataclasses.replace(case, source=f"{path}:{variable}")
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ def command(found: Transfer) -> str:
     asked = {row["method"] for row in (*found.networks, *found.unmet)}
     others = " ".join(shlex.quote(way.name) for way in OTHERS if way.name in asked)
     more = f" --ways {others}" if others else ""
-    return f"lowrank-theory transfer {found.network} --budget {budgets}{more} --seed {found.seed}"
+    network = shlex.quote(found.source or found.network)
+    return f"lowrank-theory transfer {network} --budget {budgets}{more} --seed {found.seed}"
 
 
 def sentences(record: Row) -> list[str]:

@@ -48,7 +48,8 @@ Row = dict[str, Any]
 class Transfer:
     r"""What the study of one network found. Everything is ready for JSON.
 
-    - `network`, `title`, `unit`, `about`, `sizes`, `seed`: what was studied, from the catalogue;
+    - `network`, `title`, `unit`, `about`, `sizes`, `seed`: what was studied, from the catalogue,
+      or else from the file that `source` names;
     - `metric`: its `name`, whether `larger_is_better`, its `value` for the dense network, how
       many items are `scored`;
     - `layers`: each layer under the theorems;
@@ -68,6 +69,7 @@ class Transfer:
     """
 
     network: str
+    source: str | None
     title: str
     unit: str
     about: str
@@ -145,6 +147,7 @@ def transfer(
     rows += [row for row in others if "why" not in row]
     return Transfer(
         network=case.name,
+        source=case.source,
         title=case.title,
         unit=case.unit,
         about=case.about,
