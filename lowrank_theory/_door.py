@@ -256,6 +256,15 @@ def settle(module: Any, name: str, check: Callable[..., Any], *limits: Any, **op
     return keep(module, name, check(name, getattr(module, name), *limits, **options))
 
 
+def settle_each(module: Any, name: str, check: Callable[..., Any], *limits: Any) -> None:
+    """The same of a field that holds several, at least one; a single one may stand for itself."""
+    given = getattr(module, name)
+    several = given if isinstance(given, tuple | list) else (given,)
+    if not several:
+        raise ValueError(f"`{name}` is empty: give at least one.")
+    keep(module, name, tuple(check(name, each, *limits) for each in several))
+
+
 def keep(module: Any, name: str, value: Any) -> Any:
     """Put a checked value in the place of what a frozen module was given, as it is made."""
     object.__setattr__(module, name, value)

@@ -26,6 +26,7 @@ from lowrank_theory._door import keep as keep
 from lowrank_theory._door import ours as ours
 from lowrank_theory._door import owned as owned
 from lowrank_theory._door import settle as settle
+from lowrank_theory._door import settle_each as settle_each
 from lowrank_theory._door import together as together
 from lowrank_theory._scale import widened
 from lowrank_theory._settings import float64 as float64

@@ -25,6 +25,7 @@ from lowrank_theory._numerics import (
     matmul,
     safe_sqrt,
     settle,
+    settle_each,
 )
 from lowrank_theory._scale import at_scale_one, exponent, times_power
 from lowrank_theory.approximations import LowRank, Sum
@@ -51,11 +52,7 @@ class LowRankAndSparse(AbstractLadder):
     steps: int = 20
 
     def __check_init__(self) -> None:
-        shares = self.shares if isinstance(self.shares, tuple | list) else (self.shares,)
-        checked = tuple(check_fraction("shares", share) for share in shares)
-        object.__setattr__(self, "shares", checked)
-        if not self.shares:
-            raise ValueError("`shares` is empty: give at least one, such as 0.3.")
+        settle_each(self, "shares", check_fraction)
         settle(self, "low_rank_share", check_fraction)
         settle(self, "steps", check_count, 1)
 

@@ -20,7 +20,14 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import check_array, check_count, in_float64, safe_divide, settle
+from lowrank_theory._numerics import (
+    check_array,
+    check_count,
+    in_float64,
+    safe_divide,
+    settle,
+    settle_each,
+)
 from lowrank_theory._scale import at_scale_one, exponent, times_power
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.problems import Observed
@@ -45,10 +52,7 @@ class RoundToNearest(AbstractLadder):
     clipped: bool = True
 
     def __check_init__(self) -> None:
-        bits = self.bits if isinstance(self.bits, tuple | list) else (self.bits,)
-        object.__setattr__(self, "bits", tuple(check_count("bits", each, 1, 8) for each in bits))
-        if not self.bits:
-            raise ValueError("`bits` is empty: give at least one number from 1 to 8.")
+        settle_each(self, "bits", check_count, 1, 8)
         settle(self, "axis", check_count, 0, 1)
         if self.group is not None:
             settle(self, "group", check_count, 1)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lowrank_theory._numerics import check_count
+from lowrank_theory._numerics import check_count, settle_each
 from lowrank_theory.approximations import Sparse
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, Need, Sweep, trained_weights
@@ -18,9 +18,7 @@ class GroupedMagnitude(AbstractLadder):
     patterns: tuple[tuple[int, int], ...] = ((1, 8), (1, 4), (2, 4), (4, 8), (3, 4))
 
     def __check_init__(self) -> None:
-        object.__setattr__(self, "patterns", tuple(map(_checked, self.patterns)))
-        if not self.patterns:
-            raise ValueError("`patterns` is empty: give at least one, such as (2, 4).")
+        settle_each(self, "patterns", _pattern)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -40,8 +38,8 @@ class GroupedMagnitude(AbstractLadder):
         return Sweep.of(self, observed, sizes)
 
 
-def _checked(pattern: Any) -> tuple[int, int]:
+def _pattern(name: str, pattern: Any) -> tuple[int, int]:
     if not (isinstance(pattern, tuple | list) and len(pattern) == 2):
-        raise ValueError(f"`patterns` must be pairs such as (2, 4); got {pattern!r}.")
-    group = check_count("patterns", pattern[1], 2, 256)
-    return check_count("patterns", pattern[0], 1, group - 1), group
+        raise ValueError(f"`{name}` must be pairs such as (2, 4); got {pattern!r}.")
+    group = check_count(name, pattern[1], 2, 256)
+    return check_count(name, pattern[0], 1, group - 1), group

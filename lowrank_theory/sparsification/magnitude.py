@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import check_array, check_count, check_fraction
+from lowrank_theory._numerics import check_array, check_count, check_fraction, settle_each
 from lowrank_theory.approximations import Bitmap, CompressedRows, Sparse
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, Need, Sweep, trained_weights
@@ -19,11 +19,7 @@ class Magnitude(AbstractLadder):
     per_output: bool = False
 
     def __check_init__(self) -> None:
-        shares = self.shares if isinstance(self.shares, tuple | list) else (self.shares,)
-        checked = tuple(check_fraction("shares", share) for share in shares)
-        object.__setattr__(self, "shares", checked)
-        if not self.shares:
-            raise ValueError("`shares` is empty: give at least one, such as 0.5.")
+        settle_each(self, "shares", check_fraction)
 
     @property
     def needs(self) -> frozenset[Need]:
