@@ -461,6 +461,24 @@ def test_a_sweep_of_tables_states_their_errors(layer):
         assert np.sqrt(square) == pytest.approx(np.linalg.norm(difference), rel=1e-5)
 
 
+def test_of_a_sample_of_rows_nothing_is_sure():
+    """Zeros have no hash, and are in no sample: what a table makes of them is not known."""
+    rows = np.vstack([X, np.zeros_like(X[:3])])
+    found = [
+        Means().sweep(
+            Observed(weights=W, calibration=Calibration.empty(INPUTS, rows=True).update(x))
+        )
+        for x in (X, rows)
+    ]
+    known, unknown = (bool(sweep.at(1).certificate.certified) for sweep in found)
+    assert known and not unknown
+    layer = (lambda w, x: x @ w), W, [rows]
+    asked = compress(*layer, LayerError(0.9), method=Means())
+    assert asked.layers[""].size is None and "it errs by" in asked.layers[""].remark
+    given = compress(*layer, Bytes(0.9), method=Means())
+    assert given.layers[""].size is not None and not given.layers[""].certified
+
+
 def test_a_calibration_without_rows_serves_no_table():
     with pytest.raises(ValueError, match="keeps no rows, which this needs"):
         Means().sweep(calibrated(Calibration))

@@ -188,7 +188,7 @@ class ListedFit(AbstractFit):
         """Of each size that is finite."""
         return [
             each.storage if np.isfinite(loss) else None
-            for each, loss in zip(self.approximations, self.surely, strict=True)
+            for each, loss in zip(self.approximations, self.losses, strict=True)
         ]
 
     @property
@@ -384,7 +384,7 @@ def _of_maps(
         shift = rounded(affine * np.stack(moved), dtype)
     given = np.zeros(len(pairs)) if shift is None else np.asarray(shift, np.float64)
     made = [found + moved for (_, found), moved in zip(pairs, given, strict=True)]
-    return shift, measured_on_rows([y for y, _ in pairs], made, [each.counts for each in rows])
+    return shift, measured_on_rows([y for y, _ in pairs], made, rows)
 
 
 def needs_of(methods: Iterable[AbstractLadder]) -> frozenset[Need]:

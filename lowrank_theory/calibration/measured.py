@@ -67,11 +67,12 @@ def measured_error(
 
 
 class Rows(NamedTuple):
-    r"""Rows of $X$ and $\tilde X$, and how often each of them came."""
+    r"""Rows of $X$ and $\tilde X$, how often each of them came, and whether these are all."""
 
     original: Float[np.ndarray, "samples inputs"]
     layer: Float[np.ndarray, "samples inputs"]
     counts: Float[np.ndarray, " samples"]
+    whole: bool = True
 
     @staticmethod
     def of(seen: AbstractCalibration) -> "Rows":
@@ -85,7 +86,7 @@ class Rows(NamedTuple):
         there = np.asarray(sample.counts) > 0
         original, counts = np.asarray(sample.rows)[there], np.asarray(sample.counts)[there]
         layer = original if sample.compressed is None else np.asarray(sample.compressed)[there]
-        return Rows(original, layer, counts)
+        return Rows(original, layer, counts, float(np.sum(counts)) == float(seen.count))
 
     def mean(self, outputs: np.ndarray) -> np.ndarray:
         """That of what the rows gave."""
@@ -95,18 +96,20 @@ class Rows(NamedTuple):
 def measured_on_rows(
     outputs: Sequence[Float[np.ndarray, "samples outputs"]],
     made: Sequence[Float[np.ndarray, "samples outputs"]],
-    counts: Sequence[Float[np.ndarray, " samples"]],
+    rows: Sequence[Rows],
 ) -> Measured:
-    """The same of any map, slice by slice: what rows gave, and give now, in so many copies."""
+    """The same of any map, slice by slice: what these rows gave, and give now. Of a sample nothing
+    is sure.
+    """
     power = _exponent(*outputs, *made)
     totals = np.zeros(2)
-    for wanted, found, number in zip(outputs, made, counts, strict=True):
+    for wanted, found, each in zip(outputs, made, rows, strict=True):
         for place, difference in enumerate((wanted - found, wanted)):
-            totals[place] += float(number @ np.sum(_scaled(difference, -power) ** 2, axis=1))
+            totals[place] += float(each.counts @ np.sum(_scaled(difference, -power) ** 2, axis=1))
     lost, norm = totals[0], float(np.sqrt(totals[1]))
     allowance = rounding_allowance(1.0, *outputs[0].shape)
     share = lost / totals[1] if norm > 0 else lost
-    upper = np.sqrt(share) + allowance
+    upper = np.sqrt(share) + allowance if all(each.whole for each in rows) else np.inf
     return Measured(np.array([share]), np.array([upper]), float(np.ldexp(norm, power)))
 
 

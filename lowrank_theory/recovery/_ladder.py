@@ -168,7 +168,7 @@ def _judged(ladder: AbstractLadder, observed: Observed, given: AbstractApproxima
             moved = rows.mean(outputs) - rows.mean(made)
             bias, shift = _new_bias(observed.bias, moved, given.dtype)
             made = made + shift
-        measured = measured_on_rows([outputs], [made], [rows.counts])
+        measured = measured_on_rows([outputs], [made], [rows])
     unit = measured.norm if measured.norm > 0 else 1.0
     numbers = [leaf for leaf in jax.tree.leaves((given, bias)) if is_float(leaf)]
     error = float(np.sqrt(measured.squares[0]))
