@@ -170,7 +170,7 @@ def populations(network: str) -> dict[str, tuple[Population, tuple[int, int]]]:
     for batch in loaded.calibration:
         for number in range(len(jax.tree.leaves(batch)[0])):
             unit = jax.tree.map(lambda leaf, k=number: leaf[k : k + 1], batch)
-            for users, (rows,) in listener.hear(unit, network, paths):
+            for users, (rows,) in listener.rows_met_in(unit, network, paths):
                 for path, _ in users:
                     outputs[path].append(np.asarray(rows, float) @ cores[path])
     return {path: (Population.of(outputs[path]), weights[path].shape) for path in paths}

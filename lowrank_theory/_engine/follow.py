@@ -26,16 +26,16 @@ class Scope:
     """What is known while one program, or the body of one loop, is run.
 
     `ledger` and `views` belong to the whole trace: what was met that no product explains, and how
-    each leaf was first used as a matrix. `taps`, which hold what was heard, and `memo` belong to
-    one body, whose values must not leave it otherwise than as results. `depth` counts the loops
-    around it; `deaf` is why nothing can be heard in it.
+    each leaf was first used as a matrix. `encounters` and `memo` belong to one body, whose values
+    must not leave it otherwise than as results. `depth` counts the loops around it; `uncounted` is
+    why what multiplies in it does not count.
     """
 
     ledger: dict[str, list[str]]
     views: dict[str, MatrixView]
     depth: int = 0
-    deaf: str = ""
-    taps: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    uncounted: str = ""
+    encounters: dict[Any, Any] = dataclasses.field(default_factory=dict)
     memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
     kept: dict[int, Any] = dataclasses.field(default_factory=dict)
 
@@ -44,9 +44,9 @@ class Scope:
         self.kept[id(value)] = value
         return id(value)
 
-    def body(self, *, loops: int = 0, deaf: str = "") -> "Scope":
+    def body(self, *, loops: int = 0, uncounted: str = "") -> "Scope":
         """The scope of a body inside this one."""
-        return Scope(self.ledger, self.views, self.depth + loops, self.deaf or deaf)
+        return Scope(self.ledger, self.views, self.depth + loops, self.uncounted or uncounted)
 
     def note(self, path: str, remark: str) -> None:
         """Write a remark on a leaf, once."""
@@ -277,11 +277,11 @@ def _remat(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
     def function(inputs: list[Any]) -> tuple:
         body = scope.body()
         results = plain(run(program, inputs, body), "it leaves a checkpoint", body)
-        return results, list(body.taps.values())
+        return results, list(body.encounters.values())
 
     options = {name: equation.params[name] for name in ("policy", "prevent_cse")}
-    results, taps = jax.checkpoint(function, **options)(inputs)
-    _receive(taps, scope)
+    results, encounters = jax.checkpoint(function, **options)(inputs)
+    _receive(encounters, scope)
     return results
 
 
@@ -295,14 +295,14 @@ def _scan(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
         row = [v.slice(scope.depth) if isinstance(v, AbstractWeight) else v for v in row]
         results = run(program, [*inputs[:first], *carry, *row], body)
         results = plain(results, "it leaves a loop", body)
-        return results[:carries], (results[carries:], list(body.taps.values()))
+        return results[:carries], (results[carries:], list(body.encounters.values()))
 
     start = plain(inputs[first:last], "a loop changes it", scope)
     rows = [v.stacked(length) if isinstance(v, AbstractWeight) else v for v in inputs[last:]]
-    end, (outputs, taps) = lax.scan(
+    end, (outputs, encounters) = lax.scan(
         step, start, rows, length, reverse=options["reverse"], unroll=options["unroll"]
     )
-    _receive(taps, scope)
+    _receive(encounters, scope)
     return [*end, *outputs]
 
 
@@ -313,8 +313,8 @@ def _while(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
 
     def turn(name: str, constants: list[Any]) -> Callable[..., list[Any]]:
         def function(carry: list[Any]) -> list[Any]:
-            deaf = "it multiplies inside a `while` loop, whose number of turns is not known"
-            body = scope.body(deaf=deaf)
+            uncounted = "it multiplies inside a `while` loop, whose number of turns is not known"
+            body = scope.body(uncounted=uncounted)
             results = run(equation.params[name], [*constants, *carry], body)
             return plain(results, "it leaves a loop", body)
 
@@ -333,30 +333,34 @@ def _cond(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
         def function(operands: list[Any]) -> tuple:
             body = scope.body()
             results = plain(run(program, operands, body), "it leaves a branch", body)
-            return results, list(body.taps.values())
+            return results, list(body.encounters.values())
 
         return function
 
     branches = [branch(program) for program in equation.params["branches"]]
-    heard = [jax.eval_shape(function, operands)[1] for function in branches]
+    met = [jax.eval_shape(function, operands)[1] for function in branches]
 
-    def with_silence(which: int) -> Callable[..., tuple]:
+    def with_nothing_elsewhere(which: int) -> Callable[..., tuple]:
         def function(operands: list[Any]) -> tuple:
             results, own = branches[which](operands)
-            silence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), heard)
-            return results, [own if k == which else taps for k, taps in enumerate(silence)]
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), met)
+            return results, [
+                own if k == which else encounters for k, encounters in enumerate(nothing)
+            ]
 
         return function
 
-    results, taps = lax.switch(index, list(map(with_silence, range(len(branches)))), operands)
-    _receive([tap for branch in taps for tap in branch], scope)
+    results, encounters = lax.switch(
+        index, list(map(with_nothing_elsewhere, range(len(branches)))), operands
+    )
+    _receive([encounter for branch in encounters for encounter in branch], scope)
     return results
 
 
-def _receive(taps: list[Any], scope: Scope) -> None:
-    """Take over what was heard inside a body."""
-    for tap in taps:
-        scope.taps[len(scope.taps)] = tap
+def _receive(encounters: list[Any], scope: Scope) -> None:
+    """Take over what was met inside a body."""
+    for encounter in encounters:
+        scope.encounters[len(scope.encounters)] = encounter
 
 
 _RESHAPES = (primitives.reshape_p, primitives.squeeze_p)

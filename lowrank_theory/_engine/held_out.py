@@ -50,7 +50,7 @@ def unit_errors(
         met: set[str] = set()
         name = f"units[{number}]"
         check_no_nan(name, unit)
-        for users, slices in listener.hear(unit, name, layers) if listener else ():
+        for users, slices in listener.rows_met_in(unit, name, layers) if listener else ():
             rows = [np.asarray(each, float) for each in slices]
             for path, _ in users:
                 found = norms[path][:, number]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lowrank_theory._engine.encounters import Encounter, Watched, rows_met
 from lowrank_theory._engine.follow import Scope, is_array, plain, run, trace
-from lowrank_theory._engine.listen import Tap, Watched, rows_met
 from lowrank_theory._engine.observation import Observation, Site, Survey
 from lowrank_theory._engine.views import MatrixView, Trail
 from lowrank_theory.calibration import AbstractCalibration, Calibration
@@ -20,8 +20,8 @@ from lowrank_theory.calibration import AbstractCalibration, Calibration
 Users = tuple[tuple[str, int], ...]  # the paths of some weights, and which use of each it is
 
 
-def _by_use(heard: Iterable[tuple[Users, Any]]) -> Iterator[tuple[tuple[str, int], Any]]:
-    return ((use, slices) for users, slices in heard for use in users)
+def _by_use(met: Iterable[tuple[Users, Any]]) -> Iterator[tuple[tuple[str, int], Any]]:
+    return ((use, slices) for users, slices in met for use in users)
 
 
 def _beside(beside: dict[tuple[str, int], list[Array]], users: Users) -> list[Array]:
@@ -78,7 +78,7 @@ class Listener:
         self.views: dict[str, MatrixView] = {}
         self.shapes = ""
 
-        def taps(arrays: list[Any], batch: PyTree) -> list[Tap]:
+        def encounters(arrays: list[Any], batch: PyTree) -> list[Encounter]:
             given = dict(zip(self.arrays, arrays, strict=True))
             filled = jax.tree.unflatten(tree, [given.get(path, leaf) for path, leaf in named])
             program = self._traced(function, filled, batch)
@@ -90,9 +90,9 @@ class Listener:
             scope = Scope(self.ledger, self.views)
             results = run(program, [*inputs, *jax.tree.leaves(batch)], scope)
             plain(results, "the function returns it", scope)
-            return list(scope.taps.values())
+            return list(scope.encounters.values())
 
-        self.taps = jax.jit(taps)
+        self.encounters = jax.jit(encounters)
 
     def _traced(self, function: Callable[..., Any], parameters: PyTree, batch: PyTree) -> Any:
         shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
@@ -112,15 +112,15 @@ class Listener:
         rows: collections.Counter[str] = collections.Counter()
         groups: dict[str, int] = {}
         complex_inputs: set[str] = set()
-        taps = jax.eval_shape(self.taps, list(self.arrays.values()), batch)
-        for number, tap in enumerate(taps):
-            cut = functools.partial(rows_met, geometry=tap.geometry)
-            slices, _ = jax.eval_shape(cut, tap.values, tap.taken)
-            for path in tap.users:
+        encounters = jax.eval_shape(self.encounters, list(self.arrays.values()), batch)
+        for number, encounter in enumerate(encounters):
+            cut = functools.partial(rows_met, geometry=encounter.geometry)
+            slices, _ = jax.eval_shape(cut, encounter.values, encounter.taken)
+            for path in encounter.users:
                 rows[path] += len(slices[0])
                 groups.setdefault(path, number)
-            if jnp.issubdtype(tap.values.dtype, jnp.complexfloating):
-                complex_inputs.update(tap.users)
+            if jnp.issubdtype(encounter.values.dtype, jnp.complexfloating):
+                complex_inputs.update(encounter.users)
         sites = {
             path: Site(self.views[path], rows[path], groups[path], path in complex_inputs)
             for path in groups
@@ -145,22 +145,22 @@ class Listener:
         of the `rows` themselves.
         """
         paths = [path for path in self.selected if only is None or path in only]
-        heard: dict[Users, list[AbstractCalibration]] = {}
+        met: dict[Users, list[AbstractCalibration]] = {}
         number = -1
         for number, batch in enumerate(batches):
             name = f"batches[{number}]"
             try:
-                self._add(heard, batch, name, paths, compressed, rows)
+                self._add(met, batch, name, paths, compressed, rows)
             except ValueError:
                 check_no_nan(name, batch)  # which says it better
                 raise
         if number < 0:
             raise ValueError("`batches` is empty: give at least one batch.")
-        return self._observation(heard, paths)
+        return self._observation(met, paths)
 
     def _add(
         self,
-        heard: dict[Users, list[AbstractCalibration]],
+        met: dict[Users, list[AbstractCalibration]],
         batch: PyTree,
         name: str,
         paths: list[str],
@@ -168,44 +168,44 @@ class Listener:
         keep: bool,
     ) -> None:
         """What the weights meet in one more batch."""
-        beside = dict(_by_use(compressed.hear(batch, name, paths))) if compressed else {}
-        for users, slices in self.hear(batch, name, paths):
-            if users not in heard:
+        beside = dict(_by_use(compressed.rows_met_in(batch, name, paths))) if compressed else {}
+        for users, slices in self.rows_met_in(batch, name, paths):
+            if users not in met:
                 inputs = slices[0].shape[-1]
                 empty = self.kind.empty(inputs, compressed=bool(compressed), rows=keep)
-                heard[users] = [empty] * len(slices)
+                met[users] = [empty] * len(slices)
             pairs: list[Any] = [None] * len(slices)
             if compressed:
                 pairs = _beside(beside, users)
-            heard[users] = [
+            met[users] = [
                 _updated(seen, rows, pair, name, users)
-                for seen, rows, pair in zip(heard[users], slices, pairs, strict=True)
+                for seen, rows, pair in zip(met[users], slices, pairs, strict=True)
             ]
 
-    def hear(
+    def rows_met_in(
         self, batch: PyTree, name: str, only: Collection[str]
     ) -> Iterator[tuple[Users, list[Array]]]:
         """The rows that each set of weights, `only` of these, met in a batch, slice by slice."""
         uses: collections.Counter[str] = collections.Counter()
-        for tap in self.taps(list(self.arrays.values()), batch):
+        for encounter in self.encounters(list(self.arrays.values()), batch):
             users = []
-            for path in tap.users:
+            for path in encounter.users:
                 if path in only:
                     users.append((path, uses[path]))
                 uses[path] += 1
             if not users:
                 continue
-            slices, counts = rows_met(tap.values, tap.taken, tap.geometry)
+            slices, counts = rows_met(encounter.values, encounter.taken, encounter.geometry)
             counted = np.asarray(counts)
             if not counted.all():
                 slices = [rows[mask] for rows, mask in zip(slices, counted, strict=True)]
             yield tuple(users), slices
 
     def _observation(
-        self, heard: dict[Users, list[AbstractCalibration]], paths: list[str]
+        self, met: dict[Users, list[AbstractCalibration]], paths: list[str]
     ) -> Observation:
         by_path: dict[str, list[list[AbstractCalibration]]] = {}
-        for (path, _), slices in _by_use(heard.items()):
+        for (path, _), slices in _by_use(met.items()):
             by_path.setdefault(path, []).append(slices)
         calibrations, remarks, not_followed = {}, {}, {}
         for path in paths:

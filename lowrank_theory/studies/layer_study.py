@@ -135,7 +135,7 @@ def study(
     listener = Listener(function, parameters, select)
     order = tuple(listener.survey(calibration_batches[0]))
     seen = [
-        _heard(listener, source, batches)
+        _observed(listener, source, batches)
         for source, batches in (
             ("calibration_batches[::2]", calibration_batches[::2]),
             ("calibration_batches[1::2]", calibration_batches[1::2]),
@@ -160,7 +160,7 @@ def study(
     return LayerStudy(tuple(rows), tuple(found), tuple(hypotheses), not_followed)
 
 
-def _heard(listener: Listener, source: str, batches: Iterable[PyTree]) -> Observation:
+def _observed(listener: Listener, source: str, batches: Iterable[PyTree]) -> Observation:
     try:
         return listener.observe(batches)
     except ValueError as error:

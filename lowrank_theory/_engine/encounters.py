@@ -1,4 +1,4 @@
-"""Weights that are listened to, and the rows that they meet."""
+"""Weights whose products are recorded, and the rows that they meet."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ class Geometry(NamedTuple):
     lhs_spec: tuple[int, ...] = ()
 
 
-class Tap(eqx.Module):
+class Encounter(eqx.Module):
     """What some weights meet in one product: `values`, where the branch is taken.
 
     Both have a leading axis for each loop around the product; `users` names the weights and counts
@@ -46,7 +46,7 @@ class Tap(eqx.Module):
 
 
 class Watched(AbstractWeight):
-    """A weight whose products are listened to."""
+    """A weight whose products are recorded."""
 
     trail: Trail = eqx.field(static=True)
     dense: Any
@@ -79,7 +79,7 @@ class Watched(AbstractWeight):
             axes(contraction.summed, contraction.other_summed),
             self.trail.loops,
         )
-        self._listen(other, geometry, view, scope)
+        self._record(other, geometry, view, scope)
         return contraction.of(self.dense, other)
 
     def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
@@ -104,20 +104,22 @@ class Watched(AbstractWeight):
             self.trail.loops,
         )
         geometry = geometry._replace(convolution=convolution, lhs_spec=tuple(numbers.lhs_spec))
-        self._listen(other, geometry, view, scope)
+        self._record(other, geometry, view, scope)
         kernel = self.dense.reshape(groups * outputs, inputs, *window)
         return lax.conv_general_dilated_p.bind(other, kernel, **options)
 
-    def _listen(self, other: Any, geometry: Geometry, view: MatrixView, scope: Scope) -> None:
+    def _record(self, other: Any, geometry: Geometry, view: MatrixView, scope: Scope) -> None:
         path = self.trail.path
-        if scope.deaf:
-            return scope.note(path, scope.deaf)
+        if scope.uncounted:
+            return scope.note(path, scope.uncounted)
         first = scope.views.setdefault(path, view)
         if (first.stack, first.inputs) != (view.stack, view.inputs):
             return scope.note(path, "it also multiplies along other axes, which is not counted")
         key = (scope.number(other), geometry)
-        tap = scope.taps.get(key) or Tap(jnp.asarray(other), jnp.asarray(True), geometry, ())
-        scope.taps[key] = dataclasses.replace(tap, users=(*tap.users, path))
+        encounter = scope.encounters.get(key) or Encounter(
+            jnp.asarray(other), jnp.asarray(True), geometry, ()
+        )
+        scope.encounters[key] = dataclasses.replace(encounter, users=(*encounter.users, path))
         return None
 
 
