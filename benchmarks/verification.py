@@ -13,7 +13,7 @@ import lowrank_theory as lrt
 from _loop import trials as plain_trials
 from _measure import REPETITIONS, THREADS, Call, Case, Row, interleaved, paired, row
 from lowrank_theory.theorems import planted_rank
-from lowrank_theory.verification import sweep
+from lowrank_theory.verification import executors
 from lowrank_theory.verification.monte_carlo import CONTROL_TRIALS
 
 SEED = 0
@@ -51,7 +51,7 @@ def _measure(trials: int, workers: tuple[int, ...], repetitions: int) -> list[Ro
             "loop": lambda: loop.submit(plain_trials, trials, controls, SEED).result(),
         }
         for count, name in names.items():
-            executor = stack.enter_context(sweep.processes(count))
+            executor = stack.enter_context(executors.processes(count))
             calls[name] = functools.partial(
                 lrt.verify,
                 statement,

@@ -17,7 +17,7 @@ from lowrank_theory import _files, cli
 from lowrank_theory.calibration import Calibration, calibrate
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.networks import Compressed, transfer
-from lowrank_theory.verification import sweep
+from lowrank_theory.verification import point_store
 
 STATEMENT = "best_possible.truncated_svd"
 
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
 
     path = PLACES[place](tmp_path)
     for attempt in (
-        lambda: sweep.Store(path),
+        lambda: point_store.PointStore(path),
         lambda: transfer(CASES["digits"], seed=0, folder=path),
     ):
         with pytest.raises(OSError, match="x"):

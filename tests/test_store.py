@@ -16,8 +16,8 @@ from lowrank_theory import _store, theorems
 from lowrank_theory.calibration import Calibration, TriangularCalibration, load_calibration
 from lowrank_theory.problems import Setting
 from lowrank_theory.studies.transfer import _Pieces
+from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.sampling import Point, Sample, request
-from lowrank_theory.verification.sweep import Store
 
 ROWS = np.random.default_rng(0).standard_normal((9, 3))
 KINDS = (Calibration, TriangularCalibration)
@@ -102,7 +102,7 @@ def sample_of(seed: int) -> Sample:
 
 def point(folder: Path, which: int, make: Callable[[], Sample] | None) -> Any:
     """What is kept of one of two points; `make` where that is nothing."""
-    store = Store(folder)
+    store = PointStore(folder)
     one = Point(**{**vars(POINT), "label": f"sample {which}"})
     found = store.load(one)
     if found is None and make is not None:

@@ -20,7 +20,7 @@ import pytest
 from lowrank_theory import Setting, theorems, verify
 from lowrank_theory.generators import noise
 from lowrank_theory.theorems.best_possible import Optimality
-from lowrank_theory.verification import Report, sampling, sweep
+from lowrank_theory.verification import Report, executors, point_store, sampling, sweep
 from lowrank_theory.verification.monte_carlo import Plan
 from lowrank_theory.verification.sampling import Point, Sample, join, measure, request
 
@@ -101,16 +101,16 @@ def test_processes_find_the_same_and_one_that_is_killed_is_told(here, tmp_path, 
         for child in multiprocessing.active_children():
             os.kill(child.pid or 0, signal.SIGKILL)
 
-    with sweep.processes(2) as executor:
+    with executors.processes(2) as executor:
         assert executor.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "1"
         assert "OPENBLAS_NUM_THREADS" not in os.environ
         assert run(tmp_path / "whole", executor).rows() == report.rows()
         assert files(tmp_path / "whole") == written
-        with pytest.raises(sweep.LostWorkerError, match="the same again goes on from there"):
+        with pytest.raises(executors.LostWorkerError, match="the same again goes on from there"):
             run(tmp_path / "half", executor, progress=kill)
     kept = files(tmp_path / "half")
     assert kept and kept.items() < written.items()
-    again = sweep.Store(tmp_path / "half")
+    again = point_store.PointStore(tmp_path / "half")
     assert again.found == 0
     assert run(tmp_path / "half").rows() == report.rows()
     assert files(tmp_path / "half") == written
@@ -124,7 +124,7 @@ def test_a_cluster_finds_the_same(here, tmp_path):
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
         ) as local,
-        sweep.cluster(local.scheduler_address) as executor,
+        executors.cluster(local.scheduler_address) as executor,
     ):
         assert run(tmp_path, executor).rows() == report.rows()
     assert files(tmp_path) == written
@@ -138,7 +138,7 @@ def test_many_plans_are_a_task_each_and_few_are_split(here, monkeypatch):
     class Counting(Executor):
         def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
             submitted.append(fn)
-            return sweep.Here().submit(fn, *args, **kwargs)
+            return executors.Here().submit(fn, *args, **kwargs)
 
     name = "best_possible.truncated_svd"
     plan = Plan(name, name, TRIALS, jax.random.key(3), {"quiet": SMALL, "noisy": NOISY})
@@ -160,7 +160,7 @@ def test_neighbours_do_not_begin_together(monkeypatch):
         def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
             plan, _ = fn.args  # pyright: ignore[reportFunctionMemberAccess]
             begun.append(plan.name)
-            return sweep.Here().submit(fn, *args, **kwargs)
+            return executors.Here().submit(fn, *args, **kwargs)
 
     statement = sampling.reference(STATEMENT)
     plans = [Plan(name, statement, 2, jax.random.key(3), {"quiet": SMALL}) for name in "abc"]
@@ -227,7 +227,7 @@ def test_a_corrupt_file_is_told_and_computed_anew(damage, here, tmp_path):
 
 
 def test_no_damaged_byte_passes_for_another_number(tmp_path):
-    store = sweep.Store(tmp_path)
+    store = point_store.PointStore(tmp_path)
     point = request(STATEMENT, SMALL, 3, jax.random.key(0))
     sample = Sample(STATEMENT.kind.direction, 3, *np.arange(9.0).reshape(3, 3))
     store.save(point, sample)
@@ -245,7 +245,7 @@ def test_no_damaged_byte_passes_for_another_number(tmp_path):
 
 
 def test_every_part_of_a_point_names_its_file(tmp_path, monkeypatch):
-    store = sweep.Store(tmp_path)
+    store = point_store.PointStore(tmp_path)
     point = request(STATEMENT, SMALL, 3, jax.random.key(0))
     others = [
         dataclasses.replace(point, **{name: value})
@@ -265,27 +265,27 @@ def test_every_part_of_a_point_names_its_file(tmp_path, monkeypatch):
     names = {store.file(one) for one in [point, *others]}
     assert len(names) == 1 + len(others)
     assert store.file(dataclasses.replace(point)) == store.file(point)
-    monkeypatch.setattr(sweep, "fingerprint", lambda: "other sources")
+    monkeypatch.setattr(point_store, "fingerprint", lambda: "other sources")
     assert not names & {store.file(one) for one in [point, *others]}
 
 
 def test_what_a_run_did_not_use_is_pruned(tmp_path):
-    old, point = sweep.Store(tmp_path), request(STATEMENT, SMALL, 3, jax.random.key(0))
+    old, point = point_store.PointStore(tmp_path), request(STATEMENT, SMALL, 3, jax.random.key(0))
     sample = Sample(STATEMENT.kind.direction, 3, *np.zeros((3, 3)))
     for start in range(3):
         old.save(dataclasses.replace(point, start=start), sample)
     (tmp_path / "mine.txt").touch()
-    new = sweep.Store(tmp_path)
+    new = point_store.PointStore(tmp_path)
     assert new.load(point) is not None and new.found == 1
     new.prune()
     assert set(files(tmp_path)) == {new.file(point).name, "mine.txt"}
 
 
 def test_a_statement_of_ones_own_is_kept_by_its_module(tmp_path):
-    store = sweep.Store(tmp_path)
+    store = point_store.PointStore(tmp_path)
     point = request(OfOnesOwn(), SMALL, 3, jax.random.key(0))
     assert store.file(point) == store.file(dataclasses.replace(point, statement=OfOnesOwn()))
-    assert sweep._own_sources(point) == [Path(__file__).read_bytes()]
+    assert point_store._own_sources(point) == [Path(__file__).read_bytes()]
 
     class Local(Optimality):
         pass
@@ -302,23 +302,26 @@ def test_a_scheduler_that_does_not_answer_is_refused(monkeypatch):
     for address in ("nonsense://127.0.0.1:1", "tcp://127.0.0.1:1"):
         with (
             pytest.raises(ValueError, match="No scheduler answers at"),
-            sweep.cluster(address, seconds=0.2),
+            executors.cluster(address, seconds=0.2),
         ):
             pass
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
         pytest.raises(ValueError, match=r"needs the extra `cluster`.*lowrank_theory\[cluster\]"),
-        sweep.cluster("tcp://127.0.0.1:1"),
+        executors.cluster("tcp://127.0.0.1:1"),
     ):
         pass
 
 
 def test_processes_are_at_least_one():
-    with pytest.raises(ValueError, match="`workers` must be an integer >= 1"), sweep.processes(0):
+    with (
+        pytest.raises(ValueError, match="`workers` must be an integer >= 1"),
+        executors.processes(0),
+    ):
         pass
 
 
 def test_a_job_that_fails_is_raised():
     pool = concurrent.futures.ThreadPoolExecutor(1)
     with pool, pytest.raises(ZeroDivisionError):
-        dict(sweep.each({"fine": int, "wrong": lambda: 1 // 0}, pool))
+        dict(executors.each({"fine": int, "wrong": lambda: 1 // 0}, pool))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lowrank_theory.cli import attack, scale, transfer, verify
 from lowrank_theory.cli._options import BAD_USAGE, CANNOT_WRITE, FAILED, INTERRUPTED
-from lowrank_theory.verification.sweep import LostWorkerError
+from lowrank_theory.verification.executors import LostWorkerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,8 +12,8 @@ from lowrank_theory._files import check_writable, is_leftover, make_folder
 from lowrank_theory._numerics import check_fraction
 from lowrank_theory.theorems import CONTENTS, AbstractStatement
 from lowrank_theory.verification.attack import Finding
+from lowrank_theory.verification.executors import Here, cluster, processes
 from lowrank_theory.verification.monte_carlo import Verdict
-from lowrank_theory.verification.sweep import Here, cluster, processes
 
 Refuse = Callable[[str], NoReturn]
 

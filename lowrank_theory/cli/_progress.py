@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from lowrank_theory.verification.attack import Witness
+from lowrank_theory.verification.executors import each
 from lowrank_theory.verification.monte_carlo import Plan
+from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.scaling import Fit
-from lowrank_theory.verification.sweep import Store, each
 
 
 def _bar(console: Console) -> Bar:
@@ -31,7 +32,7 @@ def _bar(console: Console) -> Bar:
 
 @contextlib.contextmanager
 def points(
-    plans: Sequence[Plan], store: Store, console: Console
+    plans: Sequence[Plan], store: PointStore, console: Console
 ) -> Iterator[Callable[[str, int, int], None]]:
     """Counts points: a bar in a terminal, or else a line for each statement, with the time left.
     What is wrong with the points of an earlier run is said too.

@@ -31,9 +31,11 @@ from lowrank_theory.reports import verification as report_page
 from lowrank_theory.studies import layer_study
 from lowrank_theory.studies.layer_study import LayerStudy
 from lowrank_theory.theorems import AbstractStatement, Certainty
+from lowrank_theory.verification.executors import lost_workers
 from lowrank_theory.verification.monte_carlo import Plan, Report
+from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.sampling import batch_size, reference
-from lowrank_theory.verification.sweep import Store, lost_workers, sweep
+from lowrank_theory.verification.sweep import sweep
 
 BATCH = 4_000  # images of a trained network that are seen at once
 
@@ -101,7 +103,7 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
     console = tables.make_console()
     start = time.monotonic()
     plans = [_plan(name, found, options) for name, found in selected(options.only).items()]
-    store = Store(options.out / POINTS)
+    store = PointStore(options.out / POINTS)
     with workplace(options, refuse) as executor, showing.points(plans, store, console) as step:
         names = () if options.only else NETWORKS
         studying = [executor.submit(_study, name) for name in names]

@@ -29,6 +29,7 @@ import jax
 import numpy as np
 
 from lowrank_theory._files import make_folder, plain
+from lowrank_theory._fingerprint import fingerprint
 from lowrank_theory._numerics import check_count, check_fraction
 from lowrank_theory._store import ENTRIES, Results
 from lowrank_theory.models.catalogue import Case, Loaded, Sizes
@@ -39,7 +40,6 @@ from lowrank_theory.studies._sizes import FAILURE_PROBABILITY as FAILURE_PROBABI
 from lowrank_theory.studies._sizes import by_each_way, by_way, compared
 from lowrank_theory.studies.layer_study import LayerStudy
 from lowrank_theory.studies.ways import DRIVEN, OTHERS, WAYS, Way
-from lowrank_theory.verification.sweep import fingerprint
 
 Row = dict[str, Any]
 

@@ -19,6 +19,7 @@ from scipy import stats
 
 from lowrank_theory._numerics import check_count, check_fraction, check_key
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Certainty, Direction
+from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.sampling import (
     Point,
     Sample,
@@ -28,7 +29,7 @@ from lowrank_theory.verification.sampling import (
     reference,
     request,
 )
-from lowrank_theory.verification.sweep import Progress, Store, sweep
+from lowrank_theory.verification.sweep import Progress, sweep
 
 KNOWN_TO = 0.03  # how near one the mean ratio of a limit must end
 CONTROL_TRIALS = 200  # at least
@@ -185,13 +186,13 @@ def verify(
     No applicable trial, or too few for any outcome to refute the statement, is *inconclusive*; so
     is a statement of which a control was not caught.
 
-    The trials run in this process, or wherever the `executor` runs functions: `sweep.processes`,
-    `sweep.cluster`, or another. What is finished is kept in the `folder` if there is one, and an
-    interrupted verification resumes from it: see `sweep.Store`. `progress(name, done, total)` is
-    called after each of the `total` points of a statement, which are samples, or blocks of large
-    ones.
+    The trials run in this process, or wherever the `executor` runs functions:
+    `executors.processes`, `executors.cluster`, or another. What is finished is kept in the `folder`
+    if there is one, and an interrupted verification resumes from it: see `point_store.PointStore`.
+    `progress(name, done, total)` is called after each of the `total` points of a statement, which
+    are samples, or blocks of large ones.
 
-    Raises `ValueError` for arguments out of range, and `sweep.LostWorkerError` where a worker
+    Raises `ValueError` for arguments out of range, and `executors.LostWorkerError` where a worker
     ends before its work does.
     """
     if isinstance(theorem, AbstractTheorem):
@@ -212,7 +213,7 @@ def verify(
         Plan(name, reference(found), trials, key, settings, failure_probability, confidence)
         for name, found in statements.items()
     ]
-    store = None if folder is None else Store(folder)
+    store = None if folder is None else PointStore(folder)
     return Report(tuple(sweep(plans, executor=executor, store=store, progress=progress)))
 
 
