@@ -25,7 +25,7 @@ verify test slow fuzz figures attack: export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help verify test slow fuzz figures attack bench lock clean
+.PHONY: help verify test slow fuzz figures indices attack bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -49,6 +49,9 @@ fuzz: $(VENV)/.tools ## hold hostile inputs against an oracle; goes on where it 
 figures: $(VENV)/.library ## run every experiment; writes figures/ (SIZE=--quick: few trials, to out/figures)
 	@set -e; for script in $(EXPERIMENTS); do \
 	  echo $$script; $(BIN)/python $$script $(SIZE) || [ $$? -eq 77 ]; done  # 77: no data for it
+
+indices: $(VENV)/.library ## write the lists of theorems in documents, from theorems/_contents.py
+	$(BIN)/python experiments/_indices.py
 
 attack: $(VENV)/.library ## attack every sure statement; writes its worst instances to figures/attack
 	$(BIN)/lowrank-theory attack --workers $(WORKERS) --out figures/attack --json figures/attack/table.json

@@ -19,20 +19,15 @@ import hypothesis
 import numpy as np
 
 from _measure import Case, Row, row
-from lowrank_theory import strategies, theorems
+from lowrank_theory import strategies
 from lowrank_theory.problems import Layer, Observed, Truth
-from lowrank_theory.theorems import AbstractStatement, Certainty, Direction
+from lowrank_theory.theorems import STATEMENTS, AbstractStatement, Certainty, Direction
 
 EXAMPLES = 100
 WANTED = 20.0  # seconds
 RANK = 2  # asked of layers of which no truth is known
 FAILURE = 1e-6
 SEED = 0
-STATEMENTS: Mapping[str, AbstractStatement] = {
-    name: statement
-    for theorem in theorems.CONTENTS
-    for name, statement in theorem.statements.items()
-}
 Strategy = Any
 STRATEGIES: Mapping[str, tuple[Callable[[], Strategy], Callable[[Any], Any]]] = {
     "problems()": (strategies.problems, lambda problem: problem),

@@ -1,5 +1,9 @@
 """The best error of every rank, what misses it, and what rounding adds to it.
 
+Left, no layer of the same rank beats the formula, and the data-driven one meets it; right, with
+ill-conditioned activations the Gram matrix loses this optimum to rounding, and its certificate says
+so (hollow marks) before it happens.
+
 python experiments/best_possible.py [--quick]
 """
 

@@ -1,5 +1,9 @@
 """The norm of Gaussian noise against its size, and its tail against two bounds.
 
+Left, the extreme singular values of Gaussian noise follow √q ± √K, whatever the number of samples,
+and their bounds follow them; right, the fluctuation of the norm is far below what Gaussian
+concentration allows, and near the new bound.
+
 python experiments/gaussian_noise.py [--quick]
 """
 

@@ -1,5 +1,9 @@
 """How wide the certificates of a mean loss are, against the number of held-out units.
 
+How far above the mean loss the certificates are, against the number of held-out units, for four
+laws of losses. Above the dotted line a certificate says no more than the range did; the exact limit
+exists for losses of 0 or 1 only, and where a line is missing there is no finite certificate.
+
 python experiments/held_out_certificate.py [--quick]
 """
 

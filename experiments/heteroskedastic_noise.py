@@ -1,5 +1,9 @@
 """The norm of noise with unequal scales against its bounds, from equal scales to one entry.
 
+Left, loud and quiet outputs: the covering bound follows the norm, and with a projector the
+separable one does; right, noise in a band: from sparse to full, Khintchine, moments and covering
+take turns as the least bound.
+
 python experiments/heteroskedastic_noise.py [--quick]
 """
 

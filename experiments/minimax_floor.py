@@ -1,5 +1,9 @@
 """The mean error of estimators over the least favourable prior, and the floor beneath them all.
 
+The mean error of estimators over the prior that proves the floor, against its strength (left) and
+its spread (right). The posterior mean lies on the floor of the prior where the strength is large,
+and that floor rises to the one of the worst case.
+
 python experiments/minimax_floor.py [--quick]
 """
 

@@ -1,5 +1,8 @@
 """How near the error of the planted layer comes to its bound, its floor and its exact limit.
 
+The mean error follows its large-size limit closely where the signal is detected. It is largest near
+the detection threshold, between the floor that no estimator can beat and the bound.
+
 python experiments/planted_rank.py [--quick]
 """
 

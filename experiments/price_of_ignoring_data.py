@@ -1,6 +1,10 @@
 """What truncating the weights costs, as they are and in other metrics, against the condition number
 of the activations.
 
+Left: weights opposed to the data cost the whole condition number, random weights a part of it.
+Right: the same random weights truncated in other metrics: column norms, the second moment itself,
+and the data-driven metric of other samples.
+
 python experiments/price_of_ignoring_data.py [--quick]
 """
 

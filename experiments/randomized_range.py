@@ -1,6 +1,11 @@
 """The error of a random sketch, against what was proved: by oversampling, by power iterations, and
 afterwards, against what fresh probes certify.
 
+A slow spectrum ($j^{-1/2}$, 64 singular values, rank 6). Left: wider sketches; middle: power
+iterations, two of which bring the mean squared error to 1.003 times the optimum, where the bound
+says 1.03. Right: the excess that fresh probes certify at failure probability 1e-6 against the true
+one; 0 violations of 13,000, subspaces that miss leading directions exactly among them.
+
 python experiments/randomized_range.py [--quick]
 """
 

@@ -1,5 +1,9 @@
 """The error and the rank of penalised recovery, against the price of a rank and against the noise.
 
+The error of rank-penalised recovery and its bound, with the bound as the literature has it, against
+the price of a rank (left, with the ranks that are selected) and against the noise (right). Layers
+whose spectrum decays like a power.
+
 python experiments/rank_penalty.py [--quick]
 """
 

@@ -1,5 +1,8 @@
 """Recovery behind a ReLU: the error against the noise, beside least squares and the slow rate.
 
+Behind a ReLU the error of the matching loss over a nuclear-norm ball falls with the noise, faster
+than the slow rate of its bound; least squares, which knows no rectifier, errs without any noise.
+
 python experiments/relu_noise_after.py [--quick]
 """
 

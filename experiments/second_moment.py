@@ -1,5 +1,8 @@
 """How far the second moment of a sample is from the true one, against the number of rows.
 
+Left and middle, the norm of the deviation for Gaussian rows follows the effective rank, not the
+number of inputs; right, rows of bounded leverage keep every direction within Chernoff's bounds.
+
 python experiments/second_moment.py [--quick]
 """
 

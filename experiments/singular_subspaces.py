@@ -1,5 +1,9 @@
 """The angle of the leading singular subspaces against the noise, and what two bounds say of it.
 
+Left, opposing noise of half the gap turns the leading subspace by a right angle, which is what the
+bound allows, and independent noise does much less; right, the bound does not grow with the spread
+of the singular values, as an older one does.
+
 python experiments/singular_subspaces.py [--quick]
 """
 

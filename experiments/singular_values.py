@@ -1,5 +1,9 @@
 """How far noise moves singular values, by its alignment with the signal.
 
+Left, noise on the singular vectors of the signal moves the first value by its whole norm, and
+beyond the rank the values are those of the noise; right, the more the noise is aligned with the
+signal, the nearer Weyl's and Mirsky's inequalities come to equalities.
+
 python experiments/singular_values.py [--quick]
 """
 

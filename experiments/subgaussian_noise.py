@@ -1,5 +1,8 @@
 """Two bounds on the norm of sub-Gaussian noise against the norms of several laws.
 
+Random signs and uniform noise behave like Gaussian noise; clouds of directions come near to that,
+above all for elongated matrices, and nets stay a factor of 1.6 to 2 away.
+
 python experiments/subgaussian_noise.py [--quick]
 """
 

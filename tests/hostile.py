@@ -8,11 +8,9 @@ import numpy as np
 
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.problems import Layer, Observed, Problem, Truth
-from lowrank_theory.theorems import CONTENTS
 
 Array = np.ndarray
 YES = np.asarray(True)
-STATEMENTS = {name: each for theorem in CONTENTS for name, each in theorem.statements.items()}
 
 
 def _of(name: str) -> Any:

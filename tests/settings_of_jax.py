@@ -69,10 +69,7 @@ def seen(kind: Any) -> Any:
 
 CURVES = [Options.of_ranks(np.geomspace(1, 1e-3, 7), 14, 0, 48)] * 2
 ATTACKED = next(
-    statement
-    for theorem in lrt.theorems.CONTENTS
-    for statement in theorem.statements.values()
-    if statement.adversary is not None
+    statement for statement in lrt.theorems.STATEMENTS.values() if statement.adversary is not None
 )
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "TruncatedSVD": (lrt.TruncatedSVD(), {}),

@@ -16,7 +16,7 @@ from lowrank_theory import cli, theorems
 from lowrank_theory.cli import _options
 from lowrank_theory.problems import Observed, Problem
 from lowrank_theory.recovery import LowRank
-from lowrank_theory.theorems import CONTENTS
+from lowrank_theory.theorems import STATEMENTS
 from lowrank_theory.theorems._theorem import AbstractAdversary, AbstractStatement, Hypothesis
 from lowrank_theory.theorems.best_possible import Optimality
 from lowrank_theory.theorems.planted_rank import AnyNoise
@@ -27,10 +27,7 @@ pytestmark = pytest.mark.thinned(6)
 
 WITNESSES = Path(__file__).parents[1] / "figures" / "attack"
 ATTACKABLE = {
-    name: statement
-    for theorem in CONTENTS
-    for name, statement in theorem.statements.items()
-    if statement.adversary is not None
+    name: statement for name, statement in STATEMENTS.items() if statement.adversary is not None
 }
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.models.catalogue import CASES, available
-from lowrank_theory.theorems import CONTENTS
+from lowrank_theory.theorems import CONTENTS, PARTS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
@@ -85,9 +85,12 @@ def test_the_committed_numbers_can_be_drawn(name: str, experiment):
     assert figure.axes[0].get_ylabel()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_gallery_shows_every_figure(name: str):
-    assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
+def test_the_lists_of_theorems_are_as_they_are_made(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    indices = importlib.import_module("_indices")
+    for file in indices.PLACES:
+        assert indices.filled(file) == (ROOT / file).read_text(), "`make indices` makes it anew"
+    assert [name for names in PARTS.values() for name in names] == NAMES
 
 
 def test_the_bound_is_tightest_for_few_components_near_the_threshold(experiment):

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hostile import STATEMENTS, YES, Numbers, _problem, hostile, instances
+from hostile import YES, Numbers, _problem, hostile, instances
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
-from lowrank_theory.theorems import Certainty, Direction, Standing
+from lowrank_theory.theorems import STATEMENTS, Certainty, Direction, Standing
 from lowrank_theory.theorems._censored import Candidate, candidate_in_box, candidate_rank
 from lowrank_theory.theorems._quantities import frobenius, squared, target_rank_hypothesis
 from lowrank_theory.theorems._sketches import Sketched

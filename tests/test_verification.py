@@ -16,6 +16,7 @@ from lowrank_theory import Setting, Verdict, _compilation, theorems, verify
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.theorems import (
     CONTENTS,
+    STATEMENTS,
     Certainty,
     Direction,
     Kind,
@@ -30,7 +31,6 @@ from lowrank_theory.verification import RegimeReport, Sample, monte_carlo, sampl
 
 pytestmark = pytest.mark.thinned(6)
 
-STATEMENTS = {name: s for theorem in CONTENTS for name, s in theorem.statements.items()}
 ROW = {
     "name",
     "kind",

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from lowrank_theory._files import check_writable, is_leftover, make_folder
 from lowrank_theory._numerics import check_fraction
-from lowrank_theory.theorems import CONTENTS, AbstractStatement
+from lowrank_theory.theorems import CONTENTS, STATEMENTS, AbstractStatement
 from lowrank_theory.verification.attack import Finding
 from lowrank_theory.verification.executors import Here, cluster, processes
 from lowrank_theory.verification.monte_carlo import Verdict
@@ -35,10 +35,6 @@ OTHER_CODES = (
     f"full disk, {FAILED} if the command itself failed, {INTERRUPTED} if interrupted"
 )
 POINTS = "points"  # the folder of what is finished, within that of the report
-
-STATEMENTS = {
-    name: statement for theorem in CONTENTS for name, statement in theorem.statements.items()
-}
 
 
 def add_common(command: argparse.ArgumentParser, run: Callable[..., int], also: str = "") -> None:

@@ -1,9 +1,13 @@
 """The theorems, in the order of a paper. Each file states one; each object here is one.
 
-`CONTENTS` is the tuple of all. A theorem's fields are its statements:
+`CONTENTS` is the tuple of all, `PARTS` their names by part, and `STATEMENTS` holds every statement
+by its full name, such as `planted_rank.gaussian`. A theorem's fields are its statements:
 `planted_rank.gaussian.bound(problem)`.
 """
 
+import importlib
+
+from lowrank_theory.theorems._contents import PARTS as PARTS
 from lowrank_theory.theorems._theorem import AbstractAdversary as AbstractAdversary
 from lowrank_theory.theorems._theorem import AbstractStatement as AbstractStatement
 from lowrank_theory.theorems._theorem import AbstractTheorem as AbstractTheorem
@@ -15,6 +19,8 @@ from lowrank_theory.theorems._theorem import Kind as Kind
 from lowrank_theory.theorems._theorem import Rate as Rate
 from lowrank_theory.theorems._theorem import Standing as Standing
 from lowrank_theory.theorems._theorem import assess as assess
+
+# theorems
 from lowrank_theory.theorems.approximate_rank import approximate_rank as approximate_rank
 from lowrank_theory.theorems.best_possible import best_possible as best_possible
 from lowrank_theory.theorems.calibration_size import calibration_size as calibration_size
@@ -48,29 +54,13 @@ from lowrank_theory.theorems.truncation_stability import (
 )
 from lowrank_theory.theorems.white_residual import white_residual as white_residual
 
-CONTENTS: tuple[AbstractTheorem, ...] = (
-    best_possible,
-    singular_values,
-    singular_subspaces,
-    truncation_stability,
-    gaussian_noise,
-    subgaussian_noise,
-    heteroskedastic_noise,
-    white_residual,
-    second_moment,
-    planted_rank,
-    approximate_rank,
-    rank_penalty,
-    minimax_floor,
-    spiked_limit,
-    relu_noise_after,
-    relu_noise_before,
-    price_of_ignoring_data,
-    calibration_size,
-    ridge_limit,
-    held_out_certificate,
-    network_composition,
-    numerical_route,
-    randomized_range,
-    rounding,
+# end
+
+CONTENTS: tuple[AbstractTheorem, ...] = tuple(
+    getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    for names in PARTS.values()
+    for name in names
 )
+STATEMENTS: dict[str, AbstractStatement] = {
+    name: statement for theorem in CONTENTS for name, statement in theorem.statements.items()
+}

@@ -438,7 +438,9 @@ class GoldenRatio(AbstractTruncated):
 
 
 class ApproximateRank(AbstractTheorem):
-    """Recovery of an approximately low-rank layer by convex estimators, and by truncation."""
+    """Soft-thresholded outputs pay, for each singular value, the smaller of itself and twice the
+    threshold; a nuclear-norm ball and truncation have sharp bounds of their own.
+    """
 
     oracle: Oracle = Oracle()
     gaussian: Gaussian = Gaussian()

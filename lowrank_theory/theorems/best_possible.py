@@ -238,7 +238,7 @@ def _product_scale(observed: Observed) -> Float[Array, ""]:
 
 
 class BestPossible(AbstractTheorem):
-    """The best rank-r layer, without and with the data, and that nothing beats it."""
+    """Reduced-rank regression is the best that rank $r$ can do, and its error has a formula."""
 
     truncated_svd: TruncatedSVDIsBest = TruncatedSVDIsBest()
     activation_weighted: ActivationWeightedIsBest = ActivationWeightedIsBest()

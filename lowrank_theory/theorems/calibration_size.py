@@ -452,7 +452,10 @@ def _gaussian_rows(problem: Problem) -> tuple[Hypothesis, ...]:
 
 
 class CalibrationSize(AbstractTheorem):
-    """How the loss on new rows approaches the optimum as calibration rows are added."""
+    """Compressing from $m$ rows is principal component analysis of the outputs; its excess error
+    falls as $1/m$, with a known constant, and a ridge makes it depend on the effective dimension
+    only.
+    """
 
     relative: Relative = Relative()
     leading_constant: LeadingConstant = LeadingConstant()

@@ -333,7 +333,9 @@ def _longer_by(problem: Problem, difference: int) -> Hypothesis:
 
 
 class GaussianNoise(AbstractTheorem):
-    """Extreme singular values of Gaussian noise in the column space of the activations."""
+    r"""Of Gaussian noise only the part that a layer can express counts, and its norm hardly exceeds
+    $\sqrt q + \sqrt K$: by the rate of the Tracy-Widom law, at every size.
+    """
 
     largest: Largest = Largest()
     smallest: Smallest = Smallest()

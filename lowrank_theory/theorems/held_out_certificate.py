@@ -319,7 +319,9 @@ class MomentRatio(AbstractCertificate):
 
 
 class HeldOutCertificate(AbstractTheorem):
-    """Upper limits of a mean loss, from held-out losses alone."""
+    """Losses on held-out units bound their own mean: by their range, their spread, a bet against
+    them, or the ratio of their moments.
+    """
 
     hoeffding: Hoeffding = Hoeffding()
     empirical_bernstein: EmpiricalBernstein = EmpiricalBernstein()

@@ -359,7 +359,9 @@ class Norm(AbstractAnyScales):
 
 
 class HeteroskedasticNoise(AbstractTheorem):
-    """The norm of Gaussian noise with unequal scales: a product of scales, and any."""
+    """Gaussian noise of unequal scales has a norm of about its largest row plus its largest column
+    of scales.
+    """
 
     separable: Separable = Separable()
     expected_separable: ExpectedSeparable = ExpectedSeparable()

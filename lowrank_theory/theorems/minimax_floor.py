@@ -311,7 +311,9 @@ class Shrinkage(AbstractFloor):
 
 
 class MinimaxFloor(AbstractTheorem):
-    """What no estimator can do."""
+    r"""No estimator has a smaller worst-case error than $\sigma^2$ times the number of parameters
+    of a layer of rank $r$.
+    """
 
     truncation: Truncation = Truncation()
     soft_threshold: SoftThreshold = SoftThreshold()

@@ -386,7 +386,9 @@ def network_error(network: Network, compressed: Weights) -> Float[Array, ""]:
 
 
 class NetworkComposition(AbstractTheorem):
-    """From the errors of layers to the error of a network."""
+    """The errors of layers add up through operator norms, in squares where what a layer cannot
+    repair is told apart, and a fitted last layer tells the network's error exactly.
+    """
 
     telescoping: Telescoping = Telescoping()
     residuals: Residuals = Residuals()

@@ -330,7 +330,9 @@ def _perturbed_outputs(instance: Perturbed) -> Array:
 
 
 class NumericalRoute(AbstractTheorem):
-    """What the Gram route and the triangular route may lose."""
+    """What rounding may cost the data-driven layer through the Gram matrix (on the square of the
+    error) and through a triangular factor (on the error itself, with the sharp constant √2).
+    """
 
     gram: Gram = Gram()
     triangular: Triangular = Triangular()

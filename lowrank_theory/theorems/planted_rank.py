@@ -440,7 +440,9 @@ def _extreme_values(
 
 
 class PlantedRank(AbstractTheorem):
-    """Recovery of a planted low-rank layer, in three tiers of noise."""
+    r"""If the outputs come from a layer of rank $r$ plus noise, the fit finds that layer up to
+    $\sqrt{5r}$ times the size of the noise, known or not.
+    """
 
     gaussian: Gaussian = Gaussian()
     expectation: Expectation = Expectation()

@@ -464,7 +464,10 @@ def _moments(instance: Probed) -> Callable[[Array], Array]:
 
 
 class RandomizedRange(AbstractTheorem):
-    """What a Gaussian sketch finds of a matrix: surely, on average, and nearly always."""
+    """How near a Gaussian sketch comes to the best low-rank approximation: surely, on average (each
+    power iteration multiplies the excess by ratios of singular values to the fourth power), and
+    nearly always; and afterwards, what fresh probes prove of any subspace.
+    """
 
     structural: Structural = Structural()
     truncation: Truncation = Truncation()

@@ -347,7 +347,9 @@ class Gaussian(AbstractRisk):
 
 
 class RankPenalty(AbstractTheorem):
-    """Recovery with a price on the rank."""
+    """With a price on the rank the data choose it, and the error is that of the worst choice that
+    the noise allows.
+    """
 
     oracle: Oracle = Oracle()
     exact_rank: ExactRank = ExactRank()

@@ -208,7 +208,9 @@ class Gaussian(AbstractSlowRate):
 
 
 class ReluNoiseAfter(AbstractTheorem):
-    """Recovery behind a ReLU with noise after it, by a convex matching loss."""
+    """Behind a ReLU the matching loss over a nuclear-norm ball still recovers the activations, at a
+    slow rate.
+    """
 
     gaussian: Gaussian = Gaussian()
     any_noise: AnyNoise = AnyNoise()

@@ -387,7 +387,9 @@ class ConvexGaussian(AbstractConvex):
 
 
 class ReluNoiseBefore(AbstractTheorem):
-    """Recovery behind a ReLU with noise before it, by the censored likelihood."""
+    """Where the noise has passed the ReLU too, the censored likelihood recovers the pre-activations
+    at the fast rate, without logarithms, over its least curvature on a box.
+    """
 
     convex_gaussian: ConvexGaussian = ConvexGaussian()
     convex: Convex = Convex()

@@ -425,7 +425,9 @@ class LeverageBelow(AbstractLeverage):
 
 
 class SecondMoment(AbstractTheorem):
-    """How far the second moment of a sample is from the true one."""
+    r"""$m$ rows show the second moment of the activations up to about $2\sqrt{\rho/m}$ of its norm,
+    $\rho$ its effective rank, and up to $2\sqrt{k/m}$ in every direction.
+    """
 
     relative: Relative = Relative()
     absolute: Absolute = Absolute()

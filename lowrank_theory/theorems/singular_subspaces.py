@@ -395,7 +395,9 @@ class Eigenvectors(AbstractStatement):
 
 
 class SingularSubspaces(AbstractTheorem):
-    """Perturbation of singular subspaces: Wedin, and bounds by the gap of one matrix alone."""
+    """Noise turns the leading singular vectors by at most twice its norm over the gap of the
+    undisturbed matrix, in every Schatten norm; 2 is sharp.
+    """
 
     wedin: Wedin = Wedin()
     wedin_frobenius: WedinFrobenius = WedinFrobenius()

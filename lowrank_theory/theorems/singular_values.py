@@ -152,7 +152,9 @@ def _at(values: Float[Array, " count"], index: int) -> Float[Array, ""]:
 
 
 class SingularValues(AbstractTheorem):
-    """The inequalities of Weyl, Fan and Mirsky."""
+    """Noise moves no singular value by more than its own norm, and all of them together by no more
+    than its own values.
+    """
 
     weyl: Mirsky = Mirsky(math.inf)
     weyl_sum: WeylSum = WeylSum()

@@ -154,7 +154,9 @@ class Net(AbstractNormOfNoise):
 
 
 class SubgaussianNoise(AbstractTheorem):
-    """The norm of sub-Gaussian noise in the column space of the activations, in two ways."""
+    r"""Noise with independent sub-Gaussian entries has a norm of at most $1.57\sqrt{q+K}$ or so, by
+    averages over clouds of directions; nets give $2.21$.
+    """
 
     pac_bayes: PacBayes = PacBayes()
     net: Net = Net()

@@ -227,7 +227,9 @@ class ApproximateRank(AbstractTruncation):
 
 
 class TruncationStability(AbstractTheorem):
-    """Truncation of a perturbed low-rank matrix, in several norms."""
+    """The truncation of a low-rank matrix plus noise is within $(1 + 2^p)^{1/p}$ times the $r$
+    largest values of the noise in every Schatten norm, and no constant is smaller.
+    """
 
     frobenius: Schatten = Schatten(2.0)
     nuclear: Schatten = Schatten(1.0)

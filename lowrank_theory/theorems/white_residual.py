@@ -342,7 +342,9 @@ class Limit(AbstractShare):
 
 
 class WhiteResidual(AbstractTheorem):
-    """The share of a white residual that a correction of low rank captures."""
+    """Of a white residual, a low-rank correction captures on average at most twice its share of the
+    parameters.
+    """
 
     gaussian: Gaussian = Gaussian()
     expected: Expected = Expected()

@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from lowrank_theory._compilation import soon
 from lowrank_theory._numerics import float64, rounding_allowance
 from lowrank_theory.problems import Parts, Setting
-from lowrank_theory.theorems import CONTENTS, AbstractStatement, Certainty, Direction, assess
+from lowrank_theory.theorems import STATEMENTS, AbstractStatement, Certainty, Direction, assess
 
 BATCH = 32
 MANY, LARGE_BATCH = 256, 128  # more than so many come in larger batches
@@ -92,31 +92,28 @@ def join(samples: Sequence[Sample]) -> Sample:
     return Sample(samples[0].direction, sum(block.trials for block in samples), *joined)
 
 
-_CONTENTS = {name: found for theorem in CONTENTS for name, found in theorem.statements.items()}
-
-
 def name_of(statement: AbstractStatement) -> str:
-    """The full name of a statement of `CONTENTS`, the name of its class for another."""
+    """The full name of a statement of `STATEMENTS`, the name of its class for another."""
     found = reference(statement)
     return found if isinstance(found, str) else type(statement).__name__
 
 
 def reference(statement: AbstractStatement) -> str | AbstractStatement:
-    """The full name of a statement of `CONTENTS`, another statement itself."""
-    names = (name for name, known in _CONTENTS.items() if known is statement)
+    """The full name of a statement of `STATEMENTS`, another statement itself."""
+    names = (name for name, known in STATEMENTS.items() if known is statement)
     return next(names, statement)
 
 
 def by_name(statement: str | AbstractStatement) -> AbstractStatement:
     """The statement that `reference` stands for."""
-    return _CONTENTS[statement] if isinstance(statement, str) else statement
+    return STATEMENTS[statement] if isinstance(statement, str) else statement
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
     """Trials `start` to `stop` of the `number` of one sample: all that their result depends on.
 
-    - `statement`: by full name where it is one of `CONTENTS`, so that little is sent to a worker;
+    - `statement`: by full name where it is one of `STATEMENTS`, so that little is sent to a worker;
     - `label`: names the sample among those of its statement;
     - `key`: trial i has the i-th key folded from it;
     - `broken`: measures the statement's broken estimate.
