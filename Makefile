@@ -44,7 +44,7 @@ slow: $(VENV)/.tools ## run the tests that `make test` leaves out
 	$(BIN)/pytest -m slow --numprocesses $(WORKERS) --dist worksteal
 
 fuzz: $(VENV)/.tools ## hold hostile inputs against an oracle; goes on where it was cut, in out/fuzz (SEED=0)
-	$(BIN)/python tests/fuzz.py --seed $(SEED) --workers $(WORKERS)
+	$(BIN)/python tests/fuzzing/fuzz.py --seed $(SEED) --workers $(WORKERS)
 
 figures: $(VENV)/.library ## run every experiment; writes figures/ (SIZE=--quick: few trials, to out/figures)
 	@set -e; for script in $(EXPERIMENTS); do \

@@ -251,11 +251,17 @@ def _compiles(source: bytes) -> bool:
 # --- running tests -------------------------------------------------------------------------------
 
 
+def test_files() -> dict[str, str]:
+    """Where in the checkout each file of tests is, by its name."""
+    found = (ROOT / "tests").rglob("test_*.py")
+    return {path.name: path.relative_to(ROOT).as_posix() for path in found}
+
+
 def stages_of(module: str) -> list[list[str]]:
     """Test files in the order in which they may notice a mutant of the module: its own; then, in
     one run, those of the modules that use it, of its folder, and whatever else names it.
     """
-    texts = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    texts = {name: (ROOT / path).read_text() for name, path in test_files().items()}
     folder = next(f for f in MUTATED if (ROOT / PACKAGE / f / f"{module}.py").exists())
     mentions = {name: len(re.findall(rf"\b{module}\b", text)) for name, text in texts.items()}
     named = sorted((n for n in texts if mentions[n]), key=lambda n: (-mentions[n], n))
@@ -303,7 +309,8 @@ class Folder:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        command += ["-m", "not slow", *(f"tests/{name}" for name in files)]
+        paths = test_files()
+        command += ["-m", "not slow", *(paths[name] for name in files)]
         process = subprocess.Popen(
             command,
             cwd=self.path,

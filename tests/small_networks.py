@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from lowrank_theory.networks import Compressed
-from models import normal
+from routes import normal
 
 
 @dataclasses.dataclass

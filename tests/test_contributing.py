@@ -12,7 +12,7 @@ import ladders
 import test_approximations as laws
 import test_ladders as of_ladders
 from lowrank_theory.approximations import _described
-from test_compressed_file import test_every_kind_is_loaded_bit_for_bit as is_loaded
+from networks.test_compressed_file import test_every_kind_is_loaded_bit_for_bit as is_loaded
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

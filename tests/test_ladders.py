@@ -35,7 +35,7 @@ from lowrank_theory.recovery import (
     TruncatedSVD,
     rows_of,
 )
-from models import normal
+from routes import normal
 from small_networks import NETWORKS, Network, mlp, run, stored
 
 INPUTS, OUTPUTS, SAMPLES = 12, 8, 40

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import models
+import routes
 from lowrank_theory import ActivationWeighted, LowRank, Observed, Problem, Truth, plotting, recover
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.calibration import Calibration
@@ -62,15 +62,15 @@ def affine(parameters, batch):
 
 def dense(inputs: int = 7, outputs: int = 5, scale: float = 1.0) -> dict[str, np.ndarray]:
     return {
-        "weights": scale * models.normal(0, inputs, outputs),
-        "bias": models.normal(1, outputs),
+        "weights": scale * routes.normal(0, inputs, outputs),
+        "bias": routes.normal(1, outputs),
     }
 
 
 def some_batches(count: int, *shape: int, seed: int = 2) -> list[np.ndarray]:
     """Of correlated rows with a mean."""
-    mixing = np.eye(shape[-1]) + 0.5 * models.normal(seed, shape[-1], shape[-1])
-    drawn = models.normal(seed + 1, count, *shape)
+    mixing = np.eye(shape[-1]) + 0.5 * routes.normal(seed, shape[-1], shape[-1])
+    drawn = routes.normal(seed + 1, count, *shape)
     return list((drawn @ mixing + 0.5).astype(np.float32))
 
 
@@ -282,8 +282,8 @@ def slow_errors(weights, first, second, held_out, rank: int) -> dict[str, Any]:
     }
 
 
-def dense_model() -> models.Model:
-    return models.Model(affine, dense(), models.normal(4, 9, 7), lambda p, x: {"['weights']": x})
+def dense_model() -> routes.Model:
+    return routes.Model(affine, dense(), routes.normal(4, 9, 7), lambda p, x: {"['weights']": x})
 
 
 def matrices_of(path: str, leaf: np.ndarray) -> np.ndarray:
@@ -299,7 +299,7 @@ def matrices_of(path: str, leaf: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "make",
-    [dense_model, models.convolutions, models.stacked_layers],
+    [dense_model, routes.convolutions, routes.stacked_layers],
     ids=lambda make: make.__name__,
 )
 def test_errors_are_those_of_the_rows(make):
@@ -339,8 +339,8 @@ def test_fewer_rows_than_inputs_and_a_single_output():
         "small",
         Perceptron.__call__,
         Perceptron(
-            [models.normal(0, 5, 4), models.normal(1, 4, 1)],
-            [models.normal(2, 4), models.normal(3, 1)],
+            [routes.normal(0, 5, 4), routes.normal(1, 4, 1)],
+            [routes.normal(2, 4), routes.normal(3, 1)],
         ),
         some_batches(2, 2, 5),
         some_batches(1, 3, 5),

@@ -144,7 +144,7 @@ def test_results_are_taken_up_by_a_later_run(tmp_path, capsys):
     file.write_text(f"{lines[0]}\n{lines[2]}\n{json.dumps(vars(bad))}\n")
     assert fuzz.main(arguments) == 1
     printed = capsys.readouterr().out
-    assert "tame: a lie" in printed and "python tests/fuzz.py --seed 7 --only 1" in printed
+    assert "tame: a lie" in printed and "python tests/fuzzing/fuzz.py --seed 7 --only 1" in printed
 
 
 # --- a slice --------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_a_damaged_embedded_file_is_refused(load, tmp_path, monkeypatch):
 def test_training_reproduces_the_embedded_network(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     pytest.importorskip("optax")
-    script = Path(__file__).parents[1] / "experiments" / "train_digits.py"
+    script = Path(__file__).parents[2] / "experiments" / "train_digits.py"
     again = tmp_path / "digits.npz"
     monkeypatch.setattr(sys, "argv", [str(script), "--output", str(again)])
     runpy.run_path(str(script), run_name="__main__")

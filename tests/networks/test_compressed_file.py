@@ -25,7 +25,7 @@ from lowrank_theory.networks import (
     observe,
     replace,
 )
-from models import MODELS, factors_of, layer_of, normal
+from routes import MODELS, factors_of, layer_of, normal
 
 pytestmark = pytest.mark.thinned(4)
 

@@ -21,7 +21,7 @@ from lowrank_theory.networks import (
     observe,
     survey,
 )
-from models import normal
+from routes import normal
 
 X = normal(9, 40, 12)
 

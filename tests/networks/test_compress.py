@@ -26,7 +26,7 @@ from lowrank_theory.networks import (
 from lowrank_theory.problems import Observed
 from lowrank_theory.rank_choice import energy
 from lowrank_theory.recovery import COALA, ActivationWeighted, TruncatedSVD
-from models import normal
+from routes import normal
 from small_networks import NETWORKS, Network, mlp, rows, run, stored
 
 pytestmark = pytest.mark.thinned(5)
@@ -419,7 +419,7 @@ WRONG_TYPES: list[tuple[Any, str]] = [
 
 
 def test_wrong_types():
-    unhooked.check("test_compress")
+    unhooked.check("networks.test_compress")
 
 
 def check_wrong_types():

@@ -18,7 +18,7 @@ from lowrank_theory.models import alexnet
 from lowrank_theory.models.resnet import cifar10_data, correct
 from lowrank_theory.networks import observe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHANNELS = (2, 3, 4, 3, 2)
 
 

@@ -16,7 +16,7 @@ from jax import lax
 from approximations import KINDS, MATRICES
 from lowrank_theory.approximations import AbstractApproximation, Affine, LowRank
 from lowrank_theory.networks import observe, replace
-from models import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, factors_of, normal
+from routes import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, factors_of, normal
 
 pytestmark = pytest.mark.thinned(4)
 

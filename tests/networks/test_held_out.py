@@ -11,7 +11,7 @@ from jax import lax
 
 from lowrank_theory.approximations import Affine, LowRank
 from lowrank_theory.networks import Compressed, output_errors, replace, survey, unit_errors
-from models import layer_of, normal
+from routes import layer_of, normal
 
 LENGTH, CHANNELS, WIDTH, CLASSES = 6, 4, 5, 3
 KERNEL, STACK, HEAD = "['kernel']", "['stack']", "['head']"

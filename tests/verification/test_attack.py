@@ -25,7 +25,7 @@ from lowrank_theory.verification.attack import reload, replay
 
 pytestmark = pytest.mark.thinned(6)
 
-WITNESSES = Path(__file__).parents[1] / "figures" / "attack"
+WITNESSES = Path(__file__).parents[2] / "figures" / "attack"
 ATTACKABLE = {
     name: statement for name, statement in STATEMENTS.items() if statement.adversary is not None
 }

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from lowrank_theory.networks import observe, survey
-from models import MODELS, normal
+from routes import MODELS, normal
 
 
 def abstract(tree):

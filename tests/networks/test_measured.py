@@ -13,7 +13,7 @@ from lowrank_theory._engine.fits import balanced, stored_dtype
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.calibration.measured import measured_errors
 from lowrank_theory.networks import LayerError, Parameters, RankRule, compress
-from models import normal
+from routes import normal
 
 pytestmark = pytest.mark.thinned(4)
 

@@ -14,7 +14,7 @@ from jax import lax
 
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.networks import observe, replace
-from models import MODELS, OUTPUTS, ROUTES, SAMPLES, normal
+from routes import MODELS, OUTPUTS, ROUTES, SAMPLES, normal
 
 pytestmark = pytest.mark.thinned(4)
 

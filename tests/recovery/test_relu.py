@@ -378,7 +378,7 @@ with jax.enable_x64(True):
     fit = jax.jit(jax.vmap(nuclear_norm_relu))(x, y, np.full(1000, 20.0))
 assert fit.converged.all(), fit.steps
 """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, check=True)
 

@@ -1,8 +1,8 @@
 """Hostile inputs by the thousand, held against an oracle: `make fuzz`.
 
-    python tests/fuzz.py --seed 0                    # 10,000 inputs; goes on where it was cut
-    python tests/fuzz.py --seed 0 --only 1234        # one of them, with what was found
-    python tests/fuzz.py --seed 0 --kind networks    # those of some kinds
+    python tests/fuzzing/fuzz.py --seed 0                  # 10,000 inputs; goes on where it was cut
+    python tests/fuzzing/fuzz.py --seed 0 --only 1234      # one of them, with what was found
+    python tests/fuzzing/fuzz.py --seed 0 --kind networks  # those of some kinds
 
 Every input is a function of (seed, index) alone. It ends as *right*, *honest*, *refused* or
 *defect* (`fuzz_draws` defines them); a hang and a crash of the process are defects too, and the run
@@ -214,7 +214,7 @@ def report(results: Iterable[Result], seed: int) -> None:
     for result in results:
         if result.verdict == "defect":
             console.print(f"{result.kind}: {result.why.splitlines()[0]}", soft_wrap=True)
-            console.print(f"  python tests/fuzz.py --seed {seed} --only {result.index}")
+            console.print(f"  python tests/fuzzing/fuzz.py --seed {seed} --only {result.index}")
     console.print(table)
 
 
