@@ -30,11 +30,11 @@ FAILURE_PROBABILITY = 0.05
 def _at(problem: Problem, inflation: Any) -> Any:
     """Squared error, oracle bound and Schatten bound at a multiple of the noise."""
     oracle, ball = Oracle(inflation), SchattenBall(EXPONENT)
-    estimate = oracle.estimate(problem, FAILURE_PROBABILITY)
-    schatten = ball.formula(problem, estimate, FAILURE_PROBABILITY)
+    estimate = oracle.estimate(problem)
+    schatten = ball.formula(problem, estimate)
     return (
         oracle.loss(problem, estimate),
-        oracle.formula(problem, estimate, FAILURE_PROBABILITY),
+        oracle.formula(problem, estimate),
         schatten * inflation ** (2 - EXPONENT),
     )
 
@@ -43,9 +43,9 @@ def _relative(problem: Problem) -> Any:
     """Relative squared errors and bounds at every threshold, and at the Gaussian one."""
     signal = (problem.truth.clean_outputs**2).sum()
     curve = jax.lax.map(lambda inflation: _at(problem, inflation), np.asarray(THRESHOLDS))
-    gaussian = approximate_rank.gaussian
-    estimate = gaussian.estimate(problem, FAILURE_PROBABILITY)
-    bound = gaussian.formula(problem, estimate, FAILURE_PROBABILITY)
+    gaussian = approximate_rank.gaussian.at(FAILURE_PROBABILITY)
+    estimate = gaussian.estimate(problem)
+    bound = gaussian.formula(problem, estimate)
     return jax.tree.map(lambda x: x / signal, (curve, (gaussian.loss(problem, estimate), bound)))
 
 

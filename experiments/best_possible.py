@@ -35,7 +35,7 @@ CONDITION_NUMBERS = tuple(10.0**power for power in range(13))
 def _errors(problem: Problem) -> Any:
     """Relative errors: truncated weights, data-driven, alternating least squares, the formula."""
     observed, rank = problem.observed, problem.rank
-    competitor = best_possible.optimality.estimate(problem, 0.05)
+    competitor = best_possible.optimality.estimate(problem)
     errors = (
         fitting_error(recover(observed, rank, TruncatedSVD()), observed),
         fitting_error(recover(observed, rank, ActivationWeighted()), observed),

@@ -37,10 +37,10 @@ def _excesses(problem: Problem) -> Any:
     first, relative = calibration_size.leading_constant, calibration_size.relative
     gap, no_gap = calibration_size.gap, calibration_size.no_gap
     optimum = jnp.sum(output_spectrum(problem)[RANK:])
-    estimate = first.estimate(problem, FAILURE_PROBABILITY)
+    estimate = first.estimate(problem)
     bound = relative.bound(problem, failure_probability=FAILURE_PROBABILITY).value - optimum
-    expected = first.formula(problem, estimate, FAILURE_PROBABILITY)
-    without = no_gap.formula(problem, estimate, FAILURE_PROBABILITY)
+    expected = first.formula(problem, estimate)
+    without = no_gap.formula(problem, estimate)
     sure = jnp.minimum(gap.bound(problem).value, without)
     values = (first.loss(problem, estimate), expected, bound, sure)
     return tuple(value / optimum for value in values)

@@ -21,7 +21,7 @@ from _save import CONFIDENCE, run
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.networks import Parameters, compress, output_errors, unit_errors
 from lowrank_theory.plotting import GREY, LIMIT, SERIES, legend_above, panels
-from lowrank_theory.theorems.held_out_certificate import HeldOut, held_out_certificate
+from lowrank_theory.theorems.held_out_certificate import Betting, HeldOut, held_out_certificate
 
 SEED = 23
 SHARES = (0.5, 0.25)
@@ -44,15 +44,16 @@ Limit = Callable[[Losses, float], Float[np.ndarray, " draws"]]
 def certificates(losses: Losses, failure_probability: float) -> Float[np.ndarray, " draws"]:
     """The bounds of `certify_losses`, of each row."""
     with jax.enable_x64(True):
-        return np.asarray(_certificates(losses, failure_probability))
+        statement = held_out_certificate.betting.at(failure_probability)
+        return np.asarray(_certificates(statement, losses))
 
 
 @jax.jit
-def _certificates(losses: Array, failure_probability: Any) -> Array:
+def _certificates(statement: Betting, losses: Array) -> Array:
     def limit(row: Array) -> Array:
         unknown, stated = jnp.asarray(jnp.nan), jnp.asarray(True)
         held_out = HeldOut(row, jnp.ones(()), jnp.asarray(jnp.inf), stated, unknown)
-        return held_out_certificate.betting.limit(held_out, row, failure_probability)
+        return statement.limit(held_out, row)
 
     return jax.vmap(limit)(losses)
 

@@ -34,7 +34,7 @@ def _setting(q: int) -> Setting:
 
 
 def _extremes(problem: Problem) -> Any:
-    values = gaussian_noise.largest.estimate(problem, FAILURE_PROBABILITY)
+    values = gaussian_noise.largest.estimate(problem)
     return values.values[0], values.least
 
 

@@ -41,7 +41,7 @@ def _band(width: int) -> np.ndarray:
 def _norms(instance: ScaledNoise) -> Any:
     """Realised norm, without and with the projector."""
     return tuple(
-        statement.loss(instance, statement.estimate(instance, 0.05))
+        statement.loss(instance, statement.estimate(instance))
         for statement in (heteroskedastic_noise.norm, heteroskedastic_noise.separable)
     )
 

@@ -54,7 +54,7 @@ def _posterior_mean(drawn: PriorDraw) -> Any:
 def _errors(drawn: PriorDraw) -> Any:
     """Squared errors of all estimators."""
     errors = {
-        name.split(".")[1]: statement.loss(drawn, statement.estimate(drawn, 0.05))
+        name.split(".")[1]: statement.loss(drawn, statement.estimate(drawn))
         for name, statement in minimax_floor.statements.items()
     }
     return errors | {"posterior_mean": _posterior_mean(drawn)}

@@ -30,7 +30,6 @@ RANKS = (2, 4, 8, 16, 32, 64)
 ROWS = 400
 DEPTHS = (1, 2, 3, 4, 6, 8)
 WIDTH, SAMPLES, RANK, GAIN = 16, 40, 8, 2**0.5
-PROBABILITY = 0.5  # no bound here depends on it
 
 
 def _relative(network: Network) -> Any:
@@ -40,8 +39,8 @@ def _relative(network: Network) -> Any:
     compressed = network.compressed
     return (
         telescoping.loss(network, compressed) / size,
-        telescoping.formula(network, compressed, PROBABILITY) / size,
-        jnp.sqrt(residuals.formula(network, compressed, PROBABILITY)) / size,
+        telescoping.formula(network, compressed) / size,
+        jnp.sqrt(residuals.formula(network, compressed)) / size,
     )
 
 

@@ -52,8 +52,8 @@ def _sides(instance: Perturbed) -> Any:
     """Squared optimum; excess and bound of either route, the first of which are squared."""
     sides = []
     for statement in (numerical_route.gram, numerical_route.triangular):
-        estimate = statement.estimate(instance, 0.5)
-        sides += [statement.loss(instance, estimate), statement.formula(instance, estimate, 0.5)]
+        estimate = statement.estimate(instance)
+        sides += [statement.loss(instance, estimate), statement.formula(instance, estimate)]
     values = jnp.linalg.svd(instance.outputs, compute_uv=False)
     return jnp.linalg.norm(values[RANK:]), *sides
 

@@ -24,8 +24,8 @@ STRENGTHS = tuple(np.geomspace(0.25, 8, 16).tolist())  # in units of the detecti
 
 def _sides(problem: Problem) -> Any:
     statement = planted_rank.expectation
-    estimate = statement.estimate(problem, 0.05)
-    return statement.loss(problem, estimate), statement.formula(problem, estimate, 0.05)
+    estimate = statement.estimate(problem)
+    return statement.loss(problem, estimate), statement.formula(problem, estimate)
 
 
 def measure(*, quick: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ DETECTED = 1.3  # from here on the limit is compared with the sample
 
 def _squared_error(problem: Problem) -> Any:
     statement = planted_rank.expectation
-    return statement.loss(problem, statement.estimate(problem, 0.05))
+    return statement.loss(problem, statement.estimate(problem))
 
 
 def _strengths(q: int, outputs: int, multiple: float) -> np.ndarray:

@@ -33,8 +33,8 @@ def _ratios(problem: Problem) -> Any:
     """(Loss, weight-tail bound) / optimum."""
     statement = price_of_ignoring_data.weight_tail
     optimum = best_error(problem.observed, problem.rank)
-    estimate = statement.estimate(problem, 0.05)
-    bound = statement.formula(problem, estimate, 0.05)
+    estimate = statement.estimate(problem)
+    bound = statement.formula(problem, estimate)
     return statement.loss(problem, estimate) / optimum, bound / optimum
 
 
@@ -46,8 +46,8 @@ def _by_metric(problem: Problem) -> Any:
         statement = getattr(price_of_ignoring_data, name)
         _, judged = statement.metric(problem.observed.activations)
         optimum = best_error(Observed(weights=weights, activations=judged), problem.rank)
-        estimate = statement.estimate(problem, 0.05)
-        bound = statement.formula(problem, estimate, 0.05)
+        estimate = statement.estimate(problem)
+        bound = statement.formula(problem, estimate)
         results.append((statement.loss(problem, estimate) / optimum, bound / optimum))
     return results
 

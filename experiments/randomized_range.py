@@ -39,18 +39,18 @@ NAMES = ("truncated", "frobenius", "frobenius_tail", "spectral", "spectral_tail"
 
 def _sides(instance: Sketched) -> Any:
     """Loss and bound of each statement; the singular values."""
-    statements = [getattr(randomized_range, name) for name in NAMES]
-    basis = statements[0].estimate(instance, FAILURE_PROBABILITY)
+    statements = [getattr(randomized_range, name).at(FAILURE_PROBABILITY) for name in NAMES]
+    basis = statements[0].estimate(instance)
     losses = [statement.loss(instance, basis) for statement in statements]
-    bounds = [s.formula(instance, basis, FAILURE_PROBABILITY) for s in statements]
+    bounds = [s.formula(instance, basis) for s in statements]
     return losses, bounds, instance.values
 
 
 def _judged(instance: Probed) -> Any:
     """True and certified excess, what rounding may do to both, and the squared norm."""
-    statement = randomized_range.a_posteriori
-    found = statement.estimate(instance, CERTIFIED_FAILURE_PROBABILITY)
-    bound = statement.formula(instance, found, CERTIFIED_FAILURE_PROBABILITY)
+    statement = randomized_range.a_posteriori.at(CERTIFIED_FAILURE_PROBABILITY)
+    found = statement.estimate(instance)
+    bound = statement.formula(instance, found)
     norm = statement.magnitude(instance)
     return statement.loss(instance, found), bound, rounding_allowance(norm, *instance.sizes), norm
 

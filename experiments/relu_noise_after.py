@@ -27,15 +27,16 @@ FAILURE_PROBABILITY = 0.05
 
 def _errors(problem: Problem) -> Any:
     """Squared errors of the estimator and of least squares, and the bounds, over the signal's."""
-    gaussian, sure = relu_noise_after.gaussian, relu_noise_after.any_noise
-    estimate = gaussian.estimate(problem, FAILURE_PROBABILITY)
-    least_squares = gaussian.broken_estimate(problem, FAILURE_PROBABILITY)
+    gaussian = relu_noise_after.gaussian.at(FAILURE_PROBABILITY)
+    sure = relu_noise_after.any_noise
+    estimate = gaussian.estimate(problem)
+    least_squares = gaussian.broken_estimate(problem)
     signal = jnp.sum(jax.nn.relu(problem.truth.clean_outputs) ** 2)
     values = (
         gaussian.loss(problem, estimate),
         gaussian.loss(problem, least_squares),
-        gaussian.formula(problem, estimate, FAILURE_PROBABILITY),
-        sure.formula(problem, estimate, FAILURE_PROBABILITY),
+        gaussian.formula(problem, estimate),
+        sure.formula(problem, estimate),
     )
     return tuple(value / signal for value in values)
 

@@ -34,25 +34,26 @@ FAILURE_PROBABILITY = 0.05
 
 def _measured(problem: Problem, box: Any) -> Any:
     """Errors of three estimators, two bounds, and norm and expected bound of the score."""
-    convex, likely = ConvexGaussian(box=box), LikelyGaussian(box=box)
-    fit = convex.estimate(problem, FAILURE_PROBABILITY)
-    local = likely.estimate(problem, FAILURE_PROBABILITY)
+    convex = ConvexGaussian(box=box).at(FAILURE_PROBABILITY)
+    likely = LikelyGaussian(box=box).at(FAILURE_PROBABILITY)
+    fit = convex.estimate(problem)
+    local = likely.estimate(problem)
     uncensored, _ = singular_value_threshold(
         problem.truth.layer_inputs,
         problem.truth.clean_outputs + problem.truth.noise,
-        convex.penalty(problem, FAILURE_PROBABILITY),
+        convex.penalty(problem),
         rank=OUTPUTS,
     )
     score, expected = Score(), ScoreExpectation()
-    realised = score.loss(problem, score.estimate(problem, FAILURE_PROBABILITY))
+    realised = score.loss(problem, score.estimate(problem))
     size = jnp.linalg.norm(problem.truth.clean_outputs)
     return (
         convex.loss(problem, fit) / size,
         likely.loss(problem, local) / size,
         convex.loss(problem, uncensored.left @ uncensored.right) / size,
-        convex.formula(problem, fit, FAILURE_PROBABILITY) / size,
-        likely.formula(problem, local, FAILURE_PROBABILITY) / size,
-        realised / expected.formula(problem, realised, FAILURE_PROBABILITY),
+        convex.formula(problem, fit) / size,
+        likely.formula(problem, local) / size,
+        realised / expected.formula(problem, realised),
         jnp.mean(problem.observed.target_outputs == 0),
     )
 

@@ -31,8 +31,8 @@ def _measured(instance: RidgedLayer) -> Any:
     """Realised quantity and bound of each statement, in units of |W| and of the gap."""
     both = []
     for statement in ridge_limit.statements.values():
-        estimate = statement.estimate(instance, 0.5)
-        bound = statement.formula(instance, estimate, 0.5)
+        estimate = statement.estimate(instance)
+        bound = statement.formula(instance, estimate)
         both.append((statement.loss(instance, estimate), bound))
     activations, weights = instance.observed.activations, instance.observed.weights
     assert activations is not None

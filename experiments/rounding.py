@@ -33,12 +33,12 @@ def _shares(layer: RoundedLayer) -> Any:
     """The energy that rounding loses, and the bounds on it, as shares of all."""
     names = ("one_bit", "one_bit_worst") if layer.bits == 1 else ("peak", "absmax")
     known, worst = (getattr(rounding, name) for name in names)
-    rounded = worst.estimate(layer, 0.5)
+    rounded = worst.estimate(layer)
     energy = (layer.weights**2).sum()
     return {
         "lost": worst.loss(layer, rounded) / energy,
-        "known": known.formula(layer, rounded, 0.5) / energy,
-        "worst": worst.formula(layer, rounded, 0.5) / energy,
+        "known": known.formula(layer, rounded) / energy,
+        "worst": worst.formula(layer, rounded) / energy,
     }
 
 

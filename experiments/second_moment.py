@@ -33,22 +33,20 @@ def _norms(rows: Rows) -> Any:
     """The deviation over the norm of C, its leading term, and the three bounds."""
     values = jnp.linalg.eigvalsh(rows.second_moment)
     effective = jnp.sum(values) / values[-1] / rows.rows.shape[0]
-    statements = (second_moment.dimension_free, second_moment.absolute, second_moment.expectation)
-    estimate = statements[0].estimate(rows, FAILURE_PROBABILITY)
-    bounds = [s.formula(rows, estimate, FAILURE_PROBABILITY) / values[-1] for s in statements]
+    three = (second_moment.dimension_free, second_moment.absolute, second_moment.expectation)
+    statements = [statement.at(FAILURE_PROBABILITY) for statement in three]
+    estimate = statements[0].estimate(rows)
+    bounds = [s.formula(rows, estimate) / values[-1] for s in statements]
     leading = 2 * jnp.sqrt(effective) + effective
     return statements[0].loss(rows, estimate) / values[-1], leading, *bounds
 
 
 def _extremes(rows: Rows) -> Any:
     """The extreme relative eigenvalues, and their bounds."""
-    pairs = (second_moment.leverage_below, second_moment.leverage_above)
-    estimate = pairs[0].estimate(rows, FAILURE_PROBABILITY)
-    return [
-        part
-        for s in pairs
-        for part in (s.loss(rows, estimate), s.formula(rows, estimate, FAILURE_PROBABILITY))
-    ]
+    both = (second_moment.leverage_below, second_moment.leverage_above)
+    pairs = [statement.at(FAILURE_PROBABILITY) for statement in both]
+    estimate = pairs[0].estimate(rows)
+    return [part for s in pairs for part in (s.loss(rows, estimate), s.formula(rows, estimate))]
 
 
 def measure(*, quick: bool) -> dict[str, Any]:

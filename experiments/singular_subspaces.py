@@ -31,16 +31,16 @@ WEAK = 0.1
 def _angles(perturbation: Perturbation) -> Any:
     """Sines, their bounds by the gap, and the bound of Yu, Wang and Samworth."""
     operator, frobenius = singular_subspaces.gap_operator_norm, singular_subspaces.gap
-    estimate = operator.estimate(perturbation, 0.5)
+    estimate = operator.estimate(perturbation)
     signal = singular_values(jnp.asarray(perturbation.matrix))
     noise = singular_values(jnp.asarray(perturbation.noise))
     norm = jnp.minimum(np.sqrt(RANK) * noise[0], jnp.linalg.norm(noise))
     gap = signal[RANK - 1] ** 2 - signal[RANK] ** 2
     return {
         "largest_sine": operator.loss(perturbation, estimate),
-        "operator_bound": operator.formula(perturbation, estimate, 0.5),
+        "operator_bound": operator.formula(perturbation, estimate),
         "error": frobenius.loss(perturbation, estimate),
-        "bound": frobenius.formula(perturbation, estimate, 0.5),
+        "bound": frobenius.formula(perturbation, estimate),
         "older_bound": 2 * (2 * signal[0] + noise[0]) * norm / gap,
     }
 

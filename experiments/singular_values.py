@@ -31,9 +31,9 @@ def _moved(perturbation: Perturbation) -> Any:
     ratios = {}
     for form in FORMS:
         statement = getattr(singular_values, form)
-        estimate = statement.estimate(perturbation, 0.5)
+        estimate = statement.estimate(perturbation)
         ratios[form] = statement.loss(perturbation, estimate) / statement.formula(
-            perturbation, estimate, 0.5
+            perturbation, estimate
         )
     return _quantities.singular_values(perturbation.perturbed), ratios
 

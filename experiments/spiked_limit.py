@@ -78,7 +78,7 @@ def _limits(x: np.ndarray, aspect: float) -> dict[str, np.ndarray]:
             instance = SpikedMatrix(jnp.zeros(shape), strength[None], jnp.asarray(1.0))
             powers = {"truncation": 2, "hard_threshold": 2, "frobenius": 2}
             return {
-                name: getattr(spiked_limit, name).formula(instance, None, 0.05)
+                name: getattr(spiked_limit, name).formula(instance, None)
                 / instance.unit ** powers.get(name, 1)
                 for name in ("truncation", "hard_threshold", "frobenius", "nuclear", "operator")
             }

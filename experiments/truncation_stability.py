@@ -33,11 +33,11 @@ def _constant(exponent: float) -> float:
 def _both(perturbation: Perturbation) -> Any:
     """The error and two bounds on it."""
     flat, golden = truncation_stability.frobenius, truncation_stability.golden_ratio
-    estimate = flat.estimate(perturbation, 0.5)
+    estimate = flat.estimate(perturbation)
     return {
         "error": flat.loss(perturbation, estimate),
-        "flat": flat.formula(perturbation, estimate, 0.5),
-        "golden": golden.formula(perturbation, estimate, 0.5),
+        "flat": flat.formula(perturbation, estimate),
+        "golden": golden.formula(perturbation, estimate),
     }
 
 

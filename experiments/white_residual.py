@@ -27,7 +27,6 @@ from lowrank_theory.theorems.white_residual import (
 SEED = 14
 ROWS, COLUMNS = 160, 96
 RANKS = (1, 2, 4, 8, 16, 32, 48, 64, 80, 96)
-FAILURE_PROBABILITY = 0.05
 LAWS = {
     "gaussian": noise.Gaussian(1.0),
     "rademacher": noise.Rademacher(1.0),
@@ -41,7 +40,7 @@ FIXED_RANK = 64
 def _shares(residual: Residual) -> Any:
     """The share that each rank captures."""
     statement = white_residual.any_residual
-    squares = statement.estimate(residual, FAILURE_PROBABILITY).values ** 2
+    squares = statement.estimate(residual).values ** 2
     return squares.cumsum() / squares.sum()
 
 

@@ -200,7 +200,7 @@ def test_calibration_sizes_are_those_of_the_theorem(digits):
         excess = float(first_order_excess(jnp.asarray(values), 5))
         assert row["samples_needed"] == math.ceil(excess / (0.01 * least))
         bounds = [
-            float(calibration_size.relative.formula(with_rows(m, weights, moment), unused, 0.05))
+            float(calibration_size.relative.formula(with_rows(m, weights, moment), unused))
             for m in (row["samples_sufficient"] - 1, row["samples_sufficient"])
         ]
     assert bounds[1] <= 1.01 * least < bounds[0]

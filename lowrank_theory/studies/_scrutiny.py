@@ -155,7 +155,7 @@ def _perceptron_bounds(
     with float64():
         chain = Network(tuple(weights), tuple(compressed), inputs, 1)
         telescoping, residuals = (
-            float(statement.formula(chain, chain.compressed, FAILURE_PROBABILITY))
+            float(statement.formula(chain, chain.compressed))
             for statement in (network_composition.telescoping, network_composition.residuals)
         )
     return {

@@ -28,6 +28,7 @@ from lowrank_theory.recovery import (
     LowRank,
 )
 from lowrank_theory.theorems._quantities import (
+    Number,
     deviation,
 )
 
@@ -166,7 +167,7 @@ def sample_count(problem: Problem) -> Float[Array, ""]:
     return jnp.asarray(observed.calibration.count, float)
 
 
-def relative_deviation(problem: Problem, failure_probability: float) -> Float[Array, ""]:
+def relative_deviation(problem: Problem, failure_probability: Number) -> Float[Array, ""]:
     r"""$e = \sqrt{k/m} + t/\sqrt m$."""
     eigenvalues = output_spectrum(problem)
     cutoff = relative_rank_cutoff((eigenvalues.size,)) * eigenvalues[0]

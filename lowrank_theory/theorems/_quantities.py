@@ -33,6 +33,8 @@ INDEPENDENT_NOISE = "the noise does not depend on the inputs and the target"
 EPS = float(jnp.finfo(jnp.float64).eps)
 _LEAST = 2.0**-480  # of a size whose square keeps its digits
 
+Number = Float[AnyArray, ""] | float | int
+
 
 class ColumnSpace(eqx.Module):
     r"""The column space of $\tilde X$, as far as its entries resolve it: `vectors` are its left
@@ -270,7 +272,7 @@ def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:
     return Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0)
 
 
-def gaussian_edge(problem: Problem, failure_probability: float) -> Float[Array, ""]:
+def gaussian_edge(problem: Problem, failure_probability: Number) -> Float[Array, ""]:
     r"""$\sigma(\sqrt q + \sqrt K + t)$, above $\lVert PE\rVert$ with probability $1-\delta$ for
     i.i.d. Gaussian noise.
     """
@@ -334,7 +336,7 @@ def least_squares(problem: Problem) -> Float[Array, "inputs outputs"]:
     return matmul(jnp.linalg.pinv(problem.truth.layer_inputs), problem.observed.target_outputs)
 
 
-def deviation(failure_probability: float, sides: int = 1) -> Float[Array, ""]:
+def deviation(failure_probability: Number, sides: int = 1) -> Float[Array, ""]:
     r"""The $t$ with `sides` $\cdot e^{-t^2/2}$ = `failure_probability`."""
     return jnp.sqrt(2 * jnp.log(sides / jnp.asarray(failure_probability)))
 

@@ -209,9 +209,7 @@ class AbstractLimit(AbstractStatement):
     trials_per_mean = 0.15
     asks_detection = False
 
-    def hypotheses(
-        self, instance: SpikedMatrix, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: SpikedMatrix) -> tuple[Hypothesis, ...]:
         """Gaussian noise that knows nothing of the signal, and distinct strengths in decreasing
         order; where asked, the first is detected.
         """

@@ -4,11 +4,19 @@ To add one, write `theorems/<name>.py`:
 
 1. a docstring that states it: model, claim with explicit constants, where each is attained,
 reference (paper and theorem number, or `paper_notes/<name>.md`);
+<<<<<<< HEAD
 2. a final subclass of `AbstractStatement` for each row of it;
 3. a final subclass of `AbstractTheorem` whose fields are those statements and whose docstring says
 in one sentence what it claims, and one object of it with the file's name;
 4. its line in `_contents.py`; its note, experiment and figure of the same name. `make indices`
 writes it into the lists of the documents.
+=======
+2. a final subclass of `AbstractStatement` for each row of it, which reads its δ, if it has one, as
+`self.failure_probability`;
+3. a final subclass of `AbstractTheorem` whose fields are those statements, and one object of it
+with the file's name;
+4. its line in `CONTENTS`, and its note, experiment and figure of the same name.
+>>>>>>> 3b71264 (Make the failure probability a field of the statement)
 
 Everything else (verification, controls, attack, rates, tables, figures) follows from the
 statement's own parts.
@@ -17,8 +25,9 @@ statement's own parts.
 import abc
 import dataclasses
 import enum
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -153,6 +162,10 @@ class Rate(eqx.Module):
 class AbstractStatement(eqx.Module):
     """One row of a theorem. See the module docstring for how to write one.
 
+    `failure_probability` is the δ of statements with probability 1-δ. The others have it too, and
+    do not read it: so that any statement can be asked at any δ, whatever its certainty. Raises
+    `ValueError` if it is not between 0 and 1.
+
     - `kind`: the direction and certainty of the claim;
     - `needs`: `Truth`, or `Observed` where it can be asked of a real layer, or the type of another
       kind of instance (which has `sizes`, as a layer has, for the rounding allowance);
@@ -175,21 +188,26 @@ class AbstractStatement(eqx.Module):
     rates: ClassVar[tuple[Rate, ...]] = ()
     growth: ClassVar[tuple[int, ...]] = (1, 4, 16)
     trials_per_mean: ClassVar[float] = 64
+    failure_probability: Float[Array, ""] | float = eqx.field(
+        default=0.05,
+        converter=functools.partial(check_fraction, "failure_probability"),
+        kw_only=True,
+    )
 
     @abc.abstractmethod
-    def hypotheses(self, instance: Any, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
         """The conditions of the statement, each with its margin on this instance."""
 
     @abc.abstractmethod
-    def estimate(self, instance: Any, failure_probability: float) -> Any:
+    def estimate(self, instance: Any) -> Any:
         """The estimator that the statement is about."""
 
     @abc.abstractmethod
-    def broken_estimate(self, instance: Any, failure_probability: float) -> Any:
+    def broken_estimate(self, instance: Any) -> Any:
         """A deliberately wrong estimator: on the `control` setting it must break the bound."""
 
     @abc.abstractmethod
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Float[Array, ""]:
+    def formula(self, instance: Any, estimate: Any) -> Float[Array, ""]:
         """The bound as written, whether or not its hypotheses hold."""
 
     @abc.abstractmethod
@@ -206,28 +224,33 @@ class AbstractStatement(eqx.Module):
         """A random instance of the setting."""
         return setting.draw(key=key)
 
-    def bound(self, instance: Any, *, failure_probability: float = 0.05) -> Bound:
-        """The bound on this instance, infinite outside the hypotheses.
+    def at(self, failure_probability: float | None) -> Self:
+        """The same statement at another δ, or at its own for `None`."""
+        if failure_probability is None:
+            return self
+        return dataclasses.replace(self, failure_probability=failure_probability)
 
-        `failure_probability` is the δ of statements with probability 1-δ; sure ones do not depend
-        on it. Raises `ValueError` if the instance lacks what the statement needs, or if δ is not
-        between 0 and 1.
+    def traced(self) -> Self:
+        """With δ as an array, so that one compiled program serves all; inside `float64`."""
+        probability = jnp.asarray(self.failure_probability, float)
+        return eqx.tree_at(lambda found: found.failure_probability, self, probability)
+
+    def bound(self, instance: Any, *, failure_probability: float | None = None) -> Bound:
+        """The bound on this instance, infinite outside the hypotheses; at the statement's own δ if
+        no other is given.
+
+        Raises `ValueError` if the instance lacks what the statement needs, or if δ is not between 0
+        and 1.
         """
         with float64():
-            return assess(
-                self,
-                self._checked(instance),
-                check_fraction("failure_probability", failure_probability),
-            )[0]
+            return assess(self.at(failure_probability), self._checked(instance))[0]
 
-    def realised(self, instance: Any, *, failure_probability: float = 0.05) -> Float[Array, ""]:
+    def realised(
+        self, instance: Any, *, failure_probability: float | None = None
+    ) -> Float[Array, ""]:
         """The bounded quantity on this instance, for the estimator that the statement is about."""
         with float64():
-            return assess(
-                self,
-                self._checked(instance),
-                check_fraction("failure_probability", failure_probability),
-            )[1]
+            return assess(self.at(failure_probability), self._checked(instance))[1]
 
     def _checked(self, instance: Any) -> Any:
         if self.needs not in (Truth, Observed):
@@ -249,19 +272,25 @@ class AbstractStatement(eqx.Module):
         return instance
 
 
-@jit_by_size()
 def assess(
-    statement: AbstractStatement, instance: Any, failure_probability: float, estimate: Any = None
+    statement: AbstractStatement, instance: Any, estimate: Any = None
 ) -> tuple[Bound, Float[Array, ""]]:
     """The bound and the realised quantity, from one run of the estimator, or for an `estimate` that
     is known already; call it inside `float64`.
     """
+    return _assess(statement.traced(), instance, estimate)
+
+
+@jit_by_size()
+def _assess(
+    statement: AbstractStatement, instance: Any, estimate: Any
+) -> tuple[Bound, Float[Array, ""]]:
     instance = _exact(instance)
-    hypotheses = statement.hypotheses(instance, failure_probability)
+    hypotheses = statement.hypotheses(instance)
     outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     if estimate is None:
-        estimate = statement.estimate(instance, failure_probability)
-    bound = Bound(statement.formula(instance, estimate, failure_probability), hypotheses)
+        estimate = statement.estimate(instance)
+    bound = Bound(statement.formula(instance, estimate), hypotheses)
     # Beyond the range of float64, neither side can be computed; within it, a NaN is a fault.
     loss = statement.loss(instance, estimate)
     lost = jnp.isnan(bound.value) | jnp.isnan(loss) | ~jnp.isfinite(statement.magnitude(instance))

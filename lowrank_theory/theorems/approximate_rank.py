@@ -137,21 +137,21 @@ class AbstractThresholded(AbstractStatement):
     control = NOT_TRUNCATED
 
     @abc.abstractmethod
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""The threshold $\tau$."""
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         r"""Singular values of $PY$, soft-thresholded at $\tau$."""
         factors, _ = singular_value_threshold(
             instance.truth.layer_inputs,
             instance.observed.target_outputs,
-            self.threshold(instance, failure_probability),
+            self.threshold(instance),
             rank=min(instance.observed.shape),
             resolution=stored_resolution(instance.observed),
         )
         return factors
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Problem) -> Array:
         """Least squares that forgets the threshold."""
         return least_squares(instance)
 
@@ -175,20 +175,18 @@ class Oracle(AbstractThresholded):
     adversary = TargetAndNoise(rows=3, columns=3, rank=3, target_rank=3)
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The threshold is at least the noise."""
         return (
             planted_hypothesis(instance),
             Hypothesis("the threshold is at least the noise", self.inflation - 1.0),
         )
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""$\tau$, in proportion to $\nu$."""
         return self.inflation * _operator_norm_of_noise(problem)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\sum_i\min(s_i^2, (\tau+\nu)^2)$."""
         return _capped_energy(instance, (1 + self.inflation) * _operator_norm_of_noise(instance))
 
@@ -201,19 +199,17 @@ class Gaussian(AbstractThresholded):
     kind = UPPER_WITH_PROBABILITY
     regimes = _REGIMES
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise."""
         return (planted_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-        return gaussian_edge(problem, failure_probability)
+        return gaussian_edge(problem, self.failure_probability)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\sum_i\min(s_i^2, 4\tau^2)$."""
-        return _capped_energy(instance, 2 * gaussian_edge(instance, failure_probability))
+        return _capped_energy(instance, 2 * gaussian_edge(instance, self.failure_probability))
 
 
 class SchattenBall(AbstractThresholded):
@@ -230,17 +226,15 @@ class SchattenBall(AbstractThresholded):
     def __check_init__(self) -> None:
         targets.SchattenBall(self.exponent)  # raises on an exponent outside (0, 2)
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """None beyond the model: the threshold is the noise itself."""
         return (planted_hypothesis(instance),)
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""$\nu$."""
         return _operator_norm_of_noise(problem)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$2^{2-a}R_a\tau^{2-a}$."""
         values, missed = resolved_signal(instance)
         twice = 2 * _operator_norm_of_noise(instance)
@@ -261,7 +255,7 @@ class AbstractConstrained(AbstractStatement):
     def radius(self, problem: Problem) -> Float[Array, ""]:
         r"""The radius $R$."""
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         """The nearest matrix of the ball."""
         factors, _ = nuclear_norm_ball(
             instance.truth.layer_inputs,
@@ -272,7 +266,7 @@ class AbstractConstrained(AbstractStatement):
         )
         return factors
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Problem) -> Array:
         """Least squares that forgets the ball."""
         return least_squares(instance)
 
@@ -306,7 +300,7 @@ class NuclearBall(AbstractConstrained):
     adversary = TargetAndNoise(rows=3, columns=3, rank=3, target_rank=3)
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The target is in the ball."""
         return (
             planted_hypothesis(instance),
@@ -317,9 +311,7 @@ class NuclearBall(AbstractConstrained):
         r"""$R$, in proportion to $\lVert F^*\rVert_*$."""
         return self.slack * _nuclear_norm(problem)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\nu(R + \lVert F^*\rVert_*)$."""
         width = (1 + self.slack) * _nuclear_norm(instance)
         return _operator_norm_of_noise(instance) * width + _missed(instance)
@@ -335,7 +327,7 @@ class ExactRadius(AbstractConstrained):
     adversary = TargetAndNoise(rows=3, columns=4, rank=1, target_rank=1)
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank."""
         return (planted_hypothesis(instance), target_rank_hypothesis(instance))
 
@@ -343,9 +335,7 @@ class ExactRadius(AbstractConstrained):
         r"""$\lVert F^*\rVert_*$."""
         return _nuclear_norm(problem)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$4k(1-k/d)\nu^2$."""
         sides = largest_rank(instance)
         k = jnp.minimum(instance.rank, sides / 2)
@@ -366,15 +356,15 @@ class AbstractTruncated(AbstractStatement):
     regimes = _ANY_REGIMES
     control = NOT_TRUNCATED
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """None beyond the model."""
         return (planted_hypothesis(instance), no_bias_hypothesis(instance))
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery."""
         return recover(instance.observed, instance.rank, ActivationWeighted()).factors
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Problem) -> Array:
         """Least squares that forgets to truncate."""
         return least_squares(instance)
 
@@ -388,9 +378,7 @@ class Truncation(AbstractTruncated):
     adversary = TargetAndSpectrum(rows=4, columns=5, rank=1, target_rank=4)
     sharp = True
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\sum_{r<i\le d-r}s_i^2 + (\tau_r + 2\zeta_k)^2 + \zeta_r^2$."""
         clean, missed = resolved_signal(instance)
         noise_values, _ = attainable_noise(instance)
@@ -418,9 +406,7 @@ class GoldenRatio(AbstractTruncated):
     adversary = TargetAndSpectrum(rows=3, columns=3, rank=1, target_rank=1)
     sharp = True
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$T_r + \varphi(T_{r,2r} + \zeta_{2r})$."""
         clean, missed = resolved_signal(instance)
         noise_values, _ = attainable_noise(instance)

@@ -96,23 +96,19 @@ class TruncatedSVDIsBest(AbstractStatement):
     regimes = _REGIMES
     control = _REGIMES["square"]
 
-    def hypotheses(
-        self, instance: Problem | Layer, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """None: it holds for every matrix."""
         return ()
 
-    def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+    def estimate(self, instance: Problem | Layer) -> Recovery:
         """Truncated singular value decomposition of the weights."""
         return recover(instance.observed, instance.rank, TruncatedSVD())
 
-    def broken_estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+    def broken_estimate(self, instance: Problem | Layer) -> Recovery:
         """The best approximation for the wrong norm, the data-driven one."""
         return recover(instance.observed, instance.rank, ActivationWeighted())
 
-    def formula(
-        self, instance: Problem | Layer, estimate: Recovery, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
         """The tail of the singular values of the weights."""
         return tail_norm(
             singular_values(jnp.asarray(instance.observed.weights, float)), instance.rank
@@ -140,23 +136,19 @@ class ActivationWeightedIsBest(AbstractStatement):
     regimes = _WITH_DATA
     control = UNUSUAL_ACTIVATIONS["massive directions"]
 
-    def hypotheses(
-        self, instance: Problem | Layer, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """No bias: the affine problem is the same one, centred."""
         return (no_bias_hypothesis(instance),)
 
-    def estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+    def estimate(self, instance: Problem | Layer) -> Recovery:
         """The data-driven recovery."""
         return recover(instance.observed, instance.rank, ActivationWeighted())
 
-    def broken_estimate(self, instance: Problem | Layer, failure_probability: float) -> Recovery:
+    def broken_estimate(self, instance: Problem | Layer) -> Recovery:
         """The data-agnostic one."""
         return recover(instance.observed, instance.rank, TruncatedSVD())
 
-    def formula(
-        self, instance: Problem | Layer, estimate: Recovery, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem | Layer, estimate: Recovery) -> Float[Array, ""]:
         """`best_error`, of layers that use what the stored rows resolve."""
         observed = instance.observed
         return best_error(observed, instance.rank, stored_resolution(observed))
@@ -182,11 +174,11 @@ class Optimality(AbstractStatement):
     regimes = _WITH_DATA
     control = _REGIMES["square"]
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """None: the competitor has rank at most r by construction."""
         return ()
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         """A competitor: five sweeps of alternating least squares, started at the target's own row
         space.
         """
@@ -202,13 +194,11 @@ class Optimality(AbstractStatement):
         right, lefts = jax.lax.scan(sweep, right, None, length=5)
         return LowRank(lefts[-1], right)
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Recovery:
+    def broken_estimate(self, instance: Problem) -> Recovery:
         """A competitor that cheats by one rank."""
         return recover(instance.observed, instance.rank + 1, ActivationWeighted())
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         """`best_error`."""
         return best_error(instance.observed, instance.rank)
 

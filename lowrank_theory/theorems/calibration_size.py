@@ -113,28 +113,26 @@ class Relative(AbstractStatement):
     regimes = ROWS
     control = ROWS["massive directions"]
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         r"""Gaussian rows that the weights do not know, and enough of them."""
-        shortfall = 1 - relative_deviation(instance, failure_probability)
+        shortfall = 1 - relative_deviation(instance, self.failure_probability)
         name = "there are enough samples for the dimension of the outputs"
         return (*_gaussian_rows(instance), Hypothesis(name, shortfall))
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""
         return recover(rows_only(instance), instance.rank, ActivationWeighted()).factors
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Problem) -> LowRank:
         """The weakest output directions in place of the strongest."""
         return weakest_outputs(instance)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$, infinite at $e = 1$."""
         dropped = output_spectrum(instance)[instance.rank :]
-        slack = deviation(failure_probability, sides=2) / jnp.sqrt(sample_count(instance))
+        slack = deviation(self.failure_probability, sides=2) / jnp.sqrt(sample_count(instance))
         numerator = jnp.sqrt(jnp.sum(dropped)) + slack * jnp.sqrt(jnp.max(dropped, initial=0.0))
-        shortfall = 1 - relative_deviation(instance, failure_probability)
+        shortfall = 1 - relative_deviation(instance, self.failure_probability)
         return jnp.where(shortfall == 0, jnp.inf, safe_divide(numerator, shortfall) ** 2)
 
     def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
@@ -159,7 +157,7 @@ class LeadingConstant(AbstractStatement):
         Rate("samples", {m: GAPPED["three spikes"].grown(m // 400) for m in SAMPLES}, -1.0, -1.0),
     )
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Gaussian rows and an eigengap at the rank."""
         eigenvalues = output_spectrum(instance)
         around = eigenvalues[instance.rank - 1 : instance.rank + 1]
@@ -168,11 +166,11 @@ class LeadingConstant(AbstractStatement):
         name = "the output covariance has a gap at the rank"
         return (*_gaussian_rows(instance), Hypothesis(name, margin))
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""
         return recover(rows_only(instance), instance.rank, ActivationWeighted()).factors
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Problem) -> LowRank:
         """The recovery from half the rows: the deviation of the second moment, times the root of
         two.
         """
@@ -184,9 +182,7 @@ class LeadingConstant(AbstractStatement):
         observed = Observed(weights=instance.observed.weights, calibration=halved)
         return recover(observed, instance.rank, ActivationWeighted()).factors
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\frac1m\sum_{j\le r<k}\frac{l_jl_k}{l_j-l_k}$."""
         return first_order_excess(output_spectrum(instance), instance.rank) / sample_count(instance)
 
@@ -233,11 +229,11 @@ class AbstractExcess(AbstractStatement):
 
     needs = Truth
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""
         return recover(rows_only(instance), instance.rank, ActivationWeighted()).factors
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Problem) -> LowRank:
         """The weakest output directions in place of the strongest."""
         return weakest_outputs(instance)
 
@@ -263,13 +259,11 @@ class NoGap(AbstractExcess):
     adversary = _KnownOptimum()
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """None: it holds for every pair of second moments."""
         return ()
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\kappa$."""
         return largest_exchange(output_deviation(instance), instance.rank)
 
@@ -285,16 +279,14 @@ class Gap(AbstractExcess):
     adversary = _KnownOptimum()
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The gap exceeds the spread of the deviation."""
         values, largest = output_deviation(instance), output_spectrum(instance)[0]
         margin = safe_divide(eigengap(instance) - (values[0] - values[-1]), largest)
         above = jnp.where(margin == 0, -1.0, margin)
         return (Hypothesis("the gap exceeds the spread of the deviation", above),)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\tfrac12\kappa\tan(\tfrac12\arcsin x)$."""
         values = output_deviation(instance)
         _, tangent = largest_turn(safe_divide(values[0] - values[-1], eigengap(instance)))
@@ -310,16 +302,14 @@ class Gaussian(AbstractExcess):
     regimes = DEVIATING
     control = DEVIATING["many rows"]
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Gaussian rows that the weights do not know."""
         return _gaussian_rows(instance)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$r_0d$, and less where the gap exceeds $d$."""
         eigenvalues, gap = output_spectrum(instance), eigengap(instance)
-        a = gaussian_deviation(eigenvalues, sample_count(instance), failure_probability)
+        a = gaussian_deviation(eigenvalues, sample_count(instance), self.failure_probability)
         spread = 2 * eigenvalues[0] * (2 * a + a**2)
         _, tangent = largest_turn(jnp.where(gap > 0, safe_divide(spread, gap), jnp.inf))
         exchanged = min(instance.rank, eigenvalues.size - instance.rank)
@@ -354,7 +344,7 @@ class AbstractRidged(AbstractStatement):
         second_moment = true_second_moment(problem)
         return second_moment + self.penalty(problem) * jnp.eye(second_moment.shape[0])
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         """The recovery with the ridge from m rows."""
         weights, observed = trained_weights(instance), rows_only(instance)
         penalty = sample_count(instance) * self.penalty(instance)
@@ -365,7 +355,7 @@ class AbstractRidged(AbstractStatement):
         rows = jnp.asarray(observed.activations, float)
         return ridge(weights, rows, penalty, rank=instance.rank)[0]
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Problem) -> LowRank:
         """The weakest output directions in place of the strongest."""
         return weakest_outputs(instance)
 
@@ -389,13 +379,11 @@ class Ridge(AbstractRidged):
     adversary = _KnownOptimum()
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """A ridge: with one, $e_- < 1$ for all rows."""
         return (self.ridge_hypothesis(instance),)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""The extreme eigenvalues of $(C+\mu)^{-1/2}(\hat C+\mu)(C+\mu)^{-1/2}$, and $\sum_{k>r}$
         of those of $W^\top(C+\mu)W$.
         """
@@ -417,17 +405,15 @@ class RidgeGaussian(AbstractRidged):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """A ridge, and Gaussian rows that the weights do not know."""
         return (self.ridge_hypothesis(instance), *_gaussian_rows(instance))
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""What $Z^*$ loses on the rows, over the least part of $Q$ that they show."""
         samples, penalty = sample_count(instance), self.penalty(instance)
         second_moment, weights = true_second_moment(instance), trained_weights(instance)
-        slack = deviation(failure_probability, sides=2) / jnp.sqrt(samples)
+        slack = deviation(self.failure_probability, sides=2) / jnp.sqrt(samples)
 
         _, vectors = jnp.linalg.eigh(matmul(weights.T, self.total(instance), weights))
         left = matmul(weights, vectors[:, : vectors.shape[1] - instance.rank])  # W - Z*
@@ -437,7 +423,7 @@ class RidgeGaussian(AbstractRidged):
 
         shares = jnp.maximum(jnp.linalg.eigvalsh(second_moment)[::-1], 0)
         shares = shares / (shares + penalty)
-        a = gaussian_deviation(shares, samples, failure_probability)
+        a = gaussian_deviation(shares, samples, self.failure_probability)
         least = 1 - shares[0] * (1 - jnp.maximum(1 - a, 0) ** 2)
         return shown / least
 

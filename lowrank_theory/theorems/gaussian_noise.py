@@ -26,10 +26,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import AnyArray
 from lowrank_theory.generators import activations
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.theorems._quantities import (
+    Number,
     attainable_noise,
     deviation,
     frobenius,
@@ -49,10 +49,8 @@ from lowrank_theory.theorems._theorem import (
     Hypothesis,
 )
 
-Number = Float[AnyArray, ""] | float | int
 
-
-def edge_fluctuation(width: Number, failure_probability: float) -> Float[Array, ""]:
+def edge_fluctuation(width: Number, failure_probability: Number) -> Float[Array, ""]:
     r"""$\tau(w) = \min\{(\tfrac{9w}{32}\ln^2\tfrac1\delta)^{1/3}, \sqrt{2\ln\tfrac1\delta}\}$: how
     far an extreme singular value of a standard Gaussian matrix strays beyond its edge with
     probability $\delta$ at most.
@@ -65,7 +63,7 @@ def edge_fluctuation(width: Number, failure_probability: float) -> Float[Array, 
     return jnp.minimum(jnp.cbrt(9 * width / 128 * gaussian**4), gaussian)
 
 
-def upper_edge(rows: Number, columns: Number, failure_probability: float) -> Float[Array, ""]:
+def upper_edge(rows: Number, columns: Number, failure_probability: Number) -> Float[Array, ""]:
     r"""$\sqrt q + \sqrt K + \tau(q^{-1/2} + K^{-1/2})$, above the norm of a $q\times K$ matrix of
     i.i.d. $N(0,1)$ entries with probability $1-\delta$; call it inside `float64`.
     """
@@ -73,7 +71,7 @@ def upper_edge(rows: Number, columns: Number, failure_probability: float) -> Flo
     return long + short + edge_fluctuation(1 / long + 1 / short, failure_probability)
 
 
-def lower_edge(longer: Number, shorter: Number, failure_probability: float) -> Float[Array, ""]:
+def lower_edge(longer: Number, shorter: Number, failure_probability: Number) -> Float[Array, ""]:
     r"""$\sqrt{L-\tfrac12} - \sqrt S - \tau(S^{-1/2} - (L-\tfrac12)^{-1/2})$, below the least
     singular value of an $L\times S$ matrix of i.i.d. $N(0,1)$ entries, $L > S$, with probability
     $1-\delta$; call it inside `float64`.
@@ -145,11 +143,11 @@ class AbstractSpectrumOfNoise(AbstractStatement):
     needs = Truth
     control = WELL_POSED["tall"]
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise that does not depend on the activations."""
         return gaussian_noise_hypotheses(instance.truth)
 
-    def estimate(self, instance: Problem, failure_probability: float) -> NoiseValues:
+    def estimate(self, instance: Problem) -> NoiseValues:
         """The singular values of $PE$."""
         return _attainable(instance)
 
@@ -157,7 +155,7 @@ class AbstractSpectrumOfNoise(AbstractStatement):
 class AbstractAboveNoise(AbstractSpectrumOfNoise):
     """An upper bound, broken by noise that was not projected."""
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> NoiseValues:
+    def broken_estimate(self, instance: Problem) -> NoiseValues:
         """The singular values of $E$, as if all samples counted."""
         return _unprojected(instance)
 
@@ -167,11 +165,11 @@ class AbstractBelowNoise(AbstractSpectrumOfNoise):
 
     regimes = _NOT_SQUARE
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise, and activations that are not zero."""
         return (*gaussian_noise_hypotheses(instance.truth), _expressible(instance))
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> NoiseValues:
+    def broken_estimate(self, instance: Problem) -> NoiseValues:
         """The singular values of half the noise."""
         spectrum = _attainable(instance)
         return NoiseValues(spectrum.values / 2, spectrum.longer, spectrum.shorter)
@@ -194,11 +192,9 @@ class Largest(AbstractAboveNoise):
     kind = UPPER_WITH_PROBABILITY
     regimes = _REGIMES
 
-    def formula(
-        self, instance: Problem, estimate: NoiseValues, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + \tau)$."""
-        edge = upper_edge(estimate.longer, estimate.shorter, failure_probability)
+        edge = upper_edge(estimate.longer, estimate.shorter, self.failure_probability)
         return _scale(instance) * edge
 
     def loss(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
@@ -216,9 +212,7 @@ class ExpectedLargest(AbstractAboveNoise):
     kind = UPPER_IN_EXPECTATION
     regimes = _REGIMES
 
-    def formula(
-        self, instance: Problem, estimate: NoiseValues, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K)$."""
         return _scale(instance) * (jnp.sqrt(estimate.longer) + jnp.sqrt(estimate.shorter))
 
@@ -239,9 +233,7 @@ class Leading(AbstractAboveNoise):
     kind = UPPER_IN_EXPECTATION
     regimes = _RANKS
 
-    def formula(
-        self, instance: Problem, estimate: NoiseValues, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma^2\sum_{i\le r}((\sqrt L + \sqrt{S-i+1})^2 - \frac12)$."""
         energy = leading_energy(estimate.longer, estimate.shorter, instance.rank)
         return _scale(instance) ** 2 * energy
@@ -263,16 +255,14 @@ class Smallest(AbstractBelowNoise):
 
     kind = LOWER_WITH_PROBABILITY
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise, and unequal sides that are not zero."""
         noise = gaussian_noise_hypotheses(instance.truth)
         return (*noise, _expressible(instance), _longer_by(instance, 1))
 
-    def formula(
-        self, instance: Problem, estimate: NoiseValues, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma(\sqrt{L-\frac12} - \sqrt S - \tau)$."""
-        edge = lower_edge(estimate.longer, estimate.shorter, failure_probability)
+        edge = lower_edge(estimate.longer, estimate.shorter, self.failure_probability)
         return _scale(instance) * edge
 
 
@@ -281,9 +271,7 @@ class ExpectedSmallest(AbstractBelowNoise):
 
     kind = LOWER_IN_EXPECTATION
 
-    def formula(
-        self, instance: Problem, estimate: NoiseValues, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma(\sqrt L - \sqrt S)$."""
         return _scale(instance) * (jnp.sqrt(estimate.longer) - jnp.sqrt(estimate.shorter))
 
@@ -296,14 +284,12 @@ class Inverse(AbstractAboveNoise):
     kind = EQUALITY_IN_EXPECTATION
     regimes = _UNEQUAL
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise, and sides, not zero, that differ by two or more."""
         noise = gaussian_noise_hypotheses(instance.truth)
         return (*noise, _expressible(instance), _longer_by(instance, 2))
 
-    def formula(
-        self, instance: Problem, estimate: NoiseValues, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$S/(\sigma^2(L-S-1))$."""
         freedom = estimate.longer - estimate.shorter - 1
         return estimate.shorter / (_scale(instance) ** 2 * freedom)

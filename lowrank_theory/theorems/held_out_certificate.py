@@ -49,7 +49,7 @@ from lowrank_theory.theorems._held_out import (
 )
 from lowrank_theory.theorems._held_out import CompressedLayer as CompressedLayer
 from lowrank_theory.theorems._held_out import LossLaw as LossLaw
-from lowrank_theory.theorems._quantities import law_hypothesis
+from lowrank_theory.theorems._quantities import Number, law_hypothesis
 from lowrank_theory.theorems._theorem import (
     UPPER_WITH_PROBABILITY,
     AbstractStatement,
@@ -107,7 +107,7 @@ def _root(above: Callable[[Array], Array], high: Array) -> tuple[Array, Array]:
     return jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(high), high))
 
 
-def stakes(shares: Float[Array, " units"], failure_probability: float) -> Float[Array, " units"]:
+def stakes(shares: Float[Array, " units"], failure_probability: Number) -> Float[Array, " units"]:
     r"""The stakes $\theta_i$ on losses given in shares $z_i = Z_i/B$ of the range; each depends on
     earlier losses only.
 
@@ -125,7 +125,7 @@ def stakes(shares: Float[Array, " units"], failure_probability: float) -> Float[
     return jnp.minimum(LARGEST_STAKE, (1 - mean) * wanted)
 
 
-def _log(numerator: int, failure_probability: float) -> Array:
+def _log(numerator: int, failure_probability: Number) -> Array:
     return jnp.log(numerator / jnp.asarray(failure_probability))
 
 
@@ -140,30 +140,26 @@ class AbstractCertificate(AbstractStatement):
         """What is assumed of the law of one loss."""
 
     @abc.abstractmethod
-    def limit(
-        self, held_out: HeldOut, losses: Float[Array, " units"], failure_probability: float
-    ) -> Float[Array, ""]:
+    def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         """The certificate."""
 
-    def hypotheses(self, instance: HeldOut, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: HeldOut) -> tuple[Hypothesis, ...]:
         """Independence, and the law of one loss."""
         name = "the held-out units are independent draws of one law"
         return (law_hypothesis(name, instance.independent), *self.law(instance))
 
-    def estimate(self, instance: HeldOut, failure_probability: float) -> Array:
+    def estimate(self, instance: HeldOut) -> Array:
         """The mean, which is what a certificate is about."""
         return jnp.asarray(instance.mean, float)
 
-    def broken_estimate(self, instance: HeldOut, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: HeldOut) -> Array:
         """The largest loss, of which nothing is certified."""
         return jnp.max(jnp.asarray(instance.losses, float))
 
-    def formula(
-        self, instance: HeldOut, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: HeldOut, estimate: Array) -> Float[Array, ""]:
         """The certificate."""
         losses = jnp.asarray(instance.losses, float)
-        return self.limit(instance, losses, failure_probability)
+        return self.limit(instance, losses)
 
     def loss(self, instance: HeldOut, estimate: Array) -> Float[Array, ""]:
         r"""$\mu$."""
@@ -203,11 +199,9 @@ class Hoeffding(AbstractBounded):
     regimes = ALL
     control = UNIFORM
 
-    def limit(
-        self, held_out: HeldOut, losses: Float[Array, " units"], failure_probability: float
-    ) -> Float[Array, ""]:
+    def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""$\bar Z + B\sqrt{L/(2n)}$."""
-        deviation = jnp.sqrt(_log(1, failure_probability) / (2 * losses.size))
+        deviation = jnp.sqrt(_log(1, self.failure_probability) / (2 * losses.size))
         return jnp.mean(losses) + held_out.range_bound * deviation
 
 
@@ -220,12 +214,10 @@ class EmpiricalBernstein(AbstractBounded):
     regimes = ALL
     control = UNIFORM
 
-    def limit(
-        self, held_out: HeldOut, losses: Float[Array, " units"], failure_probability: float
-    ) -> Float[Array, ""]:
+    def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""Bernstein's bound at the upper limit of the standard deviation."""
         count, largest = losses.size, held_out.range_bound
-        level = _log(2, failure_probability)
+        level = _log(2, self.failure_probability)
         unseen = largest**2 * level / (4 * (count // 2))
         spread = jnp.sqrt(jnp.var(losses, ddof=1) + unseen) + jnp.sqrt(unseen)
         slack = jnp.sqrt(2 * level / count) * spread + largest * level / (3 * count)
@@ -240,13 +232,11 @@ class Betting(AbstractBounded):
     regimes = ALL
     control = UNIFORM
 
-    def limit(
-        self, held_out: HeldOut, losses: Float[Array, " units"], failure_probability: float
-    ) -> Float[Array, ""]:
+    def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""The first $m$ at which the capital reaches $1/\delta$, by bisection, from above."""
         shares = losses / held_out.range_bound
-        stake = stakes(shares, failure_probability)
-        goal = _log(1, failure_probability)
+        stake = stakes(shares, self.failure_probability)
+        goal = _log(1, self.failure_probability)
 
         def rich(mean: Array) -> Array:
             capital = jnp.cumsum(jnp.log1p(stake * (mean - shares) / (1 - mean)))
@@ -270,16 +260,14 @@ class ClopperPearson(AbstractBounded):
         name = "every loss is zero or the range bound"
         return (_range_hypothesis(held_out), Hypothesis(name, margin, Standing.REFUTABLE))
 
-    def limit(
-        self, held_out: HeldOut, losses: Float[Array, " units"], failure_probability: float
-    ) -> Float[Array, ""]:
+    def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""The upper Clopper-Pearson limit, by bisection of the binomial law."""
         failures = jnp.sum(losses == held_out.range_bound).astype(float)
         rest = losses.size - failures
 
         def unlikely(probability: Array) -> Array:
             tail = betainc(jnp.maximum(rest, 1), failures + 1, 1 - probability)
-            return (rest > 0) & (tail <= jnp.asarray(failure_probability))
+            return (rest > 0) & (tail <= jnp.asarray(self.failure_probability))
 
         return jnp.asarray(held_out.range_bound) * _root(unlikely, jnp.ones(()))[1]
 
@@ -299,12 +287,10 @@ class MomentRatio(AbstractCertificate):
         margin = jnp.where(jnp.isfinite(ratio), ratio - 1, -1.0)
         return (Hypothesis(name, margin, Standing.TRUSTED), _not_negative(held_out))
 
-    def limit(
-        self, held_out: HeldOut, losses: Float[Array, " units"], failure_probability: float
-    ) -> Float[Array, ""]:
+    def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""$\bar Z/a$, infinite where no $a > 0$ solves the equation."""
         rate = 1 / jnp.asarray(held_out.moment_ratio, float)
-        level = _log(1, failure_probability) / losses.size
+        level = _log(1, self.failure_probability) / losses.size
 
         def near(share: Array) -> Array:
             hit, miss = share * rate, 1 - share * rate

@@ -235,21 +235,15 @@ class AbstractSeparable(AbstractStatement):
     regimes = _SEPARABLE
     control = _SEPARABLE["equal scales"]
 
-    def hypotheses(
-        self, instance: ScaledNoise, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: ScaledNoise) -> tuple[Hypothesis, ...]:
         """Independent Gaussian entries, and a profile of rank one."""
         return (*_gaussian(instance), _rank_one(instance.scales))
 
-    def estimate(
-        self, instance: ScaledNoise, failure_probability: float
-    ) -> Float[Array, "q outputs"]:
+    def estimate(self, instance: ScaledNoise) -> Float[Array, "q outputs"]:
         """$PE$, in coordinates of the range of $P$."""
         return matmul(jnp.asarray(instance.basis).T, instance.noise)
 
-    def broken_estimate(
-        self, instance: ScaledNoise, failure_probability: float
-    ) -> Float[Array, "samples outputs"]:
+    def broken_estimate(self, instance: ScaledNoise) -> Float[Array, "samples outputs"]:
         """$E$, as if the projector did not count."""
         return instance.noise
 
@@ -269,9 +263,7 @@ class ExpectedSeparable(AbstractSeparable):
 
     kind = UPPER_IN_EXPECTATION
 
-    def formula(
-        self, instance: ScaledNoise, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert PA\rVert\,\lVert c\rVert + \lVert PA\rVert_F\max_jc_j$."""
         return separable_scales(instance).mean
 
@@ -283,14 +275,12 @@ class Separable(AbstractSeparable):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def formula(
-        self, instance: ScaledNoise, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert PA\rVert\,\lVert c\rVert + (\lVert PA\rVert_F + t\,\lVert
         PA\rVert)\max_jc_j$.
         """
         scales = separable_scales(instance)
-        return scales.mean + deviation(failure_probability) * scales.norm
+        return scales.mean + deviation(self.failure_probability) * scales.norm
 
 
 class AbstractAnyScales(AbstractStatement):
@@ -300,21 +290,15 @@ class AbstractAnyScales(AbstractStatement):
     regimes = _PROFILES
     control = _DIAGONAL
 
-    def hypotheses(
-        self, instance: ScaledNoise, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: ScaledNoise) -> tuple[Hypothesis, ...]:
         """Independent Gaussian entries."""
         return _gaussian(instance)
 
-    def estimate(
-        self, instance: ScaledNoise, failure_probability: float
-    ) -> Float[Array, "samples outputs"]:
+    def estimate(self, instance: ScaledNoise) -> Float[Array, "samples outputs"]:
         """$E$."""
         return instance.noise
 
-    def broken_estimate(
-        self, instance: ScaledNoise, failure_probability: float
-    ) -> Float[Array, "samples outputs"]:
+    def broken_estimate(self, instance: ScaledNoise) -> Float[Array, "samples outputs"]:
         """Noise all of whose entries have the largest scale."""
         return jnp.max(instance.scales) * jnp.asarray(instance.standard)
 
@@ -334,9 +318,7 @@ class ExpectedNorm(AbstractAnyScales):
 
     kind = UPPER_IN_EXPECTATION
 
-    def formula(
-        self, instance: ScaledNoise, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\beta$."""
         return expected_norm_bounds(instance.scales).least
 
@@ -348,13 +330,12 @@ class Norm(AbstractAnyScales):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def formula(
-        self, instance: ScaledNoise, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\beta + t\,s_*$."""
         largest = jnp.max(instance.scales)
         return (
-            expected_norm_bounds(instance.scales).least + deviation(failure_probability) * largest
+            expected_norm_bounds(instance.scales).least
+            + deviation(self.failure_probability) * largest
         )
 
 

@@ -218,7 +218,7 @@ class AbstractFloor(AbstractStatement):
     regimes = _REGIMES
     control = _REGIMES["strong"]
 
-    def hypotheses(self, instance: PriorDraw, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: PriorDraw) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise, and room for the rank; the prior is that of the instance."""
         problem = instance.problem
         room = column_rank(problem.truth.layer_inputs) - problem.rank
@@ -230,18 +230,16 @@ class AbstractFloor(AbstractStatement):
             Hypothesis("the prior has a strength and a spread", jnp.where(prior > 0, prior, -1.0)),
         )
 
-    def broken_estimate(self, instance: PriorDraw, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: PriorDraw) -> Array:
         """The estimate, moved half of the way to the truth: it has seen what no estimator may."""
-        estimate = self.estimate(instance, failure_probability)
+        estimate = self.estimate(instance)
         return (matmul(estimate.left, estimate.right) + instance.problem.truth.target_weights) / 2
 
     @abc.abstractmethod
-    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+    def estimate(self, instance: PriorDraw) -> LowRank:
         """The estimator."""
 
-    def formula(
-        self, instance: PriorDraw, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: PriorDraw, estimate: LowRank) -> Float[Array, ""]:
         r"""$d^2/(T/\sigma^2 + d/\rho^2)$."""
         problem = instance.problem
         floor = bayes_floor(
@@ -268,7 +266,7 @@ class Truncation(AbstractFloor):
     truncated decomposition of $PY$ at the true rank.
     """
 
-    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+    def estimate(self, instance: PriorDraw) -> LowRank:
         """The data-driven recovery at the true rank."""
         problem = instance.problem
         return recover(problem.observed, problem.rank, ActivationWeighted()).factors
@@ -279,7 +277,7 @@ class SoftThreshold(AbstractFloor):
     singular values of $PY$ lowered by $\sigma(\sqrt q+\sqrt K)$.
     """
 
-    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+    def estimate(self, instance: PriorDraw) -> LowRank:
         r"""Soft thresholding at $\sigma(\sqrt q+\sqrt K)$."""
         problem = instance.problem
         q, outputs = min(problem.truth.layer_inputs.shape), problem.observed.shape[1]
@@ -297,7 +295,7 @@ class Shrinkage(AbstractFloor):
     shrinkage of singular values that is optimal in large layers (Gavish and Donoho 2017).
     """
 
-    def estimate(self, instance: PriorDraw, failure_probability: float) -> LowRank:
+    def estimate(self, instance: PriorDraw) -> LowRank:
         """Optimal shrinkage in Frobenius norm, with the noise level known."""
         problem = instance.problem
         factors, _ = shrinkage.optimal_shrinkage(

@@ -246,15 +246,15 @@ class AbstractAnyCompression(AbstractStatement):
     adversary = AnyNetwork()
     sharp = True
 
-    def hypotheses(self, instance: Network, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Network) -> tuple[Hypothesis, ...]:
         """None."""
         return ()
 
-    def estimate(self, instance: Network, failure_probability: float) -> Weights:
+    def estimate(self, instance: Network) -> Weights:
         """The compressed weights at hand."""
         return instance.compressed
 
-    def broken_estimate(self, instance: Network, failure_probability: float) -> Weights:
+    def broken_estimate(self, instance: Network) -> Weights:
         """The compressed weights with the last layer's sign lost."""
         *others, last = instance.compressed
         return (*others, -last)
@@ -267,9 +267,7 @@ class Telescoping(AbstractAnyCompression):
 
     kind = UPPER
 
-    def formula(
-        self, instance: Network, estimate: Weights, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Network, estimate: Weights) -> Float[Array, ""]:
         r"""$\sum_i\pi_i\lVert\tilde X_{i-1}(W_i - M_i)\rVert_F$."""
         layers = zip(
             _amplification(instance.weights),
@@ -299,9 +297,7 @@ class Residuals(AbstractAnyCompression):
 
     kind = UPPER
 
-    def formula(
-        self, instance: Network, estimate: Weights, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Network, estimate: Weights) -> Float[Array, ""]:
         r"""$\sum_i\pi_i^2\lVert P_iX_{i-1}W_i - \tilde X_{i-1}M_i\rVert_F^2$."""
         layers = zip(
             _amplification(instance.weights),
@@ -337,7 +333,7 @@ class LastLayer(AbstractStatement):
     regimes = _REGIMES
     control = _CONTROL
 
-    def hypotheses(self, instance: Network, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Network) -> tuple[Hypothesis, ...]:
         """None: the layers before the last may be any."""
         return ()
 
@@ -345,19 +341,17 @@ class LastLayer(AbstractStatement):
         original, replaced = network.seen(network.weights)[-1], network.seen(network.compressed)[-1]
         return original, replaced, network.weights[-1]
 
-    def estimate(self, instance: Network, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Network) -> LowRank:
         """The last layer, fitted to its original outputs from what the compressed network sees."""
         original, replaced, layer = self._last(instance)
         observed = Observed(weights=layer, activations=original, compressed_activations=replaced)
         return recover(observed, instance.rank, ActivationWeighted()).factors
 
-    def broken_estimate(self, instance: Network, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Network) -> LowRank:
         """The last layer's weights, truncated without looking at data."""
         return truncated_svd(instance.weights[-1], rank=instance.rank)[0]
 
-    def formula(
-        self, instance: Network, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Network, estimate: LowRank) -> Float[Array, ""]:
         r"""$\lVert(I-P_L)X_{L-1}W_L\rVert_F^2 + \sum_{i>r}s_i(P_LX_{L-1}W_L)^2$."""
         original, replaced, layer = self._last(instance)
         target, space = matmul(original, layer), column_space(replaced)

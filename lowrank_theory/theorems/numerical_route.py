@@ -241,7 +241,7 @@ class Gram(AbstractStatement):
     adversary = RouteAdversary()
     sharp = True
 
-    def hypotheses(self, instance: Perturbed, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Perturbed) -> tuple[Hypothesis, ...]:
         """A symmetric perturbation, up to rounding."""
         change = jnp.asarray(instance.gram_change, float)
         size = frobenius(change)
@@ -250,17 +250,15 @@ class Gram(AbstractStatement):
         name = "the perturbation of the Gram is symmetric"
         return (Hypothesis(name, safe_divide(allowed - odd, size)),)
 
-    def estimate(self, instance: Perturbed, failure_probability: float) -> Array:
+    def estimate(self, instance: Perturbed) -> Array:
         r"""The r leading eigenvectors of $A^\top A + \Delta$, as columns."""
         return leading_eigenvectors(_perturbed_gram(instance), instance.rank)[0]
 
-    def broken_estimate(self, instance: Perturbed, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Perturbed) -> Array:
         """The r last ones."""
         return leading_eigenvectors(-_perturbed_gram(instance), instance.rank)[0]
 
-    def formula(
-        self, instance: Perturbed, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbed, estimate: Array) -> Float[Array, ""]:
         r"""$\sum_{i\le\min(r,K-r)}(\lambda_i(\Delta) - \lambda_{K+1-i}(\Delta))$."""
         _, values = leading_eigenvectors(jnp.asarray(instance.gram_change, float), instance.rank)
         pairs = min(instance.rank, values.size - instance.rank)
@@ -294,22 +292,20 @@ class Triangular(AbstractStatement):
     adversary = RouteAdversary()
     sharp = True
 
-    def hypotheses(self, instance: Perturbed, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Perturbed) -> tuple[Hypothesis, ...]:
         """None."""
         return ()
 
-    def estimate(self, instance: Perturbed, failure_probability: float) -> Array:
+    def estimate(self, instance: Perturbed) -> Array:
         """The r leading right singular vectors of $A + E$, as columns."""
         return leading_right_vectors(_perturbed_outputs(instance), instance.rank)[0]
 
-    def broken_estimate(self, instance: Perturbed, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Perturbed) -> Array:
         """The r last ones."""
         matrix = _perturbed_outputs(instance)
         return leading_right_vectors(matrix, matrix.shape[1])[0][:, -instance.rank :]
 
-    def formula(
-        self, instance: Perturbed, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbed, estimate: Array) -> Float[Array, ""]:
         r"""$\sqrt2\,\lVert E\rVert_{F,2r}$."""
         values = singular_values(jnp.asarray(instance.outputs_change, float))
         return math.sqrt(2) * frobenius(values[: 2 * instance.rank])

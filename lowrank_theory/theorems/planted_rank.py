@@ -91,10 +91,6 @@ from lowrank_theory.theorems._theorem import (
 from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
 
 
-def _data_driven(problem: Problem) -> LowRank:
-    return recover(problem.observed, problem.rank, ActivationWeighted()).factors
-
-
 def _planted(problem: Problem) -> tuple[Hypothesis, ...]:
     return (
         planted_hypothesis(problem),
@@ -169,33 +165,36 @@ _FULL_COLUMN_RANK = {
 }
 
 
-class AnyNoise(AbstractStatement):
+class AbstractDataDriven(AbstractStatement):
+    r"""A bound on the error of $\hat M = \tilde X^+[PY]_r$."""
+
+    needs = Truth
+
+    def estimate(self, instance: Problem) -> LowRank:
+        """The data-driven recovery."""
+        return recover(instance.observed, instance.rank, ActivationWeighted()).factors
+
+    def broken_estimate(self, instance: Problem) -> Array:
+        """Least squares that forgets to truncate."""
+        return least_squares(instance)
+
+
+class AnyNoise(AbstractDataDriven):
     r"""$\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F$, whatever the
     noise. Not squared; in the units of the outputs.
     """
 
     kind = UPPER
-    needs = Truth
     regimes = _ANY
     control = NOT_TRUNCATED
     adversary = TargetAndSpectrum(rows=3, columns=4, rank=1, target_rank=1)
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank only."""
         return _planted(instance)
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        """The data-driven recovery."""
-        return _data_driven(instance)
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
-        """Least squares that forgets to truncate."""
-        return least_squares(instance)
-
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F$, and what is not resolved."""
         values, _ = attainable_noise(instance)
         _, missed = resolved_signal(instance)
@@ -210,18 +209,8 @@ class AnyNoise(AbstractStatement):
         return error_magnitude(instance)
 
 
-class AbstractSquaredLoss(AbstractStatement):
+class AbstractSquaredLoss(AbstractDataDriven):
     r"""A bound on $\lVert\tilde X(\hat M - M)\rVert_F^2$, in the squared units of the outputs."""
-
-    needs = Truth
-
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        """The data-driven recovery."""
-        return _data_driven(instance)
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
-        """Least squares that forgets to truncate."""
-        return least_squares(instance)
 
     def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
         r"""$\lVert\tilde X(\hat M - M)\rVert_F^2$."""
@@ -242,21 +231,19 @@ class AbstractKnownScale(AbstractSquaredLoss):
         """The law of the noise, and that it knows nothing of the layer."""
 
     @abc.abstractmethod
-    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+    def noise_norm(self, q: Array, outputs: int) -> Array:
         r"""The bound $b$ on $\lVert PE\rVert^2/\sigma^2$."""
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank and the law of the noise."""
         return (*_planted(instance), *self.law(instance.truth))
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$5r\,\sigma^2\,b(q, K, \delta)$, and what is not resolved."""
         q = resolved_rank(instance)
         _, missed = resolved_signal(instance)
         variance = jnp.asarray(instance.truth.noise_scale) ** 2
-        edge = self.noise_norm(q, instance.observed.shape[1], failure_probability)
+        edge = self.noise_norm(q, instance.observed.shape[1])
         return 5 * instance.rank * variance * edge + missed**2
 
 
@@ -273,9 +260,9 @@ class Gaussian(AbstractKnownScale):
         """i.i.d. Gaussian."""
         return gaussian_noise_hypotheses(truth)
 
-    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+    def noise_norm(self, q: Array, outputs: int) -> Array:
         r"""$(\sqrt q + \sqrt K + t)^2$."""
-        return (jnp.sqrt(q) + math.sqrt(outputs) + deviation(failure_probability)) ** 2
+        return (jnp.sqrt(q) + math.sqrt(outputs) + deviation(self.failure_probability)) ** 2
 
 
 class Expectation(AbstractKnownScale):
@@ -292,7 +279,7 @@ class Expectation(AbstractKnownScale):
         """i.i.d. Gaussian."""
         return gaussian_noise_hypotheses(truth)
 
-    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+    def noise_norm(self, q: Array, outputs: int) -> Array:
         r"""$(\sqrt q + \sqrt K)^2 + 1 \ge \mathbb E\lVert G\rVert^2$, since the variance of
         $\lVert G\rVert$ is at most one.
         """
@@ -312,11 +299,11 @@ class SubGaussian(AbstractKnownScale):
         """Independent entries with a finite sub-Gaussian constant."""
         return sub_gaussian_noise_hypotheses(truth)
 
-    def noise_norm(self, q: Array, outputs: int, failure_probability: float) -> Array:
+    def noise_norm(self, q: Array, outputs: int) -> Array:
         r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$ of
         `subgaussian_noise.pac_bayes`.
         """
-        return squared_cloud_bound(q, outputs, failure_probability)
+        return squared_cloud_bound(q, outputs, self.failure_probability)
 
 
 def residual_variance(
@@ -346,23 +333,21 @@ class UnknownScale(AbstractSquaredLoss):
     regimes = _SPARE_ROWS
     control = Setting(samples=96, inputs=48, outputs=48, rank=1, noise=noise.Gaussian(1.0))
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank, Gaussian noise, and enough rows to tell how strong it is."""
         _, freedom = _residual_variance(instance)
-        spare = freedom / (2 * deviation(failure_probability, sides=2) ** 2) - 1
+        spare = freedom / (2 * deviation(self.failure_probability, sides=2) ** 2) - 1
         return (
             *_planted(instance),
             *gaussian_noise_hypotheses(instance.truth),
             Hypothesis("there are enough rows beyond the rank of the activations", spare),
         )
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$5rs^2(\sqrt q + \sqrt K + t)^2/(1 - t\sqrt{2/n})$, and what is not resolved."""
         q = resolved_rank(instance)
         _, missed = resolved_signal(instance)
-        t = deviation(failure_probability, sides=2)
+        t = deviation(self.failure_probability, sides=2)
         edge = (jnp.sqrt(q) + math.sqrt(instance.observed.shape[1]) + t) ** 2
         variance, freedom = _residual_variance(instance)
         noise = 5 * instance.rank * variance * edge / (1 - t * jnp.sqrt(2 / freedom))
@@ -375,13 +360,12 @@ def _residual_variance(problem: Problem) -> tuple[Float[Array, ""], Float[Array,
     return residual_variance(problem.truth.layer_inputs, outputs, resolution)
 
 
-class Weights(AbstractStatement):
+class Weights(AbstractDataDriven):
     r"""$\lVert\hat M - M\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$, whatever the
     noise, for activations of full column rank. Not squared; in the units of the weights.
     """
 
     kind = UPPER
-    needs = Truth
     regimes = _FULL_COLUMN_RANK
     control = Setting(
         samples=64,
@@ -394,7 +378,7 @@ class Weights(AbstractStatement):
     adversary = TargetAndSpectrum(rows=3, columns=4, rank=1, target_rank=1)
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank, and full column rank."""
         layer_inputs = instance.truth.layer_inputs
         least, largest = _extreme_values(layer_inputs)
@@ -403,17 +387,7 @@ class Weights(AbstractStatement):
         name = "the activations have full column rank"
         return (*_planted(instance), Hypothesis(name, margin))
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
-        """The data-driven recovery."""
-        return _data_driven(instance)
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
-        """Least squares that forgets to truncate."""
-        return least_squares(instance)
-
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$."""
         values, _ = attainable_noise(instance)
         least, _ = _extreme_values(instance.truth.layer_inputs)

@@ -201,14 +201,14 @@ class AbstractPrice(AbstractStatement):
     ) -> tuple[Float[Array, "rows inputs"], Float[Array, "judged inputs"]]:
         """The metric $T$, and the activations $X$ on which the truncation is judged."""
 
-    def estimate(self, instance: Problem | Layer, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem | Layer) -> LowRank:
         """The weights truncated in the metric."""
         activations, weights = _rows_and_weights(instance)
         metric, _ = self.metric(activations)
         vectors, _ = leading_right_vectors(matmul(metric, weights), instance.rank)
         return LowRank(matmul(weights, vectors), vectors.T)
 
-    def broken_estimate(self, instance: Problem | Layer, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Problem | Layer) -> LowRank:
         """A truncation that keeps the smallest components of the weights."""
         _, weights = _rows_and_weights(instance)
         _, _, right = jnp.linalg.svd(weights, full_matrices=True)
@@ -232,9 +232,7 @@ class AbstractCondition(AbstractPrice):
 
     sharp = True
 
-    def hypotheses(
-        self, instance: Problem | Layer, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """Full column rank of activations and metric: the relative smallest singular value against
         the cut-off.
         """
@@ -246,9 +244,7 @@ class AbstractCondition(AbstractPrice):
             _full_column_rank("the metric has", metric),
         )
 
-    def formula(
-        self, instance: Problem | Layer, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\kappa(XT^+)\,\bigl(\sum_{i>r}s_i(XW)^2\bigr)^{1/2}$."""
         activations, weights = _rows_and_weights(instance)
         metric, judged = self.metric(activations)
@@ -349,15 +345,11 @@ class WeightTail(AbstractPrice):
         """None: the weights as they are."""
         return _no_metric(activations)
 
-    def hypotheses(
-        self, instance: Problem | Layer, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """The same activations; none on the layer."""
         return (_same_activations(instance),)
 
-    def formula(
-        self, instance: Problem | Layer, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\lVert X\rVert\,\bigl(\sum_{i>r}s_i(W)^2\bigr)^{1/2}$."""
         activations, weights = _rows_and_weights(instance)
         return singular_values(activations)[0] * tail_norm(singular_values(weights), instance.rank)

@@ -112,11 +112,11 @@ class AbstractSketchStatement(AbstractStatement):
     regimes = _REGIMES
     control = _setting(10.0 ** -(_INDEX - 1))
 
-    def estimate(self, instance: Sketched, failure_probability: float) -> Array:
+    def estimate(self, instance: Sketched) -> Array:
         """The range found from the sketch."""
         return range_basis(instance)
 
-    def broken_estimate(self, instance: Sketched, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Sketched) -> Array:
         """The range found from the first column of the sketch alone."""
         narrow = matmul(instance.matrix, jnp.asarray(instance.sketch, float)[:, :1])
         return safe_divide(narrow, jnp.linalg.norm(narrow))
@@ -141,7 +141,7 @@ class AbstractTruncated(AbstractSquared):
 class AbstractForEveryRange(AbstractSketchStatement):
     """A statement without hypotheses."""
 
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Sketched) -> tuple[Hypothesis, ...]:
         """None."""
         return ()
 
@@ -149,7 +149,7 @@ class AbstractForEveryRange(AbstractSketchStatement):
 class AbstractGaussian(AbstractSketchStatement):
     """A statement about a Gaussian sketch, wide enough."""
 
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Sketched) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough."""
         return (*_gaussian(instance), _oversampled(instance))
 
@@ -199,7 +199,7 @@ class Structural(AbstractTruncated):
     adversary = SketchAdversary(size=3, rank=1, oversampling=0)
     sharp = True
 
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Sketched) -> tuple[Hypothesis, ...]:
         r"""$\Omega_1$ of full rank; with power iterations, $A$ of rank at least r."""
         values = singular_values(parts(instance)[0])
         smallest = safe_divide(values[-1], values[0])
@@ -207,9 +207,7 @@ class Structural(AbstractTruncated):
         name = "the sketch meets every leading singular vector"
         return (Hypothesis(name, margin), _of_rank(instance))
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\sum_{j>r}s_j^2 + \lVert\Sigma_2^{2q+1}\Omega_2\Omega_1^+\Sigma_1^{-2q}\rVert_F^2$."""
         first, second = parts(instance)
         leading, others = powers(instance)
@@ -228,9 +226,7 @@ class Truncation(AbstractTruncated, AbstractForEveryRange):
     adversary = SketchAdversary(size=3, rank=1, oversampling=1)
     sharp = True
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\sum_{j>r}s_j^2 + \lVert A - QQ^\top A\rVert_F^2$."""
         return _tail(instance.values, instance.rank) + jnp.sum(outside(instance, estimate) ** 2)
 
@@ -244,9 +240,7 @@ class TruncationSpectral(AbstractSquared, AbstractForEveryRange):
     adversary = SketchAdversary(size=4, rank=1, oversampling=1)
     sharp = True
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$s_{r+1}^2 + \lVert A - QQ^\top A\rVert^2$."""
         first_missed = jnp.max(instance.values[instance.rank :], initial=0.0)
         return first_missed**2 + singular_values(outside(instance, estimate))[0] ** 2
@@ -273,9 +267,7 @@ class Frobenius(AbstractSquared, AbstractGaussian):
 
     kind = UPPER_IN_EXPECTATION
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         """The smallest over what may be kept; infinite for a sketch of one column."""
         most = min(instance.sketch.shape[1] - 2, instance.values.size)
         expected = [_expected(instance, kept) for kept in range(most + 1)]
@@ -293,9 +285,7 @@ class Truncated(AbstractTruncated, AbstractGaussian):
 
     kind = UPPER_IN_EXPECTATION
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\sum_{j>r}s_j^2 + \tfrac1{p-1}\sum_{i\le r<j}s_j^2(s_j/s_i)^{4q}$."""
         return _expected(instance, instance.rank)
 
@@ -317,9 +307,7 @@ class Spectral(AbstractSpectral, AbstractGaussian):
 
     kind = UPPER_IN_EXPECTATION
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         """The bound, by `mean_inverse_norm`."""
         rank, p = instance.rank, max(instance.oversampling, 2)
         return _root(instance, 1 + math.sqrt(rank / (p - 1)), mean_inverse_norm(rank, p))
@@ -334,20 +322,18 @@ class FrobeniusTail(AbstractTruncated):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def hypotheses(self, instance: Sketched, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Sketched) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough; with power iterations, $A$ of rank at least r."""
         return (*_gaussian(instance), _oversampled(instance), _of_rank(instance))
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         """The bound, by `inverse_moment` and `inverse_norm`."""
         rank, p = instance.rank, max(instance.oversampling, 2)
         leading, others = powers(instance)
-        share = 3 / jnp.asarray(failure_probability)
+        share = 3 / jnp.asarray(self.failure_probability)
         whole = jnp.sqrt(inverse_moment(p) * jnp.sum(leading**2)) * share ** (1 / p)
         largest = inverse_norm(rank, p) * share ** (1 / (p + 1))
-        moved = deviation(failure_probability, sides=3) * jnp.max(others, initial=0.0)
+        moved = deviation(self.failure_probability, sides=3) * jnp.max(others, initial=0.0)
         missed = whole * jnp.linalg.norm(others) + largest * moved
         return _tail(instance.values, rank) + missed**2
 
@@ -360,15 +346,13 @@ class SpectralTail(AbstractSpectral, AbstractGaussian):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def formula(
-        self, instance: Sketched, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         """The bound, by `inverse_moment` and `inverse_norm`."""
         rank, p = instance.rank, max(instance.oversampling, 2)
-        share = 3 / jnp.asarray(failure_probability)
+        share = 3 / jnp.asarray(self.failure_probability)
         whole = math.sqrt(inverse_moment(p) * rank) * share ** (1 / p)
         largest = inverse_norm(rank, p) * share ** (1 / (p + 1))
-        moved = deviation(failure_probability, sides=3) * largest
+        moved = deviation(self.failure_probability, sides=3) * largest
         return _root(instance, 1 + whole + moved, largest)
 
 
@@ -414,24 +398,22 @@ class APosteriori(AbstractStatement):
     regimes = _PROBED_REGIMES
     control = _probed(_STEEP, power_iterations=6, probes=12, degree=10)
 
-    def hypotheses(self, instance: Probed, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Probed) -> tuple[Hypothesis, ...]:
         """Gaussian probes that know nothing of the subspace."""
         name = "the probes are i.i.d. Gaussian and independent of the subspace"
         return (law_hypothesis(name, instance.independent),)
 
-    def estimate(self, instance: Probed, failure_probability: float) -> Ritz:
+    def estimate(self, instance: Probed) -> Ritz:
         """The Ritz vectors of the subspace, and their residuals."""
         basis = jnp.linalg.qr(jnp.asarray(instance.directions, float))[0]
         return ritz(_moments(instance), basis)[0]
 
-    def broken_estimate(self, instance: Probed, failure_probability: float) -> Ritz:
+    def broken_estimate(self, instance: Probed) -> Ritz:
         """The same, with the least of the Ritz vectors in the place of the best."""
-        found = self.estimate(instance, failure_probability)
+        found = self.estimate(instance)
         return Ritz(found.vectors[:, ::-1], found.values, found.residuals)
 
-    def formula(
-        self, instance: Probed, estimate: Ritz, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Probed, estimate: Ritz) -> Float[Array, ""]:
         """The bound, by `norm_outside` and `leading_sum`; not negative."""
         allowance = rounding_allowance(self.magnitude(instance), *instance.sizes)
         probes = jnp.asarray(instance.probes, float)
@@ -441,7 +423,7 @@ class APosteriori(AbstractStatement):
             probes,
             jnp.maximum(estimate.values[-1], allowance),
             jnp.maximum(jnp.asarray(instance.degree), 1),
-            failure_probability,
+            self.failure_probability,
         )
         rank = instance.rank
         least = jnp.sum(estimate.values[:rank])

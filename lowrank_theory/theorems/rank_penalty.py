@@ -26,6 +26,7 @@ leave nothing above the threshold.
 import abc
 import math
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -135,12 +136,12 @@ class AbstractPenalised(AbstractStatement):
     needs = Truth
 
     @abc.abstractmethod
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""The threshold $\lambda = \sqrt\mu$."""
 
-    def estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def estimate(self, instance: Problem) -> LowRank:
         r"""Singular values of $PY$, those above $\lambda$."""
-        return _kept(instance, self.threshold(instance, failure_probability))
+        return _kept(instance, self.threshold(instance))
 
 
 def _kept(problem: Problem, threshold: Float[Array, ""]) -> LowRank:
@@ -159,7 +160,7 @@ class AbstractRisk(AbstractPenalised):
 
     control = NOT_TRUNCATED
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Problem) -> Array:
         """Least squares, to which rank is free."""
         return least_squares(instance)
 
@@ -175,13 +176,19 @@ class AbstractRisk(AbstractPenalised):
 class AbstractSelection(AbstractPenalised):
     r"""A bound on $\operatorname{rank}\hat F$, with $\mu$ = `price` $\cdot\,\nu^2$. A number."""
 
+    price: eqx.AbstractVar[float]
+
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
+        r"""$\lambda$, in proportion to $\nu$."""
+        return math.sqrt(self.price) * _noise_norm(problem)
+
     def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\operatorname{rank}\hat F$."""
         return jnp.sum(jnp.any(estimate.right != 0, axis=1)).astype(float)
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """A penalty: what rounding makes of rank is not free, and its square is a float64."""
-        threshold = self.threshold(instance, failure_probability)
+        threshold = self.threshold(instance)
         room = rounding_allowance(error_magnitude(instance), *instance.sizes)
         penalty = jnp.isfinite(threshold**2) & (threshold**2 > 0)
         margin = jnp.where(penalty & jnp.isfinite(room), threshold - room, -1.0)
@@ -208,19 +215,13 @@ class SelectedRank(AbstractSelection):
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
-        r"""$\lambda$, in proportion to $\nu$."""
-        return math.sqrt(self.price) * _noise_norm(problem)
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Problem) -> LowRank:
         """Rank is free."""
         return _kept(instance, jnp.zeros(()))
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\#\{i \le d: s_i > \lambda-\nu\}$."""
-        threshold = self.threshold(instance, failure_probability)
+        threshold = self.threshold(instance)
         return _may_be_kept(instance, threshold, _noise_norm(instance))[1]
 
 
@@ -237,19 +238,13 @@ class DetectedRank(AbstractSelection):
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
-        r"""$\lambda$, in proportion to $\nu$."""
-        return math.sqrt(self.price) * _noise_norm(problem)
-
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: Problem) -> LowRank:
         r"""Rank costs more than all of $Y$."""
         return _kept(instance, output_norm(instance))
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\#\{s_i > \lambda+\nu\}$."""
-        threshold = self.threshold(instance, failure_probability)
+        threshold = self.threshold(instance)
         return _may_be_kept(instance, threshold, _noise_norm(instance))[0]
 
 
@@ -267,19 +262,17 @@ class Oracle(AbstractRisk):
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """None beyond the model."""
         return (planted_hypothesis(instance),)
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\nu$."""
         return math.sqrt(self.price) * _noise_norm(problem)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""The worst of the ranks that may be selected."""
-        threshold = self.threshold(instance, failure_probability)
+        threshold = self.threshold(instance)
         return worst_case(instance, threshold, _noise_norm(instance))
 
 
@@ -297,7 +290,7 @@ class ExactRank(AbstractRisk):
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank, and a price that noise alone does not pay."""
         return (
             planted_hypothesis(instance),
@@ -305,13 +298,11 @@ class ExactRank(AbstractRisk):
             Hypothesis("the price is at least that of the noise", self.price - 1.0),
         )
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\nu$."""
         return math.sqrt(self.price) * _noise_norm(problem)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$r\max((\lambda+\nu)^2, 5\nu^2)$."""
         factor = max((1 + math.sqrt(self.price)) ** 2, 5.0)
         _, lost = resolved_signal(instance)
@@ -330,20 +321,18 @@ class Gaussian(AbstractRisk):
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise."""
         return (planted_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
-    def threshold(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def threshold(self, problem: Problem) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\sigma(\sqrt q + \sqrt K + t)$."""
-        return math.sqrt(self.price) * gaussian_edge(problem, failure_probability)
+        return math.sqrt(self.price) * gaussian_edge(problem, self.failure_probability)
 
-    def formula(
-        self, instance: Problem, estimate: LowRank, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""The worst of the ranks that may be selected, for the largest noise."""
-        threshold = self.threshold(instance, failure_probability)
-        return worst_case(instance, threshold, gaussian_edge(instance, failure_probability))
+        threshold = self.threshold(instance)
+        return worst_case(instance, threshold, gaussian_edge(instance, self.failure_probability))
 
 
 class RankPenalty(AbstractTheorem):

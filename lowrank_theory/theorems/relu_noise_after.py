@@ -136,10 +136,10 @@ class AbstractSlowRate(AbstractStatement):
     control = _CONTROL
 
     @abc.abstractmethod
-    def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def noise_norm(self, problem: Problem) -> Float[Array, ""]:
         r"""The bound $b$ on $\lVert PE\rVert$."""
 
-    def estimate(self, instance: Problem, failure_probability: float) -> NuclearNormFit:
+    def estimate(self, instance: Problem) -> NuclearNormFit:
         """The matching-loss minimiser over the nuclear ball of the truth's own radius."""
         radius = jnp.sum(singular_values(instance.truth.clean_outputs))
         return nuclear_norm_relu(
@@ -149,16 +149,14 @@ class AbstractSlowRate(AbstractStatement):
             tolerance=_TOLERANCE,
         )
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Problem) -> Array:
         """Least squares that forgets the constraint: it fits the noise."""
         return least_squares(instance)
 
-    def formula(
-        self, instance: Problem, estimate: NuclearNormFit, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: NuclearNormFit) -> Float[Array, ""]:
         r"""$2R\,b + g$."""
         radius = jnp.sum(singular_values(instance.truth.clean_outputs))
-        return 2 * radius * self.noise_norm(instance, failure_probability) + estimate.duality_gap
+        return 2 * radius * self.noise_norm(instance) + estimate.duality_gap
 
     def loss(self, instance: Problem, estimate: NuclearNormFit | Array) -> Float[Array, ""]:
         r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2$."""
@@ -180,11 +178,11 @@ class AnyNoise(AbstractSlowRate):
     adversary = FittedBall()
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The model."""
         return (_rectified_hypothesis(instance),)
 
-    def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def noise_norm(self, problem: Problem) -> Float[Array, ""]:
         r"""$\lVert PE\rVert$."""
         space = column_space(problem.truth.layer_inputs)
         return singular_values(space.coordinates(problem.truth.noise))[0]
@@ -198,13 +196,13 @@ class Gaussian(AbstractSlowRate):
     kind = UPPER_WITH_PROBABILITY
     regimes = _REGIMES
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The model, and i.i.d. Gaussian noise."""
         return (_rectified_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
-    def noise_norm(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def noise_norm(self, problem: Problem) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-        return gaussian_edge(problem, failure_probability)
+        return gaussian_edge(problem, self.failure_probability)
 
 
 class ReluNoiseAfter(AbstractTheorem):

@@ -113,22 +113,20 @@ class Curvature(AbstractStatement):
     adversary = AnyCandidate()
     sharp = True
 
-    def hypotheses(self, instance: Candidate, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Candidate) -> tuple[Hypothesis, ...]:
         """Both points lie in the box."""
         return (truth_in_box(instance.problem, self.box), candidate_in_box(instance, self.box))
 
-    def estimate(self, instance: Candidate, failure_probability: float) -> Array:
+    def estimate(self, instance: Candidate) -> Array:
         """The candidate's pre-activations."""
         return instance.preactivations
 
-    def broken_estimate(self, instance: Candidate, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Candidate) -> Array:
         """A quarter of the way from the truth to the candidate."""
         clean = instance.problem.truth.clean_outputs
         return clean + (instance.preactivations - clean) / 4
 
-    def formula(
-        self, instance: Candidate, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Candidate, estimate: Array) -> Float[Array, ""]:
         r"""$\kappa\lVert F - F^*\rVert_F^2$."""
         change = estimate - instance.problem.truth.clean_outputs
         return least_curvature(self.box) * jnp.sum(change**2)
@@ -151,15 +149,15 @@ class AbstractScore(AbstractStatement):
     regimes = REGIMES
     control = LONG
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The model, and Gaussian noise; no bound on the signal."""
         return rectified_gaussian(instance)
 
-    def estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def estimate(self, instance: Problem) -> Array:
         """$U^TS$, which has the singular values of $PS$."""
         return attainable_score(instance)
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Problem) -> Array:
         """$S$ without its projection."""
         return score(instance)
 
@@ -179,9 +177,7 @@ class ScoreExpectation(AbstractScore):
 
     kind = UPPER_IN_EXPECTATION
 
-    def formula(
-        self, instance: Problem, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K)$."""
         q = column_space(instance.truth.layer_inputs).dimension
         return noise_scale(instance) * (jnp.sqrt(q) + math.sqrt(instance.observed.shape[1]))
@@ -192,11 +188,9 @@ class Score(AbstractScore):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def formula(
-        self, instance: Problem, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-        return gaussian_edge(instance, failure_probability)
+        return gaussian_edge(instance, self.failure_probability)
 
 
 class Likely(AbstractStatement):
@@ -213,7 +207,7 @@ class Likely(AbstractStatement):
     adversary = AnyCandidate()
     sharp = True
 
-    def hypotheses(self, instance: Candidate, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Candidate) -> tuple[Hypothesis, ...]:
         """Truth and candidate have rank r and lie in the box."""
         return (
             target_rank_hypothesis(instance.problem),
@@ -222,17 +216,15 @@ class Likely(AbstractStatement):
             candidate_in_box(instance, self.box),
         )
 
-    def estimate(self, instance: Candidate, failure_probability: float) -> AnyArray:
+    def estimate(self, instance: Candidate) -> AnyArray:
         """The candidate."""
         return instance.weights
 
-    def broken_estimate(self, instance: Candidate, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Candidate) -> Array:
         """Least squares that takes what is censored for thirty noise scales below zero."""
         return imputed(instance.problem)
 
-    def formula(
-        self, instance: Candidate, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Candidate, estimate: Array) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 2\kappa e})/\kappa$ with $b = \lVert(PS)_{(2r)}\rVert_F$."""
         problem = instance.problem
         values = singular_values(attainable_score(problem))
@@ -257,7 +249,7 @@ class AbstractRecovery(AbstractStatement):
     needs = Truth
     control = LONG
 
-    def broken_estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Problem) -> Array:
         """Least squares that takes what is censored for thirty noise scales below zero."""
         return imputed(instance)
 
@@ -287,21 +279,19 @@ class LikelyGaussian(AbstractRecovery):
     kind = UPPER_WITH_PROBABILITY
     regimes = REGIMES
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The model, Gaussian noise, and a truth of rank r in the box."""
         return (*rectified_gaussian(instance), *self._low_rank_in_box(instance))
 
-    def estimate(self, instance: Problem, failure_probability: float) -> Array:
+    def estimate(self, instance: Problem) -> Array:
         """The likeliest weights that a local search finds."""
         return local_fit(instance, self.box)
 
-    def formula(
-        self, instance: Problem, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 2\kappa e})/\kappa$ with $b = \sqrt{2r}\,\sigma(\sqrt q + \sqrt K +
         t)$.
         """
-        b = math.sqrt(2 * instance.rank) * gaussian_edge(instance, failure_probability)
+        b = math.sqrt(2 * instance.rank) * gaussian_edge(instance, self.failure_probability)
         return _likely_bound(b, excess_loss(instance, estimate), least_curvature(self.box))
 
 
@@ -311,10 +301,10 @@ class AbstractConvex(AbstractRecovery):
     """
 
     @abc.abstractmethod
-    def penalty(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def penalty(self, problem: Problem) -> Float[Array, ""]:
         r"""The penalty $\lambda$."""
 
-    def estimate(self, instance: Problem, failure_probability: float) -> CensoredFit:
+    def estimate(self, instance: Problem) -> CensoredFit:
         """The penalised censored likelihood over the box."""
         scale = noise_scale(instance)
         return censored_likelihood(
@@ -322,7 +312,7 @@ class AbstractConvex(AbstractRecovery):
             instance.observed.target_outputs,
             noise_scale=scale,
             bound=self.box * scale,
-            penalty=self.penalty(instance, failure_probability),
+            penalty=self.penalty(instance),
             tolerance=_TOLERANCE,
         )
 
@@ -340,18 +330,16 @@ class Convex(AbstractConvex):
     adversary = OptimalCandidate()
     sharp = True
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """A truth of rank r in the box, rectified outputs, a penalty that is at least the score."""
         name = "the penalty is at least the score"
         return (*self._low_rank_in_box(instance), Hypothesis(name, self.inflation - 1.0))
 
-    def penalty(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def penalty(self, problem: Problem) -> Float[Array, ""]:
         r"""$\lambda$, in proportion to $\lVert PS\rVert$."""
         return self.inflation * singular_values(attainable_score(problem))[0]
 
-    def formula(
-        self, instance: Problem, estimate: CensoredFit, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: CensoredFit) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 4\kappa g})/(2\kappa)$ with $b = \sqrt r(\lVert PS\rVert +
         \lambda)$.
         """
@@ -370,19 +358,17 @@ class ConvexGaussian(AbstractConvex):
     kind = UPPER_WITH_PROBABILITY
     regimes = REGIMES
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """The model, Gaussian noise, and a truth of rank r in the box."""
         return (*rectified_gaussian(instance), *self._low_rank_in_box(instance))
 
-    def penalty(self, problem: Problem, failure_probability: float) -> Float[Array, ""]:
+    def penalty(self, problem: Problem) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-        return gaussian_edge(problem, failure_probability)
+        return gaussian_edge(problem, self.failure_probability)
 
-    def formula(
-        self, instance: Problem, estimate: CensoredFit, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: CensoredFit) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 4\kappa g})/(2\kappa)$ with $b = 2\sqrt r\,\lambda$."""
-        b = 2 * math.sqrt(instance.rank) * self.penalty(instance, failure_probability)
+        b = 2 * math.sqrt(instance.rank) * self.penalty(instance)
         return _convex_bound(b, estimate.duality_gap, least_curvature(self.box))
 
 

@@ -185,9 +185,7 @@ class AbstractRidgeLimit(AbstractStatement):
     control = _REGIMES["weak ridge"]
     sharp = True
 
-    def hypotheses(
-        self, instance: RidgedLayer, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: RidgedLayer) -> tuple[Hypothesis, ...]:
         """No bias, no other activations and no other outputs; a penalty and no reward."""
         observed = instance.observed
         plain = observed.compressed_activations is observed.outputs is None
@@ -198,7 +196,7 @@ class AbstractRidgeLimit(AbstractStatement):
             Hypothesis("the penalty is not negative", jnp.asarray(instance.penalty)),
         )
 
-    def estimate(self, instance: RidgedLayer, failure_probability: float) -> _Pair:
+    def estimate(self, instance: RidgedLayer) -> _Pair:
         r"""$Z_\mu$ and $Z_0$."""
         layer = instance.layer
         weights, seen = _weights(layer), _activations(layer)
@@ -206,7 +204,7 @@ class AbstractRidgeLimit(AbstractStatement):
         pulled, _, _ = ridge(weights, after(plain.left, seen), instance.penalty, rank=layer.rank)
         return _Pair(pulled, plain)
 
-    def broken_estimate(self, instance: RidgedLayer, failure_probability: float) -> _Pair:
+    def broken_estimate(self, instance: RidgedLayer) -> _Pair:
         r"""Truncated weights in place of $Z_\mu$: the limit of an infinite ridge."""
         layer = instance.layer
         plain, _, _ = activation_weighted(_weights(layer), _activations(layer), rank=layer.rank)
@@ -262,9 +260,7 @@ class Weights(AbstractRidgeLimit):
     kind = UPPER
     adversary = _Balanced()
 
-    def formula(
-        self, instance: RidgedLayer, estimate: _Pair, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RidgedLayer, estimate: _Pair) -> Float[Array, ""]:
         r"""$\lVert W\rVert\sin(\tfrac12\arcsin x)$, and $\lVert W\rVert$ for $x \ge 1$."""
         sine, _ = largest_turn(_ratio(instance))
         return singular_values(_weights(instance.layer))[0] * sine
@@ -303,9 +299,7 @@ class DataLoss(AbstractExcess):
     kind = UPPER
     adversary = _Balanced()
 
-    def formula(
-        self, instance: RidgedLayer, estimate: _Pair, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RidgedLayer, estimate: _Pair) -> Float[Array, ""]:
         r"""$\tfrac12r_0\,\mu d\tan(\tfrac12\arcsin x)$, and $r_0\,\mu d$ for $x \ge 1$."""
         ratio = _ratio(instance)
         _, tangent = largest_turn(ratio)
@@ -322,9 +316,7 @@ class Trade(AbstractExcess):
     kind = UPPER
     adversary = _JustPastTheGap()
 
-    def formula(
-        self, instance: RidgedLayer, estimate: _Pair, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RidgedLayer, estimate: _Pair) -> Float[Array, ""]:
         r"""$\mu(\lVert W - Z_0\rVert_F^2 - \lVert W - Z_\mu\rVert_F^2)$, which is not
         negative.
         """

@@ -293,15 +293,11 @@ class AbstractRounding(AbstractStatement):
 
     needs = RoundedLayer
 
-    def estimate(
-        self, instance: RoundedLayer, failure_probability: float
-    ) -> Float[Array, "inputs outputs"]:
+    def estimate(self, instance: RoundedLayer) -> Float[Array, "inputs outputs"]:
         """$Q$."""
         return _rounded(instance)
 
-    def broken_estimate(
-        self, instance: RoundedLayer, failure_probability: float
-    ) -> Float[Array, "inputs outputs"]:
+    def broken_estimate(self, instance: RoundedLayer) -> Float[Array, "inputs outputs"]:
         """$2Q$: the levels twice as far from each other."""
         return 2 * _rounded(instance)
 
@@ -315,9 +311,7 @@ class AbstractManyLevels(AbstractRounding):
     adversary = KnownCodes()
     sharp = True
 
-    def hypotheses(
-        self, instance: RoundedLayer, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: RoundedLayer) -> tuple[Hypothesis, ...]:
         """Two bits or more."""
         return (Hypothesis("the grid has two bits or more", float(instance.bits - 2)),)
 
@@ -325,9 +319,7 @@ class AbstractManyLevels(AbstractRounding):
 class Absmax(AbstractManyLevels):
     r"""$\lVert W - Q\rVert_F^2 \le \sum\frac a{1+a}\lVert w\rVert^2$, $a = (n-1)/(4L^2)$."""
 
-    def formula(
-        self, instance: RoundedLayer, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RoundedLayer, estimate: Array) -> Float[Array, ""]:
         r"""$\sum\frac a{1+a}\lVert w\rVert^2$."""
         a = _a(instance)
         return jnp.sum(a / (1 + a) * _energies(instance))
@@ -344,9 +336,7 @@ class Absmax(AbstractManyLevels):
 class Peak(AbstractManyLevels):
     r"""$\lVert W - Q\rVert_F^2 \le \sum\min(aM^2, \lVert w\rVert^2 - M^2)$, $a = (n-1)/(4L^2)$."""
 
-    def formula(
-        self, instance: RoundedLayer, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RoundedLayer, estimate: Array) -> Float[Array, ""]:
         r"""$\sum\min(aM^2, \lVert w\rVert^2 - M^2)$."""
         return _most(instance) ** 2
 
@@ -364,9 +354,7 @@ class Outputs(AbstractManyLevels):
     M^2)\bigr)^{1/2}$. Not squared; in the units of the outputs.
     """
 
-    def formula(
-        self, instance: RoundedLayer, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RoundedLayer, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert X\rVert\bigl(\sum\min(aM^2, \lVert w\rVert^2 - M^2)\bigr)^{1/2}$."""
         return singular_values(_seen(instance))[0] * _most(instance)
 
@@ -385,9 +373,7 @@ class AbstractOneBit(AbstractRounding):
     regimes = _ONE_BIT
     control = _ONE_BIT["Gaussian"]
 
-    def hypotheses(
-        self, instance: RoundedLayer, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: RoundedLayer) -> tuple[Hypothesis, ...]:
         """One bit."""
         return (Hypothesis("the grid has one bit", float(1 - instance.bits)),)
 
@@ -405,9 +391,7 @@ class OneBit(AbstractOneBit):
 
     kind = EQUALITY
 
-    def formula(
-        self, instance: RoundedLayer, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RoundedLayer, estimate: Array) -> Float[Array, ""]:
         r"""$\sum(\lVert w\rVert^2 - \lVert w\rVert_1^2/n)$."""
         sums = jnp.sum(jnp.abs(instance.grouped(instance.weights)), axis=1)
         return jnp.maximum(jnp.sum(_energies(instance) - sums**2 / instance.counts()), 0)
@@ -420,9 +404,7 @@ class OneBitWorst(AbstractOneBit):
     adversary = KnownSigns()
     sharp = True
 
-    def formula(
-        self, instance: RoundedLayer, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: RoundedLayer, estimate: Array) -> Float[Array, ""]:
         r"""$\sum(1 - \frac1n)\lVert w\rVert^2$."""
         return jnp.sum((1 - 1 / instance.counts()) * _energies(instance))
 

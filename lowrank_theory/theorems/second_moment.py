@@ -48,6 +48,7 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import normal, uniform
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.theorems._quantities import (
+    Number,
     deviation,
     frobenius,
     law_hypothesis,
@@ -135,7 +136,7 @@ def _draw_resampled(setting: ResampledRows, key: PRNGKeyArray) -> Rows:
 
 
 def gaussian_deviation(
-    eigenvalues: Float[Array, " inputs"], samples: Array, failure_probability: float
+    eigenvalues: Float[Array, " inputs"], samples: Array, failure_probability: Number
 ) -> Float[Array, ""]:
     r"""$a = \min(\sqrt k + t, \sqrt\rho + t + \tfrac34)/\sqrt m$ for the `eigenvalues` of $C$: for
     Gaussian rows, and with probability $1-\delta$ for all $u$ at once, $\bigl\lvert\lVert
@@ -205,7 +206,7 @@ class AbstractSecondMoment(AbstractStatement):
 
     needs = Rows
 
-    def estimate(self, instance: Rows, failure_probability: float) -> Array:
+    def estimate(self, instance: Rows) -> Array:
         r"""$\hat C = X^\top X/m$."""
         rows = jnp.asarray(instance.rows, float)
         return matmul(rows.T, rows) / rows.shape[0]
@@ -230,14 +231,14 @@ class AbstractGaussian(AbstractSecondMoment):
     regimes = _GAUSSIAN
     control = _GAUSSIAN["isotropic"]
 
-    def hypotheses(self, instance: Rows, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Rows) -> tuple[Hypothesis, ...]:
         """Gaussian rows, which lie where their second moment does."""
         law = law_hypothesis("the rows are independent and Gaussian", instance.gaussian)
         return (law, _in_range(instance))
 
-    def broken_estimate(self, instance: Rows, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Rows) -> Array:
         r"""$4\hat C$: every row counts four times."""
-        return 4 * self.estimate(instance, failure_probability)
+        return 4 * self.estimate(instance)
 
 
 def _relative_eigenvalues(instance: Rows, estimate: Array) -> Array:
@@ -255,12 +256,10 @@ class Relative(AbstractGaussian):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def formula(
-        self, instance: Rows, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
         r"""$(\sqrt k + t)/\sqrt m$."""
         rank = _rank(jnp.linalg.eigvalsh(instance.second_moment))
-        slack = deviation(failure_probability, sides=2)
+        slack = deviation(self.failure_probability, sides=2)
         return (jnp.sqrt(rank) + slack) / jnp.sqrt(instance.rows.shape[0])
 
     def loss(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
@@ -277,16 +276,14 @@ class AbstractNorm(AbstractGaussian):
     r"""A bound on $\lVert\hat C - C\rVert$. In the squared units of the activations."""
 
     @abc.abstractmethod
-    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+    def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""The bound over $\lVert C\rVert$."""
 
-    def formula(
-        self, instance: Rows, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert C\rVert$ times a function of the eigenvalues of $C$ and the number of rows."""
         eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(instance.second_moment), 0)
         samples = instance.rows.shape[0]
-        return eigenvalues[-1] * self.relative(eigenvalues, samples, failure_probability)
+        return eigenvalues[-1] * self.relative(eigenvalues, samples)
 
     def loss(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert\hat C - C\rVert$."""
@@ -303,9 +300,9 @@ class Absolute(AbstractNorm):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+    def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2e + e^2$."""
-        slack = deviation(failure_probability, sides=2)
+        slack = deviation(self.failure_probability, sides=2)
         e = (jnp.sqrt(_rank(eigenvalues)) + slack) / jnp.sqrt(samples)
         return 2 * e + e**2
 
@@ -317,9 +314,9 @@ class DimensionFree(AbstractNorm):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+    def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2a + a^2$."""
-        slack = deviation(failure_probability, sides=2) + 0.75
+        slack = deviation(self.failure_probability, sides=2) + 0.75
         a = (jnp.sqrt(_effective_rank(eigenvalues)) + slack) / jnp.sqrt(samples)
         return 2 * a + a**2
 
@@ -331,7 +328,7 @@ class Expectation(AbstractNorm):
 
     kind = UPPER_IN_EXPECTATION
 
-    def relative(self, eigenvalues: Array, samples: int, failure_probability: float) -> Array:
+    def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2a + a^2 + 0.24/m$."""
         a = (jnp.sqrt(_effective_rank(eigenvalues)) + 2.53) / jnp.sqrt(samples)
         return 2 * a + a**2 + 0.24 / samples
@@ -343,7 +340,7 @@ class AbstractLeverage(AbstractSecondMoment):
     regimes = _BOUNDED
     control = _BOUNDED["a Gaussian cloud"]
 
-    def hypotheses(self, instance: Rows, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Rows) -> tuple[Hypothesis, ...]:
         """Independent rows of bounded leverage: a larger one, or a bound below its mean $k$, would
         contradict it.
         """
@@ -361,11 +358,11 @@ class AbstractLeverage(AbstractSecondMoment):
         law = law_hypothesis("the rows are independent and of bounded leverage", finite)
         return (law, _in_range(instance), refutable)
 
-    def level(self, instance: Rows, failure_probability: float) -> Array:
+    def level(self, instance: Rows) -> Array:
         r"""$\tfrac Rm\ln\tfrac k\delta$."""
         rank = _rank(jnp.linalg.eigvalsh(instance.second_moment))
         finite = jnp.where(jnp.isfinite(instance.leverage), instance.leverage, 1.0)
-        choices = jnp.log(jnp.maximum(rank, 1) / failure_probability)
+        choices = jnp.log(jnp.maximum(rank, 1) / self.failure_probability)
         return jnp.where(rank > 0, finite / instance.rows.shape[0] * choices, 0.0)
 
     def magnitude(self, instance: Rows) -> Float[Array, ""]:
@@ -380,15 +377,13 @@ class LeverageAbove(AbstractLeverage):
 
     kind = UPPER_WITH_PROBABILITY
 
-    def broken_estimate(self, instance: Rows, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Rows) -> Array:
         r"""$4\hat C$: every row counts four times."""
-        return 4 * self.estimate(instance, failure_probability)
+        return 4 * self.estimate(instance)
 
-    def formula(
-        self, instance: Rows, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
         """One more than the root $d$, which Bernstein's inequality bounds from above."""
-        level = self.level(instance, failure_probability)
+        level = self.level(instance)
         high = level / 3 + jnp.sqrt(level**2 / 9 + 2 * level)
         return 1 + _smallest_at_least(lambda d: (1 + d) * jnp.log1p(d) - d, level, high)
 
@@ -404,15 +399,13 @@ class LeverageBelow(AbstractLeverage):
 
     kind = LOWER_WITH_PROBABILITY
 
-    def broken_estimate(self, instance: Rows, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Rows) -> Array:
         r"""$\tfrac14\hat C$: one row in four counts."""
-        return self.estimate(instance, failure_probability) / 4
+        return self.estimate(instance) / 4
 
-    def formula(
-        self, instance: Rows, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
         """One less the root $d$, and zero where there is none."""
-        level = self.level(instance, failure_probability)
+        level = self.level(instance)
 
         def exponent(d: Array) -> Array:
             return jax.scipy.special.xlog1py(1 - d, -d) + d

@@ -182,26 +182,20 @@ class AbstractSubspaces(AbstractStatement):
     def strength(self, instance: Perturbation) -> Float[Array, ""]:
         """What it divides: a norm of the noise."""
 
-    def hypotheses(
-        self, instance: Perturbation, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         """A gap at the rank."""
         name = "there is a gap of singular values at the rank"
         return (_positive(name, instance, self.separation(instance)),)
 
-    def estimate(self, instance: Perturbation, failure_probability: float) -> SingularVectors:
+    def estimate(self, instance: Perturbation) -> SingularVectors:
         """The leading singular vectors of $A + Z$."""
         return leading_vectors(instance.perturbed, instance.rank)
 
-    def broken_estimate(
-        self, instance: Perturbation, failure_probability: float
-    ) -> SingularVectors:
+    def broken_estimate(self, instance: Perturbation) -> SingularVectors:
         """Those of $Z$."""
         return leading_vectors(jnp.asarray(instance.noise), instance.rank)
 
-    def formula(
-        self, instance: Perturbation, estimate: SingularVectors, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: SingularVectors) -> Float[Array, ""]:
         """The strength of the noise over the separation."""
         return self.strength(instance) / self.separation(instance)
 
@@ -339,9 +333,7 @@ class Eigenvectors(AbstractStatement):
     def __check_init__(self) -> None:
         settle(self, "exponent", check_exponent)
 
-    def hypotheses(
-        self, instance: Perturbation, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         """Symmetry, and a gap at the rank. Raises `ValueError` for matrices that are not square, or
         a rank that leaves no other eigenvalue.
         """
@@ -361,21 +353,15 @@ class Eigenvectors(AbstractStatement):
             _positive(name, instance, self._gap(instance)),
         )
 
-    def estimate(
-        self, instance: Perturbation, failure_probability: float
-    ) -> Float[Array, "size rank"]:
+    def estimate(self, instance: Perturbation) -> Float[Array, "size rank"]:
         """The leading eigenvectors of $A + Z$."""
         return leading_eigenvectors(instance.perturbed, instance.rank)[0]
 
-    def broken_estimate(
-        self, instance: Perturbation, failure_probability: float
-    ) -> Float[Array, "size rank"]:
+    def broken_estimate(self, instance: Perturbation) -> Float[Array, "size rank"]:
         """Those of $Z$."""
         return leading_eigenvectors(jnp.asarray(instance.noise), instance.rank)[0]
 
-    def formula(
-        self, instance: Perturbation, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$2\lVert Z_{(r)}\rVert_{S_p}/g$."""
         return _twice_noise(instance, instance.rank, self.exponent) / self._gap(instance)
 

@@ -74,21 +74,15 @@ class AbstractSpectral(AbstractStatement):
     adversary = AnyPair()
     sharp = True
 
-    def hypotheses(
-        self, instance: Perturbation, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         """None."""
         return ()
 
-    def estimate(
-        self, instance: Perturbation, failure_probability: float
-    ) -> Float[Array, " count"]:
+    def estimate(self, instance: Perturbation) -> Float[Array, " count"]:
         """The singular values of $A + Z$."""
         return values_of(instance.perturbed)
 
-    def broken_estimate(
-        self, instance: Perturbation, failure_probability: float
-    ) -> Float[Array, " count"]:
+    def broken_estimate(self, instance: Perturbation) -> Float[Array, " count"]:
         """Those of $A + 3Z$."""
         return values_of(instance.perturbed + 2 * jnp.asarray(instance.noise))
 
@@ -103,9 +97,7 @@ class Mirsky(AbstractSpectral):
     def __check_init__(self) -> None:
         settle(self, "exponent", check_exponent)
 
-    def formula(
-        self, instance: Perturbation, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert Z\rVert_{S_p}$."""
         return schatten_norm(values_of(jnp.asarray(instance.noise)), self.exponent)
 
@@ -129,9 +121,7 @@ class WeylSum(AbstractSpectral):
     def __check_init__(self) -> None:
         settle(self, "index", check_count, 1)
 
-    def formula(
-        self, instance: Perturbation, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         """$s_{r+1}(A) + s_j(Z)$."""
         signal = values_of(jnp.asarray(instance.matrix))
         noise = values_of(jnp.asarray(instance.noise))

@@ -111,17 +111,15 @@ class SingularValues(AbstractLimit):
     regimes = ANY
     control = CONTROL
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> Array:
+    def estimate(self, instance: SpikedMatrix) -> Array:
         """The largest singular values, as many as there are components."""
         return singular_values(jnp.asarray(instance.observed))[: instance.strengths.size]
 
-    def broken_estimate(self, instance: SpikedMatrix, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: SpikedMatrix) -> Array:
         """The strengths themselves, as if noise did not inflate them."""
         return instance.unit * instance.strengths
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sigma\sqrt L\sum_iy_i$."""
         return instance.unit * jnp.sum(observed_strength(instance.strengths, instance.aspect))
 
@@ -139,13 +137,11 @@ class AbstractAlignment(AbstractLimit):
 
     kind = ASYMPTOTIC_EQUALITY
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> tuple[Array, Array]:
+    def estimate(self, instance: SpikedMatrix) -> tuple[Array, Array]:
         """The squared cosines of each component, on the short and on the long side."""
         return squared_cosines(instance)
 
-    def broken_estimate(
-        self, instance: SpikedMatrix, failure_probability: float
-    ) -> tuple[Array, Array]:
+    def broken_estimate(self, instance: SpikedMatrix) -> tuple[Array, Array]:
         """The vectors of the signal itself."""
         ones = jnp.ones(instance.strengths.size)
         return ones, ones
@@ -161,9 +157,7 @@ class ShortAlignments(AbstractAlignment):
     regimes = EVERY_SIDE
     control = CONTROL
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sum_ic_i^2$."""
         return jnp.sum(alignments(instance.strengths, instance.aspect)[0])
 
@@ -180,9 +174,7 @@ class LongAlignments(AbstractAlignment):
     regimes = EVERY_SIDE
     control = CONTROL
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sum_i\tilde c_i^2$."""
         return jnp.sum(alignments(instance.strengths, instance.aspect)[1])
 
@@ -199,9 +191,7 @@ class Undetected(AbstractAlignment):
     regimes = MISSED
     control = CONTROL
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sum_i(2-c_i^2-\tilde c_i^2)$."""
         short, long = alignments(instance.strengths, instance.aspect)
         return jnp.sum(2 - short - long)
@@ -220,19 +210,17 @@ class NoiseScale(AbstractLimit):
     regimes = ANY
     control = CONTROL
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> Array:
+    def estimate(self, instance: SpikedMatrix) -> Array:
         """The median singular value over that of noise of variance one."""
-        median = self.broken_estimate(instance, failure_probability)
+        median = self.broken_estimate(instance)
         return median / jnp.sqrt(shrinkage.marchenko_pastur_median(instance.aspect))
 
-    def broken_estimate(self, instance: SpikedMatrix, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: SpikedMatrix) -> Array:
         r"""The median over $\sqrt L$, without $\mu_\beta$."""
         values = singular_values(jnp.asarray(instance.observed))
         return jnp.median(values) / math.sqrt(max(instance.sizes))
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sigma$."""
         return jnp.asarray(instance.noise_scale)
 
@@ -255,13 +243,11 @@ class AbstractSquaredLoss(AbstractLimit):
     def loss_of_component(self, strengths: Array, aspect: float) -> Array:
         r"""$\ell(x)$ for each of the strengths."""
 
-    def broken_estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: SpikedMatrix) -> LowRank:
         """Truncation at twice the rank of the signal."""
         return truncated(instance, 2 * instance.strengths.size)
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sigma^2L\sum_i\ell(x_i)$."""
         losses = self.loss_of_component(jnp.asarray(instance.strengths), instance.aspect)
         return instance.unit**2 * jnp.sum(losses)
@@ -286,7 +272,7 @@ class Truncation(AbstractSquaredLoss):
     growth = (1, 2, 8)  # the slowest of these limits
     trials_per_mean = 0.08
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         """Truncation at the rank of the signal."""
         return truncated(instance, instance.strengths.size)
 
@@ -304,7 +290,7 @@ class TruncationWorstCase(AbstractSquaredLoss):
     regimes = WORST
     control = STRONG
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         """Truncation at the rank of the signal."""
         return truncated(instance, instance.strengths.size)
 
@@ -322,7 +308,7 @@ class HardThreshold(AbstractSquaredLoss):
     regimes = THRESHOLDED
     control = CONTROL
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         r"""Singular values kept above $\lambda_*(\beta)$, in units of their median noise."""
         return shrunk(instance, shrinkage.HardThreshold(), known=False)
 
@@ -341,7 +327,7 @@ class HardThresholdWorstCase(AbstractSquaredLoss):
     regimes = HARDEST
     control = CONTROL
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         r"""Singular values kept above $\lambda_*(\beta)\sigma\sqrt L$."""
         return shrunk(instance, shrinkage.HardThreshold())
 
@@ -360,7 +346,7 @@ class Frobenius(AbstractSquaredLoss):
     regimes = DETECTED
     control = CONTROL
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         """The optimal shrinkage."""
         return shrunk(instance, shrinkage.Frobenius())
 
@@ -379,7 +365,7 @@ class FrobeniusWorstCase(AbstractSquaredLoss):
     regimes = WORST
     control = CONTROL
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         """The optimal shrinkage."""
         return shrunk(instance, shrinkage.Frobenius())
 
@@ -406,17 +392,15 @@ class Nuclear(AbstractNormLoss):
     regimes = DETECTED
     control = CONTROL
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         """The optimal shrinkage."""
         return shrunk(instance, shrinkage.Nuclear())
 
-    def broken_estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: SpikedMatrix) -> LowRank:
         """Truncation, which shrinks nothing."""
         return truncated(instance, instance.strengths.size)
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sigma\sqrt L\sum x\sqrt{1-(c\tilde c-s\tilde s)_+^2}$."""
         short, long = alignments(instance.strengths, instance.aspect)
         cosine = jnp.sqrt(short * long) - jnp.sqrt((1 - short) * (1 - long))
@@ -437,17 +421,15 @@ class Operator(AbstractNormLoss):
     control = NEAR_THRESHOLD
     asks_detection = True  # else the rule, which jumps there, keeps noise at the edge now and then
 
-    def estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def estimate(self, instance: SpikedMatrix) -> LowRank:
         """The optimal shrinkage."""
         return shrunk(instance, shrinkage.Operator())
 
-    def broken_estimate(self, instance: SpikedMatrix, failure_probability: float) -> LowRank:
+    def broken_estimate(self, instance: SpikedMatrix) -> LowRank:
         r"""$\eta = x$, as published in 2017: optimal for square matrices only."""
         return shrunk(instance, _Strength())
 
-    def formula(
-        self, instance: SpikedMatrix, estimate: Any, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: SpikedMatrix, estimate: Any) -> Float[Array, ""]:
         r"""$\sigma\sqrt L\max x\sqrt{1-\min(c,\tilde c)^2}$."""
         smaller = jnp.minimum(*alignments(instance.strengths, instance.aspect))
         return instance.unit * jnp.max(instance.strengths * jnp.sqrt(1 - smaller))

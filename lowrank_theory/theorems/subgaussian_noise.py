@@ -28,6 +28,7 @@ from lowrank_theory._numerics import AnyArray
 from lowrank_theory.generators import noise
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.theorems._quantities import (
+    Number,
     deviation,
     frobenius,
     resolved_rank,
@@ -44,9 +45,7 @@ from lowrank_theory.theorems._theorem import (
 )
 
 
-def squared_cloud_bound(
-    q: Float[AnyArray, ""] | float, outputs: int, failure_probability: float
-) -> Float[Array, ""]:
+def squared_cloud_bound(q: Number, outputs: int, failure_probability: Number) -> Float[Array, ""]:
     r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$, above $\lVert
     PE\rVert^2/\sigma^2$ with probability $1-\delta$; call it inside `float64`.
 
@@ -58,9 +57,7 @@ def squared_cloud_bound(
     return jnp.min(budget / (shrinkage[:, None] * shrinkage))
 
 
-def squared_net_bound(
-    q: Float[AnyArray, ""] | float, outputs: int, failure_probability: float
-) -> Float[Array, ""]:
+def squared_net_bound(q: Number, outputs: int, failure_probability: Number) -> Float[Array, ""]:
     r"""$\min_{\epsilon,\eta}\dfrac{2q\ln(1+2/\epsilon) + 2K\ln(1+2/\eta) + t^2}{(1-\epsilon^2/2)^2
     (1-\eta^2/2)^2}$, above $\lVert PE\rVert^2/\sigma^2$ with probability $1-\delta$; call it inside
     `float64`.
@@ -86,33 +83,25 @@ class AbstractNormOfNoise(AbstractStatement):
     control = Setting(samples=400, inputs=4, outputs=4, rank=1, noise=noise.Rademacher(1.0))
 
     @abc.abstractmethod
-    def squared_bound(
-        self, q: Float[Array, ""], outputs: int, failure_probability: float
-    ) -> Float[Array, ""]:
+    def squared_bound(self, q: Float[Array, ""], outputs: int) -> Float[Array, ""]:
         """$b^2$."""
 
-    def hypotheses(self, instance: Problem, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Independent sub-Gaussian entries that do not depend on the activations."""
         return sub_gaussian_noise_hypotheses(instance.truth)
 
-    def estimate(
-        self, instance: Problem, failure_probability: float
-    ) -> Float[Array, "width outputs"]:
+    def estimate(self, instance: Problem) -> Float[Array, "width outputs"]:
         """$PE$, in coordinates of the column space."""
         return resolved_space(instance).coordinates(instance.truth.noise)
 
-    def broken_estimate(
-        self, instance: Problem, failure_probability: float
-    ) -> Float[AnyArray, "samples outputs"]:
+    def broken_estimate(self, instance: Problem) -> Float[AnyArray, "samples outputs"]:
         """$E$, as if all samples counted."""
         return instance.truth.noise
 
-    def formula(
-        self, instance: Problem, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$\sigma b$."""
         q = resolved_rank(instance)
-        square = self.squared_bound(q, instance.observed.shape[1], failure_probability)
+        square = self.squared_bound(q, instance.observed.shape[1])
         return jnp.asarray(instance.truth.noise_scale) * jnp.sqrt(square)
 
     def loss(
@@ -131,11 +120,9 @@ class PacBayes(AbstractNormOfNoise):
     2\ln\frac1\delta)$ with probability $1-\delta$ for independent sub-Gaussian entries.
     """
 
-    def squared_bound(
-        self, q: Float[Array, ""], outputs: int, failure_probability: float
-    ) -> Float[Array, ""]:
+    def squared_bound(self, q: Float[Array, ""], outputs: int) -> Float[Array, ""]:
         r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$."""
-        return squared_cloud_bound(q, outputs, failure_probability)
+        return squared_cloud_bound(q, outputs, self.failure_probability)
 
 
 class Net(AbstractNormOfNoise):
@@ -144,13 +131,11 @@ class Net(AbstractNormOfNoise):
     for independent sub-Gaussian entries.
     """
 
-    def squared_bound(
-        self, q: Float[Array, ""], outputs: int, failure_probability: float
-    ) -> Float[Array, ""]:
+    def squared_bound(self, q: Float[Array, ""], outputs: int) -> Float[Array, ""]:
         r"""$\min_{\epsilon,\eta}\dfrac{2q\ln(1+2/\epsilon) + 2K\ln(1+2/\eta) +
         t^2}{(1-\epsilon^2/2)^2(1-\eta^2/2)^2}$.
         """
-        return squared_net_bound(q, outputs, failure_probability)
+        return squared_net_bound(q, outputs, self.failure_probability)
 
 
 class SubgaussianNoise(AbstractTheorem):

@@ -96,15 +96,11 @@ class AbstractTruncation(AbstractStatement):
     control = perturbed([3, 2, 1], [0.01, 0.006, 0.003])
     sharp = True
 
-    def estimate(
-        self, instance: Perturbation, failure_probability: float
-    ) -> Float[Array, "rows columns"]:
+    def estimate(self, instance: Perturbation) -> Float[Array, "rows columns"]:
         """$[A + Z]_r$."""
         return truncated(instance.perturbed, instance.rank)
 
-    def broken_estimate(
-        self, instance: Perturbation, failure_probability: float
-    ) -> Float[Array, "rows columns"]:
+    def broken_estimate(self, instance: Perturbation) -> Float[Array, "rows columns"]:
         """One rank too few."""
         return truncated(instance.perturbed, instance.rank - 1)
 
@@ -121,9 +117,7 @@ class AbstractLowRank(AbstractTruncation):
     regimes = LOW_RANK_PERTURBED | _GOLDEN
     adversary = KnownTruncation()
 
-    def hypotheses(
-        self, instance: Perturbation, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         r"""$\operatorname{rank}A \le r$, up to rounding."""
         values = singular_values(jnp.asarray(instance.matrix))
         scale = total_norm(instance)
@@ -143,9 +137,7 @@ class Schatten(AbstractLowRank):
     def __check_init__(self) -> None:
         settle(self, "exponent", check_exponent)
 
-    def formula(
-        self, instance: Perturbation, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$(1 + 2^p)^{1/p}\lVert Z_{(r)}\rVert_{S_p}$."""
         noise = singular_values(jnp.asarray(instance.noise))[: instance.rank]
         constant = 2 * (1 + 2**-self.exponent) ** (1 / self.exponent)
@@ -166,9 +158,7 @@ class KyFan(AbstractLowRank):
     def __check_init__(self) -> None:
         settle(self, "count", check_count, 1)
 
-    def formula(
-        self, instance: Perturbation, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         """The sum of these."""
         noise = singular_values(jnp.asarray(instance.noise))[: instance.rank]
         return jnp.sum(jnp.concatenate([2 * noise, noise])[: self.count])
@@ -183,9 +173,7 @@ class GoldenRatio(AbstractLowRank):
     $\operatorname{rank}A \le r$.
     """
 
-    def formula(
-        self, instance: Perturbation, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$\varphi\lVert Z_{(2r)}\rVert_F$."""
         noise = singular_values(jnp.asarray(instance.noise))[: 2 * instance.rank]
         return GOLDEN_RATIO * frobenius(noise)
@@ -205,15 +193,11 @@ class ApproximateRank(AbstractTruncation):
     }
     adversary = KnownTruncation(width=4)
 
-    def hypotheses(
-        self, instance: Perturbation, failure_probability: float
-    ) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         """None."""
         return ()
 
-    def formula(
-        self, instance: Perturbation, estimate: Array, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$\sqrt{(\tau+\zeta)^2 + (\tau+2\zeta)^2}$."""
         rank = instance.rank
         tau = frobenius(singular_values(jnp.asarray(instance.matrix))[rank : 2 * rank])

@@ -205,11 +205,11 @@ class AbstractShare(AbstractStatement):
     needs = Residual
     control = _GAUSSIAN["narrow"]
 
-    def estimate(self, instance: Residual, failure_probability: float) -> _TwoRanks:
+    def estimate(self, instance: Residual) -> _TwoRanks:
         """The singular values, $r$ of which are captured."""
         return _TwoRanks(singular_values(jnp.asarray(instance.matrix)), instance.rank)
 
-    def broken_estimate(self, instance: Residual, failure_probability: float) -> _TwoRanks:
+    def broken_estimate(self, instance: Residual) -> _TwoRanks:
         """Twice as many are captured."""
         return _TwoRanks(singular_values(jnp.asarray(instance.matrix)), 2 * instance.rank)
 
@@ -242,13 +242,11 @@ class AnyResidual(AbstractShare):
     adversary = _Matrix()
     sharp = True
 
-    def hypotheses(self, instance: Residual, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """None."""
         return ()
 
-    def formula(
-        self, instance: Residual, estimate: _TwoRanks, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$r\lVert R\rVert^2/\lVert R\rVert_F^2$."""
         squares = estimate.energies
         return instance.rank * safe_divide(squares[0], jnp.sum(squares))
@@ -263,13 +261,11 @@ class Expected(AbstractShare):
     kind = UPPER_IN_EXPECTATION
     regimes = _GAUSSIAN
 
-    def hypotheses(self, instance: Residual, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
         return (_gaussian_hypothesis(instance),)
 
-    def formula(
-        self, instance: Residual, estimate: _TwoRanks, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$\frac1{LS}\sum_{i\le r}((\sqrt L + \sqrt{S-i+1})^2 - \frac12)$."""
         shorter, longer = sorted(instance.matrix.shape)
         return leading_energy(longer, shorter, instance.rank) / (longer * shorter)
@@ -283,16 +279,14 @@ class Gaussian(AbstractShare):
     kind = UPPER_WITH_PROBABILITY
     regimes = _GAUSSIAN
 
-    def hypotheses(self, instance: Residual, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
         return (_gaussian_hypothesis(instance),)
 
-    def formula(
-        self, instance: Residual, estimate: _TwoRanks, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$r(\sqrt L + \sqrt S + \tau)^2/(LS - \frac12)$."""
         rows, columns = instance.matrix.shape
-        edge = upper_edge(rows, columns, failure_probability)
+        edge = upper_edge(rows, columns, self.failure_probability)
         return instance.rank * edge**2 / (rows * columns - 0.5)
 
 
@@ -306,13 +300,11 @@ class Edge(AbstractShare):
     growth = (1, 2, 4)
     trials_per_mean = 0.125
 
-    def hypotheses(self, instance: Residual, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """i.i.d. entries."""
         return (_white_hypothesis(instance),)
 
-    def formula(
-        self, instance: Residual, estimate: _TwoRanks, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$r(L^{-1/2} + S^{-1/2})^2$."""
         rows, columns = instance.matrix.shape
         return jnp.asarray(edge_share(rows, columns, instance.rank))
@@ -329,13 +321,11 @@ class Limit(AbstractShare):
     growth = (1, 2, 4)
     trials_per_mean = 0.125
 
-    def hypotheses(self, instance: Residual, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """i.i.d. entries."""
         return (_white_hypothesis(instance),)
 
-    def formula(
-        self, instance: Residual, estimate: _TwoRanks, failure_probability: float
-    ) -> Float[Array, ""]:
+    def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$(\theta - \sin\theta\cos\theta)/\pi$."""
         rows, columns = instance.matrix.shape
         return jnp.asarray(share_limit(rows, columns, instance.rank))

@@ -209,7 +209,7 @@ def _ratios(
     statement: AbstractStatement, instance: Any, estimate: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The ratio, and what remains of it beyond rounding and inside the hypotheses."""
-    bound, realised = assess(statement, instance, 0.5, estimate)
+    bound, realised = assess(statement, instance, estimate)
     allowance = rounding_allowance(statement.magnitude(instance), *instance.sizes)
     small, large = realised, bound.value
     if statement.kind.direction is Direction.LOWER:

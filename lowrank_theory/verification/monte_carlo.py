@@ -161,7 +161,7 @@ def verify(
     trials: int,
     key: PRNGKeyArray,
     settings: Mapping[str, Any] | None = None,
-    failure_probability: float = 0.05,
+    failure_probability: float | None = None,
     confidence: float = 0.99,
     progress: Progress | None = None,
     executor: Executor | None = None,
@@ -176,8 +176,8 @@ def verify(
     the number of regimes:
 
     - sure: no violation beyond the rounding allowance;
-    - with probability 1-δ (δ = `failure_probability`): the exact (Clopper-Pearson) interval of the
-      violation rate reaches δ or below;
+    - with probability 1-δ (δ = `failure_probability`, the statement's own if none is given): the
+      exact (Clopper-Pearson) interval of the violation rate reaches δ or below;
     - in expectation: the confidence limit (Student's t) of the mean ratio does not exceed one; for
       an equality, the interval contains one and is known to 3 %;
     - asymptotic: the mean ratio approaches one over three sizes, and is within 3 % at the largest;
@@ -205,14 +205,14 @@ def verify(
             f"got {theorem!r}."
         )
     trials, key = check_count("trials", trials, 1), check_key("key", key)
-    failure_probability = check_fraction("failure_probability", failure_probability)
     confidence = check_fraction("confidence", confidence)
     if settings is not None and not settings:
         raise ValueError("`settings` is empty. Leave it out to use the theorem's own regimes.")
-    plans = [
-        Plan(name, reference(found), trials, key, settings, failure_probability, confidence)
-        for name, found in statements.items()
-    ]
+    plans = []
+    for name, found in statements.items():
+        probability = float(found.at(failure_probability).failure_probability)
+        plan = Plan(name, reference(found), trials, key, settings, probability, confidence)
+        plans.append(plan)
     store = None if folder is None else PointStore(folder)
     return Report(tuple(sweep(plans, executor=executor, store=store, progress=progress)))
 
@@ -234,8 +234,8 @@ class Plan:
 
     def steps(self) -> Generator[list[Point], list[Sample], StatementReport]:
         """Asks for samples, is sent them, and ends in the report."""
-        statement = by_name(self.statement)
-        judge = _Judge(statement, self.failure_probability, self.confidence, len(self._regimes))
+        statement = by_name(self.statement).at(self.failure_probability)
+        judge = _Judge(statement, self.confidence, len(self._regimes))
         asked = self._samples()
         drawn = iter((yield [point for points in asked.values() for point in points]))
         reports = []
@@ -315,7 +315,6 @@ class _Judge:
     """One statement with its statistics; `regimes` is the number of simultaneous tests."""
 
     statement: AbstractStatement
-    failure_probability: float
     confidence: float
     regimes: int = 1
 
@@ -327,15 +326,13 @@ class _Judge:
     @property
     def allowed_rate(self) -> float | None:
         """The violation rate that the statement allows, if it is a statement about violations."""
-        certainty = self.statement.kind.certainty
-        rates = {Certainty.SURE: 0.0, Certainty.PROBABILITY: self.failure_probability}
-        return rates.get(certainty)
+        probability = float(self.statement.failure_probability)
+        rates = {Certainty.SURE: 0.0, Certainty.PROBABILITY: probability}
+        return rates.get(self.statement.kind.certainty)
 
     def sample(self, setting: Any, number: int, key: PRNGKeyArray, *, broken: bool) -> Sample:
         """`number` trials of the statement."""
-        return measure(
-            request(self.statement, setting, number, key, self.failure_probability, broken)
-        )
+        return measure(request(self.statement, setting, number, key, broken=broken))
 
     # -- sure statements, and statements with probability 1-δ: counting violations ----------------
 

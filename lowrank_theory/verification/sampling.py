@@ -150,13 +150,14 @@ def request(
     setting: Any,
     number: int,
     key: PRNGKeyArray,
-    failure_probability: float = 0.05,
+    failure_probability: float | None = None,
     broken: bool = False,
     label: str = "",
 ) -> Point:
-    """A whole sample, described."""
+    """A whole sample, described; at the statement's own δ if no other is given."""
     named = reference(statement)
-    return Point(named, label, setting, number, key, failure_probability, broken, 0, number)
+    probability = float(statement.at(failure_probability).failure_probability)
+    return Point(named, label, setting, number, key, probability, broken, 0, number)
 
 
 def measure(point: Point) -> Sample:
@@ -164,7 +165,7 @@ def measure(point: Point) -> Sample:
 
     Which program runs depends on the `number` of the whole sample, never on the block.
     """
-    statement = by_name(point.statement)
+    statement = by_name(point.statement).at(point.failure_probability)
     costly = statement.kind.certainty is Certainty.ASYMPTOTIC
     draw, assess_all = _programs(1 if costly or point.number >= REPAYING else 0)
     batch = batch_size(statement, point.number)
@@ -173,7 +174,7 @@ def measure(point: Point) -> Sample:
         for start in range(point.start, point.stop, batch):
             indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
             instances = draw(point.setting, point.key, indices)
-            measured = assess_all(statement, instances, point.failure_probability, point.broken)
+            measured = assess_all(statement.traced(), instances, point.broken)
             columns.append([np.asarray(column) for column in measured])
     count = point.stop - point.start
     holds, *numbers = (np.concatenate(column)[:count] for column in zip(*columns, strict=True))
@@ -203,16 +204,15 @@ def _draw_all(setting: Any, key: PRNGKeyArray, indices: Array) -> Any:
 
 
 def _measure_all(
-    statement: AbstractStatement, instances: Any, failure_probability: float, broken: bool
+    statement: AbstractStatement, instances: Any, broken: bool
 ) -> tuple[Array, Array, Array, Array]:
     """What was drawn -> (hypotheses hold, realised, bound, rounding allowance)."""
 
     def one(drawn: Any) -> tuple[Array, Array, Array, Array]:
         instance = drawn.problem() if isinstance(drawn, Parts) else drawn
-        bound, realised = assess(statement, instance, failure_probability)
+        bound, realised = assess(statement, instance)
         if broken:
-            wrong = statement.broken_estimate(instance, failure_probability)
-            realised = statement.loss(instance, wrong)
+            realised = statement.loss(instance, statement.broken_estimate(instance))
         magnitude = statement.magnitude(instance)
         allowance = rounding_allowance(magnitude, *instance.sizes)
         return bound.holds, realised, bound.value, allowance

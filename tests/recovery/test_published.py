@@ -152,7 +152,7 @@ def test_a_regularised_coala_is_the_ridge():
 def test_the_theorem_on_prices_judges_the_same_map():
     layer = Layer(Observed(weights=W, activations=X), RANK)
     with jax.enable_x64(True):
-        factors = price_of_ignoring_data.channel_scaling.estimate(layer, 0.1)
+        factors = price_of_ignoring_data.channel_scaling.estimate(layer)
     judged = np.asarray(factors.left) @ np.asarray(factors.right)
     assert norm(dense(published.DiagonalQERA()) - judged) <= 1e-11 * norm(W)
 

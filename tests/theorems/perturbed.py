@@ -24,8 +24,8 @@ def sides(statement: Any, instance: Perturbation) -> tuple[float, float]:
 def at_once(statement: Any, instance: Perturbation) -> tuple[float, float]:
     """The same without the hypotheses, and without compiling a program of its own."""
     with jax.enable_x64(True):
-        estimate = statement.estimate(instance, 0.5)
-        bound = statement.formula(instance, estimate, 0.5)
+        estimate = statement.estimate(instance)
+        bound = statement.formula(instance, estimate)
         return number(statement.loss(instance, estimate)), number(bound)
 
 
@@ -105,11 +105,11 @@ def adversary_keeps_its_word(statement: Any) -> None:
     with jax.enable_x64(True):
         for seed in range(3):
             instance, known = statement.adversary.play(freely(statement, seed))
-            assert all(number(h.margin) >= 0 for h in statement.hypotheses(instance, 0.5))
+            assert all(number(h.margin) >= 0 for h in statement.hypotheses(instance))
             realised, bound = at_once(statement, instance)
             assert 0 < realised <= bound
             if known is not None:
-                there = statement.loss(instance, known), statement.formula(instance, known, 0.5)
+                there = statement.loss(instance, known), statement.formula(instance, known)
                 assert there == pytest.approx((realised, bound), rel=1e-7)
 
 
@@ -119,4 +119,4 @@ def control_is_broken(statement: Any) -> None:
         instance = statement.control.draw(key=jax.random.key(0))
         realised, bound = at_once(statement, instance)
         assert realised <= bound * (1 + 1e-9)
-        assert number(statement.loss(instance, statement.broken_estimate(instance, 0.5))) > bound
+        assert number(statement.loss(instance, statement.broken_estimate(instance))) > bound

@@ -113,7 +113,7 @@ def test_rotations_of_samples_inputs_and_outputs_change_nothing():
 def test_only_the_rank_of_the_activations_enters():
     deficient = dataclasses.replace(SETTING, activations=activations.RankDeficient(3))
     with jax.enable_x64(True):
-        seen = gaussian_noise.largest.estimate(deficient.draw(key=jax.random.key(0)), DELTA)
+        seen = gaussian_noise.largest.estimate(deficient.draw(key=jax.random.key(0)))
         least = number(seen.least)
     assert (number(seen.longer), number(seen.shorter)) == (4, 3)
     assert least > 1e-3 > np.asarray(seen.values)[3]
@@ -126,7 +126,7 @@ def test_unprojected_noise_is_larger_and_half_of_it_smaller():
     instance = SETTING.draw(key=jax.random.key(1))
     for name, statement in STATEMENTS.items():
         with jax.enable_x64(True):
-            wrong = number(statement.loss(instance, statement.broken_estimate(instance, DELTA)))
+            wrong = number(statement.loss(instance, statement.broken_estimate(instance)))
         realised = number(statement.realised(instance))
         if name.endswith(BELOW):
             assert wrong == pytest.approx(realised / 2)
@@ -217,8 +217,8 @@ def test_one_trial_after_another_is_each_by_itself():
 
     def both(key: Any) -> Any:
         instance = SETTING.draw(key=key)
-        estimate = statement.estimate(instance, DELTA)
-        formula = statement.formula(instance, estimate, DELTA)
+        estimate = statement.estimate(instance)
+        formula = statement.formula(instance, estimate)
         return statement.loss(instance, estimate), formula
 
     with jax.enable_x64(True):

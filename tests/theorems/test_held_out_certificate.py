@@ -80,7 +80,7 @@ def test_coverage_is_exact_over_all_samples(name, atoms):
 
 @eqx.filter_jit
 def _limits(statement: Any, law: HeldOut, samples: jax.Array) -> jax.Array:
-    return jax.vmap(lambda losses: statement.limit(law, losses, DELTA))(samples)
+    return jax.vmap(lambda losses: statement.limit(law, losses))(samples)
 
 
 @every_statement
@@ -126,7 +126,7 @@ def test_jit_and_vmap_change_nothing(name):
     with jax.enable_x64(True):
         lanes = _limits(statement, law, jnp.asarray(rolled))
         with jax.disable_jit():
-            eager = statement.limit(law, jnp.asarray(losses), DELTA)
+            eager = statement.limit(law, jnp.asarray(losses))
     one_by_one = [value(name, held_out(row)) for row in rolled]
     np.testing.assert_allclose(np.asarray(lanes), one_by_one, rtol=1e-12)
     assert float(np.asarray(eager)) == pytest.approx(one_by_one[0], rel=1e-12)
@@ -138,7 +138,7 @@ def test_statement_is_about_the_mean_and_breaks_for_the_largest_loss(name):
     instance = statement.control.draw(key=jax.random.key(0))
     assert float(statement.realised(instance)) == float(np.asarray(instance.mean))
     with jax.enable_x64(True):
-        wrong = statement.loss(instance, statement.broken_estimate(instance, DELTA))
+        wrong = statement.loss(instance, statement.broken_estimate(instance))
         assert float(wrong) == float(np.asarray(instance.losses).max())
         assert 0 < float(statement.magnitude(instance)) <= 2
     assert float(wrong) > value(name, instance)

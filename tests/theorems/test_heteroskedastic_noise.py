@@ -145,7 +145,7 @@ def test_broken_estimates_are_too_large():
     residual = np.outer(ROWS, COLUMNS) * np.asarray(instance.standard)
     with jax.enable_x64(True):
         for name, statement in STATEMENTS.items():
-            wrong = number(statement.loss(instance, statement.broken_estimate(instance, 0.05)))
+            wrong = number(statement.loss(instance, statement.broken_estimate(instance)))
             projected = name.endswith("separable")
             other = residual if projected else 3.0 * np.asarray(instance.standard)
             assert wrong == pytest.approx(np.linalg.norm(other, 2))

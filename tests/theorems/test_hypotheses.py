@@ -38,7 +38,7 @@ def number(value: Any) -> float:
 
 def failing(name: str, instance: Any) -> list[str]:
     with jax.enable_x64(True), np.errstate(all="ignore"):
-        hypotheses = STATEMENTS[name].hypotheses(instance, DELTA)
+        hypotheses = STATEMENTS[name].hypotheses(instance)
         return [each.name for each in hypotheses if not bool(each.holds)]
 
 
@@ -86,7 +86,7 @@ def test_what_is_random_rests_on_independence_that_is_stated(name):
     if kind not in ONE_LAW:
         assert all("depend" in each for each in new)
     with jax.enable_x64(True):
-        standing = {h.name: h.standing for h in STATEMENTS[name].hypotheses(instance, DELTA)}
+        standing = {h.name: h.standing for h in STATEMENTS[name].hypotheses(instance)}
     assert {standing[each] for each in new} <= {Standing.TRUSTED}
 
 
@@ -280,7 +280,7 @@ def test_leverage_where_there_is_nothing_to_weigh_and_where_rows_refute_it(name)
     statement = STATEMENTS[f"second_moment.{name}"]
     with jax.enable_x64(True):
         nothing = Rows(np.zeros((5, 3)), np.zeros((3, 3)), YES, np.asarray(1.0))
-        assert number(statement.formula(nothing, jnp.zeros(()), DELTA)) == 1
+        assert number(statement.formula(nothing, jnp.zeros(()))) == 1
     rows = np.random.default_rng(0).standard_normal((50, 3))
     largest = np.max(np.sum(rows**2, axis=1))
     for leverage, refuted in ((0.5, True), (2.9, True), (0.99 * largest, True), (largest, False)):
@@ -297,9 +297,7 @@ def test_structural_bound_of_nearly_dependent_sketches(apart):
     sketch[1] = sketch[0] + apart * random.standard_normal(3)
     instance = Sketched(np.diag(values), sketch, 0, False, 2)
     with jax.enable_x64(True):
-        bound = number(
-            STATEMENTS["randomized_range.structural"].formula(instance, jnp.zeros(()), DELTA)
-        )
+        bound = number(STATEMENTS["randomized_range.structural"].formula(instance, jnp.zeros(())))
     missed = (values[2:, None] * sketch[2:]) @ np.linalg.pinv(sketch[:2], rcond=1e-15)
     expected = np.sum(values[2:] ** 2) + np.sum(missed**2)
     assert bound == pytest.approx(expected, rel=1e-12 / apart + 1e-12)

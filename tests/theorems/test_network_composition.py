@@ -190,7 +190,7 @@ def test_broken_estimate_of_the_last_layer_ignores_data():
     network = drawn()
     statement = STATEMENTS["last_layer"]
     with jax.enable_x64(True):
-        found = np.asarray(statement.broken_estimate(network, 0.05).materialise())
+        found = np.asarray(statement.broken_estimate(network).materialise())
     left, values, right = np.linalg.svd(network.weights[-1], full_matrices=False)
     rank = network.rank
     np.testing.assert_allclose(found, left[:, :rank] * values[:rank] @ right[:rank], atol=1e-12)

@@ -160,7 +160,7 @@ def test_weights_alone_are_the_library_s_truncated_svd():
     expected = recover(instance.observed, RANK, TruncatedSVD()).factors.materialise()
     with jax.enable_x64(True):
         for name in ("condition_number", "weight_tail"):
-            got = STATEMENTS[name].estimate(instance, 0.5)
+            got = STATEMENTS[name].estimate(instance)
             np.testing.assert_allclose(got.left @ got.right, expected, atol=1e-12)
 
 

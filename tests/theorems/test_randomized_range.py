@@ -174,7 +174,7 @@ def test_truncation_is_attained_by_hand():
     with jax.enable_x64(True):
         basis = jnp.asarray(range_found)
         loss = number(statement.loss(instance, basis))
-        bound = number(statement.formula(instance, basis, DELTA))
+        bound = number(statement.formula(instance, basis))
     assert loss == pytest.approx(1 + 25 * math.sin(phi) ** 2)
     assert bound == pytest.approx(loss)
 

@@ -116,7 +116,7 @@ def test_values_against_numpy(name):
     assert scale == 1
     values = np.linalg.svd(score, compute_uv=False)
     with jax.enable_x64(True):
-        estimate = jax.tree.map(np.asarray, statement.estimate(instance, 0.05))
+        estimate = jax.tree.map(np.asarray, statement.estimate(instance))
 
     def likely(b: float, point: Any) -> float:
         excess = max(0.0, loss(point, outputs, 1.0) - loss(clean, outputs, 1.0))
@@ -151,8 +151,8 @@ def test_convex_penalty_is_what_the_statement_says():
     problem = drawn("convex")
     values = np.linalg.svd(parts(problem)[-1], compute_uv=False)
     with jax.enable_x64(True):
-        assert number(Convex(inflation=2.0).penalty(problem, 0.05)) == pytest.approx(2 * values[0])
-        gaussian = STATEMENTS["convex_gaussian"].penalty(problem, 0.05)
+        assert number(Convex(inflation=2.0).penalty(problem)) == pytest.approx(2 * values[0])
+        gaussian = STATEMENTS["convex_gaussian"].penalty(problem)
         assert number(gaussian) == pytest.approx(EDGE)
     twice, once = (number(Convex(inflation=i).bound(problem).value) for i in (2.0, 1.0))
     assert twice / once == pytest.approx(1.5, rel=1e-6)
@@ -280,7 +280,7 @@ def test_adversary_of_the_convex_fit_knows_its_estimate(seed):
     with jax.enable_x64(True):
         problem, fit = adversary.play(adversary.start(key=jax.random.key(seed)))
         assert isinstance(fit, CensoredFit)
-        solved = statement.estimate(problem, 0.05)
+        solved = statement.estimate(problem)
         np.testing.assert_allclose(solved.preactivations, fit.preactivations, atol=1e-5)
         assert bool(statement.bound(problem).holds)
     outputs = np.asarray(problem.observed.target_outputs)

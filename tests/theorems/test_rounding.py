@@ -394,9 +394,9 @@ def test_the_adversary_knows_the_estimate(name):
         for _ in range(4):
             free = jax.tree.map(lambda x: jnp.asarray(2 * random.standard_normal(x.shape)), shapes)
             instance, known = statement.adversary.play(free)
-            found = statement.estimate(instance, 0.5)
+            found = statement.estimate(instance)
             np.testing.assert_allclose(known, found, rtol=1e-13, atol=1e-13)
-            assert all(bool(h.holds) for h in statement.hypotheses(instance, 0.5))
+            assert all(bool(h.holds) for h in statement.hypotheses(instance))
             assert 0 < replay(statement, free) <= 1
 
 
@@ -423,10 +423,10 @@ def test_the_broken_estimate_breaks_the_bound(name):
         broken = []
         for seed in range(5):
             instance = statement.control.draw(key=jax.random.key(seed))
-            right = statement.estimate(instance, 0.5)
-            wrong = statement.broken_estimate(instance, 0.5)
+            right = statement.estimate(instance)
+            wrong = statement.broken_estimate(instance)
             np.testing.assert_array_equal(wrong, 2 * np.asarray(right))
-            bound = number(statement.formula(instance, right, 0.5))
+            bound = number(statement.formula(instance, right))
             assert number(statement.loss(instance, right)) <= bound * (1 + 1e-12)
             broken.append(number(statement.loss(instance, wrong)) > bound * (1 + 1e-9))
     assert all(broken)

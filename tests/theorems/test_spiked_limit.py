@@ -59,7 +59,7 @@ def sides(name: str, instance: Any) -> tuple[float, float]:
 
 def limits(instance: SpikedMatrix) -> dict[str, float]:
     with jax.enable_x64(True):
-        return {name: number(s.formula(instance, None, 0.05)) for name, s in STATEMENTS.items()}
+        return {name: number(s.formula(instance, None)) for name, s in STATEMENTS.items()}
 
 
 def cosines(x: float, beta: float) -> tuple[float, float]:
@@ -109,7 +109,7 @@ def test_worst_cases_are_the_largest_limits(q, outputs):
 
             def losses(x: Any, name: str = name) -> Any:
                 instance = stated(empty, x[None], jnp.asarray(1.0))
-                return STATEMENTS[name].formula(instance, None, 0.05)
+                return STATEMENTS[name].formula(instance, None)
 
             largest = np.max(np.asarray(jax.vmap(losses)(jnp.asarray(strengths))))
             assert largest == pytest.approx(expected, rel=2e-3)
@@ -237,9 +237,9 @@ def test_wrong_estimators_are_wrong():
     instance = drawn(WIDE)
     u, s, v = np.linalg.svd(np.asarray(instance.observed), full_matrices=False)
     with jax.enable_x64(True):
-        wide = STATEMENTS["truncation"].broken_estimate(instance, 0.05)
-        rule = STATEMENTS["operator"].broken_estimate(instance, 0.05)
-        perfect = STATEMENTS["short_alignments"].broken_estimate(instance, 0.05)
+        wide = STATEMENTS["truncation"].broken_estimate(instance)
+        rule = STATEMENTS["operator"].broken_estimate(instance)
+        perfect = STATEMENTS["short_alignments"].broken_estimate(instance)
     np.testing.assert_allclose(np.asarray(wide.materialise()), u[:, :4] * s[:4] @ v[:4])
     for squared in perfect:
         np.testing.assert_array_equal(np.asarray(squared), 1)
@@ -347,7 +347,7 @@ def test_statement_is_a_limit_of_spiked_matrices(name):
             empty = stated(
                 np.zeros((setting.rows, setting.columns)), setting.strengths, np.asarray(1.0)
             )
-            assert all(bool(h.holds) for h in statement.hypotheses(empty, 0.05))
+            assert all(bool(h.holds) for h in statement.hypotheses(empty))
 
 
 @pytest.mark.slow

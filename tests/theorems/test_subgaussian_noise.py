@@ -72,7 +72,7 @@ def test_bounds_fall_with_the_failure_probability_allowed():
 
 def test_planted_rank_speaks_of_the_same_clouds():
     with jax.enable_x64(True):
-        value = planted_rank.sub_gaussian.noise_norm(jnp.asarray(9.0), 4, 0.05)
+        value = planted_rank.sub_gaussian.noise_norm(jnp.asarray(9.0), 4)
     assert number(value) == x64(squared_cloud_bound, 9.0, 4, 0.05)
 
 
@@ -87,7 +87,7 @@ def test_statement_against_numpy(name):
     bound = statement.bound(problem, failure_probability=0.01)
     assert number(bound.require()) == pytest.approx(0.7 * math.sqrt(x64(square, 7.0, 4, 0.01)))
     with jax.enable_x64(True):
-        wrong = statement.broken_estimate(problem, 0.01)
+        wrong = statement.broken_estimate(problem)
         assert number(statement.loss(problem, wrong)) == pytest.approx(np.linalg.norm(residual, 2))
         assert number(statement.magnitude(problem)) == pytest.approx(np.linalg.norm(residual))
 

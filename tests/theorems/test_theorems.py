@@ -226,7 +226,7 @@ def test_corrupt_truth_gives_an_infinite_bound_and_never_nan(name):
 
 def test_lower_bound_promises_minus_infinity_outside_its_hypotheses():
     class Never(Optimality):
-        def hypotheses(self, instance: Any, failure_probability: float) -> tuple[Hypothesis, ...]:
+        def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
             return (Hypothesis("never", math.nan),)
 
     assert number(Never().bound(drawn(LINEAR)).value) == -math.inf
@@ -403,9 +403,9 @@ def test_weight_tail_is_never_above_condition_number(seed):
 
 
 def sub_gaussian_norm(q: int, outputs: int, failure_probability: float) -> float:
-    statement = theorems.planted_rank.sub_gaussian
+    statement = theorems.planted_rank.sub_gaussian.at(failure_probability)
     with jax.enable_x64(True):
-        return number(statement.noise_norm(jnp.asarray(float(q)), outputs, failure_probability))
+        return number(statement.noise_norm(jnp.asarray(float(q)), outputs))
 
 
 @pytest.mark.parametrize(("q", "outputs"), [(1, 1), (60, 90), (2, 500), (500, 2), (1000, 1000)])

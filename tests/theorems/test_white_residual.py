@@ -161,7 +161,7 @@ def test_twice_the_rank_captures_more():
     instance = SETTING.draw(key=jax.random.key(0))
     statement = white_residual.gaussian
     with jax.enable_x64(True):
-        broken = statement.loss(instance, statement.broken_estimate(instance, 0.05))
+        broken = statement.loss(instance, statement.broken_estimate(instance))
         assert number(broken) == pytest.approx(1)
         assert number(statement.magnitude(instance)) == 1
 

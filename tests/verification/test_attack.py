@@ -55,17 +55,17 @@ class Shrunk(AbstractStatement):
     regimes, control = AnyNoise.regimes, AnyNoise.control
     adversary, sharp = Diagonal(), True
 
-    def hypotheses(self, instance: Any, failure_probability: float) -> tuple[Hypothesis, ...]:
-        return AnyNoise().hypotheses(instance, failure_probability)
+    def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
+        return AnyNoise().hypotheses(instance)
 
-    def estimate(self, instance: Any, failure_probability: float) -> LowRank:
-        return AnyNoise().estimate(instance, failure_probability)
+    def estimate(self, instance: Any) -> LowRank:
+        return AnyNoise().estimate(instance)
 
-    def broken_estimate(self, instance: Any, failure_probability: float) -> Array:
-        return AnyNoise().broken_estimate(instance, failure_probability)
+    def broken_estimate(self, instance: Any) -> Array:
+        return AnyNoise().broken_estimate(instance)
 
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Array:
-        return self.factor * AnyNoise().formula(instance, estimate, failure_probability)
+    def formula(self, instance: Any, estimate: Any) -> Array:
+        return self.factor * AnyNoise().formula(instance, estimate)
 
     def loss(self, instance: Any, estimate: Any) -> Array:
         return AnyNoise().loss(instance, estimate)
@@ -122,7 +122,7 @@ def test_a_choice_outside_the_hypotheses_is_worth_nothing():
     class Outside(AnyNoise):
         adversary = Diagonal()
 
-        def hypotheses(self, instance: Any, failure_probability: float) -> tuple[Hypothesis, ...]:
+        def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
             return (Hypothesis("never", math.nan),)
 
     assert replay(Outside(), np.ones(3)) == 0

@@ -57,16 +57,16 @@ class AbstractPowerLaw(AbstractStatement):
     regimes = MappingProxyType({"one": Power(1.0)})
     control = Power(1.0)
 
-    def hypotheses(self, instance: Any, failure_probability: float) -> tuple[Hypothesis, ...]:
+    def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
         return ()
 
-    def estimate(self, instance: Any, failure_probability: float) -> Array:
+    def estimate(self, instance: Any) -> Array:
         return instance.value
 
-    def broken_estimate(self, instance: Any, failure_probability: float) -> Array:
+    def broken_estimate(self, instance: Any) -> Array:
         return 10 * instance.value
 
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Array:
+    def formula(self, instance: Any, estimate: Any) -> Array:
         return 2 * instance.size**1.5
 
     def loss(self, instance: Any, estimate: Any) -> Array:

@@ -68,7 +68,7 @@ def one(statement: Any, setting: Any, trials: int = 100, seed: int = 0, **option
 
 def regime(statement: Any, setting: Any, trials: int = 100, seed: int = 0) -> RegimeReport:
     """The verdict on one setting, without the controls."""
-    judgement = monte_carlo._Judge(statement, failure_probability=0.05, confidence=0.99)
+    judgement = monte_carlo._Judge(statement, confidence=0.99)
     drawn = judgement.sample(setting, trials, key(seed), broken=False)
     return judgement.regime("only", drawn)
 
@@ -122,45 +122,45 @@ def test_theorem_is_verified_statement_by_statement():
 class TooSmall(AnyNoise):
     """The worst case has a ratio of 0.9992, and this bound is 1 % smaller than the proved one."""
 
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return 0.99 * super().formula(instance, estimate, failure_probability)
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return 0.99 * super().formula(instance, estimate)
 
 
 class ForgottenRank(Gaussian):
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return super().formula(instance, estimate, failure_probability) / (50 * instance.rank)
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return super().formula(instance, estimate) / (50 * instance.rank)
 
 
 class SmallMean(Expectation):
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return super().formula(instance, estimate, failure_probability) / 50
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return super().formula(instance, estimate) / 50
 
 
 class TooLarge(Optimality):
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return 1.01 * super().formula(instance, estimate, failure_probability)
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return 1.01 * super().formula(instance, estimate)
 
 
 class WrongNorm(ActivationWeightedIsBest):
     """Off by one part in a million: equalities are checked to rounding."""
 
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return (1 + 1e-6) * super().formula(instance, estimate, failure_probability)
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return (1 + 1e-6) * super().formula(instance, estimate)
 
 
 class TenPercentMore(LeadingConstant):
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return 1.1 * super().formula(instance, estimate, failure_probability)
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return 1.1 * super().formula(instance, estimate)
 
 
 class TenPercentLess(LeadingConstant):
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return 0.9 * super().formula(instance, estimate, failure_probability)
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return 0.9 * super().formula(instance, estimate)
 
 
 class NotANumber(AnyNoise):
-    def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-        return jnp.nan * super().formula(instance, estimate, failure_probability)
+    def formula(self, instance: Any, estimate: Any) -> Any:
+        return jnp.nan * super().formula(instance, estimate)
 
 
 class MeanIsNotANumber(Expectation):
@@ -198,8 +198,8 @@ def test_critical_constant_of_one_key_is_refuted_on_another(statement, setting):
     class Shrunk(type(statement)):
         factor: float = 1.0
 
-        def formula(self, instance: Any, estimate: Any, failure_probability: float) -> Any:
-            whole = super().formula(instance, estimate, failure_probability)
+        def formula(self, instance: Any, estimate: Any) -> Any:
+            whole = super().formula(instance, estimate)
             return self.factor * critical * whole
 
     assert regime(Shrunk(0.9), setting, 200, seed=1).verdict is Verdict.REFUTED
@@ -284,8 +284,8 @@ def test_what_compiles_sooner_is_known_to_this_compiler():
 
 
 def judge(rate: float, confidence: float = 0.99, regimes: int = 1) -> Any:
-    statement = planted_rank.gaussian if rate else planted_rank.any_noise
-    return monte_carlo._Judge(statement, rate, confidence, regimes)
+    statement = planted_rank.gaussian.at(rate) if rate else planted_rank.any_noise
+    return monte_carlo._Judge(statement, confidence, regimes)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
@@ -381,7 +381,7 @@ def test_true_probability_statement_is_rarely_refuted():
 
 def limit(*means: float, spread: float = 0.01, count: int = 1000) -> Verdict:
     wave = spread * np.sin(np.arange(count))
-    judgement = monte_carlo._Judge(theorems.calibration_size.leading_constant, 0.05, 0.99)
+    judgement = monte_carlo._Judge(theorems.calibration_size.leading_constant, 0.99)
     sizes = [sample(Direction.EQUALITY, mean + wave, np.ones(count)) for mean in means]
     return judgement.limit("", sizes).verdict
 
@@ -400,7 +400,7 @@ def test_limit_must_be_approached_and_reached():
 
 
 def test_mean_at_the_bound_is_inconclusive():
-    judgement = monte_carlo._Judge(planted_rank.expectation, 0.05, 0.99)
+    judgement = monte_carlo._Judge(planted_rank.expectation, 0.99)
     around = sample(Direction.UPPER, 1 + np.sin(np.arange(50)), np.ones(50))
     assert judgement.regime("", around).verdict is Verdict.INCONCLUSIVE
 
@@ -441,9 +441,7 @@ def test_the_mean_of_a_lower_bound_is_of_the_realised_quantity():
     """Half of 0.5 and half of 1.5 is one on average, and so is a lower bound of one; the mean of
     the inverses, 4/3, would refute it.
     """
-    judgement = monte_carlo._Judge(
-        theorems.minimax_floor.truncation, failure_probability=0.05, confidence=0.99
-    )
+    judgement = monte_carlo._Judge(theorems.minimax_floor.truncation, confidence=0.99)
     realised, ones = np.tile([0.5, 1.5], 500), np.ones(1000)
     fair = Sample(Direction.LOWER, 1000, realised, ones, 0 * ones)
     assert judgement._mean(fair)[0] == pytest.approx(1)
