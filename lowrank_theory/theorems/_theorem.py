@@ -27,7 +27,7 @@ import dataclasses
 import enum
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # what type checkers understand, and what equinox enforces
     from typing import ClassVar as AbstractClassVar
 else:
     from equinox import AbstractClassVar
+
+Statement = TypeVar("Statement", bound="AbstractStatement")
 
 
 class Direction(enum.Enum):
@@ -224,13 +226,14 @@ class AbstractStatement(eqx.Module):
         """A random instance of the setting."""
         return setting.draw(key=key)
 
-    def at(self, failure_probability: float | None) -> Self:
+    # Not `Self`, which beartype, the checker of types in the tests, does not know in a method.
+    def at(self: Statement, failure_probability: float | None) -> Statement:  # noqa: PYI019
         """The same statement at another δ, or at its own for `None`."""
         if failure_probability is None:
             return self
         return dataclasses.replace(self, failure_probability=failure_probability)
 
-    def traced(self) -> Self:
+    def traced(self: Statement) -> Statement:  # noqa: PYI019
         """With δ as an array, so that one compiled program serves all; inside `float64`."""
         probability = jnp.asarray(self.failure_probability, float)
         return eqx.tree_at(lambda found: found.failure_probability, self, probability)
