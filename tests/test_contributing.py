@@ -1,6 +1,10 @@
-"""The worked example of CONTRIBUTING.md is a kind like any other: the laws hold for it."""
+"""The worked examples of CONTRIBUTING.md are like any other: the laws hold for them."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +18,16 @@ import test_ladders as of_ladders
 from lowrank_theory.approximations import _described
 from networks.test_compressed_file import test_every_kind_is_loaded_bit_for_bit as is_loaded
 
-TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
 def shared(monkeypatch):
     monkeypatch.setattr(_described, "KINDS", dict(_described.KINDS))
     namespace: dict[str, Any] = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL):
+    for block in BLOCKS[1:]:
         exec(block, namespace)
     monkeypatch.setitem(approximations.KINDS, "shared values", namespace["shared"])
     return namespace
@@ -60,3 +66,46 @@ def test_the_ladder_keeps_the_laws(shared, monkeypatch, tmp_path):
     of_ladders.test_the_stated_errors_are_those_of_the_network("shared values")
     of_ladders.test_what_is_saved_is_loaded("shared values", tmp_path)
     of_ladders.test_without_a_look_at_the_data_there_is_no_sequence("shared values")
+
+
+EXPERIMENT = '''"""The outputs against the bound.
+
+They stay below it.
+
+python experiments/largest_outputs.py [--quick]
+"""
+'''
+CHECK = """
+import jax, lowrank_theory as lrt
+report = lrt.verify(lrt.theorems.largest_outputs, trials=20, key=jax.random.key(0))
+assert report.verdict.value == "consistent", report
+assert all(control.caught for s in report.statements for control in s.controls)
+assert "largest_outputs.frobenius" in lrt.theorems.STATEMENTS
+"""
+
+
+def test_a_theorem_is_added_by_its_own_files_and_one_line(tmp_path):
+    for name in ("lowrank_theory", "experiments"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    lists = ["README.md", "paper_notes/README.md", "figures/README.md"]
+    for name in lists:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    theorems = tmp_path / "lowrank_theory" / "theorems"
+    (theorems / "largest_outputs.py").write_text(BLOCKS[0])
+    (tmp_path / "experiments" / "largest_outputs.py").write_text(EXPERIMENT)
+    contents = theorems / "_contents.py"
+    first = '        "best_possible",\n'
+    contents.write_text(contents.read_text().replace(first, f'{first}        "largest_outputs",\n'))
+
+    def run(*arguments: str | Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        subprocess.run([sys.executable, *arguments], check=True, env=environment, timeout=200)
+
+    run(tmp_path / "experiments" / "_indices.py")
+    run("-c", CHECK)
+    claim = r"The outputs of a layer are at most $\lVert X\rVert$ times its weights."
+    links = ["paper_notes/largest_outputs.md", claim, "(largest_outputs.svg)"]
+    for name, link in zip(lists, links, strict=True):
+        assert link in (tmp_path / name).read_text()
+    assert "import largest_outputs as largest_outputs" in (theorems / "__init__.py").read_text()
