@@ -5,8 +5,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -86,9 +88,16 @@ def _environment(**variables: str) -> Iterator[None]:
 def cluster(address: str, *, seconds: float = 10) -> Iterator[Executor]:
     """The workers of a Dask scheduler, such as `tcp://10.0.0.1:8786`.
 
-    Raises `ValueError` where `distributed` is not installed (the extra `cluster`), or no scheduler
-    answers within so many seconds.
+    Raises `ValueError` where `distributed` is not installed (the extra `cluster`), the address is
+    none, or no scheduler answers within so many seconds.
     """
+    url = urllib.parse.urlsplit(address)
+    try:
+        host, port = url.hostname, url.port
+    except ValueError:
+        host = port = None
+    if not (url.scheme and host and port):
+        raise ValueError(f"A scheduler is `tcp://host:port` or `tls://host:port`; got {address!r}.")
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
@@ -96,6 +105,8 @@ def cluster(address: str, *, seconds: float = 10) -> Iterator[Executor]:
             f"A scheduler needs the extra `cluster` ({error}): install `lowrank_theory[cluster]`."
         ) from None
     try:
+        # A client that fails to connect may keep its thread, and this process, for minutes.
+        socket.create_connection((host, port), seconds).close()
         client = Client(address, timeout=seconds, set_as_default=False)
     except (OSError, ValueError, AssertionError) as error:  # asserts that its thread has begun
         raise ValueError(f"No scheduler answers at {address!r}: {error}.") from None

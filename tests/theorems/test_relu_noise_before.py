@@ -234,7 +234,7 @@ def test_broken_curvature_is_that_of_a_quarter_of_the_way():
     statement = STATEMENTS["curvature"]
     with jax.enable_x64(True):
         whole, part = (
-            np.asarray(estimate(candidate, 0.05))
+            np.asarray(estimate(candidate))
             for estimate in (statement.estimate, statement.broken_estimate)
         )
     clean = np.asarray(candidate.problem.truth.clean_outputs)
