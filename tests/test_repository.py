@@ -27,6 +27,13 @@ def test_no_file_is_large(sizes):
     assert {path: size for path, size in sizes.items() if size > 2e6} == {}
 
 
+def test_no_merge_is_left_half_done(sizes):
+    marks = (b"<" * 7 + b" ", b">" * 7 + b" ")
+    for path in sizes:
+        lines = (ROOT / path).read_bytes().splitlines()
+        assert not [line for line in lines if line.startswith(marks)], path
+
+
 def test_no_drawing_is_large(sizes):
     drawings = {path: size for path, size in sizes.items() if path.endswith(".svg")}
     assert {path: size for path, size in drawings.items() if size > 250e3} == {}

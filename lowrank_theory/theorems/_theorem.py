@@ -4,19 +4,12 @@ To add one, write `theorems/<name>.py`:
 
 1. a docstring that states it: model, claim with explicit constants, where each is attained,
 reference (paper and theorem number, or `paper_notes/<name>.md`);
-<<<<<<< HEAD
-2. a final subclass of `AbstractStatement` for each row of it;
+2. a final subclass of `AbstractStatement` for each row of it, which reads its δ, if it has one, as
+`self.failure_probability`;
 3. a final subclass of `AbstractTheorem` whose fields are those statements and whose docstring says
 in one sentence what it claims, and one object of it with the file's name;
 4. its line in `_contents.py`; its note, experiment and figure of the same name. `make indices`
 writes it into the lists of the documents.
-=======
-2. a final subclass of `AbstractStatement` for each row of it, which reads its δ, if it has one, as
-`self.failure_probability`;
-3. a final subclass of `AbstractTheorem` whose fields are those statements, and one object of it
-with the file's name;
-4. its line in `CONTENTS`, and its note, experiment and figure of the same name.
->>>>>>> 3b71264 (Make the failure probability a field of the statement)
 
 Everything else (verification, controls, attack, rates, tables, figures) follows from the
 statement's own parts.
