@@ -267,6 +267,25 @@ def independent_noise_hypothesis(truth: Truth) -> Hypothesis:
     return law_hypothesis(INDEPENDENT_NOISE, truth.independent_noise)
 
 
+def rows_and_weights(
+    instance: Problem | Layer,
+) -> tuple[Float[Array, "samples inputs"], Float[Array, "inputs outputs"]]:
+    """$X$ and $W$ in float64. Raises `ValueError` where one of them is not at hand."""
+    observed = instance.observed
+    if observed.weights is None or observed.activations is None:
+        raise ValueError(
+            "This statement compares weights with what they see: give `Observed(weights=..., "
+            "activations=...)`."
+        )
+    return jnp.asarray(observed.activations, float), jnp.asarray(observed.weights, float)
+
+
+def same_activations_hypothesis(instance: Problem | Layer) -> Hypothesis:
+    r"""$\tilde X = X$."""
+    same = instance.observed.compressed_activations is None
+    return Hypothesis("the compressed layer sees the same activations", 0.0 if same else -1.0)
+
+
 def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:
     """No bias, with which the recovery would solve another problem, the centred one."""
     return Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0)

@@ -45,7 +45,13 @@ from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting
 from lowrank_theory.recovery import LowRank
-from lowrank_theory.theorems._quantities import frobenius, singular_values, tail_norm
+from lowrank_theory.theorems._quantities import (
+    frobenius,
+    rows_and_weights,
+    same_activations_hypothesis,
+    singular_values,
+    tail_norm,
+)
 from lowrank_theory.theorems._regimes import (
     POWER_LAW,
     SINGULAR,
@@ -104,21 +110,6 @@ def price_bound(observed: Observed, rank: int) -> Float[Array, ""]:
     bounds = (s.bound(layer).value for s in (price.condition_number, price.weight_tail))
     with float64():
         return jnp.minimum(*bounds)
-
-
-def _rows_and_weights(instance: Problem | Layer) -> tuple[Array, Array]:
-    observed = instance.observed
-    if observed.weights is None or observed.activations is None:
-        raise ValueError(
-            "This statement compares weights with what they see: give `Observed(weights=..., "
-            "activations=...)`."
-        )
-    return jnp.asarray(observed.activations, float), jnp.asarray(observed.weights, float)
-
-
-def _same_activations(instance: Problem | Layer) -> Hypothesis:
-    same = instance.observed.compressed_activations is None
-    return Hypothesis("the compressed layer sees the same activations", 0.0 if same else -1.0)
 
 
 def _full_column_rank(name: str, matrix: Array) -> Hypothesis:
@@ -203,27 +194,27 @@ class AbstractPrice(AbstractStatement):
 
     def estimate(self, instance: Problem | Layer) -> LowRank:
         """The weights truncated in the metric."""
-        activations, weights = _rows_and_weights(instance)
+        activations, weights = rows_and_weights(instance)
         metric, _ = self.metric(activations)
         vectors, _ = leading_right_vectors(matmul(metric, weights), instance.rank)
         return LowRank(matmul(weights, vectors), vectors.T)
 
     def broken_estimate(self, instance: Problem | Layer) -> LowRank:
         """A truncation that keeps the smallest components of the weights."""
-        _, weights = _rows_and_weights(instance)
+        _, weights = rows_and_weights(instance)
         _, _, right = jnp.linalg.svd(weights, full_matrices=True)
         weakest = right[-instance.rank :]
         return LowRank(matmul(weights, weakest.T), weakest)
 
     def loss(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\lVert X(W - W_T)\rVert_F$."""
-        activations, weights = _rows_and_weights(instance)
+        activations, weights = rows_and_weights(instance)
         _, judged = self.metric(activations)
         return frobenius(matmul(judged, weights - matmul(estimate.left, estimate.right)))
 
     def magnitude(self, instance: Problem | Layer) -> Float[Array, ""]:
         r"""$\lVert X\rVert_F\lVert W\rVert_F$."""
-        activations, weights = _rows_and_weights(instance)
+        activations, weights = rows_and_weights(instance)
         return frobenius(activations) * frobenius(weights)
 
 
@@ -236,17 +227,17 @@ class AbstractCondition(AbstractPrice):
         """Full column rank of activations and metric: the relative smallest singular value against
         the cut-off.
         """
-        activations, _ = _rows_and_weights(instance)
+        activations, _ = rows_and_weights(instance)
         metric, judged = self.metric(activations)
         return (
-            _same_activations(instance),
+            same_activations_hypothesis(instance),
             _full_column_rank("the activations have", judged),
             _full_column_rank("the metric has", metric),
         )
 
     def formula(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\kappa(XT^+)\,\bigl(\sum_{i>r}s_i(XW)^2\bigr)^{1/2}$."""
-        activations, weights = _rows_and_weights(instance)
+        activations, weights = rows_and_weights(instance)
         metric, judged = self.metric(activations)
         optimum = tail_norm(singular_values(matmul(judged, weights)), instance.rank)
         return distortion(judged, metric) * optimum
@@ -347,11 +338,11 @@ class WeightTail(AbstractPrice):
 
     def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """The same activations; none on the layer."""
-        return (_same_activations(instance),)
+        return (same_activations_hypothesis(instance),)
 
     def formula(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\lVert X\rVert\,\bigl(\sum_{i>r}s_i(W)^2\bigr)^{1/2}$."""
-        activations, weights = _rows_and_weights(instance)
+        activations, weights = rows_and_weights(instance)
         return singular_values(activations)[0] * tail_norm(singular_values(weights), instance.rank)
 
 
