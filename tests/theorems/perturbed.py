@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 
 from lowrank_theory.perturbations import Perturbation
+from statements import sides
 
 TALL, SQUARE = (6, 4), (4, 4)
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(statement: Any, instance: Perturbation) -> tuple[float, float]:
-    """Realised quantity and bound."""
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
 
 
 def at_once(statement: Any, instance: Perturbation) -> tuple[float, float]:
@@ -26,7 +18,7 @@ def at_once(statement: Any, instance: Perturbation) -> tuple[float, float]:
     with jax.enable_x64(True):
         estimate = statement.estimate(instance)
         bound = statement.formula(instance, estimate)
-        return number(statement.loss(instance, estimate)), number(bound)
+        return float(statement.loss(instance, estimate)), float(bound)
 
 
 def drawn(
@@ -105,7 +97,7 @@ def adversary_keeps_its_word(statement: Any) -> None:
     with jax.enable_x64(True):
         for seed in range(3):
             instance, known = statement.adversary.play(freely(statement, seed))
-            assert all(number(h.margin) >= 0 for h in statement.hypotheses(instance))
+            assert all(float(h.margin) >= 0 for h in statement.hypotheses(instance))
             realised, bound = at_once(statement, instance)
             assert 0 < realised <= bound
             if known is not None:
@@ -119,4 +111,4 @@ def control_is_broken(statement: Any) -> None:
         instance = statement.control.draw(key=jax.random.key(0))
         realised, bound = at_once(statement, instance)
         assert realised <= bound * (1 + 1e-9)
-        assert number(statement.loss(instance, statement.broken_estimate(instance))) > bound
+        assert float(statement.loss(instance, statement.broken_estimate(instance))) > bound

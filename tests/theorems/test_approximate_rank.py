@@ -18,6 +18,7 @@ from lowrank_theory.theorems.approximate_rank import (
     NuclearBall,
     Truncation,
 )
+from statements import drawn, sides
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -29,11 +30,6 @@ ANY = Setting(
     target=targets.ApproximateRank(),
     noise=noise.Gaussian(0.5),
 )
-
-
-def sides(statement: Any, problem: Problem) -> tuple[float, float]:
-    """Realised quantity and bound."""
-    return float(statement.realised(problem)), float(statement.bound(problem).value)
 
 
 def stated(target: Any, error: Any, rank: int, columns: int = 0) -> Problem:
@@ -103,7 +99,7 @@ def test_the_golden_ratio_is_attained():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bounds_are_their_formulas(seed):
-    problem = ANY.draw(key=jax.random.key(seed))
+    problem = drawn(ANY, seed)
     truth = problem.truth
     rows, target, error = (
         np.asarray(part) for part in (truth.layer_inputs, truth.target_weights, truth.noise)

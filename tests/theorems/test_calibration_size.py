@@ -19,10 +19,11 @@ from lowrank_theory.theorems.calibration_size import (
 )
 from lowrank_theory.verification import verify
 from lowrank_theory.verification.attack import attack
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = {name.split(".")[1]: s for name, s in calibration_size.statements.items()}
+STATEMENTS = by_name(calibration_size)
 NEW = ("no_gap", "gap", "gaussian", "ridge", "ridge_gaussian")
 SURE = ("no_gap", "gap", "ridge")
 SETTING = FreshRows(
@@ -66,14 +67,6 @@ def random_problem(size: float = 0.05, rank: int = 1, seed: int = 0) -> Problem:
     return stated(weights, root.T @ root, other.T @ other, rank)
 
 
-def sides(name: str, problem: Problem, **options: float) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return (
-        float(statement.realised(problem)),
-        float(statement.bound(problem, **options).value),
-    )
-
-
 def arrays(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Weights, true and sample second moment, and the number of rows."""
     seen = problem.observed.calibration
@@ -108,10 +101,10 @@ def test_deviation_bounds_against_numpy(rank, size):
     excess = loss(weights, true, recovered(weights, sample, rank)) - energies[rank:].sum()
     exchanged = min(rank, 4 - rank)
     most = deviation[:exchanged].sum() - deviation[4 - exchanged :].sum()
-    assert sides("no_gap", problem) == pytest.approx((excess, most), rel=1e-6)
+    assert sides(calibration_size.no_gap, problem) == pytest.approx((excess, most), rel=1e-6)
     gap, spread = energies[rank - 1] - energies[rank], deviation[0] - deviation[-1]
     bound = most * math.tan(math.asin(spread / gap) / 2) / 2 if spread < gap else math.inf
-    assert sides("gap", problem)[1] == pytest.approx(bound, rel=1e-6)
+    assert sides(calibration_size.gap, problem)[1] == pytest.approx(bound, rel=1e-6)
     assert excess <= min(bound, most)
     assert most <= 2 * exchanged * abs(deviation).max() * (1 + 1e-12)
 
@@ -120,7 +113,7 @@ def test_leading_constant_by_hand():
     """Eigenvalues 4, 1, 1/4: the first changes places with the others."""
     problem = stated(np.diag([2.0, 1.0, 0.5]), np.eye(3), np.eye(3), 1, count=1e5)
     expected = (4 * 1 / (4 - 1) + 4 * 0.25 / (4 - 0.25)) / 1e5
-    assert sides("leading_constant", problem)[1] == pytest.approx(expected)
+    assert sides(calibration_size.leading_constant, problem)[1] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("count", [50.0, 1e7])
@@ -131,7 +124,9 @@ def test_gaussian_bound_by_hand(count):
     a = (min(math.sqrt(2), math.sqrt(1.25) + 0.75) + 2) / math.sqrt(count)
     spread = 8 * (2 * a + a**2)
     expected = spread if spread >= 3 else spread * math.tan(math.asin(spread / 3) / 2) / 2
-    assert sides("gaussian", problem, failure_probability=SIDES) == pytest.approx((0, expected))
+    assert sides(calibration_size.gaussian, problem, failure_probability=SIDES) == pytest.approx(
+        (0, expected)
+    )
 
 
 @pytest.mark.parametrize("name", ["ridge", "ridge_gaussian"])
@@ -191,7 +186,9 @@ def test_rows_and_their_moments_say_the_same(name):
     seen = Calibration.empty(5).update(rows)
     observed = Observed(weights=drawn.observed.weights, calibration=seen)
     moments = Problem(observed, drawn.truth, 1)
-    np.testing.assert_allclose(sides(name, moments), sides(name, drawn), rtol=1e-8)
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], moments), sides(STATEMENTS[name], drawn), rtol=1e-8
+    )
 
 
 @new_statements
@@ -199,12 +196,12 @@ def test_rows_and_their_moments_say_the_same(name):
 def test_both_sides_scale_with_the_units(name, factor):
     problem = random_problem()
     weights, true, sample, count = arrays(problem)
-    base = np.array(sides(name, problem))
+    base = np.array(sides(STATEMENTS[name], problem))
     for changed in (
         stated(factor * weights, true, sample, 1, count),
         stated(weights, factor**2 * true, factor**2 * sample, 1, count),
     ):
-        np.testing.assert_allclose(sides(name, changed), factor**2 * base, rtol=1e-7)
+        np.testing.assert_allclose(sides(STATEMENTS[name], changed), factor**2 * base, rtol=1e-7)
 
 
 @new_statements
@@ -214,13 +211,15 @@ def test_both_sides_do_not_depend_on_the_basis(name):
     random = np.random.default_rng(1)
     one, other = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in (5, 4))
     turned = stated(one.T @ weights @ other, one.T @ true @ one, one.T @ sample @ one, 1, count)
-    np.testing.assert_allclose(sides(name, turned), sides(name, problem), rtol=1e-7)
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], turned), sides(STATEMENTS[name], problem), rtol=1e-7
+    )
 
 
 def test_components_that_change_places_attain_the_bound():
     problem = stated(np.eye(2), np.diag([2.0, 0.0]), np.diag([1.0, 1.0 + 1e-6]), 1)
-    assert sides("no_gap", problem) == pytest.approx((2, 2), rel=1e-5)
-    assert sides("gap", problem)[1] == math.inf
+    assert sides(calibration_size.no_gap, problem) == pytest.approx((2, 2), rel=1e-5)
+    assert sides(calibration_size.gap, problem)[1] == math.inf
 
 
 def test_ridge_by_hand():
@@ -238,7 +237,7 @@ def test_ridge_by_hand():
 def test_at_full_rank_nothing_is_lost():
     problem = random_problem(0.3, 4)
     for name in ("no_gap", "gaussian", "ridge"):
-        assert sides(name, problem) == pytest.approx((0, 0), abs=1e-9)
+        assert sides(STATEMENTS[name], problem) == pytest.approx((0, 0), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["no_gap", "ridge"])
@@ -253,20 +252,20 @@ def test_what_a_compressed_network_sees_plays_no_part(name):
             Calibration.empty(5, compressed=True).update(*rows),
         )
     )
-    assert sides(name, other) == pytest.approx(sides(name, one), rel=1e-12)
+    assert sides(STATEMENTS[name], other) == pytest.approx(sides(STATEMENTS[name], one), rel=1e-12)
 
 
 def test_hypotheses():
     problem = random_problem(10.0)
-    bound = STATEMENTS["gap"].bound(problem)
+    bound = calibration_size.gap.bound(problem)
     assert [h.name for h in bound.hypotheses if not h.holds] == [
         "the gap exceeds the spread of the deviation"
     ]
     with pytest.raises(RuntimeError, match="does not hold"):
         jax.block_until_ready(bound.require())
     tie = stated(np.eye(2), np.eye(2), np.eye(2), 1)
-    assert sides("gap", tie)[1] == math.inf
-    assert sides("no_gap", tie) == pytest.approx((0, 0))
+    assert sides(calibration_size.gap, tie)[1] == math.inf
+    assert sides(calibration_size.no_gap, tie) == pytest.approx((0, 0))
     other = dataclasses.replace(problem.truth, gaussian_rows=np.asarray(False))
     for name in ("gaussian", "ridge_gaussian"):
         bound = STATEMENTS[name].bound(Problem(problem.observed, other, 1))

@@ -18,22 +18,14 @@ from lowrank_theory.theorems.gaussian_noise import (
     lower_edge,
     upper_edge,
 )
+from statements import by_name, drawn, in_float64, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = gaussian_noise.statements
+STATEMENTS = by_name(gaussian_noise)
 BELOW = ("smallest", "expected_smallest")
 SETTING = Setting(samples=20, inputs=9, outputs=4, rank=2, noise=noise.Gaussian(0.7))
 DELTA = 0.05
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def x64(function: Any, *arguments: Any) -> float:
-    with jax.enable_x64(True):
-        return number(function(*arguments))
 
 
 def problem(rows: np.ndarray, residual: np.ndarray, scale: float, rank: int = 2) -> Problem:
@@ -49,11 +41,6 @@ def random_problem(seed: int, q: int, outputs: int, scale: float = 0.7, rank: in
     random = np.random.default_rng(seed)
     rows = random.standard_normal((15, q)) @ random.standard_normal((q, max(q, rank)))
     return problem(rows, scale * random.standard_normal((15, outputs)), scale, rank)
-
-
-def sides(name: str, instance: Problem) -> tuple[float, float]:
-    statement = STATEMENTS[f"gaussian_noise.{name}"]
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
 
 
 def tau(width: float, delta: float = DELTA) -> float:
@@ -82,7 +69,9 @@ def test_every_statement_against_its_formula_in_numpy(q, outputs):
         "inverse": (np.sum(s**-2.0), 3 / (scale**2 * (7 - 3 - 1))),
     }
     for name, pair in expected.items():
-        np.testing.assert_allclose(sides(name, instance), pair, rtol=1e-10, err_msg=name)
+        np.testing.assert_allclose(
+            sides(STATEMENTS[name], instance), pair, rtol=1e-10, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("name", ["largest", "smallest", "leading", "inverse"])
@@ -95,8 +84,8 @@ def test_both_sides_scale_with_the_units_of_the_noise(name, factor):
         factor * np.asarray(instance.truth.noise),
         factor * 0.7,
     )
-    expected = factor**degree * np.array(sides(name, instance))
-    np.testing.assert_allclose(sides(name, scaled), expected, rtol=1e-9)
+    expected = factor**degree * np.array(sides(STATEMENTS[name], instance))
+    np.testing.assert_allclose(sides(STATEMENTS[name], scaled), expected, rtol=1e-9)
 
 
 def test_rotations_of_samples_inputs_and_outputs_change_nothing():
@@ -106,80 +95,83 @@ def test_rotations_of_samples_inputs_and_outputs_change_nothing():
     a, b, c = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in (15, 6, 3))
     turned = problem(a @ rows @ b, a @ residual @ c, 0.7)
     for name in ("largest", "smallest", "leading", "inverse"):
-        np.testing.assert_allclose(sides(name, turned), sides(name, instance), rtol=1e-9)
+        np.testing.assert_allclose(
+            sides(STATEMENTS[name], turned), sides(STATEMENTS[name], instance), rtol=1e-9
+        )
 
 
 @pytest.mark.slow
 def test_only_the_rank_of_the_activations_enters():
     deficient = dataclasses.replace(SETTING, activations=activations.RankDeficient(3))
     with jax.enable_x64(True):
-        seen = gaussian_noise.largest.estimate(deficient.draw(key=jax.random.key(0)))
-        least = number(seen.least)
-    assert (number(seen.longer), number(seen.shorter)) == (4, 3)
+        seen = gaussian_noise.largest.estimate(drawn(deficient))
+        least = float(seen.least)
+    assert (float(seen.longer), float(seen.shorter)) == (4, 3)
     assert least > 1e-3 > np.asarray(seen.values)[3]
     many = dataclasses.replace(SETTING, samples=60).draw(key=jax.random.key(0))
-    few = SETTING.draw(key=jax.random.key(0))
-    assert sides("largest", many)[1] == pytest.approx(sides("largest", few)[1])
+    few = drawn(SETTING)
+    assert sides(gaussian_noise.largest, many)[1] == pytest.approx(
+        sides(gaussian_noise.largest, few)[1]
+    )
 
 
 def test_unprojected_noise_is_larger_and_half_of_it_smaller():
-    instance = SETTING.draw(key=jax.random.key(1))
+    instance = drawn(SETTING, 1)
     for name, statement in STATEMENTS.items():
         with jax.enable_x64(True):
-            wrong = number(statement.loss(instance, statement.broken_estimate(instance)))
-        realised = number(statement.realised(instance))
-        if name.endswith(BELOW):
+            wrong = float(statement.loss(instance, statement.broken_estimate(instance)))
+        realised = float(statement.realised(instance))
+        if name in BELOW:
             assert wrong == pytest.approx(realised / 2)
         else:
             s = np.linalg.svd(np.asarray(instance.truth.noise), compute_uv=False)
-            kind = name.split(".")[1]
             expected = {"leading": np.sum(s[:2] ** 2), "inverse": np.sum(s**-2.0)}
-            assert wrong == pytest.approx(expected.get(kind, s[0]))
+            assert wrong == pytest.approx(expected.get(name, s[0]))
 
 
 def test_edge_fluctuation_by_hand():
-    assert x64(edge_fluctuation, 0.5, math.exp(-2)) == pytest.approx((9 / 16) ** (1 / 3))
+    assert in_float64(edge_fluctuation, 0.5, math.exp(-2)) == pytest.approx((9 / 16) ** (1 / 3))
     # For tiny probabilities Gaussian concentration is the better one.
-    assert x64(edge_fluctuation, 2.0, math.exp(-100)) == pytest.approx(math.sqrt(200))
-    assert x64(edge_fluctuation, 0.0, 0.5) == 0
+    assert in_float64(edge_fluctuation, 2.0, math.exp(-100)) == pytest.approx(math.sqrt(200))
+    assert in_float64(edge_fluctuation, 0.0, 0.5) == 0
 
 
 def test_edges_by_hand():
     # q = 16, K = 4, δ = 1/e: the widths are 3/4, and 1/2 - 15.5^(-1/2).
     delta = math.exp(-1)
-    assert x64(upper_edge, 16.0, 4, delta) == pytest.approx(6 + (27 / 128) ** (1 / 3))
+    assert in_float64(upper_edge, 16.0, 4, delta) == pytest.approx(6 + (27 / 128) ** (1 / 3))
     width = 0.5 - 15.5**-0.5
     expected = math.sqrt(15.5) - 2 - (9 * width / 32) ** (1 / 3)
-    assert x64(lower_edge, 16.0, 4.0, delta) == pytest.approx(expected)
-    assert x64(upper_edge, 16.0, 4, 0.1) < x64(upper_edge, 16.0, 4, 0.01)
-    assert x64(lower_edge, 16.0, 4.0, 0.1) > x64(lower_edge, 16.0, 4.0, 0.01)
+    assert in_float64(lower_edge, 16.0, 4.0, delta) == pytest.approx(expected)
+    assert in_float64(upper_edge, 16.0, 4, 0.1) < in_float64(upper_edge, 16.0, 4, 0.01)
+    assert in_float64(lower_edge, 16.0, 4.0, 0.1) > in_float64(lower_edge, 16.0, 4.0, 0.01)
 
 
 def test_leading_energy_by_hand():
-    assert x64(leading_energy, 9.0, 4.0, 1) == pytest.approx(24.5)
-    assert x64(leading_energy, 9.0, 4.0, 4) == pytest.approx(
+    assert in_float64(leading_energy, 9.0, 4.0, 1) == pytest.approx(24.5)
+    assert in_float64(leading_energy, 9.0, 4.0, 4) == pytest.approx(
         25 + (3 + math.sqrt(3)) ** 2 + (3 + math.sqrt(2)) ** 2 + 16 - 2
     )
     # Beyond the shorter side there is nothing to count.
-    assert x64(leading_energy, 9.0, 1.0, 3) == pytest.approx(15.5)
+    assert in_float64(leading_energy, 9.0, 1.0, 3) == pytest.approx(15.5)
 
 
 @pytest.mark.parametrize("q", [1, 2, 5, 30, 1000])
 @pytest.mark.parametrize("delta", [0.9, 0.5, 0.05, 1e-6, 1e-30])
 def test_one_output_has_the_chi_law(q, delta):
     """The exact probabilities of a vector's norm are within the claims."""
-    assert stats.chi.sf(x64(upper_edge, float(q), 1, delta), q) <= delta
+    assert stats.chi.sf(in_float64(upper_edge, float(q), 1, delta), q) <= delta
     if q > 1:
-        assert stats.chi.cdf(x64(lower_edge, float(q), 1.0, delta), q) <= delta
+        assert stats.chi.cdf(in_float64(lower_edge, float(q), 1.0, delta), q) <= delta
     assert float(np.asarray(stats.chi.mean(q))) <= math.sqrt(q) + 1
-    assert q <= x64(leading_energy, float(q), 1.0, 1)
+    assert q <= in_float64(leading_energy, float(q), 1.0, 1)
 
 
 def test_fluctuations_are_those_of_tracy_and_widom():
     """The right tail of the limit law decays like exp(-2 x^{3/2} / 3), x = 2 t / width^{1/3}."""
     for width in (0.01, 1.0):
         delta = 1e-3
-        t = x64(edge_fluctuation, width, delta)
+        t = in_float64(edge_fluctuation, width, delta)
         assert (2 / 3) * (2 * t / width ** (1 / 3)) ** 1.5 == pytest.approx(math.log(1 / delta))
 
 
@@ -193,16 +185,15 @@ VIOLATIONS = {
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_no_bound_outside_the_hypotheses(name):
     statement = STATEMENTS[name]
-    kind = name.split(".")[1]
-    outside = {"smallest": ("square",), "inverse": ("square", "nearly square")}.get(kind, ())
+    outside = {"smallest": ("square",), "inverse": ("square", "nearly square")}.get(name, ())
     for label, setting in VIOLATIONS.items():
-        bound = statement.bound(setting.draw(key=jax.random.key(0)))
+        bound = statement.bound(drawn(setting))
         if label == "other noise" or label in outside:
-            assert number(bound.value) == (-math.inf if kind in BELOW else math.inf)
+            assert float(bound.value) == (-math.inf if name in BELOW else math.inf)
             with pytest.raises(Exception, match="does not hold, so there is no bound"):
                 bound.require()
         else:
-            assert math.isfinite(number(bound.require()))
+            assert math.isfinite(float(bound.require()))
 
 
 def test_a_layer_has_no_noise_to_speak_of():
@@ -223,5 +214,5 @@ def test_one_trial_after_another_is_each_by_itself():
 
     with jax.enable_x64(True):
         together = np.transpose(jax.jit(lambda k: jax.lax.map(both, k))(keys))
-        alone = [sides("smallest", SETTING.draw(key=key)) for key in keys]
+        alone = [sides(gaussian_noise.smallest, SETTING.draw(key=key)) for key in keys]
     np.testing.assert_allclose(together, alone, rtol=1e-12)

@@ -23,12 +23,11 @@ from lowrank_theory.theorems.held_out_certificate import (
     moment_certificate,
     stakes,
 )
+from statements import by_name
 
 pytestmark = pytest.mark.thinned(5)
 
-STATEMENTS: dict[str, Any] = {
-    name.rsplit(".")[-1]: s for name, s in held_out_certificate.statements.items()
-}
+STATEMENTS = by_name(held_out_certificate)
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 LOSSES = np.random.default_rng(0).beta(1, 4, 30)
 COIN = (LOSSES > 0.2).astype(float)

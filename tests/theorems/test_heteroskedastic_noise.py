@@ -2,47 +2,33 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from lowrank_theory.theorems.heteroskedastic_noise import (
-    ScaledNoise,
     ScaledNoiseSetting,
     expected_norm_bounds,
     heteroskedastic_noise,
     norm_parameters,
     separable_scales,
 )
+from statements import by_name, drawn, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = heteroskedastic_noise.statements
+STATEMENTS = by_name(heteroskedastic_noise)
 ROWS, COLUMNS = np.array([3.0, 1.0, 0.5, 0.0, 2.0]), np.array([0.2, 1.0, 0.7])
 SETTING = ScaledNoiseSetting(np.outer(ROWS, COLUMNS), 2)
 ANY = ScaledNoiseSetting(np.abs(np.random.default_rng(0).standard_normal((5, 3))), 2)
 T = math.sqrt(2 * math.log(20))
 
 
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def drawn(setting: ScaledNoiseSetting, seed: int = 0) -> ScaledNoise:
-    return setting.draw(key=jax.random.key(seed))
-
-
-def sides(name: str, instance: ScaledNoise) -> tuple[float, float]:
-    statement = STATEMENTS[f"heteroskedastic_noise.{name}"]
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
-
-
 def bounds(scales: np.ndarray) -> tuple[float, float, float]:
     with jax.enable_x64(True):
         found = expected_norm_bounds(np.asarray(scales, float))
-        return number(found.covering), number(found.khintchine), number(found.moments)
+        return float(found.covering), float(found.khintchine), float(found.moments)
 
 
 def beta(b: np.ndarray) -> tuple[float, float, float]:
@@ -81,8 +67,12 @@ def test_separable_against_numpy():
     s = np.linalg.svd(basis.T @ np.diag(ROWS), compute_uv=False)
     mean = s[0] * np.linalg.norm(COLUMNS) + np.linalg.norm(s) * 1.0
     realised = np.linalg.norm(basis.T @ residual, 2)
-    assert sides("expected_separable", instance) == pytest.approx((realised, mean))
-    assert sides("separable", instance) == pytest.approx((realised, mean + T * s[0]))
+    assert sides(heteroskedastic_noise.expected_separable, instance) == pytest.approx(
+        (realised, mean)
+    )
+    assert sides(heteroskedastic_noise.separable, instance) == pytest.approx(
+        (realised, mean + T * s[0])
+    )
 
 
 def test_any_scales_against_numpy():
@@ -90,8 +80,10 @@ def test_any_scales_against_numpy():
     b = np.asarray(instance.scales)
     realised = np.linalg.norm(b * np.asarray(instance.standard), 2)
     least = min(beta(b))
-    assert sides("expected_norm", instance) == pytest.approx((realised, least))
-    assert sides("norm", instance) == pytest.approx((realised, least + T * b.max()))
+    assert sides(heteroskedastic_noise.expected_norm, instance) == pytest.approx((realised, least))
+    assert sides(heteroskedastic_noise.norm, instance) == pytest.approx(
+        (realised, least + T * b.max())
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +111,7 @@ def test_each_bound_is_the_least_somewhere():
 def test_norm_parameters_by_hand():
     with jax.enable_x64(True):
         found = norm_parameters(np.array([[3.0, 4.0], [0.0, 1.0]]))
-    assert [number(x) for x in found] == pytest.approx([5, math.sqrt(17), 4])
+    assert [float(x) for x in found] == pytest.approx([5, math.sqrt(17), 4])
 
 
 def test_splitting_the_scales_between_rows_and_columns_is_free():
@@ -128,16 +120,18 @@ def test_splitting_the_scales_between_rows_and_columns_is_free():
     with jax.enable_x64(True):
         found = separable_scales(instance)
         row, column, entry = norm_parameters(np.outer(ROWS, COLUMNS))
-        assert number(found.mean) == pytest.approx(number(row + column))
-        assert number(found.norm) == pytest.approx(number(entry))
+        assert float(found.mean) == pytest.approx(float(row + column))
+        assert float(found.norm) == pytest.approx(float(entry))
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_both_sides_scale_with_the_scales(name, factor):
-    instance, kind = drawn(SETTING), name.split(".")[1]
+    instance = drawn(SETTING)
     scaled = dataclasses.replace(instance, scales=factor * np.outer(ROWS, COLUMNS))
-    np.testing.assert_allclose(sides(kind, scaled), factor * np.array(sides(kind, instance)))
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], scaled), factor * np.array(sides(STATEMENTS[name], instance))
+    )
 
 
 def test_broken_estimates_are_too_large():
@@ -145,22 +139,22 @@ def test_broken_estimates_are_too_large():
     residual = np.outer(ROWS, COLUMNS) * np.asarray(instance.standard)
     with jax.enable_x64(True):
         for name, statement in STATEMENTS.items():
-            wrong = number(statement.loss(instance, statement.broken_estimate(instance)))
+            wrong = float(statement.loss(instance, statement.broken_estimate(instance)))
             projected = name.endswith("separable")
             other = residual if projected else 3.0 * np.asarray(instance.standard)
             assert wrong == pytest.approx(np.linalg.norm(other, 2))
-            assert number(statement.magnitude(instance)) == pytest.approx(np.linalg.norm(residual))
+            assert float(statement.magnitude(instance)) == pytest.approx(np.linalg.norm(residual))
 
 
 def test_no_bound_outside_the_hypotheses():
     not_separable = drawn(ANY)
     other_law = dataclasses.replace(drawn(SETTING), gaussian=np.asarray(False))
     for name, statement in STATEMENTS.items():
-        assert number(statement.bound(other_law).value) == math.inf
+        assert float(statement.bound(other_law).value) == math.inf
         with pytest.raises(Exception, match="independent and Gaussian' does not hold"):
             statement.bound(other_law).require()
         bound = statement.bound(not_separable)
-        assert math.isinf(number(bound.value)) == name.endswith("separable")
+        assert math.isinf(float(bound.value)) == name.endswith("separable")
         if name.endswith("separable"):
             with pytest.raises(Exception, match="scales have rank one' does not hold"):
                 bound.require()
@@ -168,8 +162,8 @@ def test_no_bound_outside_the_hypotheses():
 
 def test_silence_is_separable():
     instance = drawn(ScaledNoiseSetting(np.zeros((5, 3)), 2))
-    assert sides("separable", instance) == (0, 0)
-    assert sides("norm", instance) == (0, 0)
+    assert sides(heteroskedastic_noise.separable, instance) == (0, 0)
+    assert sides(heteroskedastic_noise.norm, instance) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,17 @@ import numpy as np
 import pytest
 
 from hostile import YES, Numbers, _problem, hostile, instances
-from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
-from lowrank_theory.theorems import STATEMENTS, Certainty, Direction, Standing
+from lowrank_theory.theorems import (
+    STATEMENTS,
+    Certainty,
+    Direction,
+    Standing,
+    best_possible,
+    planted_rank,
+    randomized_range,
+)
 from lowrank_theory.theorems._censored import Candidate, candidate_in_box, candidate_rank
 from lowrank_theory.theorems._quantities import frobenius, squared, target_rank_hypothesis
 from lowrank_theory.theorems._sketches import Sketched
@@ -24,32 +31,18 @@ from lowrank_theory.theorems.held_out_certificate import HeldOut
 from lowrank_theory.theorems.heteroskedastic_noise import ScaledNoise
 from lowrank_theory.theorems.minimax_floor import bayes_floor, risk_floor
 from lowrank_theory.theorems.second_moment import Rows
+from statements import rounding_of, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-DELTA = 0.05
 RANDOM = [n for n, s in STATEMENTS.items() if s.kind.certainty is not Certainty.SURE]
 NOT_SAID = np.asarray(False)
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
 
 
 def failing(name: str, instance: Any) -> list[str]:
     with jax.enable_x64(True), np.errstate(all="ignore"):
         hypotheses = STATEMENTS[name].hypotheses(instance)
         return [each.name for each in hypotheses if not bool(each.holds)]
-
-
-def sides(name: str, instance: Any) -> tuple[float, float, float]:
-    """Realised quantity, bound and rounding allowance."""
-    statement = STATEMENTS[name]
-    with jax.enable_x64(True):
-        allowance = rounding_allowance(statement.magnitude(instance), *instance.sizes)
-    realised = number(statement.realised(instance, failure_probability=DELTA))
-    bound = number(statement.bound(instance, failure_probability=DELTA).value)
-    return realised, bound, number(allowance)
 
 
 # --- independence is stated ----------------------------------------------------------------------
@@ -168,7 +161,8 @@ def test_a_sure_bound_speaks_of_what_the_recovery_resolves(dtype):
     weak = 1e-6 * np.random.default_rng(1).standard_normal((30, 8))
     observed = Observed(activations=rows, outputs=exact @ target + weak)
     problem = Problem.stated(observed, target, 2)
-    realised, bound, allowance = sides("planted_rank.any_noise", problem)
+    statement = planted_rank.any_noise
+    (realised, bound), allowance = sides(statement, problem), rounding_of(statement, problem)
     left, values, _ = np.linalg.svd(alike(exact), full_matrices=False)
     cut = values <= 8 * np.finfo(dtype).eps * math.sqrt(12) * values[0]
     assert cut.any() == (dtype is np.float32)
@@ -190,7 +184,8 @@ def test_the_best_error_of_float32_rows(given):
     weights = weights.astype(np.float32)
     outputs = rows.astype(float) @ weights if given == "outputs" else None
     layer = Layer(Observed(weights=weights, activations=rows, outputs=outputs), 6)
-    realised, value, allowance = sides("best_possible.activation_weighted", layer)
+    statement = best_possible.activation_weighted
+    (realised, value), allowance = sides(statement, layer), rounding_of(statement, layer)
     assert abs(realised - value) <= allowance
     exact = rows.astype(float)
     left, values, _ = np.linalg.svd(alike(exact), full_matrices=False)
@@ -213,7 +208,7 @@ def planted(rows: np.ndarray, target: np.ndarray, rank: int) -> Problem:
 
 def rank_margin(problem: Problem) -> float:
     with jax.enable_x64(True):
-        return number(target_rank_hypothesis(problem).margin)
+        return float(target_rank_hypothesis(problem).margin)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e6, 1e12, 2.0**300])
@@ -243,7 +238,8 @@ def test_ill_conditioned_rows_raise_no_false_alarm(condition):
     rows = (left * [1, 1, 1, 1 / condition]) @ right.T
     _, values, vectors = np.linalg.svd(rows, full_matrices=False)
     problem = planted(rows, np.outer(vectors[3] / values[3], [1.0, 0, 0, 0, 0]), 1)
-    realised, bound, allowance = sides("planted_rank.any_noise", problem)
+    statement = planted_rank.any_noise
+    (realised, bound), allowance = sides(statement, problem), rounding_of(statement, problem)
     assert realised <= bound + allowance
     assert rank_margin(problem) > 0
 
@@ -280,7 +276,7 @@ def test_leverage_where_there_is_nothing_to_weigh_and_where_rows_refute_it(name)
     statement = STATEMENTS[f"second_moment.{name}"]
     with jax.enable_x64(True):
         nothing = Rows(np.zeros((5, 3)), np.zeros((3, 3)), YES, np.asarray(1.0))
-        assert number(statement.formula(nothing, jnp.zeros(()))) == 1
+        assert float(statement.formula(nothing, jnp.zeros(()))) == 1
     rows = np.random.default_rng(0).standard_normal((50, 3))
     largest = np.max(np.sum(rows**2, axis=1))
     for leverage, refuted in ((0.5, True), (2.9, True), (0.99 * largest, True), (largest, False)):
@@ -297,7 +293,7 @@ def test_structural_bound_of_nearly_dependent_sketches(apart):
     sketch[1] = sketch[0] + apart * random.standard_normal(3)
     instance = Sketched(np.diag(values), sketch, 0, False, 2)
     with jax.enable_x64(True):
-        bound = number(STATEMENTS["randomized_range.structural"].formula(instance, jnp.zeros(())))
+        bound = float(randomized_range.structural.formula(instance, jnp.zeros(())))
     missed = (values[2:, None] * sketch[2:]) @ np.linalg.pinv(sketch[:2], rcond=1e-15)
     expected = np.sum(values[2:] ** 2) + np.sum(missed**2)
     assert bound == pytest.approx(expected, rel=1e-12 / apart + 1e-12)
@@ -325,11 +321,11 @@ def test_numbers_that_refute_what_is_stated():
 def test_norms_leave_float64_only_where_they_must(power):
     matrix = np.random.default_rng(0).standard_normal((4, 3))
     with jax.enable_x64(True):
-        found = number(frobenius(np.ldexp(matrix, power)))
-        assert found == math.ldexp(number(frobenius(matrix)), power)
-        square = number(squared(jnp.asarray(found)))
+        found = float(frobenius(np.ldexp(matrix, power)))
+        assert found == math.ldexp(float(frobenius(matrix)), power)
+        square = float(squared(jnp.asarray(found)))
         assert math.isnan(square) if power else square == found**2
-        assert number(frobenius(np.zeros((2, 2)))) == number(squared(jnp.zeros(()))) == 0
+        assert float(frobenius(np.zeros((2, 2)))) == float(squared(jnp.zeros(()))) == 0
         slope = jax.grad(frobenius)(jnp.asarray(matrix))
     np.testing.assert_allclose(np.asarray(slope), matrix / np.linalg.norm(matrix))
 
@@ -343,14 +339,14 @@ def judged(name: str, instance: Any, *, far: bool) -> str | None:
     """
     statement = STATEMENTS[name]
     direction = statement.kind.direction
-    bound = statement.bound(instance, failure_probability=DELTA)
+    bound = statement.bound(instance)
     outside = -math.inf if direction is Direction.LOWER else math.inf
-    value = number(bound.value)
+    value = float(bound.value)
     if not bool(bound.holds):
         return None if value == outside else f"{value} outside its hypotheses"
     if far and value == outside:  # squares leave float64
         return None
-    realised, value, allowance = sides(name, instance)
+    (realised, value), allowance = sides(statement, instance), rounding_of(statement, instance)
     if math.isnan(value) or math.isnan(realised) or math.isnan(allowance):
         return f"not a number: {realised}, {value}, {allowance}"
     if direction is Direction.UPPER and value < 0:

@@ -18,11 +18,12 @@ from lowrank_theory.theorems.minimax_floor import (
     strong_low_rank,
 )
 from lowrank_theory.verification import verify
+from statements import by_name
 
 pytestmark = pytest.mark.thinned(4)
 
 SMALL = LeastFavourable(9, 5, 4, 2, strength=50.0, spread=2.0, noise_scale=0.5)
-STATEMENTS = {name.split(".")[1]: s for name, s in minimax_floor.statements.items()}
+STATEMENTS = by_name(minimax_floor)
 
 
 def test_the_floor_counts_the_dimensions_of_a_low_rank_matrix():

@@ -15,10 +15,11 @@ from lowrank_theory.theorems.network_composition import (
     network_composition,
 )
 from lowrank_theory.verification.attack import replay
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = {name.split(".")[1]: s for name, s in network_composition.statements.items()}
+STATEMENTS = by_name(network_composition)
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 SETTING = Random(samples=9, widths=(4, 5, 3, 3), rank=2)
 SETTINGS = {"any": SETTING, "fitted": Fitted(SETTING)}
@@ -26,15 +27,6 @@ SETTINGS = {"any": SETTING, "fitted": Fitted(SETTING)}
 
 def drawn(law: str = "any", seed: int = 0) -> Any:
     return jax.tree.map(np.asarray, SETTINGS[law].draw(key=jax.random.key(seed)))
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(name: str, network: Network) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return number(statement.realised(network)), number(statement.bound(network).value)
 
 
 def forward(weights, inputs):
@@ -92,7 +84,7 @@ def test_values_against_numpy(name, law, seed):
             + tail(projectors[-1] @ outputs, rank) ** 2,
         ),
     }[name]
-    np.testing.assert_allclose(sides(name, network), expected, rtol=1e-9)
+    np.testing.assert_allclose(sides(STATEMENTS[name], network), expected, rtol=1e-9)
     assert expected[0] <= expected[1] * (1 + 1e-12)
 
 
@@ -102,15 +94,15 @@ def test_both_sides_scale_with_the_units_of_the_inputs(name, factor):
     network = drawn()
     other = Network(network.weights, network.compressed, factor * network.inputs, network.rank)
     degree = 1 if name == "telescoping" else 2
-    expected = factor**degree * np.array(sides(name, network))
-    np.testing.assert_allclose(sides(name, other), expected, rtol=1e-9)
+    expected = factor**degree * np.array(sides(STATEMENTS[name], network))
+    np.testing.assert_allclose(sides(STATEMENTS[name], other), expected, rtol=1e-9)
 
 
 @every_statement
 def test_no_compression_is_no_error(name):
     network = drawn()
     same = Network(network.weights, network.weights, network.inputs, 3)
-    realised, bound = sides(name, same)
+    realised, bound = sides(STATEMENTS[name], same)
     assert realised == pytest.approx(0, abs=1e-10)
     assert bound == pytest.approx(0, abs=1e-10)
 
@@ -126,7 +118,9 @@ def test_order_of_hidden_units_and_rotated_outputs_do_not_matter(name):
         return first[:, order], second[order], last @ turn
 
     other = Network(turned(network.weights), turned(network.compressed), network.inputs, 2)
-    np.testing.assert_allclose(sides(name, other), sides(name, network), rtol=1e-9)
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], other), sides(STATEMENTS[name], network), rtol=1e-9
+    )
 
 
 def test_layers_are_fitted_one_after_the_other():
@@ -143,7 +137,7 @@ def test_layers_are_fitted_one_after_the_other():
         again = compressed_by_layers(network.weights, network.inputs, 2)
     np.testing.assert_allclose(again[-1], network.compressed[-1], atol=1e-12)
     # A fitted network is charged for the truncations alone, which add in squares.
-    assert sides("last_layer", network)[0] == pytest.approx(
+    assert sides(network_composition.last_layer, network)[0] == pytest.approx(
         norm(outputs - replaced[-1] @ network.compressed[-1]) ** 2
     )
 
@@ -151,7 +145,7 @@ def test_layers_are_fitted_one_after_the_other():
 def test_telescoping_is_attained_by_positive_scalars():
     one = np.ones((1, 1))
     network = Network((one, 2 * one, 3 * one), (0.5 * one, one, one), one, 1)
-    assert sides("telescoping", network) == pytest.approx((5.5, 5.5))
+    assert sides(network_composition.telescoping, network) == pytest.approx((5.5, 5.5))
 
 
 def test_residuals_are_attained_where_errors_are_orthogonal():
@@ -163,7 +157,7 @@ def test_residuals_are_attained_where_errors_are_orthogonal():
         np.eye(2),
         1,
     )
-    realised, bound = sides("residuals", network)
+    realised, bound = sides(network_composition.residuals, network)
     assert realised == pytest.approx(2**2 * 1 + 1.5**2)
     assert bound == pytest.approx(realised)
 
@@ -171,7 +165,8 @@ def test_residuals_are_attained_where_errors_are_orthogonal():
 def test_which_bound_is_smaller_depends_on_the_compression():
     fitted, damaged = drawn("fitted"), drawn("any")
     ratios = [
-        sides("residuals", network)[1] / sides("telescoping", network)[1] ** 2
+        sides(network_composition.residuals, network)[1]
+        / sides(network_composition.telescoping, network)[1] ** 2
         for network in (fitted, damaged)
     ]
     assert ratios[0] < 1
@@ -182,13 +177,13 @@ def test_one_layer_is_its_own_residual():
     weights, compressed, inputs = (random.standard_normal(s) for s in ((4, 3), (4, 3), (6, 4)))
     network = Network((weights,), (compressed,), inputs, 1)
     error = norm(inputs @ (weights - compressed))
-    assert sides("telescoping", network) == pytest.approx((error, error))
-    assert sides("residuals", network) == pytest.approx((error**2, error**2))
+    assert sides(network_composition.telescoping, network) == pytest.approx((error, error))
+    assert sides(network_composition.residuals, network) == pytest.approx((error**2, error**2))
 
 
 def test_broken_estimate_of_the_last_layer_ignores_data():
     network = drawn()
-    statement = STATEMENTS["last_layer"]
+    statement = network_composition.last_layer
     with jax.enable_x64(True):
         found = np.asarray(statement.broken_estimate(network).materialise())
     left, values, right = np.linalg.svd(network.weights[-1], full_matrices=False)

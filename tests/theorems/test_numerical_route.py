@@ -13,6 +13,7 @@ from lowrank_theory import ActivationWeighted, Calibration, Observed, recover
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.theorems.numerical_route import Perturbed, RouteSetting, numerical_route
 from lowrank_theory.verification import Verdict, attack, verify
+from statements import sides
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -24,11 +25,6 @@ SETTING = RouteSetting(np.array([5.0, 4.0, 2.0, 1.0, 0.5]), SAMPLES, RANK, stren
 
 def drawn(seed: int = 0, setting: RouteSetting = SETTING) -> Perturbed:
     return setting.draw(key=jax.random.key(seed))
-
-
-def sides(name: str, instance: Perturbed) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return float(statement.realised(instance)), float(statement.bound(instance).value)
 
 
 def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
@@ -55,8 +51,8 @@ def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
 @pytest.mark.parametrize("seed", range(4))
 def test_both_sides_against_numpy(name, seed):
     instance = drawn(seed)
-    assert sides(name, instance) == pytest.approx(oracle(name, instance), rel=1e-9)
-    realised, bound = sides(name, instance)
+    assert sides(STATEMENTS[name], instance) == pytest.approx(oracle(name, instance), rel=1e-9)
+    realised, bound = sides(STATEMENTS[name], instance)
     assert 0 < realised < bound
 
 
@@ -71,8 +67,8 @@ def test_units_of_the_outputs(name, factor):
         RANK,
     )
     degree = 2 if name == "gram" else 1
-    expected = [side * factor**degree for side in sides(name, one)]
-    assert sides(name, scaled) == pytest.approx(expected, rel=1e-9)
+    expected = [side * factor**degree for side in sides(STATEMENTS[name], one)]
+    assert sides(STATEMENTS[name], scaled) == pytest.approx(expected, rel=1e-9)
     with jax.enable_x64(True):
         sizes = [float(STATEMENTS[name].magnitude(each)) for each in (one, scaled)]
     assert sizes[1] == pytest.approx(sizes[0] * factor**degree)
@@ -89,29 +85,31 @@ def test_rotations_change_nothing(name):
         left @ np.asarray(one.outputs_change) @ right,
         RANK,
     )
-    assert sides(name, turned) == pytest.approx(sides(name, one), rel=1e-9)
+    assert sides(STATEMENTS[name], turned) == pytest.approx(sides(STATEMENTS[name], one), rel=1e-9)
 
 
 def test_a_multiple_of_the_identity_costs_nothing():
     one = drawn()
     shifted = np.asarray(one.gram_change) + 3 * np.eye(OUTPUTS)
     moved = Perturbed(one.outputs, shifted, one.outputs_change, RANK)
-    assert sides("gram", moved) == pytest.approx(sides("gram", one), rel=1e-9)
+    assert sides(numerical_route.gram, moved) == pytest.approx(
+        sides(numerical_route.gram, one), rel=1e-9
+    )
     alone = Perturbed(one.outputs, 3 * np.eye(OUTPUTS), one.outputs_change, RANK)
-    assert sides("gram", alone) == pytest.approx((0, 0), abs=1e-12)
+    assert sides(numerical_route.gram, alone) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_gram_is_attained_by_hand():
     outputs = np.diag([math.sqrt(1.2), 1.0])
     change = np.diag([-0.1, 0.1 + 1e-9])
     instance = Perturbed(outputs, change, np.zeros((2, 2)), 1)
-    assert sides("gram", instance) == pytest.approx((0.2, 0.2))
+    assert sides(numerical_route.gram, instance) == pytest.approx((0.2, 0.2))
 
 
 def test_triangular_is_attained_by_hand():
     outputs, change = np.diag([2.0, 0.0]), np.diag([-1.0, 1.0 + 1e-9])
     instance = Perturbed(outputs, np.zeros((2, 2)), change, 1)
-    assert sides("triangular", instance) == pytest.approx((2, 2))
+    assert sides(numerical_route.triangular, instance) == pytest.approx((2, 2))
 
 
 def test_many_pairs_attain_both_in_the_operator_norm():
@@ -119,9 +117,9 @@ def test_many_pairs_attain_both_in_the_operator_norm():
     outputs = np.diag([2.0] * 3 + [0.0] * 3)
     change = np.kron(np.diag([-1.0, 1.0 + 1e-9]), pairs)
     instance = Perturbed(outputs, 2 * change, change, rank)
-    realised, bound = sides("triangular", instance)
+    realised, bound = sides(numerical_route.triangular, instance)
     assert (realised, bound) == pytest.approx((2 * math.sqrt(rank),) * 2)
-    assert sides("gram", instance) == pytest.approx((12, 12))
+    assert sides(numerical_route.gram, instance) == pytest.approx((12, 12))
 
 
 def test_only_the_directions_that_can_turn_count():
@@ -133,10 +131,10 @@ def test_only_the_directions_that_can_turn_count():
     values = scipy.linalg.eigvalsh(change)
     for rank, expected in ((4, values[-1] - values[0]), (5, 0.0)):
         instance = Perturbed(outputs, change, np.zeros_like(outputs), rank)
-        realised, bound = sides("gram", instance)
+        realised, bound = sides(numerical_route.gram, instance)
         assert bound == pytest.approx(expected)
         assert realised <= bound + 1e-12
-        assert sides("triangular", instance) == pytest.approx((0, 0), abs=1e-12)
+        assert sides(numerical_route.triangular, instance) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_asymmetric_perturbation_is_no_gram():
@@ -186,7 +184,7 @@ def test_jit_is_eager_and_vmap_is_a_loop(name):
         )
         for index in range(3):
             one = jax.tree.map(lambda leaf, i=index: leaf[i], instances)
-            expected = sides(name, one)
+            expected = sides(STATEMENTS[name], one)
             got = [float(side[index]) for side in together]
             assert got == pytest.approx(expected, rel=1e-9)
 

@@ -12,6 +12,7 @@ from lowrank_theory.problems import Observed, Problem, Setting
 from lowrank_theory.theorems import planted_rank
 from lowrank_theory.theorems.planted_rank import residual_variance
 from lowrank_theory.verification.attack import replay
+from statements import drawn
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -34,7 +35,7 @@ def test_the_residual_variance_is_unbiased():
         setting = dataclasses.replace(LINEAR, noise=noise.Gaussian(0.5))
         variances = [
             float(residual_variance(p.observed.layer_inputs, p.observed.target_outputs)[0])
-            for p in (setting.draw(key=jax.random.key(seed)) for seed in range(100))
+            for p in (drawn(setting, seed) for seed in range(100))
         ]
     deviation = 0.25 * math.sqrt(2 / 72) / 10
     assert abs(np.mean(variances) - 0.25) <= 4 * deviation
@@ -50,7 +51,7 @@ def test_no_rows_to_spare_leave_the_variance_unknown():
 
 @pytest.mark.parametrize("failure_probability", [0.3, 0.05])
 def test_unknown_scale_is_its_formula(failure_probability):
-    problem = LINEAR.draw(key=jax.random.key(0))
+    problem = drawn(LINEAR)
     rows, outputs = (
         np.asarray(x) for x in (problem.observed.layer_inputs, problem.observed.target_outputs)
     )
@@ -81,7 +82,7 @@ def test_the_weights_are_found_up_to_the_least_singular_value():
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_stronger_activations_tell_more_of_the_weights(factor):
-    problem = LINEAR.draw(key=jax.random.key(0))
+    problem = drawn(LINEAR)
     observed, truth = problem.observed, problem.truth
     scaled = Problem.stated(
         Observed(

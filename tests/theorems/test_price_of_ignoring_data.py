@@ -19,10 +19,11 @@ from lowrank_theory.theorems.price_of_ignoring_data import (
     price_of_ignoring_data,
 )
 from lowrank_theory.verification import Verdict, attack, verify
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(5)
 
-STATEMENTS = {name.split(".")[-1]: s for name, s in price_of_ignoring_data.statements.items()}
+STATEMENTS = by_name(price_of_ignoring_data)
 METRICS = [name for name in STATEMENTS if name != "weight_tail"]
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 every_metric = pytest.mark.parametrize("name", METRICS)
@@ -38,15 +39,6 @@ def rows_and_weights(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def layer(seed: int = 0, rank: int = RANK) -> Layer:
     rows, weights = rows_and_weights(seed)
     return Layer(Observed(weights=weights, activations=rows), rank)
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(name: str, instance: Any) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
 
 
 def metric_of(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +74,7 @@ def test_both_sides_against_numpy(name, seed):
         bound = np.linalg.norm(rows, 2) * tail(weights, RANK)
     else:
         bound = np.linalg.cond(judged @ inverse) * tail(judged @ weights, RANK)
-    assert sides(name, layer(seed)) == pytest.approx((realised, bound), rel=1e-8)
+    assert sides(STATEMENTS[name], layer(seed)) == pytest.approx((realised, bound), rel=1e-8)
     assert realised <= bound
 
 
@@ -90,12 +82,14 @@ def test_both_sides_against_numpy(name, seed):
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
 def test_units_of_activations_and_weights(name, factor):
     rows, weights = rows_and_weights()
-    plain = sides(name, layer())
+    plain = sides(STATEMENTS[name], layer())
     for seen, applied in ((factor * rows, weights), (rows, factor * weights)):
         scaled = Layer(Observed(weights=applied, activations=seen), RANK)
-        assert sides(name, scaled) == pytest.approx([factor * s for s in plain], rel=1e-8)
+        assert sides(STATEMENTS[name], scaled) == pytest.approx(
+            [factor * s for s in plain], rel=1e-8
+        )
         with jax.enable_x64(True):
-            size = number(STATEMENTS[name].magnitude(scaled))
+            size = float(STATEMENTS[name].magnitude(scaled))
         assert size == pytest.approx(factor * np.linalg.norm(rows) * np.linalg.norm(weights))
 
 
@@ -104,7 +98,9 @@ def test_rotating_outputs_changes_nothing(name):
     rows, weights = rows_and_weights(1)
     rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((OUTPUTS, OUTPUTS)))[0]
     turned = Layer(Observed(weights=weights @ rotation, activations=rows), RANK)
-    assert sides(name, turned) == pytest.approx(sides(name, layer(1)), rel=1e-8)
+    assert sides(STATEMENTS[name], turned) == pytest.approx(
+        sides(STATEMENTS[name], layer(1)), rel=1e-8
+    )
 
 
 @every_metric
@@ -112,7 +108,9 @@ def test_orthonormal_activations_cost_nothing(name):
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((SAMPLES // 2, INPUTS)))[0]
     rows = np.concatenate([basis[:, :INPUTS]] * 2)
     _, weights = rows_and_weights()
-    realised, bound = sides(name, Layer(Observed(weights=weights, activations=rows), RANK))
+    realised, bound = sides(
+        STATEMENTS[name], Layer(Observed(weights=weights, activations=rows), RANK)
+    )
     assert realised == pytest.approx(bound)
 
 
@@ -122,13 +120,13 @@ def test_channel_norms_undo_channel_scales():
     rows = basis[:, :INPUTS] * [1e3, 10.0, 1.0, 0.1, 1e-3]
     _, weights = rows_and_weights()
     instance = Layer(Observed(weights=weights, activations=rows), RANK)
-    realised, bound = sides("channel_scaling", instance)
+    realised, bound = sides(price_of_ignoring_data.channel_scaling, instance)
     assert realised == pytest.approx(bound) == pytest.approx(tail(rows @ weights, RANK))
     with jax.enable_x64(True):
         seen = jnp.asarray(rows)
-        assert number(distortion(seen, jnp.eye(INPUTS))) == pytest.approx(1e6)
-        assert number(distortion(seen, seen.T @ seen)) == pytest.approx(1e6, rel=1e-3)
-        assert number(distortion(seen, seen)) == pytest.approx(1)
+        assert float(distortion(seen, jnp.eye(INPUTS))) == pytest.approx(1e6)
+        assert float(distortion(seen, seen.T @ seen)) == pytest.approx(1e6, rel=1e-3)
+        assert float(distortion(seen, seen)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -137,7 +135,7 @@ def test_column_norms_are_near_the_best_diagonal(seed):
     rows = random.standard_normal((SAMPLES, INPUTS)) @ random.standard_normal((INPUTS, INPUTS))
     with jax.enable_x64(True):
         norms = jnp.diag(jnp.linalg.norm(jnp.asarray(rows), axis=0))
-        ours = number(distortion(jnp.asarray(rows), norms))
+        ours = float(distortion(jnp.asarray(rows), norms))
     for _ in range(50):
         other = np.exp(random.standard_normal(INPUTS))
         assert ours <= math.sqrt(INPUTS) * np.linalg.cond(rows * other)
@@ -148,11 +146,12 @@ def test_metric_of_the_data_itself_is_the_data_driven_layer():
     rows, weights = rows_and_weights()
     rows = np.concatenate([rows[:half], rows[:half]])
     realised, bound = sides(
-        "stale_calibration", Layer(Observed(weights=weights, activations=rows), RANK)
+        price_of_ignoring_data.stale_calibration,
+        Layer(Observed(weights=weights, activations=rows), RANK),
     )
     seen = Observed(weights=weights, activations=rows[half:])
     certificate: Any = recover(seen, RANK, ActivationWeighted()).certificate
-    assert realised == pytest.approx(number(certificate.optimal_error)) == pytest.approx(bound)
+    assert realised == pytest.approx(float(certificate.optimal_error)) == pytest.approx(bound)
 
 
 def test_weights_alone_are_the_library_s_truncated_svd():
@@ -179,7 +178,7 @@ def test_factor_is_attained_in_the_limit_at_every_rank(name, rank):
         seen[:, index + 1] = (1 + eta) * kappa * directions[index]
     weights = inverse @ seen
     instance = Layer(Observed(weights=weights, activations=rows), rank)
-    realised, bound = sides(name, instance)
+    realised, bound = sides(STATEMENTS[name], instance)
     assert 0.999 * bound <= realised <= bound
     assert realised == pytest.approx(kappa / (1 + eta) * tail(judged @ weights, rank), rel=1e-6)
     assert kappa > 1.5
@@ -200,7 +199,7 @@ def test_outside_its_hypotheses_the_bound_is_infinite(name):
     few = rows[: INPUTS - 1]
     for seen in (dead, few):
         bound = STATEMENTS[name].bound(Layer(Observed(weights=weights, activations=seen), RANK))
-        assert number(bound.value) == math.inf
+        assert float(bound.value) == math.inf
         failing = {h.name for h in bound.hypotheses if not bool(h.holds)}
         assert "the activations have full column rank" in failing
         assert failing <= {
@@ -218,21 +217,21 @@ def test_compressed_activations_are_another_question(name):
     bound = STATEMENTS[name].bound(Layer(observed, RANK))
     failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
     assert failing == ["the compressed layer sees the same activations"]
-    assert number(bound.value) == math.inf
+    assert float(bound.value) == math.inf
 
 
 def test_stale_calibration_needs_enough_samples_in_both_halves():
     rows, weights = rows_and_weights()
     observed = Observed(weights=weights, activations=rows[: 2 * INPUTS - 1])
-    bound = STATEMENTS["stale_calibration"].bound(Layer(observed, RANK))
+    bound = price_of_ignoring_data.stale_calibration.bound(Layer(observed, RANK))
     failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
     assert failing == ["the metric has full column rank"]
 
 
 def test_price_bound_is_the_smaller_of_its_two():
     observed = layer().observed
-    two = [sides(name, layer())[1] for name in ("condition_number", "weight_tail")]
-    assert number(price_bound(observed, RANK)) == min(two) == two[1]
+    two = [sides(STATEMENTS[name], layer())[1] for name in ("condition_number", "weight_tail")]
+    assert float(price_bound(observed, RANK)) == min(two) == two[1]
     assert list(STATEMENTS)[:2] == ["condition_number", "weight_tail"]
 
 

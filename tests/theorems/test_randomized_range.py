@@ -23,15 +23,13 @@ from lowrank_theory.theorems.randomized_range import (
     range_basis,
 )
 from lowrank_theory.verification import Verdict, attack, verify
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
 
 A_POSTERIORI = randomized_range.a_posteriori
-STATEMENTS = {
-    name.split(".")[-1]: statement
-    for name, statement in randomized_range.statements.items()
-    if statement is not A_POSTERIORI
-}
+STATEMENTS = by_name(randomized_range)
+del STATEMENTS["a_posteriori"]  # of another kind of instance, and below
 SURE = ("structural", "truncation", "truncation_spectral")
 SPECTRAL = ("spectral", "spectral_tail")
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
@@ -43,15 +41,6 @@ DELTA = 0.05
 def drawn(power_iterations: int = 0, values: np.ndarray = VALUES, seed: int = 0) -> Sketched:
     setting = SketchSetting(values, RANK, OVERSAMPLING, power_iterations)
     return setting.draw(key=jax.random.key(seed))
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(name: str, instance: Sketched) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
 
 
 def oracle(name: str, instance: Sketched) -> tuple[float, float]:
@@ -110,7 +99,7 @@ def oracle(name: str, instance: Sketched) -> tuple[float, float]:
 @pytest.mark.parametrize("power_iterations", [0, 2])
 def test_both_sides_against_numpy(name, power_iterations):
     instance = drawn(power_iterations)
-    assert sides(name, instance) == pytest.approx(oracle(name, instance), rel=1e-7)
+    assert sides(STATEMENTS[name], instance) == pytest.approx(oracle(name, instance), rel=1e-7)
 
 
 @every_statement
@@ -118,10 +107,10 @@ def test_both_sides_against_numpy(name, power_iterations):
 def test_units_of_the_matrix(name, factor):
     plain, scaled = drawn(1), drawn(1, factor * VALUES)
     degree = 1 if name in SPECTRAL else 2
-    expected = [side * factor**degree for side in sides(name, plain)]
-    assert sides(name, scaled) == pytest.approx(expected, rel=1e-9)
+    expected = [side * factor**degree for side in sides(STATEMENTS[name], plain)]
+    assert sides(STATEMENTS[name], scaled) == pytest.approx(expected, rel=1e-9)
     with jax.enable_x64(True):
-        sizes = [number(STATEMENTS[name].magnitude(each)) for each in (plain, scaled)]
+        sizes = [float(STATEMENTS[name].magnitude(each)) for each in (plain, scaled)]
     assert sizes[1] == pytest.approx(sizes[0] * factor**degree)
 
 
@@ -137,7 +126,7 @@ def test_turning_the_matrix_turns_the_sketch(name):
         RANK,
         independent=True,
     )
-    assert sides(name, turned) == pytest.approx(sides(name, one), rel=1e-8)
+    assert sides(STATEMENTS[name], turned) == pytest.approx(sides(STATEMENTS[name], one), rel=1e-8)
 
 
 def test_range_is_that_of_the_powers_however_steep():
@@ -160,7 +149,7 @@ def test_structural_is_nearly_attained_by_a_strong_signal():
     sketch = random.standard_normal((SIZE, RANK))
     values = np.where(np.arange(SIZE) < RANK, 1e4, 1.0)
     instance = Sketched(np.diag(values), sketch, 0, True, RANK)
-    realised, bound = sides("structural", instance)
+    realised, bound = sides(randomized_range.structural, instance)
     assert realised == pytest.approx(bound, rel=1e-5)
     assert realised > 2 * (SIZE - RANK)  # far from the optimum
 
@@ -170,11 +159,11 @@ def test_truncation_is_attained_by_hand():
     range_found = np.array([[0, math.cos(phi)], [1, 0], [0, math.sin(phi)]])
     matrix = np.diag([5.0, 1.0, 0.0])
     instance = Sketched(matrix, np.eye(3)[:, :2], 0, False, 1)
-    statement = STATEMENTS["truncation"]
+    statement = randomized_range.truncation
     with jax.enable_x64(True):
         basis = jnp.asarray(range_found)
-        loss = number(statement.loss(instance, basis))
-        bound = number(statement.formula(instance, basis))
+        loss = float(statement.loss(instance, basis))
+        bound = float(statement.formula(instance, basis))
     assert loss == pytest.approx(1 + 25 * math.sin(phi) ** 2)
     assert bound == pytest.approx(loss)
 
@@ -188,7 +177,7 @@ def test_gaussian_statements_hold_in_a_few_regimes(name):
 
 def test_power_iterations_bring_the_mean_bound_to_the_optimum():
     optimum = np.sum(VALUES[RANK:] ** 2)
-    excess = [sides("truncated", drawn(q))[1] / optimum - 1 for q in (0, 1, 2, 8)]
+    excess = [sides(randomized_range.truncated, drawn(q))[1] / optimum - 1 for q in (0, 1, 2, 8)]
     assert excess[0] == pytest.approx(RANK / (OVERSAMPLING - 1))
     assert excess == sorted(excess, reverse=True)
     assert excess[-1] < 1e-3
@@ -226,37 +215,36 @@ def test_hypotheses_and_what_their_failure_does():
     known = Sketched(one.matrix, one.sketch, 0, False, RANK)
     for name in set(STATEMENTS) - set(SURE):
         bound = STATEMENTS[name].bound(known)
-        assert number(bound.value) == math.inf
+        assert float(bound.value) == math.inf
         with pytest.raises(RuntimeError, match=r"i\.i\.d\. Gaussian' does not hold"):
             jax.block_until_ready(bound.require())
     columns = np.asarray(one.sketch)[:, : RANK + 1]
     narrow = Sketched(one.matrix, columns, 0, True, RANK, independent=True)
-    failing = [h.name for h in STATEMENTS["truncated"].bound(narrow).hypotheses if not h.holds]
+    failing = [h.name for h in randomized_range.truncated.bound(narrow).hypotheses if not h.holds]
     assert failing == ["the sketch has at least two columns more than the rank"]
     blind = np.asarray(one.sketch).copy()
     blind[0] = 0
-    bound = STATEMENTS["structural"].bound(Sketched(one.matrix, blind, 0, True, RANK))
+    bound = randomized_range.structural.bound(Sketched(one.matrix, blind, 0, True, RANK))
     assert [h.name for h in bound.hypotheses if not h.holds] == [
         "the sketch meets every leading singular vector"
     ]
-    assert number(bound.value) == math.inf
+    assert float(bound.value) == math.inf
     poor = np.where(np.arange(SIZE) < 1, 1.0, 0.0)
     for name in ("structural", "frobenius_tail"):
-        assert number(STATEMENTS[name].bound(drawn(1, poor)).value) == math.inf
-        assert math.isfinite(number(STATEMENTS[name].bound(drawn(0, poor)).value))
+        assert float(STATEMENTS[name].bound(drawn(1, poor)).value) == math.inf
+        assert math.isfinite(float(STATEMENTS[name].bound(drawn(0, poor)).value))
 
 
 def test_smaller_failure_probability_costs_more():
     for name in ("frobenius_tail", "spectral_tail"):
         values = [
-            number(STATEMENTS[name].bound(drawn(), failure_probability=d).value)
-            for d in (0.3, 0.01)
+            float(STATEMENTS[name].bound(drawn(), failure_probability=d).value) for d in (0.3, 0.01)
         ]
         assert values[0] < values[1]
 
 
 def test_vmap_is_a_loop():
-    statement = STATEMENTS["truncated"]
+    statement = randomized_range.truncated
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(3), 3)
         setting = SketchSetting(VALUES, RANK, OVERSAMPLING, 1)
@@ -264,7 +252,7 @@ def test_vmap_is_a_loop():
         together = jax.jit(jax.vmap(statement.realised))(instances)
         for index in range(3):
             one = jax.tree.map(lambda leaf, i=index: leaf[i], instances)
-            assert number(together[index]) == pytest.approx(number(statement.realised(one)))
+            assert float(together[index]) == pytest.approx(float(statement.realised(one)))
 
 
 GOOD: dict[str, Any] = {
@@ -299,7 +287,7 @@ def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="`power_iterations` must be an integer >= 0"):
         SketchSetting(VALUES, RANK, 2, -1)
     with pytest.raises(ValueError, match="must be a `Sketched`; got ndarray"):
-        STATEMENTS["truncated"].bound(np.eye(3))
+        randomized_range.truncated.bound(np.eye(3))
     assert drawn().sizes == (SIZE, SIZE)
 
 
@@ -346,8 +334,8 @@ def test_a_posteriori_against_numpy(missed):
     for seed in range(3):
         instance = probed(seed, missed=missed)
         excess, least = a_posteriori_oracle(instance)
-        assert number(A_POSTERIORI.realised(instance)) == pytest.approx(excess, rel=1e-8)
-        bound = number(A_POSTERIORI.bound(instance).value)
+        assert float(A_POSTERIORI.realised(instance)) == pytest.approx(excess, rel=1e-8)
+        bound = float(A_POSTERIORI.bound(instance).value)
         assert excess < least * (1 + 1e-9) <= bound * (1 + 1e-8)
         assert bound <= 1.25 * least  # of the one spread that is tried
 
@@ -355,38 +343,38 @@ def test_a_posteriori_against_numpy(missed):
 def test_a_posteriori_sees_a_direction_that_the_subspace_misses():
     for values in (VALUES, np.where(np.arange(SIZE) < 1, 1e6, 1.0)):
         seen, blind = probed(values=values, degree=8), probed(values=values, degree=8, missed=1)
-        excess = number(A_POSTERIORI.realised(blind))
+        excess = float(A_POSTERIORI.realised(blind))
         assert excess > 0.9 * (values[0] ** 2 - values[RANK] ** 2)
-        assert excess <= number(A_POSTERIORI.bound(blind).value) < math.inf
-        assert number(A_POSTERIORI.bound(seen).value) < excess
+        assert excess <= float(A_POSTERIORI.bound(blind).value) < math.inf
+        assert float(A_POSTERIORI.bound(seen).value) < excess
 
 
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
 def test_a_posteriori_in_other_units(factor):
     plain, scaled = probed(), probed(values=factor * VALUES)
     for side in (A_POSTERIORI.realised, lambda one: A_POSTERIORI.bound(one).value):
-        assert number(side(scaled)) == pytest.approx(factor**2 * number(side(plain)), rel=1e-9)
+        assert float(side(scaled)) == pytest.approx(factor**2 * float(side(plain)), rel=1e-9)
 
 
 def test_a_posteriori_at_the_edges():
     whole = ProbeSetting(VALUES, RANK, SIZE, 6, power_iterations=0).draw(key=jax.random.key(0))
-    assert number(A_POSTERIORI.bound(whole).value) == pytest.approx(0, abs=1e-13)
+    assert float(A_POSTERIORI.bound(whole).value) == pytest.approx(0, abs=1e-13)
     nothing = probed(values=np.zeros(SIZE))
-    assert number(A_POSTERIORI.realised(nothing)) == 0
-    assert number(A_POSTERIORI.bound(nothing).value) >= 0
+    assert float(A_POSTERIORI.realised(nothing)) == 0
+    assert float(A_POSTERIORI.bound(nothing).value) >= 0
     low = probed(values=np.where(np.arange(SIZE) < RANK, 1.0, 0.0))
-    assert number(A_POSTERIORI.bound(low).value) == pytest.approx(0, abs=1e-12)
+    assert float(A_POSTERIORI.bound(low).value) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_posteriori_needs_probes_that_know_nothing():
     one = probed()
     used = Probed(one.matrix, one.directions, one.directions, 4, False, RANK)
     bound = A_POSTERIORI.bound(used)
-    assert number(bound.value) == math.inf
+    assert float(bound.value) == math.inf
     assert [h.name for h in bound.hypotheses if not h.holds] == [
         "the probes are i.i.d. Gaussian and independent of the subspace"
     ]
-    values = [number(A_POSTERIORI.bound(one, failure_probability=d).value) for d in (0.3, 1e-6)]
+    values = [float(A_POSTERIORI.bound(one, failure_probability=d).value) for d in (0.3, 1e-6)]
     assert values[0] < values[1]
     with pytest.raises(ValueError, match="`probes` has 3 columns of the matrix"):
         Probed(np.eye(4), np.ones((4, 2)), np.ones((3, 2)), 1, True, 2)

@@ -19,17 +19,12 @@ from lowrank_theory.theorems.rank_penalty import (
     rank_penalty,
 )
 from lowrank_theory.verification.attack import replay
+from statements import by_name, drawn, sides
 
 pytestmark = pytest.mark.thinned(5)
 
 LINEAR = Setting(samples=20, inputs=8, outputs=6, rank=2)
-STATEMENTS = {name.split(".")[1]: s for name, s in rank_penalty.statements.items()}
-
-
-def sides(statement: Any, problem: Problem, **options: Any) -> tuple[float, float]:
-    """Realised quantity and bound."""
-    realised = statement.realised(problem, **options)
-    return float(realised), float(statement.bound(problem, **options).value)
+STATEMENTS = by_name(rank_penalty)
 
 
 def stated(target: Any, error: Any, rank: int = 1) -> Problem:
@@ -135,7 +130,7 @@ def test_the_oracle_is_its_formula(price, scale):
         target=targets.ApproximateRank(),
         noise=noise.Gaussian(scale),
     )
-    problem = setting.draw(key=jax.random.key(1))
+    problem = drawn(setting, 1)
     rows, target, error = (
         np.asarray(part)
         for part in (
@@ -183,7 +178,7 @@ def test_the_exact_rank_bound_is_above_the_oracle(price):
 
 @pytest.mark.parametrize("failure_probability", [0.3, 0.01])
 def test_gaussian_is_the_oracle_of_the_largest_noise(failure_probability):
-    problem = LINEAR.draw(key=jax.random.key(0))
+    problem = drawn(LINEAR)
     t = math.sqrt(2 * math.log(1 / failure_probability))
     edge = 0.1 * (math.sqrt(8) + math.sqrt(6) + t)
     rows, target = (
@@ -224,9 +219,9 @@ def test_outside_its_hypotheses_there_is_no_bound(name, hypothesis, setting):
 
 @pytest.mark.slow
 def test_a_price_below_that_of_the_noise_bounds_no_exact_rank():
-    bound = ExactRank(price=0.9).bound(LINEAR.draw(key=jax.random.key(0)))
+    bound = ExactRank(price=0.9).bound(drawn(LINEAR))
     assert float(bound.value) == math.inf
-    assert math.isfinite(float(Oracle(0.9).bound(LINEAR.draw(key=jax.random.key(0))).value))
+    assert math.isfinite(float(Oracle(0.9).bound(drawn(LINEAR)).value))
 
 
 @pytest.mark.parametrize("statement", [Oracle, ExactRank, Gaussian, SelectedRank, DetectedRank])

@@ -22,12 +22,11 @@ from lowrank_theory.theorems.relu_noise_before import (
     relu_noise_before,
 )
 from lowrank_theory.verification.attack import replay
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS: dict[str, Any] = {
-    name.split(".")[1]: s for name, s in relu_noise_before.statements.items()
-}
+STATEMENTS = by_name(relu_noise_before)
 ABOUT_CANDIDATES = ("likely", "curvature")
 SETTING = Setting(
     samples=20,
@@ -46,14 +45,6 @@ def drawn(name: str, setting: Setting = SETTING, factor: float = 1.0) -> Any:
     return law.draw(key=jax.random.key(0))
 
 
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(statement: Any, instance: Any) -> tuple[float, float]:
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
-
-
 def hazard(x):
     return math.sqrt(2 / math.pi) / special.erfcx(x / math.sqrt(2))
 
@@ -68,7 +59,7 @@ def parts(problem: Problem) -> tuple[Any, ...]:
     inputs = np.asarray(problem.truth.layer_inputs, float)
     outputs = np.asarray(problem.observed.target_outputs, float)
     clean = inputs @ np.asarray(problem.truth.target_weights, float)
-    scale = number(problem.truth.noise_scale)
+    scale = float(problem.truth.noise_scale)
     score = np.where(outputs > 0, outputs - clean, -scale * hazard(clean / scale))
     return inputs, outputs, clean, scale, inputs @ np.linalg.pinv(inputs) @ score
 
@@ -82,7 +73,7 @@ def test_statement_holds_on_an_instance_of_its_hypotheses(name):
     statement, instance = STATEMENTS[name], drawn(name)
     bound = statement.bound(instance)
     assert bool(bound.holds)
-    assert number(bound.require()) == number(bound.value)
+    assert float(bound.require()) == float(bound.value)
     realised, value = sides(statement, instance)
     assert 0 < value < math.inf
     assert (realised >= value) if name == "curvature" else (realised <= 1.2 * value)
@@ -140,10 +131,10 @@ def test_values_against_numpy(name):
         expected = (np.linalg.norm(point - clean), likely(2 * EDGE, point))
     else:
         b = math.sqrt(2) * 2 * (values[0] if name == "convex" else EDGE)
-        root = math.sqrt(b**2 + 4 * CURVATURE * number(estimate.duality_gap))
+        root = math.sqrt(b**2 + 4 * CURVATURE * float(estimate.duality_gap))
         error = np.linalg.norm(estimate.preactivations - clean)
         expected = (error, (b + root) / (2 * CURVATURE))
-        assert number(estimate.duality_gap) < 1e-6
+        assert float(estimate.duality_gap) < 1e-6
     np.testing.assert_allclose(sides(statement, instance), np.array(expected), rtol=1e-8)
 
 
@@ -151,12 +142,12 @@ def test_convex_penalty_is_what_the_statement_says():
     problem = drawn("convex")
     values = np.linalg.svd(parts(problem)[-1], compute_uv=False)
     with jax.enable_x64(True):
-        assert number(Convex(inflation=2.0).penalty(problem)) == pytest.approx(2 * values[0])
-        gaussian = STATEMENTS["convex_gaussian"].penalty(problem)
-        assert number(gaussian) == pytest.approx(EDGE)
-    twice, once = (number(Convex(inflation=i).bound(problem).value) for i in (2.0, 1.0))
+        assert float(Convex(inflation=2.0).penalty(problem)) == pytest.approx(2 * values[0])
+        gaussian = relu_noise_before.convex_gaussian.penalty(problem)
+        assert float(gaussian) == pytest.approx(EDGE)
+    twice, once = (float(Convex(inflation=i).bound(problem).value) for i in (2.0, 1.0))
     assert twice / once == pytest.approx(1.5, rel=1e-6)
-    assert number(Convex(inflation=0.9).bound(problem).value) == math.inf
+    assert float(Convex(inflation=0.9).bound(problem).value) == math.inf
 
 
 UNIFORM = dataclasses.replace(SETTING, noise=noise.Uniform(1.0))
@@ -181,7 +172,7 @@ def test_outside_its_hypotheses_a_bound_is_infinite(name, hypothesis, setting):
     assert len(failing) == 1
     assert hypothesis in failing[0]
     outside = -math.inf if name == "curvature" else math.inf
-    assert number(bound.value) == outside
+    assert float(bound.value) == outside
     with pytest.raises(RuntimeError, match="does not hold"):
         jax.block_until_ready(bound.require())
 
@@ -189,7 +180,7 @@ def test_outside_its_hypotheses_a_bound_is_infinite(name, hypothesis, setting):
 def test_outputs_that_are_not_rectified_are_outside():
     problem = drawn("score")
     truth = dataclasses.replace(problem.truth, noise=np.asarray(problem.truth.noise) + 0.1)
-    bound = STATEMENTS["score"].bound(Problem(problem.observed, truth, 2))
+    bound = relu_noise_before.score.bound(Problem(problem.observed, truth, 2))
     failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
     assert failing == ["the outputs are rectified noisy outputs"]
 
@@ -200,7 +191,7 @@ def test_rank_and_box_of_truth_and_candidate_are_checked():
     lower = Problem(problem.observed, problem.truth, 1)
     failing = [
         h.name
-        for h in STATEMENTS["likely"].bound(Candidate(lower, candidate.weights)).hypotheses
+        for h in relu_noise_before.likely.bound(Candidate(lower, candidate.weights)).hypotheses
         if not bool(h.holds)
     ]
     assert failing == [
@@ -212,7 +203,7 @@ def test_rank_and_box_of_truth_and_candidate_are_checked():
         bound = STATEMENTS[name].bound(far)
         failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
         assert failing == ["the outputs of the candidate are at most alpha"]
-        assert number(bound.value) == outside
+        assert float(bound.value) == outside
 
 
 @pytest.mark.slow
@@ -221,17 +212,17 @@ def test_a_stated_truth_without_a_noise_scale_gives_no_bound():
     observed = Observed(activations=np.eye(4), outputs=np.abs(random.standard_normal((4, 3))))
     problem = Problem.stated(observed, np.zeros((4, 3)), 1)
     for name in ("convex", "convex_gaussian", "likely_gaussian"):
-        assert number(STATEMENTS[name].bound(problem).value) == math.inf
+        assert float(STATEMENTS[name].bound(problem).value) == math.inf
 
 
 def test_candidate_statements_refuse_a_problem():
     with pytest.raises(ValueError, match="`instance` must be a `Candidate`; got Problem"):
-        STATEMENTS["likely"].bound(drawn("score"))
+        relu_noise_before.likely.bound(drawn("score"))
 
 
 def test_broken_curvature_is_that_of_a_quarter_of_the_way():
     candidate = drawn("curvature")
-    statement = STATEMENTS["curvature"]
+    statement = relu_noise_before.curvature
     with jax.enable_x64(True):
         whole, part = (
             np.asarray(estimate(candidate))
@@ -245,7 +236,7 @@ def test_broken_curvature_is_that_of_a_quarter_of_the_way():
 def test_an_unfinished_fit_costs_the_larger_root(gap):
     b, curvature = np.asarray(2.0), np.asarray(0.7)
     with jax.enable_x64(True):
-        root = number(_convex_bound(jnp.asarray(b), jnp.asarray(gap), jnp.asarray(curvature)))
+        root = float(_convex_bound(jnp.asarray(b), jnp.asarray(gap), jnp.asarray(curvature)))
     assert 0.7 * root**2 == pytest.approx(2 * root + gap)
 
 
@@ -255,7 +246,7 @@ def test_wider_box_less_curvature():
         bound = Curvature(box=box).bound(candidate)
         inputs, _, clean, _, _ = parts(candidate.problem)
         distance = np.sum((inputs @ np.asarray(candidate.weights) - clean) ** 2)
-        assert number(bound.value) / distance == pytest.approx(curvature, abs=5e-4)
+        assert float(bound.value) / distance == pytest.approx(curvature, abs=5e-4)
 
 
 def test_score_has_mean_zero_and_is_the_conditional_mean_of_the_noise():
@@ -305,8 +296,8 @@ WITNESSES = {
 
 
 def test_convex_and_curvature_are_attained():
-    assert 0.99 <= replay(STATEMENTS["convex"], WITNESSES["convex"]) <= 1
-    assert 0.99 <= replay(STATEMENTS["curvature"], WITNESSES["likely"]) <= 1
+    assert 0.99 <= replay(relu_noise_before.convex, WITNESSES["convex"]) <= 1
+    assert 0.99 <= replay(relu_noise_before.curvature, WITNESSES["likely"]) <= 1
 
 
 @pytest.mark.parametrize("name", ABOUT_CANDIDATES)

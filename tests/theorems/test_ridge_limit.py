@@ -12,10 +12,11 @@ from lowrank_theory.problems import Layer, Observed
 from lowrank_theory.theorems.ridge_limit import RidgedLayer, RidgedSetting, ridge_limit
 from lowrank_theory.verification import verify
 from lowrank_theory.verification.attack import attack
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = {name.split(".")[1]: s for name, s in ridge_limit.statements.items()}
+STATEMENTS = by_name(ridge_limit)
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 SETTING = RidgedSetting(16, 6, 2, np.ones(8), np.linspace(2, 1, 6), 0.5)
 UNITS = {"weights": (1, 0), "data_loss": (2, 2), "trade": (2, 2)}  # of weights, of activations
@@ -35,11 +36,6 @@ def parts(instance: RidgedLayer) -> tuple[np.ndarray, np.ndarray, float, int]:
     observed, rank = instance.observed, instance.layer.rank
     arrays = (np.asarray(observed.activations), np.asarray(observed.weights))
     return (*arrays, float(np.asarray(instance.penalty)), rank)
-
-
-def sides(name: str, instance: RidgedLayer) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return float(statement.realised(instance)), float(statement.bound(instance).value)
 
 
 def by_hand(instance: RidgedLayer) -> dict[str, tuple[float, float]]:
@@ -79,18 +75,20 @@ def by_hand(instance: RidgedLayer) -> dict[str, tuple[float, float]]:
 @pytest.mark.parametrize("strength", [0.01, 0.5, 0.99, 3.0])
 def test_both_sides_are_what_they_say(name, strength):
     instance = drawn(strength)
-    np.testing.assert_allclose(sides(name, instance), by_hand(instance)[name], rtol=1e-6)
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], instance), by_hand(instance)[name], rtol=1e-6
+    )
 
 
 @every_statement
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
 def test_both_sides_scale_with_the_units(name, factor):
     seen, weights, mu, rank = parts(drawn())
-    base = np.array(sides(name, drawn()))
+    base = np.array(sides(STATEMENTS[name], drawn()))
     of_weights, of_activations = UNITS[name]
-    found = sides(name, stated(seen, factor * weights, mu, rank))
+    found = sides(STATEMENTS[name], stated(seen, factor * weights, mu, rank))
     np.testing.assert_allclose(found, factor**of_weights * base, rtol=1e-8)
-    found = sides(name, stated(factor * seen, weights, factor**2 * mu, rank))
+    found = sides(STATEMENTS[name], stated(factor * seen, weights, factor**2 * mu, rank))
     np.testing.assert_allclose(found, factor**of_activations * base, rtol=1e-8)
 
 
@@ -100,26 +98,28 @@ def test_both_sides_do_not_depend_on_the_basis(name):
     random = np.random.default_rng(0)
     rows, inputs, outputs = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in (16, 8, 6))
     turned = stated(rows @ seen @ inputs, inputs.T @ weights @ outputs, mu, rank)
-    np.testing.assert_allclose(sides(name, turned), sides(name, drawn()), rtol=1e-8)
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], turned), sides(STATEMENTS[name], drawn()), rtol=1e-8
+    )
 
 
 def test_a_quarter_turn_by_hand():
     """The gap is 4 - 1 = 3, and the ridge spreads over 9 mu - mu = 8 mu; x = 8 mu / 3."""
     weights, seen = np.diag([1.0, 3.0]), np.diag([2.0, 1 / 3])
     before, after = (stated(seen, weights, mu, 1) for mu in (0.374, 0.376))
-    assert sides("weights", before) == pytest.approx(
+    assert sides(ridge_limit.weights, before) == pytest.approx(
         (0, 3 * math.sin(math.asin(8 * 0.374 / 3) / 2)), abs=1e-12
     )
-    assert sides("weights", after) == pytest.approx((3, 3))
-    assert sides("data_loss", before)[0] == pytest.approx(0, abs=1e-12)
-    assert sides("data_loss", after) == pytest.approx((3, 8 * 0.376))
-    assert sides("trade", after) == pytest.approx((3, 8 * 0.376))
+    assert sides(ridge_limit.weights, after) == pytest.approx((3, 3))
+    assert sides(ridge_limit.data_loss, before)[0] == pytest.approx(0, abs=1e-12)
+    assert sides(ridge_limit.data_loss, after) == pytest.approx((3, 8 * 0.376))
+    assert sides(ridge_limit.trade, after) == pytest.approx((3, 8 * 0.376))
 
 
 def test_at_a_ratio_of_one_the_trivial_bound_holds():
     """The gap is 4 - 9/16 = 55/16, the spread 8 mu; both are exact in binary."""
     instance = stated(np.diag([2.0, 1 / 4]), np.diag([1.0, 3.0]), 55 / 128, 1)
-    assert sides("data_loss", instance)[1] == pytest.approx(55 / 16)
+    assert sides(ridge_limit.data_loss, instance)[1] == pytest.approx(55 / 16)
 
 
 @pytest.mark.parametrize("name", ["data_loss", "trade"])
@@ -135,28 +135,30 @@ def test_the_older_forms_are_weaker():
         instance = drawn(strength)
         weights = parts(instance)[1]
         norm = np.linalg.norm(weights, 2)
-        assert sides("weights", instance)[1] <= strength * norm * (1 + 1e-9)
+        assert sides(ridge_limit.weights, instance)[1] <= strength * norm * (1 + 1e-9)
         if strength <= 1:
-            assert sides("weights", instance)[1] <= strength * norm / math.sqrt(2) * (1 + 1e-9)
+            assert sides(ridge_limit.weights, instance)[1] <= strength * norm / math.sqrt(2) * (
+                1 + 1e-9
+            )
 
 
 def test_isometric_weights_are_not_moved():
     instance = stated(np.diag([3.0, 2.0, 1.0]), np.eye(3), 100.0, 2)
     for name in STATEMENTS:
-        assert sides(name, instance) == pytest.approx((0, 0), abs=1e-12)
+        assert sides(STATEMENTS[name], instance) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_nothing_moves_at_full_rank():
     seen, weights, mu, _ = parts(drawn())
     instance = stated(seen, weights, mu, 6)
-    assert sides("weights", instance)[0] == pytest.approx(0, abs=1e-12)
-    assert sides("data_loss", instance) == pytest.approx((0, 0), abs=1e-12)
+    assert sides(ridge_limit.weights, instance)[0] == pytest.approx(0, abs=1e-12)
+    assert sides(ridge_limit.data_loss, instance) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_without_a_gap_the_bounds_are_the_trivial_ones():
     instance = stated(np.eye(3), np.diag([2.0, 2.0, 1.0]), 0.1, 1)
-    assert sides("weights", instance)[1] == pytest.approx(2)
-    assert sides("data_loss", instance)[1] == pytest.approx(0.1 * 3)
+    assert sides(ridge_limit.weights, instance)[1] == pytest.approx(2)
+    assert sides(ridge_limit.data_loss, instance)[1] == pytest.approx(0.1 * 3)
 
 
 @every_statement

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import round_to_nearest
 from lowrank_theory.theorems.rounding import (
@@ -23,10 +22,11 @@ from lowrank_theory.theorems.rounding import (
     rounding,
 )
 from lowrank_theory.verification.attack import replay
+from statements import by_name, rounding_of, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = {name.split(".")[1]: s for name, s in rounding.statements.items()}
+STATEMENTS = by_name(rounding)
 MANY, ONE = ("absmax", "peak", "outputs"), ("one_bit", "one_bit_worst")
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 EPS = float(np.finfo(float).eps)
@@ -41,26 +41,11 @@ GRIDS: dict[str, dict[str, Any]] = {
 }
 
 
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
 def layer(name: str, weights: Any, bits: int = 3, **grid: Any) -> RoundedLayer:
     """With as many bits as the statement is about."""
     weights = np.asarray(weights, float)
     rows = np.random.default_rng(5).standard_normal((6, weights.shape[0]))
     return RoundedLayer(weights, 1 if name in ONE else bits, activations=rows, **grid)
-
-
-def sides(name: str, instance: RoundedLayer) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
-
-
-def allowance(name: str, instance: RoundedLayer) -> float:
-    with jax.enable_x64(True):
-        magnitude = STATEMENTS[name].magnitude(instance)
-        return number(rounding_allowance(magnitude, *instance.sizes))
 
 
 def random_weights(shape: tuple[int, int] = (7, 5), seed: int = 0) -> np.ndarray:
@@ -134,7 +119,9 @@ def test_values_against_numpy(bits, grid):
     expected = oracle(instance)
     assert set(expected) == set(ONE if bits == 1 else MANY)
     for name, values in expected.items():
-        assert sides(name, instance) == pytest.approx(values, rel=1e-10, abs=1e-12), name
+        assert sides(STATEMENTS[name], instance) == pytest.approx(values, rel=1e-10, abs=1e-12), (
+            name
+        )
         assert values[0] <= values[1] * (1 + 1e-12) + 1e-12
 
 
@@ -149,9 +136,9 @@ def test_bounds_hold_in_fractions_and_floats_follow(rows, bits, grid):
     lost, absmax, peak = exactly(instance)
     assert lost <= peak <= absmax
     for name, bound in (("absmax", absmax), ("peak", peak)):
-        realised, value = sides(name, instance)
-        assert abs(realised - lost) <= allowance(name, instance)
-        assert abs(value - bound) <= allowance(name, instance)
+        realised, value = sides(STATEMENTS[name], instance)
+        assert abs(realised - lost) <= rounding_of(STATEMENTS[name], instance)
+        assert abs(value - bound) <= rounding_of(STATEMENTS[name], instance)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -165,10 +152,10 @@ def test_a_last_digit_about_a_tie_is_within_the_allowance(bits):
         weights = size * np.concatenate([np.full((1, 3), float(levels)), halves * digits])
         instance = RoundedLayer(weights, bits)
         for name in ("absmax", "peak"):
-            realised, bound = sides(name, instance)
-            assert realised <= bound + allowance(name, instance)
+            realised, bound = sides(STATEMENTS[name], instance)
+            assert realised <= bound + rounding_of(STATEMENTS[name], instance)
             lost = exactly(instance)[0]
-            assert abs(realised - lost) <= allowance(name, instance)
+            assert abs(realised - lost) <= rounding_of(STATEMENTS[name], instance)
 
 
 # --- where bounds are attained -------------------------------------------------------------------
@@ -187,24 +174,24 @@ def test_half_way_between_levels(bits, count):
     a = (count - 1) / (4 * levels**2)
     assert lost == pytest.approx(a / (1 + a) * np.sum(weights**2), rel=1e-14)
     assert exactly(instance) == (lost, lost, lost)
-    assert sides("absmax", instance) == pytest.approx((lost, lost), rel=1e-14)
-    assert sides("peak", instance) == pytest.approx((lost, lost), rel=1e-14)
+    assert sides(rounding.absmax, instance) == pytest.approx((lost, lost), rel=1e-14)
+    assert sides(rounding.peak, instance) == pytest.approx((lost, lost), rel=1e-14)
     through = (count - 1) * math.sqrt(2)
-    assert sides("outputs", instance) == pytest.approx((through, through), rel=1e-14)
+    assert sides(rounding.outputs, instance) == pytest.approx((through, through), rel=1e-14)
 
 
 def test_one_bit_of_one_weight_and_of_weights_of_one_size():
     alone = RoundedLayer(np.eye(5)[:, :2], 1)
-    assert sides("one_bit", alone) == pytest.approx((1.6, 1.6))
-    assert sides("one_bit_worst", alone) == pytest.approx((1.6, 1.6))
+    assert sides(rounding.one_bit, alone) == pytest.approx((1.6, 1.6))
+    assert sides(rounding.one_bit_worst, alone) == pytest.approx((1.6, 1.6))
     alike = RoundedLayer(np.array([[0.3], [-0.3], [0.3]]), 1)
-    assert sides("one_bit", alike) == pytest.approx((0, 0), abs=1e-15)
+    assert sides(rounding.one_bit, alike) == pytest.approx((0, 0), abs=1e-15)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_other_two_levels_lose_less(seed):
     weights = random_weights((6, 1), seed)[:, 0]
-    least, _ = sides("one_bit", RoundedLayer(weights[:, None], 1))
+    least, _ = sides(rounding.one_bit, RoundedLayer(weights[:, None], 1))
     signs = np.array(list(itertools.product([-1, 1], repeat=6)))
     levels = np.linspace(0, 2 * np.abs(weights).max(), 400)
     lost = np.sum((weights - levels[:, None, None] * signs) ** 2, axis=-1)
@@ -218,7 +205,7 @@ def test_the_worst_outputs_are_those_of_signs():
     worst, bound = 0.0, math.inf
     for signs in itertools.product([-1.0, 1.0], repeat=5):
         weights = np.concatenate([[6.0], (1 - 1e-9) * np.array(signs)])[:, None]
-        realised, bound = sides("outputs", RoundedLayer(weights, 3, activations=seen))
+        realised, bound = sides(rounding.outputs, RoundedLayer(weights, 3, activations=seen))
         expected = np.linalg.norm(seen[:, 1:] @ np.array(signs))
         assert realised == pytest.approx(expected, rel=1e-8)
         worst = max(worst, realised / bound)
@@ -234,8 +221,10 @@ def test_both_sides_scale_with_the_units_of_the_weights(name, factor):
     instance = layer(name, random_weights(), group=3)
     other = layer(name, factor * random_weights(), group=3)
     degree = 1 if name == "outputs" else 2
-    expected = np.array(sides(name, instance))
-    np.testing.assert_allclose(np.array(sides(name, other)) / factor**degree, expected, rtol=1e-12)
+    expected = np.array(sides(STATEMENTS[name], instance))
+    np.testing.assert_allclose(
+        np.array(sides(STATEMENTS[name], other)) / factor**degree, expected, rtol=1e-12
+    )
 
 
 @every_statement
@@ -244,10 +233,10 @@ def test_nothing_is_said_where_squares_leave_float64(name, power):
     """But of outputs, which are not squared."""
     weights = np.ldexp(random_weights(), power)
     instance = layer(name, weights)
-    realised, bound = sides(name, instance)
+    realised, bound = sides(STATEMENTS[name], instance)
     if name == "outputs":
         assert 0 < realised <= bound < math.inf
-        expected = sides(name, layer(name, random_weights()))
+        expected = sides(STATEMENTS[name], layer(name, random_weights()))
         np.testing.assert_allclose(np.ldexp([realised, bound], -power), expected, rtol=1e-12)
     else:
         assert bound == math.inf
@@ -259,14 +248,14 @@ def test_small_entries_beside_large_ones(name):
     weights = random_weights()
     weights[:, 1] *= 1e-160
     weights[1:, 2] = 1e-170
-    realised, bound = sides(name, layer(name, weights))
+    realised, bound = sides(STATEMENTS[name], layer(name, weights))
     assert math.isfinite(bound)
-    assert realised <= bound + allowance(name, layer(name, weights))
+    assert realised <= bound + rounding_of(STATEMENTS[name], layer(name, weights))
 
 
 @pytest.mark.parametrize("name", MANY)
 def test_losses_whose_squares_are_no_float64(name):
-    realised, bound = sides(name, layer(name, [[1.0], [1e-150], [-1e-160]]))
+    realised, bound = sides(STATEMENTS[name], layer(name, [[1.0], [1e-150], [-1e-160]]))
     assert 0 <= realised <= bound + EPS
     assert bound < 1e-140 or name == "absmax"
 
@@ -279,20 +268,24 @@ def test_order_and_signs_within_a_group_do_not_matter(name):
     order, signs = random.permutation(7), random.choice([-1.0, 1.0], 7)
     rows = np.asarray(instance.activations)[:, order] * signs
     moved = RoundedLayer(weights[order] * signs[:, None], instance.bits, activations=rows)
-    np.testing.assert_allclose(sides(name, moved), sides(name, instance), rtol=1e-11)
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], moved), sides(STATEMENTS[name], instance), rtol=1e-11
+    )
 
 
 @pytest.mark.parametrize("name", ["absmax", "peak", *ONE])
 def test_groups_of_outputs_are_groups_of_inputs_of_the_transpose(name):
     instance = layer(name, random_weights(), group=2, axis=1)
     other = layer(name, random_weights().T, group=2)
-    np.testing.assert_allclose(sides(name, other), sides(name, instance), rtol=1e-12)
+    np.testing.assert_allclose(
+        sides(STATEMENTS[name], other), sides(STATEMENTS[name], instance), rtol=1e-12
+    )
 
 
 @every_statement
 def test_zero_weights_lose_nothing(name):
     for weights in (np.zeros((4, 3)), np.zeros((1, 1))):
-        assert sides(name, layer(name, weights)) == (0, 0)
+        assert sides(STATEMENTS[name], layer(name, weights)) == (0, 0)
         assert bool(STATEMENTS[name].bound(layer(name, weights)).holds)
 
 
@@ -300,9 +293,9 @@ def test_zero_weights_lose_nothing(name):
 def test_a_group_of_one_weight_loses_nothing(name):
     for grid in ({"group": 1}, {"group": 1, "axis": 1}):
         instance = layer(name, random_weights(), **grid)
-        realised, bound = sides(name, instance)
-        assert bound <= allowance(name, instance)
-        assert realised <= allowance(name, instance)
+        realised, bound = sides(STATEMENTS[name], instance)
+        assert bound <= rounding_of(STATEMENTS[name], instance)
+        assert realised <= rounding_of(STATEMENTS[name], instance)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -310,7 +303,7 @@ def test_powers_of_two_that_are_levels_lose_nothing(bits):
     """With the largest L times a power of two, all integers up to L are levels."""
     levels = 2 ** (bits - 1) - 1
     weights = np.array([[levels], [-1.0], [0.0], [min(2, levels)]]) * 2.0**-7
-    assert sides("peak", RoundedLayer(weights, bits))[0] <= 1e-30
+    assert sides(rounding.peak, RoundedLayer(weights, bits))[0] <= 1e-30
 
 
 @every_statement
@@ -326,7 +319,9 @@ def test_many_at_once_are_each_as_alone(name, way):
 
         each = jax.vmap(both) if way == "vmap" else lambda all_: jax.lax.map(both, all_)
         found = np.transpose(np.asarray(jax.jit(each)(stacked)))
-    np.testing.assert_allclose(found, [sides(name, one) for one in instances], rtol=1e-12)
+    np.testing.assert_allclose(
+        found, [sides(STATEMENTS[name], one) for one in instances], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -338,7 +333,7 @@ def test_clipped_grids_lose_no_more(bits, law):
     with jax.enable_x64(True):
         lost = np.sum((weights - np.asarray(clipped.materialise())) ** 2)
     name = "one_bit" if bits == 1 else "peak"
-    realised, _ = sides(name, drawn)
+    realised, _ = sides(STATEMENTS[name], drawn)
     assert lost <= realised * (1 + 1e-12)
     if bits == 1:
         assert lost == pytest.approx(realised)
@@ -347,7 +342,7 @@ def test_clipped_grids_lose_no_more(bits, law):
 def test_single_precision_is_rounded_as_what_it_is_in_double():
     weights = random_weights().astype(np.float32)
     instance, exact = RoundedLayer(weights, 3), RoundedLayer(weights.astype(float), 3)
-    assert sides("absmax", instance) == sides("absmax", exact)
+    assert sides(rounding.absmax, instance) == sides(rounding.absmax, exact)
 
 
 # --- settings, hypotheses, adversaries, controls --------------------------------------------------
@@ -380,7 +375,7 @@ def test_nothing_is_said_of_other_grids(name, bits):
     (hypothesis,) = bound.hypotheses
     assert bool(hypothesis.holds) == ((bits == 1) == (name in ONE)) == bool(bound.holds)
     if not bound.holds:
-        assert number(bound.value) == math.inf
+        assert float(bound.value) == math.inf
         with pytest.raises(Exception, match=f"The hypothesis '{hypothesis.name}' does not hold"):
             bound.require()
 
@@ -426,9 +421,9 @@ def test_the_broken_estimate_breaks_the_bound(name):
             right = statement.estimate(instance)
             wrong = statement.broken_estimate(instance)
             np.testing.assert_array_equal(wrong, 2 * np.asarray(right))
-            bound = number(statement.formula(instance, right))
-            assert number(statement.loss(instance, right)) <= bound * (1 + 1e-12)
-            broken.append(number(statement.loss(instance, wrong)) > bound * (1 + 1e-9))
+            bound = float(statement.formula(instance, right))
+            assert float(statement.loss(instance, right)) <= bound * (1 + 1e-12)
+            broken.append(float(statement.loss(instance, wrong)) > bound * (1 + 1e-9))
     assert all(broken)
 
 

@@ -17,10 +17,11 @@ from lowrank_theory.theorems.second_moment import (
     second_moment,
 )
 from lowrank_theory.verification import verify
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(6)
 
-STATEMENTS = {name.split(".")[1]: s for name, s in second_moment.statements.items()}
+STATEMENTS = by_name(second_moment)
 GAUSSIAN = ("relative", "absolute", "dimension_free", "expectation")
 BOUNDED = ("leverage_above", "leverage_below")
 SCALES = np.array([3.0, 2.0, 1.0, 0.5])
@@ -53,11 +54,6 @@ def changed(instance: Rows, matrix: np.ndarray) -> Rows:
     )
 
 
-def sides(name: str, instance: Rows, **options: float) -> tuple[float, float]:
-    statement = STATEMENTS[name]
-    return float(statement.realised(instance)), float(statement.bound(instance, **options).value)
-
-
 @every_statement
 def test_realised_against_numpy(name):
     instance = drawn(name)
@@ -69,7 +65,7 @@ def test_realised_against_numpy(name):
         "leverage_above": relative[-1],
         "leverage_below": relative[0],
     }.get(name, np.linalg.norm(sample - second, 2))
-    assert sides(name, instance)[0] == pytest.approx(expected, rel=1e-9)
+    assert sides(STATEMENTS[name], instance)[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_gaussian_bounds_by_hand():
@@ -82,15 +78,17 @@ def test_gaussian_bounds_by_hand():
         ("dimension_free", 9 * ((a := (root + 2.75) / 10) ** 2 + 2 * a)),
         ("expectation", 9 * ((a := (root + 2.53) / 10) ** 2 + 2 * a + 0.0024)),
     ):
-        found = sides(name, instance, failure_probability=SIDES)[1]
+        found = sides(STATEMENTS[name], instance, failure_probability=SIDES)[1]
         assert found == pytest.approx(bound, rel=1e-9), name
 
 
 def test_dimension_counts_only_what_is_there():
     instance = GaussianRows(100, np.array([3.0, 2.0, 0.0, 0.0])).draw(key=jax.random.key(0))
     e = (math.sqrt(2) + 2) / 10
-    assert sides("relative", instance, failure_probability=SIDES)[1] == pytest.approx(e)
-    assert sides("relative", instance)[0] < 1  # the directions without rows do not count
+    assert sides(second_moment.relative, instance, failure_probability=SIDES)[1] == pytest.approx(e)
+    assert (
+        sides(second_moment.relative, instance)[0] < 1
+    )  # the directions without rows do not count
 
 
 def test_deviation_is_the_better_of_both():
@@ -107,8 +105,8 @@ def test_leverage_bounds_invert_the_exponents(level):
     count = max(4, math.ceil(math.log(2) / level))
     leverage = count * level / math.log(2)
     instance = given(np.ones((count, 1)), np.eye(1), gaussian=False, leverage=leverage)
-    above = sides("leverage_above", instance, failure_probability=0.5)[1]
-    below = sides("leverage_below", instance, failure_probability=0.5)[1]
+    above = sides(second_moment.leverage_above, instance, failure_probability=0.5)[1]
+    below = sides(second_moment.leverage_below, instance, failure_probability=0.5)[1]
     high: Any = optimize.brentq(lambda d: (1 + d) * math.log1p(d) - d - level, 0, 1e3)
     assert above == pytest.approx(1 + high, rel=1e-9)
     if level >= 1:
@@ -127,12 +125,15 @@ def test_leverage_counts_dimension_and_rows():
     """The level is (R/m) ln(k/delta): four times the rows divide it by four."""
     for name in BOUNDED:
         bounds = [
-            sides(name, given(np.eye(2)[[0, 1] * n], np.eye(2) / 2, gaussian=False, leverage=r))[1]
+            sides(
+                STATEMENTS[name],
+                given(np.eye(2)[[0, 1] * n], np.eye(2) / 2, gaussian=False, leverage=r),
+            )[1]
             for n, r in ((20, 2.0), (80, 8.0))
         ]
         assert bounds[0] == pytest.approx(bounds[1], rel=1e-9)
     instance = given(np.eye(2)[[0, 1] * 20], np.eye(2) / 2, gaussian=False, leverage=2.0)
-    d = sides("leverage_above", instance, failure_probability=0.1)[1] - 1
+    d = sides(second_moment.leverage_above, instance, failure_probability=0.1)[1] - 1
     assert (1 + d) * math.log1p(d) - d == pytest.approx(2 / 40 * math.log(2 / 0.1))
 
 
@@ -155,28 +156,30 @@ def test_resampled_rows_know_their_law():
 def test_both_sides_scale_with_the_units_of_the_activations(name, factor):
     instance = drawn(name)
     degree = 2 if name in ("absolute", "dimension_free", "expectation") else 0
-    found = sides(name, changed(instance, factor * np.eye(4)))
-    np.testing.assert_allclose(found, factor**degree * np.array(sides(name, instance)), rtol=1e-9)
+    found = sides(STATEMENTS[name], changed(instance, factor * np.eye(4)))
+    np.testing.assert_allclose(
+        found, factor**degree * np.array(sides(STATEMENTS[name], instance)), rtol=1e-9
+    )
 
 
 @every_statement
 def test_both_sides_do_not_depend_on_the_basis(name):
     instance = drawn(name)
     basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))
-    found = sides(name, changed(instance, basis))
-    np.testing.assert_allclose(found, sides(name, instance), rtol=1e-9)
+    found = sides(STATEMENTS[name], changed(instance, basis))
+    np.testing.assert_allclose(found, sides(STATEMENTS[name], instance), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["relative", *BOUNDED])
 def test_relative_forms_do_not_depend_on_any_coordinates(name):
     instance = drawn(name)
-    found = sides(name, changed(instance, np.triu(np.ones((4, 4)))))
-    np.testing.assert_allclose(found, sides(name, instance), rtol=1e-8)
+    found = sides(STATEMENTS[name], changed(instance, np.triu(np.ones((4, 4)))))
+    np.testing.assert_allclose(found, sides(STATEMENTS[name], instance), rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["relative", "absolute", "dimension_free", *BOUNDED])
 def test_smaller_failure_probability_costs_more(name):
-    bounds = [sides(name, drawn(name), failure_probability=d)[1] for d in (0.3, 0.05)]
+    bounds = [sides(STATEMENTS[name], drawn(name), failure_probability=d)[1] for d in (0.3, 0.05)]
     assert (bounds[0] < bounds[1]) == (name != "leverage_below")
 
 

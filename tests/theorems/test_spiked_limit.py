@@ -20,10 +20,11 @@ from lowrank_theory.theorems.spiked_limit import (
     spiked_limit,
 )
 from lowrank_theory.verification import Verdict, verify
+from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = {name.split(".")[1]: s for name, s in spiked_limit.statements.items()}
+STATEMENTS = by_name(spiked_limit)
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 DEGREE = {
     "singular_values": 1,
@@ -47,19 +48,9 @@ def stated(observed: Any, strengths: Any, noise_scale: Any) -> SpikedMatrix:
     return SpikedMatrix(observed, strengths, noise_scale, np.asarray(True))
 
 
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(name: str, instance: Any) -> tuple[float, float]:
-    """Realised quantity and limit."""
-    statement = STATEMENTS[name]
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
-
-
 def limits(instance: SpikedMatrix) -> dict[str, float]:
     with jax.enable_x64(True):
-        return {name: number(s.formula(instance, None)) for name, s in STATEMENTS.items()}
+        return {name: float(s.formula(instance, None)) for name, s in STATEMENTS.items()}
 
 
 def cosines(x: float, beta: float) -> tuple[float, float]:
@@ -116,7 +107,7 @@ def test_worst_cases_are_the_largest_limits(q, outputs):
             assert largest <= expected * (1 + 1e-9)
             instance = stated(empty, jnp.array([2.0, 1.0]), jnp.asarray(0.5))
             bound = STATEMENTS[f"{name}_worst_case"].bound(instance).value
-            assert number(bound) == pytest.approx(2 * 0.5**2 * expected)
+            assert float(bound) == pytest.approx(2 * 0.5**2 * expected)
 
 
 def test_limits_by_hand():
@@ -169,8 +160,8 @@ def test_error_in_the_units_of_a_layer_is_that_of_truncation(q, outputs):
     strengths = detection_threshold(q, outputs, 0.3) * np.array([3.0, 1.2, 0.4])
     unit = 0.3 * np.sqrt(60)
     instance = stated(np.zeros((q, outputs)), strengths / unit, np.asarray(0.3))
-    expected = sides("truncation", instance)[1]
-    assert number(asymptotic_error(strengths, q, outputs, 0.3)) == pytest.approx(expected)
+    expected = sides(spiked_limit.truncation, instance)[1]
+    assert float(asymptotic_error(strengths, q, outputs, 0.3)) == pytest.approx(expected)
     assert detection_threshold(q, outputs, 0.3) / unit == pytest.approx((1 / 3) ** 0.25)
 
 
@@ -223,23 +214,23 @@ def test_realised_quantities_against_oracle(shape):
         "operator": np.linalg.norm(errors["operator"], 2),
     }
     for name, value in expected.items():
-        assert sides(name, instance)[0] == pytest.approx(value, rel=1e-8), name
-    scale = sides("noise_scale", instance)[0]
+        assert sides(STATEMENTS[name], instance)[0] == pytest.approx(value, rel=1e-8), name
+    scale = sides(spiked_limit.noise_scale, instance)[0]
     below = np.linspace(0, np.median(s), 1001)[1:]
     assert np.median(s) / np.sqrt(27) / scale == pytest.approx(0.921, abs=0.01)
     assert below[-1] == np.median(s)
     # the unknown noise scale is used
     kept = u * np.where(s > constant * scale * np.sqrt(27), s, 0) @ v - signal
-    assert sides("hard_threshold", instance)[0] == pytest.approx(np.sum(kept**2))
+    assert sides(spiked_limit.hard_threshold, instance)[0] == pytest.approx(np.sum(kept**2))
 
 
 def test_wrong_estimators_are_wrong():
     instance = drawn(WIDE)
     u, s, v = np.linalg.svd(np.asarray(instance.observed), full_matrices=False)
     with jax.enable_x64(True):
-        wide = STATEMENTS["truncation"].broken_estimate(instance)
-        rule = STATEMENTS["operator"].broken_estimate(instance)
-        perfect = STATEMENTS["short_alignments"].broken_estimate(instance)
+        wide = spiked_limit.truncation.broken_estimate(instance)
+        rule = spiked_limit.operator.broken_estimate(instance)
+        perfect = spiked_limit.short_alignments.broken_estimate(instance)
     np.testing.assert_allclose(np.asarray(wide.materialise()), u[:, :4] * s[:4] @ v[:4])
     for squared in perfect:
         np.testing.assert_array_equal(np.asarray(squared), 1)
@@ -259,12 +250,12 @@ def test_both_sides_scale_with_the_units(name, factor):
     scaled = stated(
         factor * np.asarray(instance.observed),
         np.asarray(instance.strengths),
-        np.asarray(factor * number(instance.noise_scale)),
+        np.asarray(factor * float(instance.noise_scale)),
     )
-    expected = factor ** DEGREE.get(name, 2) * np.array(sides(name, instance))
-    np.testing.assert_allclose(sides(name, scaled), expected, rtol=1e-9)
+    expected = factor ** DEGREE.get(name, 2) * np.array(sides(STATEMENTS[name], instance))
+    np.testing.assert_allclose(sides(STATEMENTS[name], scaled), expected, rtol=1e-9)
     with jax.enable_x64(True):
-        magnitudes = [number(STATEMENTS[name].magnitude(i)) for i in (instance, scaled)]
+        magnitudes = [float(STATEMENTS[name].magnitude(i)) for i in (instance, scaled)]
     assert magnitudes[1] / magnitudes[0] == pytest.approx(factor ** DEGREE.get(name, 2))
     assert magnitudes[0] > 0
 
@@ -276,7 +267,7 @@ def test_setting_draws_what_it_says():
     residual = np.asarray(instance.observed) - np.asarray(instance.signal)
     assert np.std(residual) == pytest.approx(2.0, rel=0.02)
     assert np.asarray(instance.observed).dtype == np.float64
-    assert number(instance.unit) == pytest.approx(2 * np.sqrt(300))
+    assert float(instance.unit) == pytest.approx(2 * np.sqrt(300))
     assert instance.sizes == (200, 300)
     with jax.enable_x64(True):
         same = jax.jit(lambda key: WIDE.draw(key=key))(jax.random.key(0))
@@ -287,7 +278,9 @@ def test_operator_norm_by_hand():
     """Of the two squared cosines, (x^4 - b) / (x^4 + x^2) is the smaller."""
     instance = drawn(SpikedSetting(12, 48, np.array([3.0, 1.5]), np.asarray(0.5)))
     lost = [x * math.sqrt(1 - (x**4 - 0.25) / (x**4 + x**2)) for x in (3.0, 1.5)]
-    assert sides("operator", instance)[1] == pytest.approx(0.5 * math.sqrt(48) * max(lost))
+    assert sides(spiked_limit.operator, instance)[1] == pytest.approx(
+        0.5 * math.sqrt(48) * max(lost)
+    )
 
 
 def test_strengths_of_regimes_are_multiples_of_the_threshold():
@@ -318,7 +311,7 @@ def test_outside_its_hypotheses_there_is_no_limit(strengths, noise_scale, failin
     instance = stated(np.ones((4, 4)), np.array(strengths), np.asarray(noise_scale))
     bound = spiked_limit.truncation.bound(instance)
     assert [h.name for h in bound.hypotheses if not bool(h.holds)] == [failing]
-    assert number(bound.value) == np.inf
+    assert float(bound.value) == np.inf
     with pytest.raises(RuntimeError, match=failing):
         jax.block_until_ready(bound.require())
 

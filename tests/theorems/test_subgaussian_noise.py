@@ -18,21 +18,13 @@ from lowrank_theory.theorems.subgaussian_noise import (
     squared_net_bound,
     subgaussian_noise,
 )
+from statements import by_name, drawn, in_float64
 
 pytestmark = pytest.mark.thinned(4)
 
-STATEMENTS = subgaussian_noise.statements
+STATEMENTS = by_name(subgaussian_noise)
 SETTING = Setting(samples=20, inputs=7, outputs=4, rank=2, noise=noise.Rademacher(0.7))
 SIZES = [(1, 1), (60, 90), (2, 500), (500, 2), (1000, 1000)]
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def x64(function: Any, *arguments: Any) -> float:
-    with jax.enable_x64(True):
-        return number(function(*arguments))
 
 
 def at_spacings(q: int, outputs: int, t: float, spacings: Any) -> float:
@@ -45,7 +37,7 @@ def at_spacings(q: int, outputs: int, t: float, spacings: Any) -> float:
 @pytest.mark.parametrize("delta", [0.5, 0.01, 1e-6])
 def test_net_bound_is_the_best_of_its_family(q, outputs, delta):
     t = math.sqrt(2 * math.log(1 / delta))
-    value = x64(squared_net_bound, float(q), outputs, delta)
+    value = in_float64(squared_net_bound, float(q), outputs, delta)
 
     def at(spacings: Any) -> float:
         return at_spacings(q, outputs, t, 1 / (1 + np.exp(spacings)))
@@ -55,7 +47,7 @@ def test_net_bound_is_the_best_of_its_family(q, outputs, delta):
     # One spacing for both, as in the docstring.
     assert value <= at_spacings(q, outputs, t, (0.3214, 0.3214)) * 1.001
     assert math.sqrt(value) <= 2.212 * math.sqrt(q + outputs) + 1.112 * t
-    assert x64(squared_cloud_bound, float(q), outputs, delta) <= value
+    assert in_float64(squared_cloud_bound, float(q), outputs, delta) <= value
 
 
 def test_constants_of_one_spacing():
@@ -66,44 +58,46 @@ def test_constants_of_one_spacing():
 
 def test_bounds_fall_with_the_failure_probability_allowed():
     for bound in (squared_cloud_bound, squared_net_bound):
-        values = [x64(bound, 9.0, 4, delta) for delta in (1e-6, 0.01, 0.5)]
+        values = [in_float64(bound, 9.0, 4, delta) for delta in (1e-6, 0.01, 0.5)]
         assert values == sorted(values, reverse=True)
 
 
 def test_planted_rank_speaks_of_the_same_clouds():
     with jax.enable_x64(True):
         value = planted_rank.sub_gaussian.noise_norm(jnp.asarray(9.0), 4)
-    assert number(value) == x64(squared_cloud_bound, 9.0, 4, 0.05)
+    assert float(value) == in_float64(squared_cloud_bound, 9.0, 4, 0.05)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_statement_against_numpy(name):
-    statement, problem = STATEMENTS[name], SETTING.draw(key=jax.random.key(0))
+    statement, problem = STATEMENTS[name], drawn(SETTING)
     left, _, _ = np.linalg.svd(np.asarray(problem.truth.layer_inputs), full_matrices=False)
     residual = np.asarray(problem.truth.noise)
-    realised = number(statement.realised(problem))
+    realised = float(statement.realised(problem))
     assert realised == pytest.approx(np.linalg.norm(left.T @ residual, 2))
     square = squared_cloud_bound if name.endswith("pac_bayes") else squared_net_bound
     bound = statement.bound(problem, failure_probability=0.01)
-    assert number(bound.require()) == pytest.approx(0.7 * math.sqrt(x64(square, 7.0, 4, 0.01)))
+    assert float(bound.require()) == pytest.approx(
+        0.7 * math.sqrt(in_float64(square, 7.0, 4, 0.01))
+    )
     with jax.enable_x64(True):
         wrong = statement.broken_estimate(problem)
-        assert number(statement.loss(problem, wrong)) == pytest.approx(np.linalg.norm(residual, 2))
-        assert number(statement.magnitude(problem)) == pytest.approx(np.linalg.norm(residual))
+        assert float(statement.loss(problem, wrong)) == pytest.approx(np.linalg.norm(residual, 2))
+        assert float(statement.magnitude(problem)) == pytest.approx(np.linalg.norm(residual))
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_no_bound_without_a_sub_gaussian_constant(name):
     heavy = dataclasses.replace(SETTING, noise=noise.Laplace(0.7)).draw(key=jax.random.key(0))
     bound = STATEMENTS[name].bound(heavy)
-    assert number(bound.value) == math.inf
+    assert float(bound.value) == math.inf
     with pytest.raises(Exception, match="independent and sub-Gaussian' does not hold"):
         bound.require()
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_both_sides_scale_with_the_units_of_the_noise(factor):
-    problem = SETTING.draw(key=jax.random.key(0))
+    problem = drawn(SETTING)
     truth = dataclasses.replace(
         problem.truth,
         noise=np.asarray(factor * np.asarray(problem.truth.noise)),
@@ -112,4 +106,4 @@ def test_both_sides_scale_with_the_units_of_the_noise(factor):
     scaled = dataclasses.replace(problem, truth=truth)
     for statement in STATEMENTS.values():
         for side in (statement.realised, lambda p, s=statement: s.bound(p).value):
-            assert number(side(scaled)) == pytest.approx(factor * number(side(problem)))
+            assert float(side(scaled)) == pytest.approx(factor * float(side(problem)))

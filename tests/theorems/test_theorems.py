@@ -25,6 +25,7 @@ from lowrank_theory.theorems.calibration_size import (
 from lowrank_theory.theorems.minimax_floor import risk_floor
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
 from lowrank_theory.theorems.spiked_limit import asymptotic_error, detection_threshold
+from statements import drawn, sides
 
 pytestmark = pytest.mark.thinned(6)
 
@@ -79,19 +80,6 @@ def fitting(name: str) -> Any:
     return special.get(name, RECTIFIED if name.startswith("relu") else LINEAR)
 
 
-def drawn(setting: Any, seed: int = 0) -> Problem:
-    return setting.draw(key=jax.random.key(seed))
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(statement: Any, instance: Any) -> tuple[float, float]:
-    """Realised quantity and bound."""
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
-
-
 def scaled(problem: Problem, factor: float) -> Problem:
     """The same problem with its outputs in other units."""
 
@@ -132,11 +120,11 @@ def test_statement_holds_on_an_instance_of_its_hypotheses(name):
     statement, problem = STATEMENTS[name], drawn(fitting(name))
     bound = statement.bound(problem)
     assert bool(bound.holds)
-    assert number(bound.require()) == number(bound.value)
-    assert all(math.isfinite(number(h.margin)) for h in bound.hypotheses)
+    assert float(bound.require()) == float(bound.value)
+    assert all(math.isfinite(float(h.margin)) for h in bound.hypotheses)
     realised, value = sides(statement, problem)
     with jax.enable_x64(True):
-        allowance = 1e-12 * number(statement.magnitude(problem))
+        allowance = 1e-12 * float(statement.magnitude(problem))
     if statement.kind.certainty is Certainty.ASYMPTOTIC:
         assert value > 0
         return
@@ -162,7 +150,7 @@ def test_rounding_of_a_rectified_layer_without_signal_is_that_of_its_outputs():
     for name, statement in STATEMENTS.items():
         if name.startswith("relu_noise_after"):
             with jax.enable_x64(True):
-                assert number(statement.magnitude(problem)) == pytest.approx(np.sum(outputs**2))
+                assert float(statement.magnitude(problem)) == pytest.approx(np.sum(outputs**2))
 
 
 VIOLATIONS: dict[tuple[str, str], Any] = {
@@ -212,7 +200,7 @@ def test_outside_its_hypotheses_a_bound_is_infinite_and_require_says_why(name, h
     failing = [h.name for h in bound.hypotheses if not bool(h.holds)]
     assert len(failing) == 1
     assert hypothesis in failing[0]
-    assert number(bound.value) == math.inf
+    assert float(bound.value) == math.inf
     with pytest.raises(RuntimeError, match=f"{failing[0]}' does not hold"):
         jax.block_until_ready(bound.require())
 
@@ -221,7 +209,7 @@ def test_outside_its_hypotheses_a_bound_is_infinite_and_require_says_why(name, h
 def test_corrupt_truth_gives_an_infinite_bound_and_never_nan(name):
     problem = drawn(LINEAR)
     truth = dataclasses.replace(problem.truth, noise=np.full((20, 6), np.nan))
-    assert number(STATEMENTS[name].bound(Problem(problem.observed, truth, 2)).value) == math.inf
+    assert float(STATEMENTS[name].bound(Problem(problem.observed, truth, 2)).value) == math.inf
 
 
 def test_lower_bound_promises_minus_infinity_outside_its_hypotheses():
@@ -229,12 +217,12 @@ def test_lower_bound_promises_minus_infinity_outside_its_hypotheses():
         def hypotheses(self, instance: Any) -> tuple[Hypothesis, ...]:
             return (Hypothesis("never", math.nan),)
 
-    assert number(Never().bound(drawn(LINEAR)).value) == -math.inf
+    assert float(Never().bound(drawn(LINEAR)).value) == -math.inf
 
 
 def test_threshold_below_the_noise_is_outside_the_oracle_inequality():
     bound = Oracle(inflation=0.9).bound(drawn(LINEAR))
-    assert number(bound.value) == math.inf
+    assert float(bound.value) == math.inf
 
 
 def test_planted_rank_speaks_of_layers_without_bias():
@@ -285,7 +273,7 @@ def test_calibration_size_needs_a_second_moment_and_weights():
 )
 def test_smaller_failure_probability_costs_more(name):
     statement, problem = STATEMENTS[name], drawn(fitting(name))
-    values = [number(statement.bound(problem, failure_probability=d).value) for d in (0.3, 0.05)]
+    values = [float(statement.bound(problem, failure_probability=d).value) for d in (0.3, 0.05)]
     assert values[0] < values[1]
 
 
@@ -306,9 +294,9 @@ def test_kinds_in_words():
 
 def test_best_error_by_hand():
     observed = Observed(activations=diagonal(1, 1, 0), outputs=diagonal(3, 1, 2))
-    assert number(best_error(observed, 1)) ** 2 == pytest.approx(5)
+    assert float(best_error(observed, 1)) ** 2 == pytest.approx(5)
     layer = Layer(observed, 1)
-    assert number(theorems.best_possible.activation_weighted.realised(layer)) ** 2 == (
+    assert float(theorems.best_possible.activation_weighted.realised(layer)) ** 2 == (
         pytest.approx(5)
     )
 
@@ -331,7 +319,7 @@ def test_any_noise_holds_for_a_stated_truth_of_a_real_layer():
     realised, bound = sides(statement, problem)
     assert 0 < realised <= bound < math.inf
     # A law of the noise is nothing that can be stated.
-    assert number(theorems.planted_rank.gaussian.bound(problem).value) == math.inf
+    assert float(theorems.planted_rank.gaussian.bound(problem).value) == math.inf
     # The bound, in NumPy: the noise is X (W - M), all of it attainable.
     noise_values = np.linalg.svd(rows @ (weights - target), compute_uv=False)
     assert bound == pytest.approx(math.sqrt(5) * np.linalg.norm(noise_values[:2]))
@@ -377,18 +365,18 @@ def test_price_approaches_the_condition_number():
     layer = Layer(observed, 1)
     price = theorems.price_of_ignoring_data
     relative, absolute = (sides(s, layer) for s in (price.condition_number, price.weight_tail))
-    optimum = number(best_error(observed, 1))
+    optimum = float(best_error(observed, 1))
     assert relative[0] / optimum == pytest.approx(99.99)
     assert relative[1] / optimum == pytest.approx(100)
     assert absolute == pytest.approx((1, 1))
-    assert number(price_bound(observed, 1)) == pytest.approx(1)
+    assert float(price_bound(observed, 1)) == pytest.approx(1)
 
 
 def test_price_bound_is_that_of_the_weights_where_activations_have_no_rank():
     observed = Observed(weights=diagonal(2, 1), activations=diagonal(0, 1))
     layer = Layer(observed, 1)
-    assert number(theorems.price_of_ignoring_data.condition_number.bound(layer).value) == math.inf
-    assert number(price_bound(observed, 1)) == pytest.approx(1)
+    assert float(theorems.price_of_ignoring_data.condition_number.bound(layer).value) == math.inf
+    assert float(price_bound(observed, 1)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -396,16 +384,16 @@ def test_weight_tail_is_never_above_condition_number(seed):
     problem = drawn(LINEAR, seed)
     price = theorems.price_of_ignoring_data
     tail, kappa = (
-        number(s.bound(problem).value) for s in (price.weight_tail, price.condition_number)
+        float(s.bound(problem).value) for s in (price.weight_tail, price.condition_number)
     )
     assert tail <= kappa
-    assert number(price_bound(problem.observed, 2)) == tail
+    assert float(price_bound(problem.observed, 2)) == tail
 
 
 def sub_gaussian_norm(q: int, outputs: int, failure_probability: float) -> float:
     statement = theorems.planted_rank.sub_gaussian.at(failure_probability)
     with jax.enable_x64(True):
-        return number(statement.noise_norm(jnp.asarray(float(q)), outputs))
+        return float(statement.noise_norm(jnp.asarray(float(q)), outputs))
 
 
 @pytest.mark.parametrize(("q", "outputs"), [(1, 1), (60, 90), (2, 500), (500, 2), (1000, 1000)])
@@ -443,7 +431,7 @@ def test_asymptotic_error_peaks_at_the_detection_threshold(q, outputs):
     threshold = detection_threshold(q, outputs, scale)
 
     def at(strength: float) -> float:
-        value = number(asymptotic_error(np.array([strength * threshold]), q, outputs, scale))
+        value = float(asymptotic_error(np.array([strength * threshold]), q, outputs, scale))
         return value / (scale**2 * longer)
 
     worst = 1 + beta + 3 * math.sqrt(beta)
@@ -453,14 +441,14 @@ def test_asymptotic_error_peaks_at_the_detection_threshold(q, outputs):
     assert at(1e-6) == pytest.approx((1 + math.sqrt(beta)) ** 2)  # noise taken for signal
     assert at(1e6) == pytest.approx(1 + beta)  # the dimension of the tangent space
     # Components add up, and the Gaussian bound is four to five times the worst of them.
-    two = number(asymptotic_error(np.array([1.0, 2.0]) * threshold, q, outputs, scale))
+    two = float(asymptotic_error(np.array([1.0, 2.0]) * threshold, q, outputs, scale))
     assert two == pytest.approx(scale**2 * longer * (at(1.0) + at(2.0)))
     assert 4 <= 5 * (1 + math.sqrt(beta)) ** 2 / worst <= 5
 
 
 def test_asymptotic_error_is_that_of_large_layers():
     strengths = np.array([2.0, 1.3]) * detection_threshold(200, 100, 1.0)
-    expected = number(asymptotic_error(strengths, 200, 100, 1.0))
+    expected = float(asymptotic_error(strengths, 200, 100, 1.0))
     random = np.random.default_rng(0)
     errors = []
     for _ in range(20):
@@ -476,8 +464,8 @@ def test_first_order_excess_against_its_sum():
     values, rank = (5.0, 3.0, 2.0, 0.5, 0.0), 2
     expected = sum(a * b / (a - b) for a, b in itertools.product(values[:rank], values[rank:]))
     with jax.enable_x64(True):
-        assert number(first_order_excess(jnp.array(values), rank)) == pytest.approx(expected)
-        assert number(first_order_excess(jnp.array([2.0, 1.0]), 1)) == 2
+        assert float(first_order_excess(jnp.array(values), rank)) == pytest.approx(expected)
+        assert float(first_order_excess(jnp.array([2.0, 1.0]), 1)) == 2
 
 
 def test_relative_bound_by_hand():
@@ -485,4 +473,4 @@ def test_relative_bound_by_hand():
     problem = drawn(CalibrationSetting(np.asarray(400), 2, 1, spectra.Given((1.0, 0.5**0.5))))
     bound = theorems.calibration_size.relative.bound(problem, failure_probability=2 * math.exp(-2))
     optimum = 0.5
-    assert number(bound.value) / optimum == pytest.approx((1.1 / (0.9 - 0.5**0.5 / 10)) ** 2)
+    assert float(bound.value) / optimum == pytest.approx((1.1 / (0.9 - 0.5**0.5 / 10)) ** 2)

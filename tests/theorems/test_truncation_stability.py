@@ -29,7 +29,6 @@ from perturbed import (
     diagonal,
     drawn,
     mapped,
-    number,
     obeys_the_laws,
 )
 
@@ -173,7 +172,7 @@ def test_frobenius_is_the_theorem_on_planted_layers():
     observed = Observed(activations=np.eye(6), outputs=np.asarray(instance.perturbed))
     problem = Problem.stated(observed, instance.matrix, instance.rank)
     planted = theorems.planted_rank.any_noise
-    expected = number(planted.realised(problem)), number(planted.bound(problem).value)
+    expected = float(planted.realised(problem)), float(planted.bound(problem).value)
     assert at_once(Schatten(2.0), instance) == pytest.approx(expected, rel=1e-11)
 
 
@@ -182,7 +181,7 @@ def test_a_matrix_of_larger_rank_has_no_bound(name):
     instance = drawn(rank=1, width=2)
     bound = STATEMENTS[name].bound(instance)
     assert [h.name for h in bound.hypotheses if not h.holds] == ["the matrix has rank at most r"]
-    assert number(bound.value) == math.inf
+    assert float(bound.value) == math.inf
     with pytest.raises(RuntimeError, match="'the matrix has rank at most r' does not hold"):
         jax.block_until_ready(bound.require())
 
@@ -223,4 +222,4 @@ def test_rounding_scales_with_all_that_is_added():
     instance = Perturbation(np.full((3, 2), 1.0), np.full((3, 2), 2.0), 1)
     with jax.enable_x64(True):
         expected = 3 * math.sqrt(6) * math.sqrt(2)
-        assert number(GoldenRatio().magnitude(instance)) == pytest.approx(expected)
+        assert float(GoldenRatio().magnitude(instance)) == pytest.approx(expected)

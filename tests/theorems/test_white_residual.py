@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +18,11 @@ from lowrank_theory.theorems.white_residual import (
     share_limit,
     white_residual,
 )
+from statements import by_name, drawn, sides
 
-STATEMENTS = white_residual.statements
+STATEMENTS = by_name(white_residual)
 SETTING = ResidualSetting(rows=7, columns=4, rank=2)
 YES, NO = np.asarray(True), np.asarray(False)
-
-
-def number(value: Any) -> float:
-    return float(np.asarray(value))
-
-
-def sides(name: str, instance: Residual) -> tuple[float, float]:
-    statement = STATEMENTS[f"white_residual.{name}"]
-    return number(statement.realised(instance)), number(statement.bound(instance).value)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -49,27 +40,27 @@ def test_every_statement_against_its_formula_in_numpy(transposed):
         "limit": share_limit(7, 4, 2),
     }
     share = (s[0] ** 2 + s[1] ** 2) / np.sum(s**2)
-    assert set(expected) == {name.split(".")[1] for name in STATEMENTS}
+    assert set(expected) == set(STATEMENTS)
     for name, value in expected.items():
-        assert sides(name, instance) == pytest.approx((share, value)), name
+        assert sides(STATEMENTS[name], instance) == pytest.approx((share, value)), name
     assert expected["expected"] <= expected["edge"]
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_shares_have_no_unit(factor):
-    instance = SETTING.draw(key=jax.random.key(0))
+    instance = drawn(SETTING)
     scaled = dataclasses.replace(instance, matrix=factor * np.asarray(instance.matrix))
     for name in ("any_residual", "gaussian"):
-        assert sides(name, scaled) == pytest.approx(sides(name, instance))
+        assert sides(STATEMENTS[name], scaled) == pytest.approx(sides(STATEMENTS[name], instance))
 
 
 def test_any_residual_is_attained_by_equal_singular_values():
     flat = Residual(np.diag([2.0, 2.0, 0.0]), 2, NO, NO)
-    assert sides("any_residual", flat) == pytest.approx((1, 1))
+    assert sides(white_residual.any_residual, flat) == pytest.approx((1, 1))
     steep = Residual(np.diag([2.0, 1.0, 1.0]), 2, NO, NO)
-    assert sides("any_residual", steep) == pytest.approx((5 / 6, 8 / 6))
+    assert sides(white_residual.any_residual, steep) == pytest.approx((5 / 6, 8 / 6))
     nothing = Residual(np.zeros((3, 3)), 2, NO, NO)
-    assert sides("any_residual", nothing) == (0, 0)
+    assert sides(white_residual.any_residual, nothing) == (0, 0)
 
 
 def test_the_adversary_plays_residuals():
@@ -81,7 +72,7 @@ def test_the_adversary_plays_residuals():
         instance, estimate = adversary.play(jnp.eye(4, 3) * jnp.array([1.0, 1.0, 0.01]))
         assert estimate is None
         assert instance.rank == 2
-    realised, bound = sides("any_residual", instance)
+    realised, bound = sides(white_residual.any_residual, instance)
     assert 0.999 * bound <= realised <= bound
 
 
@@ -136,7 +127,7 @@ def test_draws_and_growth():
     assert set(np.abs(np.asarray(instance.matrix)).ravel()) == {2.0}
     assert (bool(instance.white), bool(instance.gaussian)) == (True, False)
     rounded = dataclasses.replace(SETTING, law=noise.QuantiserResidual(3))
-    quantised = rounded.draw(key=jax.random.key(0))
+    quantised = drawn(rounded)
     assert not bool(quantised.white)
     assert 0 < np.max(np.abs(np.asarray(quantised.matrix))) < 1.0
 
@@ -145,25 +136,24 @@ def test_no_bound_outside_the_hypotheses():
     signs = Residual(np.eye(7, 4), 2, YES, NO)
     coloured = Residual(np.eye(7, 4), 2, NO, NO)
     for name, statement in STATEMENTS.items():
-        kind = name.split(".")[1]
         for instance, holds in (
-            (signs, kind not in ("gaussian", "expected")),
-            (coloured, kind == "any_residual"),
+            (signs, name not in ("gaussian", "expected")),
+            (coloured, name == "any_residual"),
         ):
             bound = statement.bound(instance)
-            assert math.isfinite(number(bound.value)) == holds
+            assert math.isfinite(float(bound.value)) == holds
             if not holds:
                 with pytest.raises(Exception, match="does not hold, so there is no bound"):
                     bound.require()
 
 
 def test_twice_the_rank_captures_more():
-    instance = SETTING.draw(key=jax.random.key(0))
+    instance = drawn(SETTING)
     statement = white_residual.gaussian
     with jax.enable_x64(True):
         broken = statement.loss(instance, statement.broken_estimate(instance))
-        assert number(broken) == pytest.approx(1)
-        assert number(statement.magnitude(instance)) == 1
+        assert float(broken) == pytest.approx(1)
+        assert float(statement.magnitude(instance)) == 1
 
 
 def test_bad_input():
