@@ -8,7 +8,7 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,33 @@ from lowrank_theory._files import from_json
 _TEXT = 100_000_000  # bytes; the largest text that is read has a third of them
 _HEADER = 20_000  # bytes; NumPy reads no longer ones
 _WIDEST = 16  # bytes of a number
+_RATIO = 100  # of unpacked bytes to packed ones; weights have a ratio near one
+_SMALL = 1_000_000  # bytes that are unpacked at any ratio
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """The shapes of the arrays in a file, from which the sizes of a network are read, and the error
+    for a file without such a network.
+    """
+
+    found: dict[str, Shape]
+    damaged: Callable[[str], ValueError]
+
+    def size(self, name: str, axis: int = 0) -> int:
+        """Of an array along an axis.
+
+        Raises `ValueError` where there is no such array, and for one without such an axis or
+        without entries.
+        """
+        if name not in self.found:
+            raise self.damaged(f"it has no {name}")
+        shape = self.found[name]
+        if len(shape) <= axis or min(shape) < 1:
+            raise self.damaged(f"{name} has shape {shape}")
+        return shape[axis]
 
 
 def embedded(file: Path, sha256: str) -> dict[str, np.ndarray]:
@@ -119,7 +146,21 @@ class Source:
             raise self.damaged(path, "it is not a JSON object")
         return path, found
 
-    def arrays(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    def shapes(self, name: str) -> Shapes:
+        """The shapes of all arrays in a `.npz` file, as their headers have them.
+
+        Raises `FileNotFoundError` where the file is not there, `ValueError` where it is damaged.
+        """
+        path = self.find(name)
+        try:
+            with zipfile.ZipFile(path) as stored:
+                keys = [key for key in stored.namelist() if key.endswith(".npy")]
+                found = {key.removesuffix(".npy"): _shape(stored, key) for key in keys}
+        except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes
+            raise self.damaged(path, error) from error
+        return Shapes(found, lambda reason: self.damaged(path, reason))
+
+    def arrays(self, name: str, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         """The arrays of these names in a `.npz` file, in float32.
 
         Raises `FileNotFoundError` where the file is not there, `ValueError` where an array is
@@ -129,12 +170,13 @@ class Source:
         path = self.find(name)
         try:
             with zipfile.ZipFile(path) as stored:
-                arrays = {name: _entry(stored, name, shape) for name, shape in shapes.items()}
-        except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes
+                _check_unpacked(stored, shapes)
+                arrays = {key: _entry(stored, key, shape) for key, shape in shapes.items()}
+        except Exception as error:  # as above
             raise self.damaged(path, error) from error
-        return {name: self.checked(path, name, arrays[name], shapes[name]) for name in shapes}
+        return {key: self.checked(path, key, arrays[key], shapes[key]) for key in shapes}
 
-    def array(self, name: str, shape: tuple[int, ...]) -> tuple[Path, np.ndarray]:
+    def array(self, name: str, shape: Shape) -> tuple[Path, np.ndarray]:
         """The array in a `.npy` file, of any dtype.
 
         Raises `FileNotFoundError` where there is no such file, `ValueError` where its array is of
@@ -147,9 +189,7 @@ class Source:
         except Exception as error:  # as above
             raise self.damaged(path, error) from error
 
-    def checked(
-        self, path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]
-    ) -> np.ndarray:
+    def checked(self, path: Path, name: str, array: np.ndarray, shape: Shape) -> np.ndarray:
         """An array of this shape and of finite numbers, in float32.
 
         Raises `ValueError` for any other.
@@ -165,29 +205,51 @@ class Source:
         return array
 
 
-def _entry(stored: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    entry = stored.getinfo(f"{name}.npy")
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+def _shape(stored: zipfile.ZipFile, key: str) -> Shape:
+    with _opened(stored, key) as file:
+        return _header(file.read(_HEADER))[0]
+
+
+def _opened(stored: zipfile.ZipFile, key: str) -> Any:
+    if stored.getinfo(key).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # NumPy writes no others, of which any number of bytes may be unpacked at once.
-        raise ValueError(f"{name} is compressed in another way than NumPy's")
-    with stored.open(entry) as file:
-        return _array(file, entry.file_size, name, shape)
+        raise ValueError(f"{key} is compressed in another way than NumPy's")
+    return stored.open(key)
 
 
-def _array(file: Any, size: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array of this shape in the `size` bytes of a `.npy` file, or an error."""
-    most = _HEADER + _WIDEST * math.prod(shape)
+def _check_unpacked(stored: zipfile.ZipFile, names: Iterable[str]) -> None:
+    entries = [stored.getinfo(f"{name}.npy") for name in names]
+    size = sum(entry.file_size for entry in entries)
+    most = _SMALL + _RATIO * sum(entry.compress_size for entry in entries)
     if size > most:
-        raise ValueError(f"{name} has {size:,} bytes, where shape {shape} has at most {most:,}")
-    content = io.BytesIO(file.read(size))
-    version = np.lib.format.read_magic(content)
-    if version == (1, 0):
-        found, _, dtype = np.lib.format.read_array_header_1_0(content)
-    else:
-        found, _, dtype = np.lib.format.read_array_header_2_0(content)
+        raise ValueError(f"it unpacks to {size:,} bytes, where {most:,} are the most")
+
+
+def _entry(stored: zipfile.ZipFile, name: str, shape: Shape) -> np.ndarray:
+    key = f"{name}.npy"
+    with _opened(stored, key) as file:
+        return _array(file, stored.getinfo(key).file_size, name, shape)
+
+
+def _array(file: Any, size: int, name: str, shape: Shape) -> np.ndarray:
+    """The array of this shape in the `size` bytes of a `.npy` file, or an error."""
+    begun = file.read(_HEADER)
+    found, dtype, header = _header(begun)
     if found != shape:
         raise ValueError(f"{name} has shape {found}, not {shape}")
-    if content.tell() + dtype.itemsize * math.prod(shape) != size:
+    if header + dtype.itemsize * math.prod(shape) != size:
         raise ValueError(f"{name} has {size:,} bytes, which its header does not say")
-    content.seek(0)
+    if dtype.itemsize > _WIDEST:
+        raise ValueError(f"{name} is {dtype}, not of numbers")
+    content = io.BytesIO(begun + file.read(size - len(begun)))
     return np.lib.format.read_array(content, allow_pickle=False)
+
+
+def _header(begun: bytes) -> tuple[Shape, np.dtype, int]:
+    """The shape, the dtype and the length of the header with which a `.npy` file begins."""
+    content = io.BytesIO(begun)
+    if np.lib.format.read_magic(content) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(content)
+    return shape, dtype, content.tell()

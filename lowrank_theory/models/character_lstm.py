@@ -1,10 +1,13 @@
-"""A recurrent network that continues the text it was trained on, character by character.
+"""Recurrent networks that continue the text they were trained on, character by character.
 
-Network and text are read from a folder of the user's, see `LAYOUT`. The network spends 1.295 nats
-per character on that text, of whose characters the entropy is 3.31; it probably was trained on it.
+Networks and text are read from a folder of the user's, see `LAYOUT`. That of Shakespeare spends
+1.295 nats per character on its text, of whose characters the entropy is 3.31; it probably was
+trained on it.
 """
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -15,22 +18,21 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from lowrank_theory._numerics import AnyArray, check_count
-from lowrank_theory.models._sources import Source
+from lowrank_theory.models._sources import Shapes, Source
 
 LAYOUT = """\
   char_lstm/shakespeare.npz
     with embedding, rnnlm/softmax_w, rnnlm/softmax_b, and the weights and biases of
     rnnlm/multi_rnn_cell/cell_0/basic_lstm_cell/ and .../cell_1/basic_lstm_cell/: the variables in
     models/charRNN/shakespeare of github.com/ml5js/ml5-data-and-models (MIT) at commit
-    0612a3e7c51cbffdc5db701dff49d16d1ac26fa8, saved with numpy.savez
+    0612a3e7c51cbffdc5db701dff49d16d1ac26fa8, saved with numpy.savez; the networks beside it, of
+    other sizes and with kernel and bias in the place of weights and biases, are read as well
   char_lstm/vocab.json
     from the same folder
   char_lstm/shakespeare.txt
     data/tinyshakespeare/input.txt of github.com/karpathy/char-rnn."""
 
-_SOURCE = Source("char_lstm", LAYOUT)
-_WIDTH = 128
-_CELL = "rnnlm/multi_rnn_cell/cell_{}/basic_lstm_cell/"
+SHAKESPEARE = "char_lstm/shakespeare.npz"
 _MISSPELT = {"": "U", "  ": "u"}  # two keys of the vocabulary as it is published
 
 
@@ -76,7 +78,8 @@ class CharacterLSTM(eqx.Module):
                 f"{codes.dtype} of shape {codes.shape}."
             )
         layers, head = parameters["layers"], parameters["head"]
-        zeros = jnp.zeros((codes.shape[0], head["kernel"].shape[0]), head["kernel"].dtype)
+        biases = [layer["bias"] for layer in layers]
+        zeros = [jnp.zeros((len(codes), len(bias) // 4), bias.dtype) for bias in biases]
 
         def step(states: list[tuple[Array, Array]], code: Array) -> tuple:
             x = parameters["embedding"][code]
@@ -89,52 +92,79 @@ class CharacterLSTM(eqx.Module):
                 after.append((c, x))
             return after, x
 
-        _, outputs = lax.scan(step, [(zeros, zeros)] * len(layers), jnp.transpose(codes))
+        _, outputs = lax.scan(step, [(each, each) for each in zeros], jnp.transpose(codes))
         return jnp.swapaxes(outputs, 0, 1) @ head["kernel"] + head["bias"]
 
 
-def character_lstm_network() -> tuple[CharacterLSTM, dict[str, Any]]:
-    """The trained network of two layers with 128 units, and its parameters, in float32.
+def character_lstm_network(file: str | Path = SHAKESPEARE) -> tuple[CharacterLSTM, dict[str, Any]]:
+    """The trained network in a file, below the folder named by `LOWRANK_DATA` or absolute, whose
+    vocabulary stands beside it, and its parameters, in float32.
 
-    They are `{"embedding": ..., "layers": [layer, layer], "head": layer}`, where each layer is
-    `{"kernel": ..., "bias": ...}`.
+    They are `{"embedding": ..., "layers": [layer, ...], "head": layer}`, where each layer is
+    `{"kernel": ..., "bias": ...}`: as many layers as the file has, of its widths.
 
-    Raises `FileNotFoundError` where a file is missing and `ValueError` where one is damaged; both
-    say which, and where to get it.
+    Raises `FileNotFoundError` where a file is missing and `ValueError` where one is damaged, or its
+    arrays do not fit together; both say which, and where to get it.
     """
-    path, stored = _SOURCE.json("vocab.json")
+    file = Path(file)
+    source = Source(file.parent, LAYOUT)
+    vocabulary = _vocabulary(source)
+    shapes = source.shapes(file.name)
+    embedding, cells, head = _names(shapes)
+    width = shapes.size(embedding, axis=1)
+    expected: dict[str, tuple[int, ...]] = {embedding: (len(vocabulary), width)}
+    for kernel, bias in cells:
+        state = shapes.size(bias) // 4
+        expected |= {kernel: (width + state, 4 * state), bias: (4 * state,)}
+        width = state
+    kernel, bias = head
+    expected |= {kernel: (width, len(vocabulary)), bias: (len(vocabulary),)}
+    arrays = {name: jnp.asarray(x) for name, x in source.arrays(file.name, expected).items()}
+    layers = [{"kernel": arrays[kernel], "bias": arrays[bias]} for kernel, bias in (*cells, head)]
+    parameters = {"embedding": arrays[embedding], "layers": layers[:-1], "head": layers[-1]}
+    return CharacterLSTM(vocabulary), parameters
+
+
+def _vocabulary(source: Source) -> str:
+    """The characters in the order of their codes."""
+    path, stored = source.json("vocab.json")
     try:
         codes = {_MISSPELT.get(key, key): code for key, code in stored.items()}
         vocabulary = "".join(sorted(codes, key=codes.__getitem__))
     except TypeError as error:
-        raise _SOURCE.damaged(path, error) from error
+        raise source.damaged(path, error) from error
     if [codes.get(character) for character in vocabulary] != list(range(len(codes))):
-        raise _SOURCE.damaged(path, "it does not number single characters from 0")
-    shapes = {
-        "embedding": (len(codes), _WIDTH),
-        "rnnlm/softmax_w": (_WIDTH, len(codes)),
-        "rnnlm/softmax_b": (len(codes),),
-    }
-    for cell in map(_CELL.format, range(2)):
-        shapes[f"{cell}weights"] = (2 * _WIDTH, 4 * _WIDTH)
-        shapes[f"{cell}biases"] = (4 * _WIDTH,)
-    arrays = _SOURCE.arrays("shakespeare.npz", shapes)
+        raise source.damaged(path, "it does not number single characters from 0")
+    return vocabulary
 
-    def layer(kernel: str, bias: str) -> dict[str, Array]:
-        return {"kernel": jnp.asarray(arrays[kernel]), "bias": jnp.asarray(arrays[bias])}
 
-    return CharacterLSTM(vocabulary), {
-        "embedding": jnp.asarray(arrays["embedding"]),
-        "layers": [layer(f"{cell}weights", f"{cell}biases") for cell in map(_CELL.format, (0, 1))],
-        "head": layer("rnnlm/softmax_w", "rnnlm/softmax_b"),
-    }
+Pair = tuple[str, str]  # the names of a kernel and of the bias with it
+
+
+def _names(shapes: Shapes) -> tuple[str, list[Pair], Pair]:
+    """What the file calls the embedding, the cells and the head."""
+
+    def called(word: str, axes: int) -> list[str]:
+        names = [n for n, shape in shapes.found.items() if word in n.lower() and len(shape) == axes]
+        return sorted(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
+
+    embeddings = called("embedding", 2)
+    kernels, biases = called("lstm", 2), called("lstm", 1)
+    heads, shifts = called("softmax", 2), called("softmax", 1)
+    counts = [len(names) for names in (embeddings, heads, shifts)]
+    if counts != [1, 1, 1] or not kernels or len(kernels) != len(biases):
+        raise shapes.damaged(
+            "it must have one embedding, a matrix and a vector of each LSTM cell, and softmax_w "
+            f"and softmax_b; it has {', '.join(shapes.found) or 'no arrays'}"
+        )
+    return embeddings[0], list(zip(kernels, biases, strict=True)), (heads[0], shifts[0])
 
 
 def shakespeare_text() -> str:
     """The text that comes with the network, of 1,115,394 characters; it raises what
     `character_lstm_network` raises.
     """
-    return _SOURCE.text("shakespeare.txt")[1]
+    return Source(Path(SHAKESPEARE).parent, LAYOUT).text("shakespeare.txt")[1]
 
 
 def nats_per_character(

@@ -24,12 +24,7 @@ LAYOUT = """\
 
 _IMAGES = Source("mnist", LAYOUT)
 _NETWORK = Source("mnist_mlp", LAYOUT)
-_SHAPES = {
-    "fc1.weight": (500, 784),
-    "fc1.bias": (500,),
-    "fc2.weight": (10, 500),
-    "fc2.bias": (10,),
-}
+_FILE = "mnist_mlp.npz"
 
 
 def _read_idx(name: str, *shape: int) -> np.ndarray:
@@ -50,16 +45,26 @@ def _read_idx(name: str, *shape: int) -> np.ndarray:
 
 
 def mnist_network() -> Perceptron:
-    """The trained network, in float32.
+    """The trained network, in float32. Its hidden layer is as wide as the file has it.
 
     Raises `FileNotFoundError` where the file is missing and `ValueError` where it is damaged; both
     say which file, and where to get it.
     """
-    arrays = _NETWORK.arrays("mnist_mlp.npz", _SHAPES)
+    hidden = _NETWORK.shapes(_FILE).size("fc1.weight")
+    arrays = _NETWORK.arrays(_FILE, _shapes(hidden))
     return Perceptron(
         [jnp.asarray(arrays[f"{layer}.weight"].T) for layer in ("fc1", "fc2")],
         [jnp.asarray(arrays[f"{layer}.bias"]) for layer in ("fc1", "fc2")],
     )
+
+
+def _shapes(hidden: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "fc1.weight": (hidden, 784),
+        "fc1.bias": (hidden,),
+        "fc2.weight": (10, hidden),
+        "fc2.bias": (10,),
+    }
 
 
 def mnist_data() -> Split:

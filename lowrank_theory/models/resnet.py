@@ -1,10 +1,11 @@
-"""Residual networks of 20 and 56 layers, and the CIFAR-10 images on which they were trained.
+"""Residual networks, and the CIFAR-10 images on which they were trained.
 
 Both are read from a folder of the user's, see `LAYOUT` and `CIFAR10_LAYOUT`. Of the first 1,000
-test images the networks recognise 915 and 926.
+test images the networks of 20 and 56 layers recognise 915 and 926.
 """
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_count, settle
-from lowrank_theory.models._sources import Source
+from lowrank_theory.models._sources import Shapes, Source
 
 LAYOUT = """\
-  resnet_cifar10/resnet20.npz, resnet_cifar10/resnet56.npz
+  {folder}/resnet20.npz, {folder}/resnet56.npz
     the state dicts pretrained_models/resnet20-12fca82f.th and resnet56-4bfd9763.th of
     github.com/akamaster/pytorch_resnet_cifar10 (BSD-2), saved with numpy.savez under their names
-    without the leading "module."."""
+    without the leading "module.", and any other depth in the same way."""
 
 CIFAR10_LAYOUT = """\
   cifar10/data_batch_1.bin to data_batch_5.bin, cifar10/test_batch.bin
@@ -33,9 +34,9 @@ CIFAR10_LAYOUT = """\
     the strips demo/cifar10/ of github.com/karpathy/convnetjs, 1,000 images each, and their 51,000
     labels as a NumPy array of bytes; the last strip is of test images."""
 
-_SOURCE = Source("resnet_cifar10", LAYOUT)
+FOLDER = "resnet_cifar10"
 _CIFAR10 = Source("cifar10", CIFAR10_LAYOUT)
-_WIDTHS = (16, 32, 64)
+_STAGES = (1, 2, 3)
 _CLASSES = 10
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -53,9 +54,10 @@ class ResNet(eqx.Module):
 
     $$x \leftarrow \max(c_2(\max(c_1(x), 0)) + s(x),\ 0)$$
 
-    with 16, 32 and 64 channels, then the mean over the places and an affine layer. The first block
-    of the second and the third stage takes every second place, and its shortcut $s$ fills the new
-    channels with zeros, half of them before the old ones ("option A"); elsewhere $s(x) = x$.
+    with more channels in each (theirs: 16, 32 and 64), then the mean over the places and an affine
+    layer. The first block of the second and the third stage takes every second place, and its
+    shortcut $s$ fills the new channels with zeros, half of them before the old ones ("option A");
+    elsewhere $s(x) = x$.
 
     Batch normalisation, which is affine once a network is trained, is part of the convolution it
     follows: `kernel` (3, 3, inputs, outputs) and `bias` (outputs,).
@@ -112,25 +114,26 @@ def _shortcut(images: Array, stride: int, channels: int) -> Array:
     return jnp.pad(images[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (zeros, zeros)))
 
 
-def resnet_network(depth: int) -> tuple[ResNet, dict[str, Any]]:
-    """The trained network of 20 or 56 layers and its parameters, in float32.
+def resnet_network(depth: int, folder: str | Path = FOLDER) -> tuple[ResNet, dict[str, Any]]:
+    """The trained network of so many layers in `resnet{depth}.npz` of a folder, below that named by
+    `LOWRANK_DATA` or absolute, and its parameters, in float32.
 
     They are `{"stem": layer, "stages": [[{"first": layer, "second": layer}, ...], ...],
-    "head": layer}`, where each layer is `{"kernel": ..., "bias": ...}`.
+    "head": layer}`, where each layer is `{"kernel": ..., "bias": ...}`, of the widths in the file.
 
-    Raises `FileNotFoundError` where the file is missing and `ValueError` where it is damaged; both
-    say which file, and where to get it.
+    Raises `FileNotFoundError` where the file is missing and `ValueError` where it is damaged, or
+    its arrays do not fit together; both say which file, and where to get it.
     """
     network = ResNet(depth)
+    source, name = Source(folder, LAYOUT.format(folder=folder)), f"resnet{depth}.npz"
     blocks = (depth - 2) // 6
-    name = f"resnet{depth}.npz"
-    arrays = _SOURCE.arrays(name, _shapes(blocks))
+    arrays = source.arrays(name, _expected(blocks, source.shapes(name)))
 
     def layer(prefix: str, number: int | str = 1) -> dict[str, Array]:
         norm = f"{prefix}bn{number}"
         variances = arrays[f"{norm}.running_var"].astype(np.float64)
         if not (variances >= 0).all():
-            raise _SOURCE.damaged(_SOURCE.path(name), f"{norm}.running_var has negative entries")
+            raise source.damaged(source.path(name), f"{norm}.running_var has negative entries")
         scale = arrays[f"{norm}.weight"] / np.sqrt(variances + _EPSILON)
         kernel = arrays[f"{prefix}conv{number}.weight"].transpose(2, 3, 1, 0) * scale
         bias = arrays[f"{norm}.bias"] - arrays[f"{norm}.running_mean"] * scale
@@ -141,7 +144,7 @@ def resnet_network(depth: int) -> tuple[ResNet, dict[str, Any]]:
             {"first": layer(f"layer{stage}.{k}.", 1), "second": layer(f"layer{stage}.{k}.", 2)}
             for k in range(blocks)
         ]
-        for stage in (1, 2, 3)
+        for stage in _STAGES
     ]
     head = {
         "kernel": jnp.asarray(arrays["linear.weight"].T),
@@ -150,23 +153,31 @@ def resnet_network(depth: int) -> tuple[ResNet, dict[str, Any]]:
     return network, {"stem": layer(""), "stages": stages, "head": head}
 
 
-def _shapes(blocks: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the arrays in the file."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def _expected(blocks: int, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of a network, whose widths are those found."""
+    names = ("conv1.weight", "layer2.0.conv1.weight", "layer3.0.conv1.weight", "linear.weight")
+    *widths, classes = map(shapes.size, names)
+    if any(new < old or (new - old) % 2 for old, new in itertools.pairwise(widths)):
+        raise shapes.damaged(f"zeros cannot fill up shortcuts between stages of widths {widths}")
+    expected: dict[str, tuple[int, ...]] = {}
 
     def add(prefix: str, number: int, inputs: int, outputs: int) -> None:
-        shapes[f"{prefix}conv{number}.weight"] = (outputs, inputs, 3, 3)
+        expected[f"{prefix}conv{number}.weight"] = (outputs, inputs, 3, 3)
         for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{prefix}bn{number}.{part}"] = (outputs,)
+            expected[f"{prefix}bn{number}.{part}"] = (outputs,)
 
-    add("", 1, 3, _WIDTHS[0])
-    inputs = _WIDTHS[0]
-    for stage, outputs in enumerate(_WIDTHS, start=1):
+    add("", 1, 3, widths[0])
+    inputs = widths[0]
+    for stage, outputs in zip(_STAGES, widths, strict=True):
         for block in range(blocks):
             add(f"layer{stage}.{block}.", 1, inputs, outputs)
             add(f"layer{stage}.{block}.", 2, outputs, outputs)
             inputs = outputs
-    return shapes | {"linear.weight": (_CLASSES, inputs), "linear.bias": (_CLASSES,)}
+    expected |= {"linear.weight": (classes, inputs), "linear.bias": (classes,)}
+    others = [name for name in shapes.found.keys() - expected if "num_batches" not in name]
+    if others:
+        raise shapes.damaged(f"a network of {6 * blocks + 2} layers has no {min(others)}")
+    return expected
 
 
 # --- the images ----------------------------------------------------------------------------------

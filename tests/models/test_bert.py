@@ -6,7 +6,7 @@ No trained DistilBERT is at hand: its reader is tested on random weights in its 
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,32 +21,18 @@ from lowrank_theory.networks import observe
 
 pytestmark = pytest.mark.thinned(2)
 
-WIDTH, INNER, HEADS, LAYERS, PLACES = 6, 10, 2, 2, 12
+
+class Sizes(NamedTuple):
+    width: int = 6
+    inner: int = 10
+    heads: int = 2
+    layers: int = 2
+    places: int = 12
+
+
+SIZES, OTHERS = Sizes(), Sizes(width=8, inner=5, heads=4, layers=3, places=9)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", "The", "."]
-CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": {
-        "model_type": "bert",
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-2,
-        "max_position_embeddings": PLACES,
-        "type_vocab_size": 2,
-        "vocab_size": len(WORDS),
-    },
-    "distilbert": {
-        "model_type": "distilbert",
-        "dim": WIDTH,
-        "hidden_dim": INNER,
-        "n_heads": HEADS,
-        "n_layers": LAYERS,
-        "activation": "gelu",
-        "max_position_embeddings": PLACES,
-        "vocab_size": len(WORDS),
-    },
-}
+KINDS = ("bert", "distilbert")
 PREFIX = {"bert": "encoder.layer.{}.", "distilbert": "transformer.layer.{}."}
 NAMES = {  # our part of a layer: its name in each kind of file
     "bert": {
@@ -73,22 +59,49 @@ NAMES = {  # our part of a layer: its name in each kind of file
 Arrays = dict[str, np.ndarray]
 
 
-def random_arrays(kind: str) -> Arrays:
+def config_of(kind: str, sizes: Sizes = SIZES) -> dict[str, Any]:
+    width, inner, heads, layers, places = sizes
+    config = {
+        "model_type": kind,
+        "max_position_embeddings": places,
+        "vocab_size": len(WORDS),
+    }
+    if kind == "distilbert":
+        return config | {
+            "dim": width,
+            "hidden_dim": inner,
+            "n_heads": heads,
+            "n_layers": layers,
+            "activation": "gelu",
+        }
+    return config | {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-2,
+        "type_vocab_size": 2,
+    }
+
+
+def random_arrays(kind: str, sizes: Sizes = SIZES) -> Arrays:
     random = np.random.default_rng(0)
+    width, inner = sizes.width, sizes.inner
     shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),
-        "embeddings.position_embeddings.weight": (PLACES, WIDTH),
-        "embeddings.LayerNorm.weight": (WIDTH,),
-        "embeddings.LayerNorm.bias": (WIDTH,),
+        "embeddings.word_embeddings.weight": (len(WORDS), width),
+        "embeddings.position_embeddings.weight": (sizes.places, width),
+        "embeddings.LayerNorm.weight": (width,),
+        "embeddings.LayerNorm.bias": (width,),
     }
     if kind == "bert":
-        shapes["embeddings.token_type_embeddings.weight"] = (2, WIDTH)
-        shapes["pooler.dense.weight"] = (WIDTH, WIDTH)
-    sides = {"up": (INNER, WIDTH), "down": (WIDTH, INNER)}
-    for layer in range(LAYERS):
+        shapes["embeddings.token_type_embeddings.weight"] = (2, width)
+        shapes["pooler.dense.weight"] = (width, width)
+    sides = {"up": (inner, width), "down": (width, inner)}
+    for layer in range(sizes.layers):
         for part, name in NAMES[kind].items():
             full = PREFIX[kind].format(layer) + name
-            weight = (WIDTH,) if part.endswith("norm") else sides.get(part, (WIDTH, WIDTH))
+            weight = (width,) if part.endswith("norm") else sides.get(part, (width, width))
             shapes |= {f"{full}.weight": weight, f"{full}.bias": weight[:1]}
     return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -106,10 +119,12 @@ def write(folder: Path, arrays: dict[str, Any], config: dict[str, Any]) -> Path:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A BERT; an absolute path needs no LOWRANK_DATA."""
-    return write(tmp_path / "model", random_arrays("bert"), CONFIGS["bert"])
+    return write(tmp_path / "model", random_arrays("bert"), config_of("bert"))
 
 
-def expected_embedding(kind: str, arrays: Arrays, ids: list[int], epsilon: float) -> np.ndarray:
+def expected_embedding(
+    kind: str, sizes: Sizes, arrays: Arrays, ids: list[int], epsilon: float
+) -> np.ndarray:
     """Of one text without padding, head by head and token by token in float64."""
     arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
 
@@ -126,11 +141,11 @@ def expected_embedding(kind: str, arrays: Arrays, ids: list[int], epsilon: float
     if kind == "bert":
         x = x + arrays["embeddings.token_type_embeddings.weight"][0]
     x = normalised(x, "embeddings.LayerNorm")
-    for layer in range(LAYERS):
+    for layer in range(sizes.layers):
         name = {part: PREFIX[kind].format(layer) + full for part, full in NAMES[kind].items()}
         query, key, value = (affine(x, name[part]) for part in ("query", "key", "value"))
         mixed = np.zeros_like(x)
-        for head in np.split(np.arange(WIDTH), HEADS):
+        for head in np.split(np.arange(sizes.width), sizes.heads):
             for token in range(len(ids)):
                 scores = key[:, head] @ query[token, head] / math.sqrt(len(head))
                 mixed[token, head] = scipy.special.softmax(scores) @ value[:, head]
@@ -153,12 +168,13 @@ def padded(texts: list[list[int]], length: int = 9) -> bert.Tokens:
     return bert.Tokens(ids, mask)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_embeddings_are_those_of_the_definition(kind, tmp_path):
-    arrays, config = random_arrays(kind), CONFIGS[kind]
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [SIZES, OTHERS], ids=["small", "others"])
+def test_embeddings_are_those_of_the_definition(kind, sizes, tmp_path):
+    arrays, config = random_arrays(kind, sizes), config_of(kind, sizes)
     network, parameters = bert.bert_network(write(tmp_path / "model", arrays, config))
     epsilon = config.get("layer_norm_eps", 1e-12)
-    expected = [expected_embedding(kind, arrays, ids, epsilon) for ids in TEXTS]
+    expected = [expected_embedding(kind, sizes, arrays, ids, epsilon) for ids in TEXTS]
     found = bert.embed(network.apply, parameters, padded(TEXTS), batch=3)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
     hidden = np.asarray(network.hidden(parameters, padded(TEXTS)))
@@ -168,7 +184,7 @@ def test_embeddings_are_those_of_the_definition(kind, tmp_path):
 
 
 def test_other_names_and_precisions_are_read(tmp_path):
-    arrays, config = random_arrays("bert"), CONFIGS["bert"]
+    arrays, config = random_arrays("bert"), config_of("bert")
     rounded = {name: np.asarray(jnp.asarray(a, jnp.bfloat16)) for name, a in arrays.items()}
     older = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
@@ -199,7 +215,7 @@ def test_every_kernel_is_observed_and_padding_adds_nothing(folder):
     network, parameters = bert.bert_network(folder)
     seen = observe(network.apply, parameters, [padded(TEXTS[:1])])
     kernels = ("query", "key", "value", "output", "up", "down")
-    assert len(seen) == LAYERS * len(kernels) and len(seen.shared) == LAYERS
+    assert len(seen) == SIZES.layers * len(kernels) and len(seen.shared) == SIZES.layers
     length = len(TEXTS[0])
     short = observe(network.apply, parameters, [padded(TEXTS[:1], length)])
     for path in seen:
@@ -246,7 +262,7 @@ def test_bad_tokens_are_refused(folder):
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(changed, reason, folder):
-    (folder / "config.json").write_text(json.dumps(CONFIGS["bert"] | changed))
+    (folder / "config.json").write_text(json.dumps(config_of("bert") | changed))
     with pytest.raises(ValueError, match=f"(?s)is damaged or another file: .*{reason}.*huggingf"):
         bert.bert_network(folder)
 

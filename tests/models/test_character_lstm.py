@@ -1,7 +1,9 @@
 """The recurrent network computes what its definition says, and files that are no such say so."""
 
+import itertools
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,46 +14,78 @@ from lowrank_theory.models import character_lstm as lstm
 from lowrank_theory.networks import observe
 
 CHARACTERS = "e tU\nu"
-CELLS = [f"rnnlm/multi_rnn_cell/cell_{k}/basic_lstm_cell/" for k in (0, 1)]
+CELL = "rnnlm/multi_rnn_cell/cell_{}/basic_lstm_cell/"
+NAMES = {
+    "published": (
+        *("embedding", "rnnlm/softmax_w", "rnnlm/softmax_b"),
+        *(f"{CELL}weights", f"{CELL}biases"),
+    ),
+    "newer": (
+        *("embedding", "rnnlm/softmax_w", "rnnlm/softmax_b"),
+        *(f"{CELL}kernel", f"{CELL}bias"),
+    ),
+    "older": (
+        *("RNN/embedding:0", "RNN/softmax_w:0", "RNN/softmax_b:0"),
+        *(
+            "RNN/MultiRNNCell/Cell{}/BasicLSTMCell/Matrix:0",
+            "RNN/MultiRNNCell/Cell{}/BasicLSTMCell/Bias:0",
+        ),
+    ),
+}
+Arrays = dict[str, np.ndarray]
 
 
-@pytest.fixture
-def arrays(tmp_path, monkeypatch) -> dict[str, np.ndarray]:
+def random_arrays(widths: tuple[int, ...] = (128, 128, 128), names: str = "published") -> Arrays:
+    """A network whose embedding and cells have these widths."""
     random = np.random.default_rng(0)
-    shapes = {
-        "embedding": (6, 128),
-        "rnnlm/softmax_w": (128, 6),
-        "rnnlm/softmax_b": (6,),
-        **{f"{cell}weights": (256, 512) for cell in CELLS},
-        **{f"{cell}biases": (512,) for cell in CELLS},
-    }
-    stored = {
+    embedding, softmax_w, softmax_b, kernel, bias = NAMES[names]
+    shapes = {embedding: (6, widths[0]), softmax_w: (widths[-1], 6), softmax_b: (6,)}
+    for k, (width, state) in enumerate(itertools.pairwise(widths)):
+        shapes[kernel.format(k)] = (width + state, 4 * state)
+        shapes[bias.format(k)] = (4 * state,)
+    return {
         name: (random.normal(size=shape) * (0.2 if len(shape) > 1 else 1)).astype(np.float32)
         for name, shape in shapes.items()
     }
-    monkeypatch.setenv("LOWRANK_DATA", str(tmp_path))
-    (tmp_path / "char_lstm").mkdir()
-    np.savez(tmp_path / "char_lstm" / "shakespeare.npz", allow_pickle=False, **stored)
+
+
+def write(folder: Path, arrays: Arrays) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "shakespeare.npz"
+    np.savez(file, allow_pickle=False, **arrays)
     vocabulary = {character: code for code, character in enumerate(CHARACTERS)}
-    (tmp_path / "char_lstm" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    return file
+
+
+@pytest.fixture
+def arrays(tmp_path, monkeypatch) -> Arrays:
+    monkeypatch.setenv("LOWRANK_DATA", str(tmp_path))
+    stored = random_arrays()
+    write(tmp_path / "char_lstm", stored)
     return stored
 
 
-def expected_log_probabilities(arrays: dict[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
+def expected_log_probabilities(
+    arrays: Arrays, codes: np.ndarray, names: str = "published"
+) -> np.ndarray:
     """Of one text, step by step in float64."""
     arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
-    state = [(np.zeros(128), np.zeros(128)) for _ in CELLS]
+    embedding, softmax_w, softmax_b, kernel, bias = NAMES[names]
+    cells = (len(arrays) - 3) // 2
+    widths = [len(arrays[bias.format(k)]) // 4 for k in range(cells)]
+    state = [(np.zeros(width), np.zeros(width)) for width in widths]
     rows = []
     for code in codes:
-        x = arrays["embedding"][code]
-        for k, cell in enumerate(CELLS):
+        x = arrays[embedding][code]
+        for k in range(cells):
             c, h = state[k]
-            gates = arrays[f"{cell}weights"].T @ np.r_[x, h] + arrays[f"{cell}biases"]
-            i, j, f, o = gates[:128], gates[128:256], gates[256:384], gates[384:]
+            gates = arrays[kernel.format(k)].T @ np.r_[x, h] + arrays[bias.format(k)]
+            i, j, f, o = np.split(gates, 4)
             c = c / (1 + np.exp(-f - 1)) + np.tanh(j) / (1 + np.exp(-i))
             x = np.tanh(c) / (1 + np.exp(-o))
             state[k] = (c, x)
-        logits = x @ arrays["rnnlm/softmax_w"] + arrays["rnnlm/softmax_b"]
+        logits = x @ arrays[softmax_w] + arrays[softmax_b]
         rows.append(logits - np.log(np.exp(logits).sum()))
     return np.array(rows)
 
@@ -67,6 +101,50 @@ def test_logits_are_those_of_the_definition(arrays):
     for text, row in zip(codes, found, strict=True):
         expected = expected_log_probabilities(arrays, text)
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("widths", "names"),
+    [
+        ((8, 8), "newer"),
+        ((4, 6, 10, 3), "published"),
+        ((5, *[3] * 11), "newer"),
+        ((8, 8, 8), "older"),
+    ],
+)
+def test_sizes_and_names_are_those_of_the_file(widths, names, tmp_path):
+    """Of one layer, of several widths, of eleven layers, whose numbers have two digits."""
+    arrays = random_arrays(widths, names)
+    network, parameters = lstm.character_lstm_network(write(tmp_path / "mine", arrays))
+    assert len(parameters["layers"]) == len(widths) - 1
+    codes = random_codes(6)
+    found = jax.nn.log_softmax(network.apply(parameters, codes[None]))[0]
+    expected = expected_log_probabilities(arrays, codes, names)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (
+            {CELL.format(1) + "weights": (12, 32)},
+            r"cell_1\S*weights has shape \(12, 32\), not \(16, 32",
+        ),
+        ({CELL.format(0) + "biases": (30,)}, r"cell_0\S*weights has shape .*, not \(15, 28\)"),
+        ({"rnnlm/softmax_w": (8, 7)}, r"rnnlm/softmax_w has shape \(8, 7\), not \(8, 6\)"),
+        ({"embedding": (7, 8)}, r"embedding has shape \(7, 8\), not \(6, 8\)"),
+        ({"embedding": (6,)}, r"it must have one embedding, .*; it has embedding, rnnlm"),
+        ({"embedding/Adam": (6, 8)}, r"it must have one embedding, .*embedding/Adam"),
+        ({CELL.format(2) + "weights": (16, 32)}, r"a matrix and a vector of each LSTM cell"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(changed, reason, tmp_path):
+    arrays = random_arrays((8, 8, 8))
+    arrays |= {name: np.ones(shape, np.float32) for name, shape in changed.items()}
+    with pytest.raises(
+        ValueError, match=rf"shakespeare\.npz is damaged or another file: .*{reason}"
+    ):
+        lstm.character_lstm_network(write(tmp_path / "mine", arrays))
 
 
 def test_windows_count_each_character_once_after_their_lead(arrays):

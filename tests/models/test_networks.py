@@ -243,7 +243,7 @@ def test_mnist_damaged_images_are_refused(content, tmp_path, monkeypatch):
 
 
 def write_mnist_network(path: Path, **changed: np.ndarray) -> None:
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in mnist._SHAPES.items()}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in mnist._shapes(500).items()}
     path.parent.mkdir(exist_ok=True)
     np.savez(path, allow_pickle=False, **(arrays | changed))
 

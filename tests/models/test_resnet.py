@@ -14,22 +14,42 @@ from lowrank_theory.networks import observe
 DEPTH = 8
 
 
-def random_arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    arrays = {}
-    for name, shape in resnet._shapes((DEPTH - 2) // 6).items():
-        spread = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.3
-        values = random.normal(size=shape) * spread
-        arrays[name] = np.float32(np.exp(values) if name.endswith("var") else values)
-    return arrays
+def random_arrays(depth: int, widths: tuple[int, ...], classes: int) -> dict[str, np.ndarray]:
+    """A state dict of PyTorch, with the counts of batches that are no weights."""
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(prefix: str, number: int, inputs: int, outputs: int) -> None:
+        kernel = random.normal(size=(outputs, inputs, 3, 3)) * np.sqrt(2 / (9 * inputs))
+        arrays[f"{prefix}conv{number}.weight"] = kernel
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            values = 0.3 * random.normal(size=outputs)
+            arrays[f"{prefix}bn{number}.{part}"] = np.exp(values) if "var" in part else values
+
+    add("", 1, 3, widths[0])
+    inputs = widths[0]
+    for stage, outputs in enumerate(widths, start=1):
+        for block in range((depth - 2) // 6):
+            add(f"layer{stage}.{block}.", 1, inputs, outputs)
+            add(f"layer{stage}.{block}.", 2, outputs, outputs)
+            inputs = outputs
+    arrays["linear.weight"] = random.normal(size=(classes, inputs)) * np.sqrt(2 / inputs)
+    arrays["linear.bias"] = 0.3 * random.normal(size=classes)
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    return arrays | {"bn1.num_batches_tracked": np.array(7)}
+
+
+def write(folder: Path, depth: int, arrays: dict[str, np.ndarray]) -> Path:
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / f"resnet{depth}.npz", allow_pickle=False, **arrays)
+    return folder
 
 
 @pytest.fixture
 def arrays(tmp_path, monkeypatch) -> dict[str, np.ndarray]:
     monkeypatch.setenv("LOWRANK_DATA", str(tmp_path))
-    (tmp_path / "resnet_cifar10").mkdir()
-    stored = random_arrays()
-    np.savez(tmp_path / "resnet_cifar10" / f"resnet{DEPTH}.npz", allow_pickle=False, **stored)
+    stored = random_arrays(DEPTH, (16, 32, 64), 10)
+    write(tmp_path / resnet.FOLDER, DEPTH, stored)
     return stored
 
 
@@ -60,14 +80,15 @@ def expected_logits(arrays: dict[str, np.ndarray], images: np.ndarray) -> np.nda
         return y * of["weight"] + of["bias"]
 
     x = np.maximum(normalised_convolution(x, "", 1, 1), 0)
-    for stage, block in itertools.product((1, 2, 3), range((DEPTH - 2) // 6)):
+    blocks = sum(name.startswith("layer1.") and "conv1" in name for name in arrays)
+    for stage, block in itertools.product((1, 2, 3), range(blocks)):
         stride = 2 if stage > 1 and block == 0 else 1
         prefix = f"layer{stage}.{block}."
         y = np.maximum(normalised_convolution(x, prefix, 1, stride), 0)
         y = normalised_convolution(y, prefix, 2, 1)
         if stride == 2:
-            quarter = y.shape[1] // 4
-            x = np.pad(x[:, :, ::2, ::2], ((0, 0), (quarter, quarter), (0, 0), (0, 0)))
+            half = (y.shape[1] - x.shape[1]) // 2
+            x = np.pad(x[:, :, ::2, ::2], ((0, 0), (half, half), (0, 0), (0, 0)))
         x = np.maximum(x + y, 0)
     return x.mean(axis=(2, 3)) @ arrays["linear.weight"].T + arrays["linear.bias"]
 
@@ -83,6 +104,49 @@ def test_logits_are_those_of_the_definition(arrays):
     labels[1] = (labels[1] + 1) % 10
     found = resnet.correct(network.apply, parameters, images, labels, batch=2)
     np.testing.assert_array_equal(found, [True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("depth", "widths", "classes"), [(32, (2, 4, 8), 3), (44, (2, 2, 6), 10), (8, (8, 16, 32), 100)]
+)
+def test_sizes_are_those_of_the_file(depth, widths, classes, tmp_path):
+    arrays = random_arrays(depth, widths, classes)
+    network, parameters = resnet.resnet_network(depth, write(tmp_path / "mine", depth, arrays))
+    assert network.depth == depth
+    assert [len(stage) for stage in parameters["stages"]] == [(depth - 2) // 6] * 3
+    images = some_images(2)
+    expected = expected_logits(arrays, images)
+    logits = network.apply(parameters, images)
+    assert logits.shape == (2, classes)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"layer1.0.conv1.weight": (4, 2, 3, 3)}, r"layer1\.0\.conv1\.weight has shape \(4, 2, 3"),
+        ({"layer2.0.conv2.weight": (4, 2, 3, 3)}, r"layer2\.0\.conv2\.weight .*not \(4, 4, 3, 3\)"),
+        ({"layer3.0.bn2.weight": (7,)}, r"layer3\.0\.bn2\.weight has shape \(7,\), not \(8,\)"),
+        ({"linear.weight": (3, 4)}, r"linear\.weight has shape \(3, 4\), not \(3, 8\)"),
+        ({"linear.weight": (0, 8)}, r"linear\.weight has shape \(0, 8\)"),
+        ({"conv1.weight": ()}, r"conv1\.weight has shape \(\)"),
+        ({"conv1.weight": (3, 3, 3, 3)}, r"zeros cannot fill up .* widths \[3, 4, 8\]"),
+        (
+            {"layer2.0.shortcut.0.weight": (4, 2, 1, 1)},
+            r"a network of 8 layers has no layer2\.0\.shortcut",
+        ),
+        (
+            {"layer1.1.conv1.weight": (2, 2, 3, 3)},
+            r"a network of 8 layers has no layer1\.1\.conv1\.weight",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(changed, reason, tmp_path):
+    arrays = random_arrays(8, (2, 4, 8), 3)
+    arrays |= {name: np.ones(shape, np.float32) for name, shape in changed.items()}
+    folder = write(tmp_path / "mine", 8, arrays)
+    with pytest.raises(ValueError, match=rf"resnet8\.npz is damaged or another file: {reason}"):
+        resnet.resnet_network(8, folder)
 
 
 def test_every_kernel_is_observed_and_every_bias_is_said_to_be_added(arrays):

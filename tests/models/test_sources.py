@@ -80,6 +80,27 @@ def test_arrays(name, tmp_path):
     taken(lambda: source.arrays("x.npz", {"a": (2, 2)}), "Get it again")
 
 
+def test_a_network_whose_sizes_are_those_found(tmp_path):
+    """Neither what unpacks to much more than the file, nor a shape that there cannot be."""
+    source = Source(tmp_path, "layout")
+    zeros = packed(npy((len(BOMB) // 4,), len(BOMB)))
+    for content, match in (
+        (zeros, "it unpacks to"),
+        (NPZ["a shape that is not there"], "which its header does not say"),
+        (NPZ["a negative shape"], r"a has shape \(-2, -2\)"),
+        (NPZ["a long header"], "Get it again"),
+        (NPZ["packed in another way"], "another way than NumPy's"),
+    ):
+        (tmp_path / "x.npz").write_bytes(content)
+
+        def read() -> object:
+            shapes = source.shapes("x.npz")
+            shapes.size("a")
+            return source.arrays("x.npz", shapes.found)
+
+        taken(read, match)
+
+
 def test_arrays_that_are_right(tmp_path):
     array = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     for saved in (np.savez, np.savez_compressed):
