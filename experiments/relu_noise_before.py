@@ -18,7 +18,7 @@ from _save import column, interval, run, sample
 from lowrank_theory.generators import noise, targets
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.problems import NoiseThenRelu, Problem, Setting
-from lowrank_theory.recovery.singular_value_threshold import singular_value_threshold
+from lowrank_theory.recovery import singular_value_threshold
 from lowrank_theory.theorems.relu_noise_before import (
     ConvexGaussian,
     LikelyGaussian,

@@ -26,7 +26,7 @@ from lowrank_theory._numerics import matmul, safe_divide
 
 Apply = Callable[[Array], Array]
 
-_SPREADS = 200  # values of epsilon tried: neighbours differ by a few per cent
+_EPSILONS = 200  # values of epsilon tried: neighbours differ by a few per cent
 
 
 class Ritz(eqx.Module):
@@ -45,13 +45,13 @@ def ritz(
     """What the product of M with an orthonormal basis shows, and that product."""
     image = apply(basis)
     inside = matmul(basis.T, image)
-    values, turn = jnp.linalg.eigh(inside)
-    values, turn = values[::-1], turn[:, ::-1]
+    values, rotation = jnp.linalg.eigh(inside)
+    values, rotation = values[::-1], rotation[:, ::-1]
     outside = image - matmul(basis, inside)
-    return Ritz(matmul(basis, turn), values, matmul(outside, turn)), image
+    return Ritz(matmul(basis, rotation), values, matmul(outside, rotation)), image
 
 
-def norm_outside(
+def outside_norm_bound(
     apply: Apply,
     basis: Float[Array, "size width"],
     probes: Float[Array, "size count"],
@@ -90,38 +90,39 @@ def norm_outside(
     return half * (1 + jnp.cosh(jnp.arccosh(ratio) / degree))
 
 
-def leading_sum(found: Ritz, outside: Float[Array, ""], rank: int) -> Float[Array, ""]:
+def leading_sum_bound(found: Ritz, outside: Float[Array, ""], rank: int) -> Float[Array, ""]:
     r"""An upper bound of $\lambda_1(M) + \dots + \lambda_r(M)$, given $\theta \ge \lambda_1(B)$.
 
-    Valid for every $\varepsilon$; the one taken is that which `least_leading_sum` likes best.
+    Valid for every $\varepsilon$; the one taken is that at which `leading_sum_estimate` is least.
     """
     size, width = found.vectors.shape
-    spread, _ = _choose(found, outside, rank)
+    epsilon, _ = _best_epsilon(found, outside, rank)
     gram = matmul(found.residuals.T, found.residuals)
-    inside = jnp.linalg.eigvalsh(jnp.diag(found.values) + safe_divide(gram, spread))
-    elsewhere = jnp.full(min(rank, size - width), outside + spread)
+    inside = jnp.linalg.eigvalsh(jnp.diag(found.values) + safe_divide(gram, epsilon))
+    elsewhere = jnp.full(min(rank, size - width), outside + epsilon)
     total = jnp.sum(jnp.sort(jnp.concatenate([inside, elsewhere]))[::-1][:rank])
     return jnp.where(jnp.isfinite(total), total, jnp.inf)
 
 
-def least_leading_sum(found: Ritz, outside: Float[Array, ""], rank: int) -> Float[Array, ""]:
-    """What `leading_sum` hardly goes below (a sum of leading eigenvalues is no less than one of
-    diagonal entries): without a decomposition, it tells whether probing is worth its price.
+def leading_sum_estimate(found: Ritz, outside: Float[Array, ""], rank: int) -> Float[Array, ""]:
+    r"""A lower bound of `leading_sum_bound` up to its choice of $\varepsilon$ (a sum of leading
+    eigenvalues is no less than one of diagonal entries): without a decomposition, it tells whether
+    probing is worth its price.
     """
-    return _choose(found, outside, rank)[1]
+    return _best_epsilon(found, outside, rank)[1]
 
 
-def _choose(found: Ritz, outside: Array, rank: int) -> tuple[Array, Array]:
+def _best_epsilon(found: Ritz, outside: Array, rank: int) -> tuple[Array, Array]:
     leading = found.values[:rank]
     squares = jnp.sum(found.residuals[:, :rank] ** 2, axis=0)
     largest = jnp.maximum(leading[0], outside)
     largest = jnp.where(largest > 0, largest, 1)
     low = jnp.maximum(1e-3 * outside, np.finfo(np.float64).eps * largest)
     high = 10 * jnp.maximum(jnp.maximum(leading[-1], outside), low)
-    spreads = low * (high / low) ** np.linspace(0, 1, _SPREADS)
-    inside = leading + squares / spreads[:, None]
+    epsilons = low * (high / low) ** np.linspace(0, 1, _EPSILONS)
+    inside = leading + squares / epsilons[:, None]
     if found.values.size < found.vectors.shape[0]:
-        inside = jnp.maximum(inside, (outside + spreads)[:, None])
+        inside = jnp.maximum(inside, (outside + epsilons)[:, None])
     totals = jnp.sum(inside, axis=1)
     least = jnp.min(totals)
-    return jnp.max(jnp.where(totals == least, spreads, 0)), least
+    return jnp.max(jnp.where(totals == least, epsilons, 0)), least

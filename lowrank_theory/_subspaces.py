@@ -33,8 +33,8 @@ def all_right_vectors(
     rows, columns = matrix.shape
     core = jnp.linalg.qr(matrix, mode="r") if rows > columns else matrix
     _, values, vectors = jnp.linalg.svd(core, full_matrices=True)
-    energies = jnp.zeros(columns, matrix.dtype).at[: values.size].set(values**2)
-    return vectors.T, energies
+    eigenvalues = jnp.zeros(columns, matrix.dtype).at[: values.size].set(values**2)
+    return vectors.T, eigenvalues
 
 
 def all_eigenvectors(
@@ -48,10 +48,10 @@ def all_eigenvectors(
     return vectors[:, ::-1], values[::-1]
 
 
-def _tangents(vectors: Array, energies: Array, change: Array, rank: int) -> tuple[Array, Array]:
+def _tangents(vectors: Array, eigenvalues: Array, change: Array, rank: int) -> tuple[Array, Array]:
     """Derivatives of the leading vectors, in the gauge above, and of all eigenvalues."""
     rotated = matmul(vectors.T, change, vectors)
-    gaps = energies[None, :rank] - energies[rank:, None]
+    gaps = eigenvalues[None, :rank] - eigenvalues[rank:, None]
     return matmul(vectors[:, rank:], rotated[rank:, :rank] / gaps), jnp.diagonal(rotated)
 
 
@@ -62,16 +62,18 @@ def leading_right_vectors(
     """The `rank` leading right singular vectors, and all squared singular values in decreasing
     order.
     """
-    vectors, energies = all_right_vectors(matrix)
-    return vectors[:, :rank], energies
+    vectors, eigenvalues = all_right_vectors(matrix)
+    return vectors[:, :rank], eigenvalues
 
 
 @leading_right_vectors.defjvp
 def _(rank: int, primals: tuple[Array], tangents: tuple[Array]):
     (matrix,), (change,) = primals, tangents
-    vectors, energies = all_right_vectors(matrix)
-    half = matmul(matrix.T, change)
-    return (vectors[:, :rank], energies), _tangents(vectors, energies, half + half.T, rank)
+    vectors, eigenvalues = all_right_vectors(matrix)
+    product = matmul(matrix.T, change)
+    return (vectors[:, :rank], eigenvalues), _tangents(
+        vectors, eigenvalues, product + product.T, rank
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -81,18 +83,18 @@ def leading_eigenvectors(
     """The `rank` leading eigenvectors of a symmetric matrix, and all eigenvalues in decreasing
     order.
     """
-    vectors, energies = all_eigenvectors(matrix)
-    return vectors[:, :rank], energies
+    vectors, eigenvalues = all_eigenvectors(matrix)
+    return vectors[:, :rank], eigenvalues
 
 
 @leading_eigenvectors.defjvp
 def _(rank: int, primals: tuple[Array], tangents: tuple[Array]):
     (matrix,), (change,) = primals, tangents
-    vectors, energies = all_eigenvectors(matrix)
-    return (vectors[:, :rank], energies), _tangents(vectors, energies, change, rank)
+    vectors, eigenvalues = all_eigenvectors(matrix)
+    return (vectors[:, :rank], eigenvalues), _tangents(vectors, eigenvalues, change, rank)
 
 
-def leading_eigenvectors_at_hand(
+def lapack_leading_eigenvectors(
     matrix: Float[Array, "size size"], rank: int
 ) -> tuple[Float[AnyArray, "size rank"], Float[AnyArray, " rank"]]:
     """The `rank` leading eigenvectors of a symmetric matrix on this computer's processor, and their
@@ -100,13 +102,13 @@ def leading_eigenvectors_at_hand(
     """
     size = matrix.shape[0]
     try:
-        energies, vectors = scipy.linalg.eigh(
+        eigenvalues, vectors = scipy.linalg.eigh(
             np.asarray(matrix), subset_by_index=(size - rank, size - 1), driver="evr"
         )
     except ValueError:  # not finite, or a `LinAlgError`: JAX would rather answer NaN
-        vectors, energies = leading_eigenvectors(matrix, rank)
-        return vectors, energies[:rank]
-    return vectors[:, ::-1], energies[::-1]
+        vectors, eigenvalues = leading_eigenvectors(matrix, rank)
+        return vectors, eigenvalues[:rank]
+    return vectors[:, ::-1], eigenvalues[::-1]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -120,24 +122,24 @@ def pseudo_inverse(
     """
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     kept = values > cutoff * values[0]
-    exists = values > relative_rank_cutoff(matrix.shape) * values[0]
+    resolved = values > relative_rank_cutoff(matrix.shape) * values[0]
     inverse = matmul(right.T, left.T / jnp.where(kept, values, jnp.inf)[:, None])
-    return inverse, left * (exists & ~kept)
+    return inverse, left * (resolved & ~kept)
 
 
 @pseudo_inverse.defjvp
 def _(cutoff: float, primals: tuple[Array], tangents: tuple[Array]):
     (matrix,), (change,) = primals, tangents
-    inverse, left_out = pseudo_inverse(matrix, cutoff)
+    inverse, dropped = pseudo_inverse(matrix, cutoff)
     # Golub and Pereyra 1973.
     outside = change.T - matmul(change.T, matrix, inverse)
     beside = change.T - matmul(inverse, matrix, change.T)
-    moved = matmul(inverse, inverse.T, outside) + matmul(beside, inverse.T, inverse)
-    moved = moved - matmul(inverse, change, inverse)
-    return (inverse, left_out), (moved, jnp.zeros_like(left_out))
+    vectors_tangent = matmul(inverse, inverse.T, outside) + matmul(beside, inverse.T, inverse)
+    vectors_tangent = vectors_tangent - matmul(inverse, change, inverse)
+    return (inverse, dropped), (vectors_tangent, jnp.zeros_like(dropped))
 
 
-class Columns(eqx.Module):
+class ColumnSpace(eqx.Module):
     r"""The columns of $\tilde X$ as far as its entries tell them from none: singular vectors and
     values of $A = \tilde XD^{-1}$, whose columns are alike in size by the `powers` of two in D.
     """
@@ -164,31 +166,31 @@ class Columns(eqx.Module):
         powers, right = self.powers[:, None], jnp.where(self.kept[:, None], self.right, 0)
         values = jnp.where(self.kept, self.values, 0)[:, None]
 
-        def solved(wanted: Array) -> Array:
-            return times_power(matmul(right.T, safe_divide(wanted, values)), -powers)
+        def least_squares(target: Array) -> Array:
+            return times_power(matmul(right.T, safe_divide(target, values)), -powers)
 
         rows, _ = unit(times_power(after(coordinates, right).T, powers))
-        vectors, sizes, _ = jnp.linalg.svd(rows, full_matrices=False)
-        span = vectors * (sizes > relative_rank_cutoff(rows.shape) * sizes[0])
-        found, size = unit(solved(coordinates))
-        found = times_power(matmul(span, span.T, found), size)
-        missed = coordinates - values * matmul(right, times_power(found, powers))
-        return times_power(found + solved(missed), power)
+        vectors, row_values, _ = jnp.linalg.svd(rows, full_matrices=False)
+        span = vectors * (row_values > relative_rank_cutoff(rows.shape) * row_values[0])
+        first, first_power = unit(least_squares(coordinates))
+        first = times_power(matmul(span, span.T, first), first_power)
+        residual = coordinates - values * matmul(right, times_power(first, powers))
+        return times_power(first + least_squares(residual), power)
 
 
-def resolved_columns(layer_inputs: Float[Array, "samples inputs"], resolution: float) -> Columns:
+def column_space(layer_inputs: Float[Array, "samples inputs"], resolution: float) -> ColumnSpace:
     """The columns of inputs that were stored with this machine epsilon."""
     alike, powers = equilibrated(layer_inputs)
     left, values, right = jnp.linalg.svd(alike, full_matrices=False)
     kept = values > relative_rank_cutoff(alike.shape, resolution) * values[0]
-    return Columns(left, values, right, kept, powers)
+    return ColumnSpace(left, values, right, kept, powers)
 
 
-def _shrinkage(energies: Array, threshold: Array) -> tuple[Array, Array]:
-    """Which energies survive soft-thresholding of their roots, and the factors that they keep."""
-    values = jnp.sqrt(energies)
-    survive = values > threshold
-    return survive, jnp.where(survive, 1 - safe_divide(threshold, values), 0)
+def _soft_threshold(eigenvalues: Array, threshold: Array) -> tuple[Array, Array]:
+    """Which eigenvalues survive soft-thresholding of their roots, and what share they keep."""
+    values = jnp.sqrt(eigenvalues)
+    kept = values > threshold
+    return kept, jnp.where(kept, 1 - safe_divide(threshold, values), 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -206,40 +208,40 @@ def thresholded_right_vectors(
 
     without a trace of ties: it needs $s_i \ne \tau$, and $s_r > s_{r+1}$ where more than r survive.
     """
-    vectors, energies = all_right_vectors(matrix)
-    _, shrinkage = _shrinkage(energies, threshold)
+    vectors, eigenvalues = all_right_vectors(matrix)
+    _, shrinkage = _soft_threshold(eigenvalues, threshold)
     leading = vectors[:, :rank]
-    return leading * shrinkage[:rank], leading, energies
+    return leading * shrinkage[:rank], leading, eigenvalues
 
 
 @thresholded_right_vectors.defjvp
 def _(rank: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
     (matrix, threshold), (change, threshold_change) = primals, tangents
-    vectors, energies = all_right_vectors(matrix)
-    survive, shrinkage = _shrinkage(energies, threshold)
-    leading, values = vectors[:, :rank], jnp.sqrt(energies)
-    half = matmul(matrix.T, change)
-    rotated = matmul(vectors.T, half + half.T, vectors)
+    vectors, eigenvalues = all_right_vectors(matrix)
+    kept, shrinkage = _soft_threshold(eigenvalues, threshold)
+    leading, values = vectors[:, :rank], jnp.sqrt(eigenvalues)
+    product = matmul(matrix.T, change)
+    rotated = matmul(vectors.T, product + product.T, vectors)
 
-    both = survive[:, None] & survive[None, :]
-    one = survive[:, None] != survive[None, :]
+    both = kept[:, None] & kept[None, :]
+    one = kept[:, None] != kept[None, :]
     total = values[:, None] * values[None, :] * (values[:, None] + values[None, :])
-    gaps = jnp.where(one, energies[:, None] - energies[None, :], 1)
+    gaps = jnp.where(one, eigenvalues[:, None] - eigenvalues[None, :], 1)
     quotients = jnp.where(both, threshold / jnp.where(both, total, 1), 0) + jnp.where(
         one, (shrinkage[:, None] - shrinkage[None, :]) / gaps, 0
     )
-    lowered = jnp.where(survive, threshold_change / jnp.where(survive, values, 1), 0)
-    changed = quotients * rotated - jnp.diag(lowered)
+    lowered = jnp.where(kept, threshold_change / jnp.where(kept, values, 1), 0)
+    spectral_tangent = quotients * rotated - jnp.diag(lowered)
 
     # The span moves only where something of it survives; the rest is multiplied by zero.
-    gaps = jnp.where(survive[None, :rank], energies[None, :rank] - energies[rank:, None], 1)
-    turned = jnp.where(survive[None, :rank], rotated[rank:, :rank] / gaps, 0)
-    moved = matmul(vectors[:, rank:], turned)
-    weighted = matmul(vectors, changed[:, :rank]) + matmul(
-        vectors[:, rank:], shrinkage[rank:, None] * turned
+    gaps = jnp.where(kept[None, :rank], eigenvalues[None, :rank] - eigenvalues[rank:, None], 1)
+    coefficients = jnp.where(kept[None, :rank], rotated[rank:, :rank] / gaps, 0)
+    vectors_tangent = matmul(vectors[:, rank:], coefficients)
+    product_tangent = matmul(vectors, spectral_tangent[:, :rank]) + matmul(
+        vectors[:, rank:], shrinkage[rank:, None] * coefficients
     )
-    primal = leading * shrinkage[:rank], leading, energies
-    return primal, (weighted, moved, jnp.diagonal(rotated))
+    primal = leading * shrinkage[:rank], leading, eigenvalues
+    return primal, (product_tangent, vectors_tangent, jnp.diagonal(rotated))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -252,19 +254,19 @@ def kept_right_vectors(
     Their span has a derivative where none is at the penalty, and $s_r > s_{r+1}$ where more than
     `rank` are above it.
     """
-    vectors, energies = all_right_vectors(matrix)
-    return jnp.where(energies[:rank] > penalty, vectors[:, :rank], 0), energies
+    vectors, eigenvalues = all_right_vectors(matrix)
+    return jnp.where(eigenvalues[:rank] > penalty, vectors[:, :rank], 0), eigenvalues
 
 
 @kept_right_vectors.defjvp
 def _(rank: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
     (matrix, penalty), (change, _) = primals, tangents
-    vectors, energies = all_right_vectors(matrix)
-    kept = (energies > penalty) & (jnp.arange(energies.size) < rank)
-    half = matmul(matrix.T, change)
-    rotated = matmul(vectors.T, half + half.T, vectors)
+    vectors, eigenvalues = all_right_vectors(matrix)
+    kept = (eigenvalues > penalty) & (jnp.arange(eigenvalues.size) < rank)
+    product = matmul(matrix.T, change)
+    rotated = matmul(vectors.T, product + product.T, vectors)
     turns = kept[None, :rank] & ~kept[:, None]
-    gaps = jnp.where(turns, energies[None, :rank] - energies[:, None], 1)
-    moved = matmul(vectors, jnp.where(turns, rotated[:, :rank] / gaps, 0))
-    primal = jnp.where(kept[:rank], vectors[:, :rank], 0), energies
-    return primal, (moved, jnp.diagonal(rotated))
+    gaps = jnp.where(turns, eigenvalues[None, :rank] - eigenvalues[:, None], 1)
+    vectors_tangent = matmul(vectors, jnp.where(turns, rotated[:, :rank] / gaps, 0))
+    primal = jnp.where(kept[:rank], vectors[:, :rank], 0), eigenvalues
+    return primal, (vectors_tangent, jnp.diagonal(rotated))

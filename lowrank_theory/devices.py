@@ -22,8 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from lowrank_theory._float64_range import STATISTICS_WITH_BATCH, check_range
 from lowrank_theory._numerics import AnyArray, check_array, check_same, float64
-from lowrank_theory._squares import WITH_BATCH, fits
 from lowrank_theory.calibration import AbstractCalibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractMethod, Recovery, recover
@@ -103,7 +103,9 @@ class ShardedCalibration(eqx.Module):
                 samples = batch[1].shape[0], "activations", batch[0].shape[0], "samples"
                 check_same("compressed_activations", *samples)
             parts = _updated(self.parts, *batch, mesh=self.mesh, axis=self.axis)
-        parts = fits(WITH_BATCH, parts)  # moves nothing: each process looks at its own
+        parts = check_range(
+            STATISTICS_WITH_BATCH, parts
+        )  # moves nothing: each process looks at its own
         return eqx.tree_at(lambda this: this.parts, self, parts)
 
     def combined(self) -> AbstractCalibration:
@@ -116,7 +118,7 @@ class ShardedCalibration(eqx.Module):
         with _float64_on(self.mesh):
             everywhere = _combined(self.parts, mesh=self.mesh, axis=self.axis)
         here = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), everywhere)
-        return fits("The statistics of all devices", here)
+        return check_range("The statistics of all devices", here)
 
     def _check_spread(self, name: str, *arrays: Any) -> None:
         sharding = _spread_over(self.mesh, self.axis)

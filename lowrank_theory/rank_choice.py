@@ -27,7 +27,7 @@ from lowrank_theory._numerics import (
     resolution,
 )
 from lowrank_theory._scale import at_scale_one, unit
-from lowrank_theory._subspaces import resolved_columns
+from lowrank_theory._subspaces import column_space
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery.shrinkage import hard_threshold_constant, median_noise_unit
 
@@ -125,7 +125,7 @@ def _spectrum(seen: tuple[Any, ...], resolution: float) -> tuple[Array, Array, A
         if bias is not None:
             layer_inputs = layer_inputs - jnp.mean(layer_inputs, axis=0)
             outputs = outputs - jnp.mean(outputs, axis=0)
-        space = resolved_columns(after(outputs, layer_inputs), resolution)
+        space = column_space(after(outputs, layer_inputs), resolution)
         coordinates, q = matmul(space.basis.T, outputs), jnp.sum(space.kept)
     values = jnp.linalg.svd(coordinates, compute_uv=False)
     cutoff = relative_rank_cutoff(coordinates.shape, resolution)

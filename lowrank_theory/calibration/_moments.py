@@ -15,6 +15,13 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from lowrank_theory._float64_range import (
+    STATISTICS_WITH_BATCH,
+    check_range,
+    exponent_above,
+    root_exponent_above,
+    times_squared_power,
+)
 from lowrank_theory._numerics import (
     AnyArray,
     check_array,
@@ -27,12 +34,11 @@ from lowrank_theory._numerics import (
     together,
 )
 from lowrank_theory._scale import times_power
-from lowrank_theory._squares import WITH_BATCH, exponent, fits, root_exponent, squares_scaled
 from lowrank_theory.calibration._file import write
 from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
 
 State = TypeVar("State", bound="AbstractCalibration")
-Rows = tuple[AnyArray, AnyArray | None]
+Batch = tuple[AnyArray, AnyArray | None]
 
 
 class AbstractCalibration(eqx.Module):
@@ -114,7 +120,7 @@ class AbstractCalibration(eqx.Module):
         statistics would not fit into float64; the statistics so far are untouched.
         """
         batch = check_batch(self, activations, compressed_activations)
-        return fits(WITH_BATCH, self.absorb(*batch))
+        return check_range(STATISTICS_WITH_BATCH, self.absorb(*batch))
 
     def merge(self: State, other: State) -> State:  # noqa: PYI019
         """The statistics of both sets of samples together.
@@ -122,7 +128,7 @@ class AbstractCalibration(eqx.Module):
         Raises `ValueError` for another kind or size, and where they would not fit into float64.
         """
         check_alike("other", other, "self", self)
-        return fits("The statistics with those of `other`", self.join(other))
+        return check_range("The statistics with those of `other`", self.join(other))
 
     def gram(self, *, centred: bool = False) -> Float[AnyArray, "inputs inputs"]:
         r"""$X^\top X$, or its centred version, if that fits into float64."""
@@ -151,7 +157,7 @@ class AbstractCalibration(eqx.Module):
 
 def check_batch(
     seen: AbstractCalibration, activations: ArrayLike, compressed: ArrayLike | None = None
-) -> Rows:
+) -> Batch:
     """A batch that the calibration can absorb, or a `ValueError`."""
     batch = check_array("activations", activations, "samples", "inputs", lent=True)
     check_same("activations", batch.shape[1], "calibration", seen.inputs, "inputs")
@@ -271,17 +277,19 @@ def _moment(
 ) -> AnyArray:
     if centred:
         return scatter
-    return fits("The second moments", _uncentred(scatter, count, left, right))
+    return check_range("The second moments", _uncentred(scatter, count, left, right))
 
 
 @in_float64
 def _uncentred(scatter: Array, count: Array, left: Array, right: Array) -> Array:
-    power = jnp.maximum(exponent(left, right), root_exponent(scatter))
+    power = jnp.maximum(exponent_above(left, right), root_exponent_above(scatter))
     left, right = times_power(left, -power), times_power(right, -power)
-    return squares_scaled(squares_scaled(scatter, -power) + count * jnp.outer(left, right), power)
+    return times_squared_power(
+        times_squared_power(scatter, -power) + count * jnp.outer(left, right), power
+    )
 
 
-def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_float64_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """`in_float64` that, where values are at hand, reads a batch once: within the program, it is
     promoted on the way, and not in passes of its own.
     """
@@ -296,45 +304,45 @@ def promoted_within(function: Callable[..., Any]) -> Callable[..., Any]:
     return at_the_border
 
 
-def about_mean(rows: AnyArray, power: Array) -> tuple[Array, Array, Array]:
+def centred_rows(rows: AnyArray, power: Array) -> tuple[Array, Array, Array]:
     """The number of rows, their mean, and the rows without it, both divided by `2**power`."""
     near = times_power(jnp.asarray(rows, float), -power)
     mean = jnp.mean(near, axis=0)
     return jnp.asarray(rows.shape[0], float), mean, near - mean
 
 
-def mean_size(rows: AnyArray, power: Array) -> Array:
+def mean_magnitude(rows: AnyArray, power: Array) -> Array:
     """The mean size of each entry, divided by `2**power`."""
     return jnp.mean(jnp.abs(times_power(jnp.asarray(rows, float), -power)), axis=0)
 
 
-def sizes_scaled(sizes: AnyArray | None, power: Array) -> Array | None:
+def scaled_magnitudes(sizes: AnyArray | None, power: Array) -> Array | None:
     """Those of rows times `2**power`, unknown where they are."""
     return None if sizes is None else times_power(sizes, power)
 
 
-def sizes_joined(one: AnyArray | None, other: AnyArray | None, share: Array) -> Array | None:
+def merged_magnitudes(one: AnyArray | None, other: AnyArray | None, share: Array) -> Array | None:
     """The mean sizes of both, the second a `share` of all; unknown where one is."""
     if one is None or other is None:
         return None
     return jnp.asarray(one) + share * jnp.asarray(other - one)
 
 
-def shares(count: AnyArray, added: AnyArray) -> tuple[Array, Array, Array]:
+def merge_weights(count: AnyArray, added: AnyArray) -> tuple[Array, Array, Array]:
     """The count of both, the share of what is added, and the weight of the shift of the mean."""
     count, added = jnp.asarray(count), jnp.asarray(added)
     share = added / jnp.maximum(count + added, 1)
     return count + added, share, count * share
 
 
-@promoted_within
+@in_float64_once
 def _absorbed(seen: Calibration, activations: Array, compressed: Array | None) -> Calibration:
-    power = jnp.maximum(exponent(activations, compressed), _exponent(seen))
-    count, mean, centred = about_mean(activations, power)
-    sizes = mean_size(activations if compressed is None else compressed, power)
+    power = jnp.maximum(exponent_above(activations, compressed), _exponent(seen))
+    count, mean, centred = centred_rows(activations, power)
+    sizes = mean_magnitude(activations if compressed is None else compressed, power)
     moments = None
     if compressed is not None:
-        _, compressed_mean, centred_compressed = about_mean(compressed, power)
+        _, compressed_mean, centred_compressed = centred_rows(compressed, power)
         moments = CompressedMoments(
             compressed_mean,
             matmul(centred_compressed.T, centred),
@@ -357,7 +365,7 @@ def _exponent(seen: Calibration) -> Array:
     means, squares = [seen.mean], [seen.scatter]
     if more is not None:
         means, squares = [*means, more.mean], [*squares, more.scatter]
-    return jnp.maximum(exponent(*means), root_exponent(*squares))
+    return jnp.maximum(exponent_above(*means), root_exponent_above(*squares))
 
 
 def _scaled(seen: Calibration, power: Array) -> Calibration:
@@ -366,20 +374,20 @@ def _scaled(seen: Calibration, power: Array) -> Calibration:
     if more is not None:
         more = CompressedMoments(
             times_power(more.mean, power),
-            squares_scaled(more.cross_scatter, power),
-            squares_scaled(more.scatter, power),
+            times_squared_power(more.cross_scatter, power),
+            times_squared_power(more.scatter, power),
         )
-    mean, scatter = times_power(seen.mean, power), squares_scaled(seen.scatter, power)
-    sizes = sizes_scaled(seen.sizes, power)
+    mean, scatter = times_power(seen.mean, power), times_squared_power(seen.scatter, power)
+    sizes = scaled_magnitudes(seen.sizes, power)
     return Calibration(seen.count, mean, scatter, more, sizes=sizes)
 
 
 def _combined(one: Calibration, other: Calibration) -> Calibration:
-    count, share, weight = shares(one.count, other.count)
+    count, share, weight = merge_weights(one.count, other.count)
     shift = jnp.asarray(other.mean - one.mean)
     mean = one.mean + share * shift
     scatter = one.scatter + other.scatter + weight * jnp.outer(shift, shift)
-    sizes = sizes_joined(one.sizes, other.sizes, share)
+    sizes = merged_magnitudes(one.sizes, other.sizes, share)
     if one.compressed is None or other.compressed is None:
         return Calibration(count, mean, scatter, sizes=sizes)
     a, b = one.compressed, other.compressed

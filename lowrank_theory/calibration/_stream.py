@@ -11,20 +11,20 @@ import numpy as np
 from jaxtyping import Array
 
 from lowrank_theory._files import check_writable
+from lowrank_theory._float64_range import check_range
 from lowrank_theory._numerics import AnyArray, check_count, float64, owned, together
-from lowrank_theory._squares import fits
 from lowrank_theory.calibration._file import read, write
 from lowrank_theory.calibration._moments import (
     AbstractCalibration,
+    Batch,
     Calibration,
-    Rows,
     State,
     check_alike,
     check_batch,
 )
 from lowrank_theory.calibration._triangular import TriangularCalibration
 
-WITH_GATHERED = "The statistics with this batch and those gathered with it"
+STATISTICS_WITH_GATHERED = "The statistics with this batch and those gathered with it"
 
 _KINDS = {kind.__name__: kind for kind in (Calibration, TriangularCalibration)}
 
@@ -85,14 +85,14 @@ def calibrate(
         except ValueError as problem:
             raise ValueError(f"{problem} Give another file, or start as it did.") from None
     samples = int(seen.count)
-    pending: list[Rows] = []
+    pending: list[Batch] = []
     for number, batch in enumerate(batches, 1):
         if number <= saved:
             continue
         saving = path is not None and number % save_every == 0
         try:
-            rows = check_batch(seen, *_parts(batch))
-            seen, pending = _absorbed(seen, [*pending, rows], everything=saving)
+            rows = check_batch(seen, *_pair(batch))
+            seen, pending = _with_whole_blocks(seen, [*pending, rows], everything=saving)
         except ValueError as problem:
             raise ValueError(f"Batch {number}: {problem}") from None
         if path is not None and saving:
@@ -108,7 +108,7 @@ def calibrate(
             "belongs to another stream. Give another file."
         )
     try:
-        seen, _ = _absorbed(seen, pending, everything=True)
+        seen, _ = _with_whole_blocks(seen, pending, everything=True)
     except ValueError as problem:
         raise ValueError(f"Batch {number}: {problem}") from None
     if path is not None and number > saved and number % save_every:
@@ -116,7 +116,7 @@ def calibrate(
     return seen
 
 
-def _parts(batch: Any) -> tuple[Any, ...]:
+def _pair(batch: Any) -> tuple[Any, ...]:
     if not isinstance(batch, tuple):
         return (batch,)
     if not 1 <= len(batch) <= 2:
@@ -127,25 +127,29 @@ def _parts(batch: Any) -> tuple[Any, ...]:
     return batch
 
 
-def _absorbed(seen: State, pending: list[Rows], *, everything: bool) -> tuple[State, list[Rows]]:
+def _with_whole_blocks(
+    seen: State, pending: list[Batch], *, everything: bool
+) -> tuple[State, list[Batch]]:
     """The statistics with all whole blocks of the pending rows, and what is left of these."""
     rows, block = sum(batch[0].shape[0] for batch in pending), seen.block
     if rows == 0 or (rows < block and not everything):
         return seen, [*pending[:-1], *(jax.tree.map(owned, last) for last in pending[-1:])]
-    stacked = jax.tree.map(_stacked, *pending) if len(pending) > 1 else pending[0]
+    stacked = jax.tree.map(_concatenated, *pending) if len(pending) > 1 else pending[0]
     for first in range(0, rows, block):
-        part = _part(stacked, slice(first, first + block))
+        part = _slice_of(stacked, slice(first, first + block))
         if rows - first < block and not everything:
             return seen, [jax.tree.map(owned, part)]
-        seen = fits(WITH_GATHERED, seen.absorb(*part))  # waits, or blocks would fill the memory
+        seen = check_range(
+            STATISTICS_WITH_GATHERED, seen.absorb(*part)
+        )  # waits, or blocks would fill the memory
     return seen, []
 
 
-def _part(rows: Rows, which: slice) -> Rows:
+def _slice_of(rows: Batch, which: slice) -> Batch:
     return jax.tree.map(lambda array: array[which], rows)
 
 
-def _stacked(*parts: AnyArray) -> AnyArray:
+def _concatenated(*parts: AnyArray) -> AnyArray:
     """One array, on the device if the parts are."""
     if not all(isinstance(part, Array) for part in parts):
         return np.concatenate(parts)

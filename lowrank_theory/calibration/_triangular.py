@@ -6,19 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lowrank_theory._float64_range import check_range, exponent_above, times_squared_power
 from lowrank_theory._numerics import AnyArray, check_count, in_float64, symmetric_product
 from lowrank_theory._scale import times_power
-from lowrank_theory._squares import exponent, fits, squares_scaled
 from lowrank_theory.calibration._moments import (
     AbstractCalibration,
     Calibration,
     CompressedMoments,
-    about_mean,
-    mean_size,
-    promoted_within,
-    shares,
-    sizes_joined,
-    sizes_scaled,
+    centred_rows,
+    in_float64_once,
+    mean_magnitude,
+    merge_weights,
+    merged_magnitudes,
+    scaled_magnitudes,
 )
 from lowrank_theory.calibration._row_sample import RowSample, merged, with_rows
 
@@ -84,7 +84,7 @@ class TriangularCalibration(AbstractCalibration):
 
     def moments(self) -> Calibration:
         """The second moments, squared at last; `ValueError` where they do not fit into float64."""
-        squared = fits("The second moments", _squared(self))
+        squared = check_range("The second moments", _squared(self))
         return dataclasses.replace(squared, sample=self.sample, sizes=self.sizes)
 
     def rows(self) -> tuple[Float[Array, "rows inputs"] | None, Float[Array, "rows inputs"]]:
@@ -92,7 +92,7 @@ class TriangularCalibration(AbstractCalibration):
         and of $X$. The first holds the means, times the root of the count; without it, they have
         the products of all rows less their means.
         """
-        return fits("Rows of these statistics", _rows(self))
+        return check_range("Rows of these statistics", _rows(self))
 
     def absorb(self, activations: AnyArray, compressed: AnyArray | None) -> "TriangularCalibration":
         """One more batch."""
@@ -106,28 +106,28 @@ class TriangularCalibration(AbstractCalibration):
 
 
 def _means(seen: TriangularCalibration) -> Array:
-    return _beside(seen.compressed_mean, seen.mean)
+    return _side_by_side(seen.compressed_mean, seen.mean)
 
 
-def _beside(compressed: AnyArray | None, rows: AnyArray) -> Array:
+def _side_by_side(compressed: AnyArray | None, rows: AnyArray) -> Array:
     r"""$[\tilde X\;X]$."""
     if compressed is None:
         return jnp.asarray(rows)
     return jnp.concatenate([compressed, rows], axis=-1)
 
 
-@promoted_within
+@in_float64_once
 def _absorbed(
     seen: TriangularCalibration, activations: Array, compressed: Array | None
 ) -> TriangularCalibration:
-    power = jnp.maximum(exponent(activations, compressed), _exponent(seen))
-    count, means, rows = about_mean(_beside(compressed, activations), power)
-    sizes = mean_size(activations if compressed is None else compressed, power)
+    power = jnp.maximum(exponent_above(activations, compressed), _exponent(seen))
+    count, means, rows = centred_rows(_side_by_side(compressed, activations), power)
+    sizes = mean_magnitude(activations if compressed is None else compressed, power)
     return _scaled(_combined(_scaled(seen, -power), count, means, rows, sizes), power)
 
 
 def _exponent(seen: TriangularCalibration) -> Array:
-    return exponent(seen.mean, seen.compressed_mean, seen.triangle)
+    return exponent_above(seen.mean, seen.compressed_mean, seen.triangle)
 
 
 def _scaled(seen: TriangularCalibration, power: Array) -> TriangularCalibration:
@@ -136,7 +136,7 @@ def _scaled(seen: TriangularCalibration, power: Array) -> TriangularCalibration:
     if seen.compressed_mean is not None:
         compressed_mean = times_power(seen.compressed_mean, power)
     mean, triangle = times_power(seen.mean, power), times_power(seen.triangle, power)
-    sizes = sizes_scaled(seen.sizes, power)
+    sizes = scaled_magnitudes(seen.sizes, power)
     return TriangularCalibration(seen.count, mean, compressed_mean, triangle, sizes=sizes)
 
 
@@ -146,14 +146,14 @@ def _combined(
     """With `added` more samples of these means and mean sizes, whose scatter about the means is
     that of `rows`.
     """
-    count, share, weight = shares(seen.count, added)
+    count, share, weight = merge_weights(seen.count, added)
     shift = means - _means(seen)
     between = jnp.sqrt(weight) * shift[None]
     triangle = jnp.linalg.qr(jnp.concatenate([seen.triangle, between, rows]), mode="r")
     triangle = jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[:, None] * triangle
     means, inputs = _means(seen) + share * shift, seen.mean.shape[0]
     compressed_mean = None if seen.compressed_mean is None else means[:inputs]
-    sizes = sizes_joined(seen.sizes, sizes, share)
+    sizes = merged_magnitudes(seen.sizes, sizes, share)
     return TriangularCalibration(count, means[-inputs:], compressed_mean, triangle, sizes=sizes)
 
 
@@ -168,9 +168,9 @@ def _joined(one: TriangularCalibration, other: TriangularCalibration) -> Triangu
 
 @in_float64
 def _squared(seen: TriangularCalibration) -> Calibration:
-    power, inputs = exponent(seen.triangle), seen.mean.shape[0]
+    power, inputs = exponent_above(seen.triangle), seen.mean.shape[0]
     triangle = times_power(seen.triangle, -power)
-    scatter = squares_scaled(symmetric_product(triangle, triangle), power)
+    scatter = times_squared_power(symmetric_product(triangle, triangle), power)
     moments = None
     if seen.compressed_mean is not None:
         cross_scatter, compressed_scatter = scatter[:inputs, inputs:], scatter[:inputs, :inputs]

@@ -49,8 +49,8 @@ def measured_errors(
     The numbers, of any dtype, are taken as they are stored; `shifts` has one shift for each rank
     from 0. Where nothing was seen, the error is that of the weights themselves.
     """
-    kept = [_Kept(*each) for each in zip(left, right, strict=True)]
-    return _measured(weights, kept, shifts, seen)
+    factors = [_Replacement(*each) for each in zip(left, right, strict=True)]
+    return _measured(weights, factors, shifts, seen)
 
 
 def measured_error(
@@ -62,8 +62,8 @@ def measured_error(
     """The same of one matrix in the place of each, which need not be of low rank: arrays of one
     number.
     """
-    kept = [_Kept(np.zeros((len(a), 0)), np.zeros((0, a.shape[1])), a) for a in matrices]
-    return _measured(weights, kept, None if shifts is None else shifts[:, None], seen)
+    fixed = [_Replacement(np.zeros((len(a), 0)), np.zeros((0, a.shape[1])), a) for a in matrices]
+    return _measured(weights, fixed, None if shifts is None else shifts[:, None], seen)
 
 
 class Rows(NamedTuple):
@@ -72,7 +72,7 @@ class Rows(NamedTuple):
     original: Float[np.ndarray, "samples inputs"]
     layer: Float[np.ndarray, "samples inputs"]
     counts: Float[np.ndarray, " samples"]
-    whole: bool = True
+    complete: bool = True
 
     @staticmethod
     def of(seen: AbstractCalibration) -> "Rows":
@@ -106,66 +106,68 @@ def measured_on_rows(
     for wanted, found, each in zip(outputs, made, rows, strict=True):
         for place, difference in enumerate((wanted - found, wanted)):
             totals[place] += float(each.counts @ np.sum(_scaled(difference, -power) ** 2, axis=1))
-    lost, norm = totals[0], float(np.sqrt(totals[1]))
+    error, norm = totals[0], float(np.sqrt(totals[1]))
     allowance = rounding_allowance(1.0, *outputs[0].shape)
-    share = lost / totals[1] if norm > 0 else lost
-    upper = np.sqrt(share) + allowance if all(each.whole for each in rows) else np.inf
+    share = error / totals[1] if norm > 0 else error
+    upper = np.sqrt(share) + allowance if all(each.complete for each in rows) else np.inf
     return Measured(np.array([share]), np.array([upper]), float(np.ldexp(norm, power)))
 
 
-class _Kept(NamedTuple):
+class _Replacement(NamedTuple):
     """What stands for a matrix: factors, of which the leading parts are judged, and a part that is
     always there.
     """
 
     left: np.ndarray
     right: np.ndarray
-    always: np.ndarray | None = None
+    fixed: np.ndarray | None = None
 
-    def scaled(self, unit: int, turned: int) -> "_Kept":
-        always = None if self.always is None else _scaled(self.always, -unit)
-        return _Kept(_scaled(self.left, turned - unit), _scaled(self.right, -turned), always)
+    def scaled(self, power: int, right_power: int) -> "_Replacement":
+        fixed = None if self.fixed is None else _scaled(self.fixed, -power)
+        left, right = _scaled(self.left, right_power - power), _scaled(self.right, -right_power)
+        return _Replacement(left, right, fixed)
 
-    def sizes(self) -> np.ndarray:
+    def magnitudes(self) -> np.ndarray:
         product = np.abs(self.left) @ np.abs(self.right)
-        return product if self.always is None else np.abs(self.always) + product
+        return product if self.fixed is None else np.abs(self.fixed) + product
 
-    def whole(self) -> np.ndarray:
+    def matrix(self) -> np.ndarray:
         product = self.left @ self.right
-        return product if self.always is None else self.always + product
+        return product if self.fixed is None else self.fixed + product
 
 
 def _measured(
     weights: np.ndarray,
-    kept: Sequence[_Kept],
+    replacements: Sequence[_Replacement],
     shifts: np.ndarray | None,
     seen: Sequence[AbstractCalibration | None],
 ) -> Measured:
     moments = [_Moments.of(each, weights.shape[1]) for each in seen]
-    unit, turned = _exponent(weights), _exponent(*(each.right for each in kept))
+    weights_power = _exponent(weights)
+    right_power = _exponent(*(each.right for each in replacements))
     size = _exponent(*(each.size for each in moments))
     parts = []
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for number, each in enumerate(moments):
             shift = np.zeros(1)
             if shifts is not None:
-                shift = _scaled(shifts[number], -unit - size)
+                shift = _scaled(shifts[number], -weights_power - size)
             parts.append(
-                _slice(
-                    _scaled(weights[number], -unit),
-                    kept[number].scaled(unit, turned),
+                _of_one_slice(
+                    _scaled(weights[number], -weights_power),
+                    replacements[number].scaled(weights_power, right_power),
                     shift,
                     each.scaled(-size),
                 )
             )
-        squares, hidden, moved, outputs = (
+        squares, cancellation, rounding, outputs = (
             np.sum(each, axis=0) for each in zip(*parts, strict=True)
         )
-        upper = np.sqrt(squares + hidden) + np.sqrt(moved)
+        upper = np.sqrt(squares + cancellation) + np.sqrt(rounding)
         norm = np.sqrt(outputs)
         if norm > 0:
             squares, upper = squares / outputs, upper / norm
-        return Measured(squares, upper, float(np.ldexp(norm, unit + size)))
+        return Measured(squares, upper, float(np.ldexp(norm, weights_power + size)))
 
 
 class _Moments(NamedTuple):
@@ -228,29 +230,30 @@ class _Moments(NamedTuple):
             return self.rows[0].T @ (self.rows[0] @ matrix)
         return matrix if self.layer is None else self.layer @ matrix
 
-    def lost(self, weights: np.ndarray, lost: np.ndarray) -> "_Lost":
+    def error(self, weights: np.ndarray, difference: np.ndarray) -> "_Error":
         r"""Of $E = \tilde XD + \Delta W$, without the means."""
         if self.rows is not None:
             layer, original = self.rows
-            missed = layer @ lost
+            error = layer @ difference
             if layer is not original:
-                missed = missed + (original - layer) @ weights
+                error = error + (original - layer) @ weights
             outputs, total = float(np.sum((original @ weights) ** 2)), float(np.sum(layer**2))
-            return _Lost(float(np.sum(missed**2)), layer.T @ missed, 0.0, outputs, total)
-        met, energy = self.times(lost), float(np.sum(weights**2))
+            return _Error(float(np.sum(error**2)), layer.T @ error, 0.0, outputs, total)
+        gradient, energy = self.times(difference), float(np.sum(weights**2))
         total = float(len(weights) if self.layer is None else np.trace(self.layer))
-        square = float(np.vdot(lost, met))
+        square = float(np.vdot(difference, gradient))
         if self.layer is None or self.others is None:
-            return _Lost(square, met, 0.0, float(np.vdot(weights, self.times(weights))), total)
+            outputs = float(np.vdot(weights, self.times(weights)))
+            return _Error(square, gradient, 0.0, outputs, total)
         cross, original = self.others
         crossed = (cross - self.layer) @ weights
         between = (original - cross - cross.T + self.layer) @ weights
-        square += 2 * float(np.vdot(lost, crossed)) + float(np.vdot(weights, between))
+        square += 2 * float(np.vdot(difference, crossed)) + float(np.vdot(weights, between))
         unresolved = energy * (total + float(np.trace(original)))
         outputs = float(np.vdot(weights, original @ weights))
-        return _Lost(square, met + crossed, unresolved, outputs, total)
+        return _Error(square, gradient + crossed, unresolved, outputs, total)
 
-    def moved(self, weights: np.ndarray, kept: np.ndarray, total: float) -> float:
+    def rounding_square(self, weights: np.ndarray, made: np.ndarray, total: float) -> float:
         r"""The square of what $E$ and the means are rounded on the scale of: norms of moments and
         weights, or entry by entry where rows are known, so that an input of no weight adds nothing.
         """
@@ -258,55 +261,55 @@ class _Moments(NamedTuple):
             means = float(np.sum(self.mean**2 + self.layer_mean**2))
             return float(np.sum(weights**2)) * (total + means)
         layer, original, sizes = *map(np.abs, self.rows), np.abs(weights)
-        formed = layer @ (sizes + kept) + (original + layer) @ sizes
-        means = np.abs(self.mean) @ sizes + np.abs(self.layer_mean) @ kept
+        formed = layer @ (sizes + made) + (original + layer) @ sizes
+        means = np.abs(self.mean) @ sizes + np.abs(self.layer_mean) @ made
         return float(np.sum(formed**2) + np.sum(means**2))
 
 
-class _Lost(NamedTuple):
-    r"""$\lVert E\rVert_F^2$, $\tilde X^\top E$, on what scale differences of moments are rounded,
-    $\lVert XW\rVert_F^2$ and $\lVert\tilde X\rVert_F^2$.
+class _Error(NamedTuple):
+    r"""$\lVert E\rVert_F^2$, $\tilde X^\top E$ (half the gradient), on what scale differences
+    of moments are rounded, $\lVert XW\rVert_F^2$ and $\lVert\tilde X\rVert_F^2$.
     """
 
     square: float
-    met: np.ndarray
+    gradient: np.ndarray
     unresolved: float
     outputs: float
     total: float
 
 
-def _slice(
-    weights: np.ndarray, kept: _Kept, shifts: np.ndarray, seen: _Moments
+def _of_one_slice(
+    weights: np.ndarray, made: _Replacement, shifts: np.ndarray, seen: _Moments
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """The squared errors at each rank and what rounding may hide of them, the square of what it may
     move any error by, and the squared norm of the outputs.
     """
     allowance = rounding_allowance(1.0, *weights.shape)
-    left, right = kept.left, kept.right
-    difference = weights - kept.whole()
-    lost, weighed = seen.lost(weights, difference), seen.times(left)
+    left, right = made.left, made.right
+    difference = weights - made.matrix()
+    error, weighed = seen.error(weights, difference), seen.times(left)
     pairs = (left.T @ weighed) * (right @ right.T)
-    steps = 2 * np.sum(left * (lost.met @ right.T), axis=0) + np.diagonal(pairs)
-    squares = lost.square + _beyond(steps + 2 * np.sum(np.triu(pairs, 1), axis=1))
+    steps = 2 * np.sum(left * (error.gradient @ right.T), axis=0) + np.diagonal(pairs)
+    squares = error.square + _tail_sums(steps + 2 * np.sum(np.triu(pairs, 1), axis=1))
     if seen.rows is None:
-        spread = _beyond(np.sum(left**2, axis=0) * np.sum(right**2, axis=1))
-        hidden = 2 * lost.total * (np.sum(difference**2) + spread) + lost.unresolved
+        spread = _tail_sums(np.sum(left**2, axis=0) * np.sum(right**2, axis=1))
+        cancellation = 2 * error.total * (np.sum(difference**2) + spread) + error.unresolved
     else:  # nothing is squared: a share of the error itself, and of the components left out
-        hidden = lost.square + len(right) * _beyond(np.diagonal(pairs))
+        cancellation = error.square + len(right) * _tail_sums(np.diagonal(pairs))
 
-    mean, through = seen.mean @ weights, (seen.layer_mean @ left)[:, None] * right
-    always = np.zeros_like(mean) if kept.always is None else seen.layer_mean @ kept.always
-    made = np.cumsum(np.vstack([always, through]), axis=0)
-    squares = np.maximum(squares, 0) + np.sum((mean - made - seen.root * shifts) ** 2, axis=1)
+    mean, steps_of_mean = seen.mean @ weights, (seen.layer_mean @ left)[:, None] * right
+    first = np.zeros_like(mean) if made.fixed is None else seen.layer_mean @ made.fixed
+    made_means = np.cumsum(np.vstack([first, steps_of_mean]), axis=0)
+    squares = np.maximum(squares, 0) + np.sum((mean - made_means - seen.root * shifts) ** 2, axis=1)
     return (
         squares,
-        allowance * hidden,
-        allowance**2 * seen.moved(weights, kept.sizes(), lost.total),
-        lost.outputs + float(np.sum(mean**2)),
+        allowance * cancellation,
+        allowance**2 * seen.rounding_square(weights, made.magnitudes(), error.total),
+        error.outputs + float(np.sum(mean**2)),
     )
 
 
-def _beyond(steps: np.ndarray) -> np.ndarray:
+def _tail_sums(steps: np.ndarray) -> np.ndarray:
     """The sums from each on, and of none."""
     return np.append(np.cumsum(steps[::-1])[::-1], 0.0)
 

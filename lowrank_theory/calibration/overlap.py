@@ -4,9 +4,9 @@ Rows may repeat by chance, as tokens, binary inputs and rows of few active entri
 the calibration itself says: the share of its rows that it has more than once is what a new row of
 the same law has of being among them (Good 1953), and the share of its rows that repeat an earlier
 one is no less than that of as many, or fewer, held-out units. More is refused: where the
-hypergeometric test of both shares being equal has a p-value of at most `UNLIKELY`. And where the
-calibration repeats nothing, a single row is too much if chance hardly makes it twice: if its
-distinct entries have `TELLING` significant bits, as four float32 numbers do.
+hypergeometric test of both shares being equal has a p-value of at most `SIGNIFICANCE`. And where
+the calibration repeats nothing, a single row is too much if chance hardly makes it twice: if its
+distinct entries have `DISTINCTIVE_BITS` significant bits, as four float32 numbers do.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from scipy import stats
 
 from lowrank_theory.calibration import RowSample
 
-UNLIKELY = 1e-6
-TELLING = 96
+SIGNIFICANCE = 1e-6
+DISTINCTIVE_BITS = 96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,42 +45,49 @@ def check_unseen(
     """
     rows = units.reshape(-1, units.shape[-1])
     hashes = RowSample.hashes_of(rows).reshape(units.shape[:2])
-    some = hashes[hashes.any(axis=1)]
-    copies = _copies(some)
+    hashed = hashes[hashes.any(axis=1)]
+    copies = _copies(hashed)
     if sample is None:
         return Overlap(copies, 0, 0)
-    known = hashes >= sample.least
-    seen = known & np.isin(hashes, np.asarray(sample.hashes))
-    of_units, counts = known.sum(axis=1), np.asarray(sample.counts)
-    total, again = counts.sum(), counts[counts > 1].sum()
-    compared, found = int(known.sum()), int(seen.sum())
-    together = _together(seen.sum(axis=1), of_units, alike=copies > 0)
-    scaled = (float(number) / together for number in (found, compared, again, total))
-    telling = again == 0 and any(map(_telling, rows[seen.ravel()]))
-    if telling or _more(*scaled):
+    comparable = hashes >= sample.least
+    seen = comparable & np.isin(hashes, np.asarray(sample.hashes))
+    comparable_of_units, counts = comparable.sum(axis=1), np.asarray(sample.counts)
+    total, repeated = counts.sum(), counts[counts > 1].sum()
+    compared, found = int(comparable.sum()), int(seen.sum())
+    design_effect = _design_effect(seen.sum(axis=1), comparable_of_units, alike=copies > 0)
+    scaled = (float(number) / design_effect for number in (found, compared, repeated, total))
+    distinctive = repeated == 0 and any(map(_distinctive, rows[seen.ravel()]))
+    if distinctive or _exceeds_chance(*scaled):
         raise ValueError(
             f"`held_out` has the very rows of `{whose}`: {found} of the {compared} that can be "
-            f"compared, where chance gives about {compared * again / max(total, 1):.2g}. There the "
-            "error is smaller than on new ones. Give rows that were held out of the calibration."
+            f"compared, where chance gives about {compared * repeated / max(total, 1):.2g}. There "
+            "the error is smaller than on new ones. Give rows that were held out of the "
+            "calibration."
         )
-    first = some[: int(total)]
+    first = hashed[: int(total)]
     repeats = float(total - np.count_nonzero(counts))
-    if _more(float(_copies(first)), float(len(first)), repeats / together, float(total) / together):
+    if _exceeds_chance(
+        float(_copies(first)),
+        float(len(first)),
+        repeats / design_effect,
+        float(total) / design_effect,
+    ):
         raise ValueError(
             f"`held_out` has {copies} copies among its {len(units)} units, more than the rows of "
             f"`{whose}` let expect: copies are no independent draws. Give each unit once."
         )
-    wholly = (seen.sum(axis=1) == of_units) & (of_units > 0)
-    return Overlap(copies, int(np.count_nonzero(of_units)), int(wholly.sum()))
+    seen_units = (seen.sum(axis=1) == comparable_of_units) & (comparable_of_units > 0)
+    return Overlap(copies, int(np.count_nonzero(comparable_of_units)), int(seen_units.sum()))
 
 
 def _copies(hashes: np.ndarray) -> int:
     return len(hashes) - len(np.unique(hashes, axis=0))
 
 
-def _together(found: np.ndarray, of: np.ndarray, *, alike: bool) -> float:
-    """How many rows count as one, as rows of a unit depend on each other: by how much more than
-    independent rows the numbers found vary from unit to unit; all of a unit where units are alike.
+def _design_effect(found: np.ndarray, of: np.ndarray, *, alike: bool) -> float:
+    """The design effect: how many rows count as one, as rows of a unit depend on each other. By how
+    much more than of independent rows the numbers found vary from unit to unit; all rows of a unit
+    where units are alike.
     """
     total = max(int(of.sum()), 1)
     share, size = found.sum() / total, max(float(np.sum(of**2)) / total, 1.0)
@@ -89,16 +96,18 @@ def _together(found: np.ndarray, of: np.ndarray, *, alike: bool) -> float:
     return size if alike else float(np.clip(spread, least, size))
 
 
-def _more(found: float, of: float, expected: float, total: float) -> bool:
+def _exceeds_chance(found: float, of: float, expected: float, total: float) -> bool:
     """Whether `found` of some is a greater share than `expected` of the total."""
     drawn, hits = math.floor(of), math.floor(found)
     pooled = hits + math.ceil(expected)
-    return float(stats.hypergeom.sf(hits - 1, drawn + math.ceil(total), pooled, drawn)) <= UNLIKELY
+    return (
+        float(stats.hypergeom.sf(hits - 1, drawn + math.ceil(total), pooled, drawn)) <= SIGNIFICANCE
+    )
 
 
-def _telling(row: np.ndarray) -> bool:
+def _distinctive(row: np.ndarray) -> bool:
     """Whether the distinct entries of a row hold so many bits that it is one of its kind."""
     fractions = np.unique(np.abs(np.frexp(row[row != 0])[0]))
     digits = np.rint(fractions * 2**24).astype(np.int64)
     last = np.log2(digits & -digits)
-    return float(np.sum(24 - last)) >= TELLING
+    return float(np.sum(24 - last)) >= DISTINCTIVE_BITS

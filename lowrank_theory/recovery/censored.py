@@ -35,7 +35,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import norm, widened
-from lowrank_theory._subspaces import Columns, leading_right_vectors, resolved_columns
+from lowrank_theory._subspaces import ColumnSpace, column_space, leading_right_vectors
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
@@ -274,7 +274,7 @@ def _scalar(name: str, value: Any, *, zero: bool = False) -> Any:
 class _Scaled(eqx.Module):
     """The problem in units of the noise; NaN throughout for numbers that make no sense."""
 
-    space: Columns
+    space: ColumnSpace
     outputs: Float[Array, "samples outputs"]
     box: Float[Array, ""]
     penalty: Float[Array, ""]
@@ -325,7 +325,7 @@ def _scaled(
         jnp.where(sound, a, jnp.nan) for a in (activations, outputs, noise_scale)
     )
     outputs, box, weight = (n / noise_scale for n in (outputs, bound, penalty))
-    return _Scaled(resolved_columns(activations, eps), outputs, box, weight)
+    return _Scaled(column_space(activations, eps), outputs, box, weight)
 
 
 @in_float64

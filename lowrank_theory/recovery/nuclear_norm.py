@@ -30,7 +30,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
-from lowrank_theory._subspaces import resolved_columns
+from lowrank_theory._subspaces import column_space
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
@@ -40,7 +40,7 @@ from lowrank_theory.recovery._recover import (
     Recovery,
     check_no_bias,
 )
-from lowrank_theory.recovery.singular_value_threshold import singular_value_threshold
+from lowrank_theory.recovery._singular_value_threshold import singular_value_threshold
 
 
 class NuclearNormBall(AbstractMethod):
@@ -89,7 +89,7 @@ def nuclear_norm_ball(
     Works under `jit`, `vmap` and `grad`, where that does.
     """
     layer_inputs = after(outputs, layer_inputs)
-    basis = resolved_columns(layer_inputs, resolution).basis
+    basis = column_space(layer_inputs, resolution).basis
     attainable = jnp.linalg.svd(matmul(basis.T, outputs), compute_uv=False)
     return singular_value_threshold(
         after(attainable, layer_inputs),

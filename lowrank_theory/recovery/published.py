@@ -51,6 +51,7 @@ from lowrank_theory._subspaces import leading_eigenvectors, leading_right_vector
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._activation_weighted import check_unchanged
 from lowrank_theory.recovery._from_moments import (
     calibration_at_scale_one,
     eigenproblem,
@@ -71,7 +72,6 @@ from lowrank_theory.recovery._recover import (
     is_finite,
 )
 from lowrank_theory.recovery._returned import Fit, scaled_certificate, stored
-from lowrank_theory.recovery.activation_weighted import check_unchanged
 
 Seen = Array | AbstractCalibration
 

@@ -28,7 +28,7 @@ from lowrank_theory._numerics import (
     settle,
 )
 from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
-from lowrank_theory._subspaces import resolved_columns
+from lowrank_theory._subspaces import column_space
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._leading_part import Reached, leading_part
 from lowrank_theory.recovery._recover import (
@@ -187,7 +187,7 @@ def _solve(
     outputs, power = unit(outputs)
     radius = at_scale_one(radius, power)
 
-    space = resolved_columns(activations, resolution)
+    space = column_space(activations, resolution)
     basis = space.basis
     target = matmul(basis.T, outputs)
 

@@ -47,7 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lowrank_theory._a_posteriori import Ritz, leading_sum, norm_outside, ritz
+from lowrank_theory._a_posteriori import Ritz, leading_sum_bound, outside_norm_bound, ritz
 from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
 from lowrank_theory.theorems._quantities import (
     deviation,
@@ -414,10 +414,10 @@ class APosteriori(AbstractStatement):
         return Ritz(found.vectors[:, ::-1], found.values, found.residuals)
 
     def formula(self, instance: Probed, estimate: Ritz) -> Float[Array, ""]:
-        """The bound, by `norm_outside` and `leading_sum`; not negative."""
+        """The bound, by `outside_norm_bound` and `leading_sum_bound`; not negative."""
         allowance = rounding_allowance(self.magnitude(instance), *instance.sizes)
         probes = jnp.asarray(instance.probes, float)
-        outside = norm_outside(
+        outside = outside_norm_bound(
             _moments(instance),
             estimate.vectors,
             probes,
@@ -427,7 +427,7 @@ class APosteriori(AbstractStatement):
         )
         rank = instance.rank
         least = jnp.sum(estimate.values[:rank])
-        return jnp.maximum(leading_sum(estimate, outside, rank) - least, 0)
+        return jnp.maximum(leading_sum_bound(estimate, outside, rank) - least, 0)
 
     def loss(self, instance: Probed, estimate: Ritz) -> Float[Array, ""]:
         r"""$\sum_{i\le r}\lambda_i(M) - \operatorname{tr}V^\top MV$."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lowrank_theory as lrt
 from lowrank_theory._numerics import symmetric_product
-from lowrank_theory._subspaces import leading_eigenvectors_at_hand
+from lowrank_theory._subspaces import lapack_leading_eigenvectors
 from lowrank_theory.calibration import (
     AbstractCalibration,
     Calibration,
@@ -282,14 +282,14 @@ def test_calibration_and_rows_recover_the_same_layer(kind, mismatch, affine):
 @pytest.fixture
 def partial(monkeypatch) -> list[int]:
     """The ranks for which leading eigenvectors alone were computed, also of small layers."""
-    module = importlib.import_module("lowrank_theory.recovery.activation_weighted")
-    ranks, solver = [], module.leading_eigenvectors_at_hand
+    module = importlib.import_module("lowrank_theory.recovery._activation_weighted")
+    ranks, solver = [], module.lapack_leading_eigenvectors
 
     def counting(matrix, rank):
         ranks.append(rank)
         return solver(matrix, rank)
 
-    monkeypatch.setattr(module, "leading_eigenvectors_at_hand", counting)
+    monkeypatch.setattr(module, "lapack_leading_eigenvectors", counting)
     monkeypatch.setattr(module, "PARTIAL_FROM", 1)
     return ranks
 
@@ -337,7 +337,7 @@ def test_leading_eigenvectors_at_ties(count, rank):
     """A projector of rank `count`: its equal eigenvalues are cut anywhere."""
     basis = np.linalg.qr(np.random.default_rng(8).standard_normal((8, 8)))[0][:, :count]
     with jax.enable_x64(True):
-        vectors, energies = leading_eigenvectors_at_hand(jnp.asarray(basis @ basis.T), rank)
+        vectors, energies = lapack_leading_eigenvectors(jnp.asarray(basis @ basis.T), rank)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(rank), atol=1e-14)
     np.testing.assert_allclose(energies, np.arange(rank) < count, atol=1e-14)
     kept = vectors[:, :count]

@@ -27,8 +27,8 @@ from jaxtyping import Array, Float
 from lowrank_theory._numerics import AnyArray, cast, float64, in_float64, promote, resolution
 from lowrank_theory._subspaces import (
     all_eigenvectors,
+    lapack_leading_eigenvectors,
     leading_eigenvectors,
-    leading_eigenvectors_at_hand,
 )
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
@@ -260,7 +260,7 @@ def _from_moments_at_hand(
         asked = _eigenproblem_at_hand(*arrays)
         if not is_rounded(dtype):
             asked = dataclasses.replace(asked, seen=None)  # and its memory is free
-        leading = leading_eigenvectors_at_hand(asked.matrix, rank)
+        leading = lapack_leading_eigenvectors(asked.matrix, rank)
         return cast(_solved_at_hand(asked, *leading, rank=rank, dtype=dtype), dtype)
 
 

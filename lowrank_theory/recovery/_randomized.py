@@ -23,7 +23,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer
 
-from lowrank_theory._a_posteriori import Ritz, leading_sum, least_leading_sum, norm_outside, ritz
+from lowrank_theory._a_posteriori import (
+    Ritz,
+    leading_sum_bound,
+    leading_sum_estimate,
+    outside_norm_bound,
+    ritz,
+)
 from lowrank_theory._numerics import (
     check_count,
     check_fraction,
@@ -39,6 +45,7 @@ from lowrank_theory._random import normal
 from lowrank_theory._scale import SMALLEST, times_power, unit
 from lowrank_theory.calibration import AbstractCalibration, Calibration
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._activation_weighted import check_unchanged
 from lowrank_theory.recovery._from_moments import (
     SeenMoments,
     calibration_at_scale_one,
@@ -47,7 +54,6 @@ from lowrank_theory.recovery._from_moments import (
 from lowrank_theory.recovery._from_rows import Seen
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
 from lowrank_theory.recovery._returned import Affine, Fit, Response, Returned, finished
-from lowrank_theory.recovery.activation_weighted import check_unchanged
 
 _PROBES = 16
 _FIRST_DEGREE = 6  # of the filter of the first check; each later check has a sharper one
@@ -246,7 +252,7 @@ def _iterate(
 
     def check(found: Ritz, checks: Array) -> Array:
         number = checks + 1.0
-        outside = norm_outside(
+        outside = outside_norm_bound(
             apply,
             found.vectors,
             normal(jax.random.fold_in(probes_key, checks), (size, _PROBES)),
@@ -254,7 +260,7 @@ def _iterate(
             _FIRST_DEGREE * (checks + 1),
             failure_probability / (number * (number + 1)),
         )
-        return leading_sum(found, outside, rank)
+        return leading_sum_bound(found, outside, rank)
 
     def unfinished(state: Any) -> Array:
         step, *_, captured, beyond = state
@@ -265,7 +271,7 @@ def _iterate(
         step, checks, directions, *_ = state
         found, following = ritz(apply, jnp.linalg.qr(directions)[0])
         captured = jnp.sum(found.values[:rank])
-        least = least_leading_sum(found, jnp.maximum(_amid(found.values, rank), 0), rank)
+        least = leading_sum_estimate(found, jnp.maximum(_amid(found.values, rank), 0), rank)
         hopeful = judged(captured, least - captured).certified | (step == max_steps - 1)
         bound = jax.lax.cond(hopeful, check, lambda *_: jnp.inf, found, checks)
         beyond = jnp.maximum(bound - captured, 0)

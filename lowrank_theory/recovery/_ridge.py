@@ -25,13 +25,13 @@ from lowrank_theory._numerics import check_positive, in_float64, resolution, saf
 from lowrank_theory._scale import at_scale_one
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._from_rows import fitted_to_rows, problem_of_rows
-from lowrank_theory.recovery._recover import AbstractMethod, Recovery
-from lowrank_theory.recovery._returned import Returned, finished
-from lowrank_theory.recovery.activation_weighted import (
+from lowrank_theory.recovery._activation_weighted import (
     activation_weighted_from_moments,
     check_calibrated,
 )
+from lowrank_theory.recovery._from_rows import fitted_to_rows, problem_of_rows
+from lowrank_theory.recovery._recover import AbstractMethod, Recovery
+from lowrank_theory.recovery._returned import Returned, finished
 
 
 class Ridge(AbstractMethod):
