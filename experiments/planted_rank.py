@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 
 from _save import column, interval, run, sample
 from lowrank_theory.generators import noise, spectra, targets
-from lowrank_theory.plotting import BLACK, GREY, SERIES, legend_above, panels
+from lowrank_theory.plotting import GREY, SERIES, legend_above, panels
 from lowrank_theory.problems import Problem, Setting
 from lowrank_theory.theorems import planted_rank
 from lowrank_theory.theorems.minimax_floor import risk_floor
+from lowrank_theory.theorems.planted_rank import gaussian_worst_square, mean_worst_square
 from lowrank_theory.theorems.spiked_limit import asymptotic_error, detection_threshold
 
 SEED = 1
@@ -26,6 +27,7 @@ SHAPES = ((100, 100), (50, 200), (100, 400))  # (q, outputs)
 RANK = 3
 SPREAD = 0.1  # strengths are strength * exp(-SPREAD * j): distinct in the limit
 STRENGTHS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0, 3.0, 6.0, 1000.0)
+SIDES, RANKS, DELTA = (24, 20), (1, 3, 5, 10, 15, 20), 0.05
 DETECTED = 1.3  # from here on the limit is compared with the sample
 
 
@@ -43,6 +45,11 @@ def _strengths(q: int, outputs: int, multiple: float) -> np.ndarray:
 def _limit(q: int, outputs: int, multiple: float) -> float:
     with jax.enable_x64(True):
         return float(asymptotic_error(_strengths(q, outputs, multiple), q, outputs, 1.0))
+
+
+def _bound(q: int, outputs: int) -> float:
+    with jax.enable_x64(True):
+        return float(mean_worst_square(float(q), float(outputs), RANK))
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
@@ -67,7 +74,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
                 "q": q,
                 "outputs": outputs,
                 "floor": risk_floor(RANK, q, outputs, 1.0) / unit,
-                "bound": 5 * (1 + RANK / unit),
+                "bound": _bound(q, outputs) / unit,
                 "points": points,
                 "curve": [
                     [m, _limit(q, outputs, m) / unit] for m in np.geomspace(0.22, 7, 200).tolist()
@@ -78,7 +85,22 @@ def measure(*, quick: bool) -> dict[str, Any]:
                 "worst_over_strengths": worst,
             }
         )
-    return {"rank": RANK, "spread": SPREAD, "trials": trials, "results": results}
+    return {
+        "rank": RANK,
+        "spread": SPREAD,
+        "trials": trials,
+        "results": results,
+        "at_95_percent": [_likely(*SIDES, rank) for rank in RANKS],
+    }
+
+
+def _likely(q: int, outputs: int, rank: int) -> dict[str, Any]:
+    """What `gaussian` says, beside five times the edge, and the minimax floor."""
+    edge = math.sqrt(q) + math.sqrt(outputs) + math.sqrt(2 * math.log(1 / DELTA))
+    with jax.enable_x64(True):
+        bound = float(gaussian_worst_square(float(q), float(outputs), rank, DELTA))
+    floor = risk_floor(rank, q, outputs, 1.0)
+    return {"rank": rank, "bound": bound, "five_edges": 5 * rank * edge**2, "floor": floor}
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
@@ -112,8 +134,9 @@ def draw(numbers: dict[str, Any]) -> Figure:
             )
         panel.axhline(result["floor"], xmax=0.06, color=color, linewidth=2.5)
         panel.axhline(result["floor"], color=color, linewidth=0.8, linestyle=(0, (1, 3)))
+        panel.axhline(result["bound"], color=color, linewidth=1.2)
     panel.plot([], [], color=GREY, linewidth=2.5, label="minimax floors (left edge)")
-    panel.axhline(5, color=BLACK, linewidth=1.2, label="bound: 5")
+    panel.plot([], [], color=GREY, linewidth=1.2, label="bounds (top)")
     panel.axvline(1, color=GREY, linewidth=1, linestyle=":", label="detection threshold")
     panel.set_xscale("log")
     panel.set_yscale("log")

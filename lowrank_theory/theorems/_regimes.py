@@ -85,6 +85,7 @@ LOW_RANK_PERTURBED = {
     "opposing noise": perturbed([2, 2, 2], _OPPOSING, 1.0),
     "nearly opposing noise": perturbed([2, 2, 2], _OPPOSING, 0.95),
     "rank one": perturbed([2], _OPPOSING[2:], 0.95, rank=1),
+    "more than half the full rank": perturbed([5, 5, 5, 2, 2, 2], -_OPPOSING[::-1], 1.0, rank=6),
     "full rank": perturbed(_DECAYING, 0.3 * _FLAT, rank=9),
 }
 PERTURBED = {

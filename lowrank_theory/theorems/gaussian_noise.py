@@ -80,13 +80,14 @@ def lower_edge(longer: Number, shorter: Number, failure_probability: Number) -> 
     return long - short - edge_fluctuation(1 / short - 1 / long, failure_probability)
 
 
-def leading_energy(longer: Number, shorter: Number, rank: int) -> Float[Array, ""]:
-    r"""$\sum_{i\le r}\bigl((\sqrt L + \sqrt{S-i+1})^2 - \tfrac12\bigr)$ over $i \le S$: above the
-    mean of the sum of the $r$ largest squared singular values; call it inside `float64`.
+def leading_squares(longer: Number, shorter: Number, rank: int) -> Float[Array, " rank"]:
+    r"""$(\sqrt L + \sqrt{S-i+1})^2 - \tfrac12$ for $i \le r$, zero beyond $S$: the sum of the first
+    $j$ is above the mean of the sum of the $j$ largest squared singular values, for every $j$; call
+    it inside `float64`.
     """
     left = shorter - jnp.arange(rank)
     squares = (jnp.sqrt(longer) + jnp.sqrt(jnp.maximum(left, 0))) ** 2 - 0.5
-    return jnp.sum(jnp.where(left > 0, squares, 0))
+    return jnp.where(left > 0, squares, 0)
 
 
 class NoiseValues(eqx.Module):
@@ -235,7 +236,7 @@ class Leading(AbstractAboveNoise):
 
     def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma^2\sum_{i\le r}((\sqrt L + \sqrt{S-i+1})^2 - \frac12)$."""
-        energy = leading_energy(estimate.longer, estimate.shorter, instance.rank)
+        energy = jnp.sum(leading_squares(estimate.longer, estimate.shorter, instance.rank))
         return _scale(instance) ** 2 * energy
 
     def loss(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:

@@ -6,30 +6,32 @@ estimator is the data-driven one, $\hat M = \tilde X^+[PY]_r$. Such a planted mo
 layer, in three tiers of weakening assumptions, is due to Zhang and Saab (arXiv 2502.02766); the
 statements below are this project's own, proved in paper_notes/planted_rank.md.
 
-**Claims.** With $(PE)_{(r)}$ the $r$ largest singular values of $PE$ and $t =
-\sqrt{2\ln(1/\delta)}$:
+**Claims.** With $\zeta_j$ the root sum of squares of the $j$ largest singular values of $PE$, $d =
+\min(q, K)$, $k = \min(r, d-r)$ and $t = \sqrt{2\ln(1/\delta)}$:
 
-- `any_noise` (sure): $\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F$, for
-  every $E$. Attained: $F = \operatorname{diag}(2, 0)$, $E = \operatorname{diag}(-1, 1)$.
-- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0, \sigma^2)$:
-  $\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2(\sqrt q + \sqrt K + t)^2$.
+- `any_noise` (sure): $\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt{4\zeta_k^2 + \zeta_r^2} \le
+  \sqrt5\,\zeta_r$, for every $E$. Attained for every $r$, as $F = \operatorname{diag}(2, 0)$, $E =
+  \operatorname{diag}(-1, 1)$ (`truncation_stability`).
+- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0, \sigma^2)$: $\lVert\tilde X(\hat M -
+  M)\rVert_F$ is at most $\sigma\sqrt{4k+r}\,e$ and $\sigma(\sqrt{4\ell_k + \min(\ell_r, qK)} +
+  ct)$, with $e$ the edge of `gaussian_noise.largest`, $\ell_j$ the sum of `gaussian_noise.leading`
+  and $c = \sqrt5$, or 1 where $k = 0$. Never above $\sigma\sqrt{5r}(\sqrt q + \sqrt K + t)$.
 - `expectation`, the same noise: $\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \le
-  5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$.
+  \sigma^2(4\ell_k + \min(\ell_r, qK)) \le 5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$.
 - `sub_gaussian` (probability $1-\delta$), independent entries with $\mathbb Ee^{\lambda E_{ij}} \le
   e^{\lambda^2\sigma^2/2}$: $\lVert\tilde X(\hat M - M)\rVert_F^2 \le
-  5r\sigma^2\min_{0<a,b<1}(ab)^{-2}\bigl(q\ln\tfrac1{1-a^2} + K\ln\tfrac1{1-b^2} + t^2\bigr)$
+  (4k+r)\sigma^2\min_{0<a,b<1}(ab)^{-2}\bigl(q\ln\tfrac1{1-a^2} + K\ln\tfrac1{1-b^2} + t^2\bigr)$
   (`subgaussian_noise.pac_bayes`); at $a^2 = b^2 = 0.9$ this is at most
-  $5r\sigma^2(1.687\sqrt{q+K} + 1.112\,t)^2$.
-
+  $(4k+r)\sigma^2(1.687\sqrt{q+K} + 1.112\,t)^2$.
 - `unknown_scale` (probability $1-\delta$), Gaussian noise of unknown $\sigma$, $m > q$:
-  `gaussian` with $s^2/(1 - t\sqrt{2/n})$ in the place of $\sigma^2$, where $s^2 =
+  `gaussian` at $\delta/2$ with $s^2/(1 - t\sqrt{2/n})$ in the place of $\sigma^2$, where $s^2 =
   \lVert(I-P)Y\rVert_F^2/n$, $n = (m-q)K > 2t^2$ and $t = \sqrt{2\ln(2/\delta)}$.
-- `weights` (sure), $\tilde X$ of full column rank: $\lVert\hat M - M\rVert_F \le
-  \sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$. Likewise for the others. Attained.
+- `weights` (sure), $\tilde X$ of full column rank: $\lVert\hat M - M\rVert_F \le \sqrt{4\zeta_k^2 +
+  \zeta_r^2}/s_N(\tilde X)$. Likewise for the others. Attained.
 
 Only $q$, not the number of samples, enters. No estimator has worst-case risk below $r\sigma^2(q + K
 - r)$ (`minimax_floor`), and for Gaussian noise in high dimensions the error of this one is known
-exactly (`spiked_limit`): the constant 5 is at most four to five times too large.
+exactly (`spiked_limit`): for small $r$ the bounds are at most four to five times too large.
 """
 
 import abc
@@ -45,6 +47,7 @@ from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
 from lowrank_theory.theorems._adversaries import TargetAndSpectrum
 from lowrank_theory.theorems._quantities import (
     EPS,
+    Number,
     attainable_noise,
     coarseness,
     column_space,
@@ -88,7 +91,9 @@ from lowrank_theory.theorems._theorem import (
     Hypothesis,
     Rate,
 )
+from lowrank_theory.theorems.gaussian_noise import leading_squares, upper_edge
 from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
+from lowrank_theory.theorems.truncation_stability import worst_values
 
 
 def _planted(problem: Problem) -> tuple[Hypothesis, ...]:
@@ -179,9 +184,16 @@ class AbstractDataDriven(AbstractStatement):
         return least_squares(instance)
 
 
+def _worst_error(problem: Problem) -> Float[Array, ""]:
+    r"""$\sqrt{4\zeta_k^2 + \zeta_r^2}$."""
+    values, q = attainable_noise(problem)
+    shorter = jnp.minimum(q, problem.observed.shape[1])
+    return frobenius(worst_values(values, problem.rank, shorter))
+
+
 class AnyNoise(AbstractDataDriven):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F$, whatever the
-    noise. Not squared; in the units of the outputs.
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F \le \sqrt{4\zeta_k^2 + \zeta_r^2}$, whatever the noise.
+    Not squared; in the units of the outputs.
     """
 
     kind = UPPER
@@ -195,10 +207,9 @@ class AnyNoise(AbstractDataDriven):
         return _planted(instance)
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
-        r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F$, and what is not resolved."""
-        values, _ = attainable_noise(instance)
+        r"""$\sqrt{4\zeta_k^2 + \zeta_r^2}$, and what is not resolved."""
         _, missed = resolved_signal(instance)
-        return jnp.hypot(math.sqrt(5) * frobenius(values[: instance.rank]), missed)
+        return jnp.hypot(_worst_error(instance), missed)
 
     def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
         r"""$\lVert\tilde X(\hat M - M)\rVert_F$."""
@@ -222,8 +233,8 @@ class AbstractSquaredLoss(AbstractDataDriven):
 
 
 class AbstractKnownScale(AbstractSquaredLoss):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\sigma^2\,b$, with $b$ a bound on
-    $\lVert PE\rVert^2/\sigma^2$ for a law of the noise.
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le \sigma^2b$, with $b$ a bound on $(4\zeta_k^2 +
+    \zeta_r^2)/\sigma^2$ for a law of the noise.
     """
 
     @abc.abstractmethod
@@ -231,25 +242,56 @@ class AbstractKnownScale(AbstractSquaredLoss):
         """The law of the noise, and that it knows nothing of the layer."""
 
     @abc.abstractmethod
-    def noise_norm(self, q: Array, outputs: int) -> Array:
-        r"""The bound $b$ on $\lVert PE\rVert^2/\sigma^2$."""
+    def worst_square(self, q: Array, outputs: int, rank: int) -> Array:
+        r"""The bound $b$ on $(4\zeta_k^2 + \zeta_r^2)/\sigma^2$."""
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank and the law of the noise."""
         return (*_planted(instance), *self.law(instance.truth))
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
-        r"""$5r\,\sigma^2\,b(q, K, \delta)$, and what is not resolved."""
-        q = resolved_rank(instance)
+        r"""$\sigma^2b(q, K, r, \delta)$, and what is not resolved."""
         _, missed = resolved_signal(instance)
         variance = jnp.asarray(instance.truth.noise_scale) ** 2
-        edge = self.noise_norm(q, instance.observed.shape[1])
-        return 5 * instance.rank * variance * edge + missed**2
+        q, outputs = resolved_rank(instance), instance.observed.shape[1]
+        return variance * self.worst_square(q, outputs, instance.rank) + missed**2
+
+
+def squared_count(q: Number, outputs: Number, rank: int) -> Float[Array, ""]:
+    r"""$4k + \min(r, d)$, $d = \min(q, K)$ and $k = \min(r, d-r)$: the largest $\lVert[A+Z]_r -
+    A\rVert_F^2$ for $\lVert Z\rVert \le 1$ and $A$ of rank $r$, $q\times K$ both; call it inside
+    `float64`.
+    """
+    shorter = jnp.minimum(q, outputs)
+    flat = jnp.where(jnp.arange(rank) < shorter, 1.0, 0.0)
+    return jnp.sum(worst_values(flat, rank, shorter) ** 2)
+
+
+def mean_worst_square(q: Number, outputs: Number, rank: int) -> Float[Array, ""]:
+    r"""$4\ell_k + \min(\ell_r, qK)$, above $\mathbb E(4\zeta_k^2 + \zeta_r^2)$ for $\sigma = 1$;
+    call it inside `float64`.
+    """
+    longer, shorter = jnp.maximum(q, outputs), jnp.minimum(q, outputs)
+    squares = leading_squares(longer, shorter, rank)
+    hiding = jnp.arange(rank) < shorter - rank
+    return 4 * jnp.sum(jnp.where(hiding, squares, 0)) + jnp.minimum(jnp.sum(squares), q * outputs)
+
+
+def gaussian_worst_square(
+    q: Number, outputs: Number, rank: int, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""The smaller of $(4k+r)e^2$ and $(\sqrt{4\ell_k + \min(\ell_r, qK)} + ct)^2$, above
+    $4\zeta_k^2 + \zeta_r^2$ with probability $1-\delta$ for $\sigma = 1$; call it inside `float64`.
+    """
+    flat = squared_count(q, outputs, rank) * upper_edge(q, outputs, failure_probability) ** 2
+    lipschitz = jnp.where(jnp.minimum(q, outputs) > rank, math.sqrt(5), 1.0)
+    mean = jnp.sqrt(mean_worst_square(q, outputs, rank))
+    return jnp.minimum(flat, (mean + lipschitz * deviation(failure_probability)) ** 2)
 
 
 class Gaussian(AbstractKnownScale):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2(\sqrt q + \sqrt K + t)^2$ with
-    probability $1-\delta$ for i.i.d. Gaussian noise (Davidson and Szarek 2001, Theorem II.13).
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le \sigma^2\min\bigl((4k+r)e^2, (\sqrt{4\ell_k +
+    \min(\ell_r, qK)} + ct)^2\bigr)$ with probability $1-\delta$ for i.i.d. Gaussian noise.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -260,14 +302,14 @@ class Gaussian(AbstractKnownScale):
         """i.i.d. Gaussian."""
         return gaussian_noise_hypotheses(truth)
 
-    def noise_norm(self, q: Array, outputs: int) -> Array:
-        r"""$(\sqrt q + \sqrt K + t)^2$."""
-        return (jnp.sqrt(q) + math.sqrt(outputs) + deviation(self.failure_probability)) ** 2
+    def worst_square(self, q: Array, outputs: int, rank: int) -> Array:
+        """`gaussian_worst_square`."""
+        return gaussian_worst_square(q, outputs, rank, self.failure_probability)
 
 
 class Expectation(AbstractKnownScale):
-    r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\sigma^2((\sqrt q + \sqrt K)^2 + 1)$
-    for i.i.d. Gaussian noise.
+    r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \le \sigma^2(4\ell_k + \min(\ell_r, qK))$ for
+    i.i.d. Gaussian noise.
     """
 
     kind = UPPER_IN_EXPECTATION
@@ -279,16 +321,15 @@ class Expectation(AbstractKnownScale):
         """i.i.d. Gaussian."""
         return gaussian_noise_hypotheses(truth)
 
-    def noise_norm(self, q: Array, outputs: int) -> Array:
-        r"""$(\sqrt q + \sqrt K)^2 + 1 \ge \mathbb E\lVert G\rVert^2$, since the variance of
-        $\lVert G\rVert$ is at most one.
-        """
-        return (jnp.sqrt(q) + math.sqrt(outputs)) ** 2 + 1
+    def worst_square(self, q: Array, outputs: int, rank: int) -> Array:
+        """`mean_worst_square`."""
+        return mean_worst_square(q, outputs, rank)
 
 
 class SubGaussian(AbstractKnownScale):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5r\,\beta^2$ with probability $1-\delta$ for
-    independent sub-Gaussian entries; `noise_norm` is $\beta^2/\sigma^2$.
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le (4k+r)\,\beta^2$ with probability $1-\delta$ for
+    independent sub-Gaussian entries, of whose $\lVert PE\rVert$ `subgaussian_noise.pac_bayes` is
+    the bound $\beta$.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -299,11 +340,10 @@ class SubGaussian(AbstractKnownScale):
         """Independent entries with a finite sub-Gaussian constant."""
         return sub_gaussian_noise_hypotheses(truth)
 
-    def noise_norm(self, q: Array, outputs: int) -> Array:
-        r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$ of
-        `subgaussian_noise.pac_bayes`.
-        """
-        return squared_cloud_bound(q, outputs, self.failure_probability)
+    def worst_square(self, q: Array, outputs: int, rank: int) -> Array:
+        r"""$(4k+r)\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$."""
+        cloud = squared_cloud_bound(q, outputs, self.failure_probability)
+        return squared_count(q, outputs, rank) * cloud
 
 
 def residual_variance(
@@ -324,9 +364,9 @@ def residual_variance(
 
 
 class UnknownScale(AbstractSquaredLoss):
-    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le 5rs^2(\sqrt q + \sqrt K + t)^2/(1 - t\sqrt{2/n})$
-    with probability $1-\delta$ for i.i.d. Gaussian noise; $s^2$ is `residual_variance`, $t =
-    \sqrt{2\ln(2/\delta)}$.
+    r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le s^2b/(1 - t\sqrt{2/n})$ with probability
+    $1-\delta$ for i.i.d. Gaussian noise; $s^2$ is `residual_variance`, $b$ is
+    `gaussian_worst_square` at $\delta/2$, $t = \sqrt{2\ln(2/\delta)}$.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -344,14 +384,13 @@ class UnknownScale(AbstractSquaredLoss):
         )
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
-        r"""$5rs^2(\sqrt q + \sqrt K + t)^2/(1 - t\sqrt{2/n})$, and what is not resolved."""
-        q = resolved_rank(instance)
+        r"""$s^2b/(1 - t\sqrt{2/n})$, and what is not resolved."""
         _, missed = resolved_signal(instance)
-        t = deviation(self.failure_probability, sides=2)
-        edge = (jnp.sqrt(q) + math.sqrt(instance.observed.shape[1]) + t) ** 2
+        q, outputs = resolved_rank(instance), instance.observed.shape[1]
+        half = self.failure_probability / 2
         variance, freedom = _residual_variance(instance)
-        noise = 5 * instance.rank * variance * edge / (1 - t * jnp.sqrt(2 / freedom))
-        return noise + missed**2
+        most = variance / (1 - deviation(half) * jnp.sqrt(2 / freedom))
+        return most * gaussian_worst_square(q, outputs, instance.rank, half) + missed**2
 
 
 def _residual_variance(problem: Problem) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -361,7 +400,7 @@ def _residual_variance(problem: Problem) -> tuple[Float[Array, ""], Float[Array,
 
 
 class Weights(AbstractDataDriven):
-    r"""$\lVert\hat M - M\rVert_F \le \sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$, whatever the
+    r"""$\lVert\hat M - M\rVert_F \le \sqrt{4\zeta_k^2 + \zeta_r^2}/s_N(\tilde X)$, whatever the
     noise, for activations of full column rank. Not squared; in the units of the weights.
     """
 
@@ -388,10 +427,9 @@ class Weights(AbstractDataDriven):
         return (*_planted(instance), Hypothesis(name, margin))
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
-        r"""$\sqrt5\,\lVert(PE)_{(r)}\rVert_F/s_N(\tilde X)$."""
-        values, _ = attainable_noise(instance)
+        r"""$\sqrt{4\zeta_k^2 + \zeta_r^2}/s_N(\tilde X)$."""
         least, _ = _extreme_values(instance.truth.layer_inputs)
-        return math.sqrt(5) * frobenius(values[: instance.rank]) / least
+        return _worst_error(instance) / least
 
     def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
         r"""$\lVert\hat M - M\rVert_F$."""

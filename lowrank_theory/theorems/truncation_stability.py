@@ -2,24 +2,28 @@ r"""How far noise moves the truncated singular value decomposition of a low-rank
 
 **Model.** $\operatorname{rank}A \le r$, $B = A + Z$ with any $Z$, and $[B]_r$ the best rank-r
 approximation of $B$. Nothing is asked of gaps. $Z_{(r)}$ stands for the $r$ largest singular values
-$z_i$ of $Z$.
+$z_i$ of $Z$; $d$ is the smaller side, and $k = \min(r, d-r)$.
 
 **Claims** (sure; proved in paper_notes/truncation_stability.md):
 
-- `frobenius`, `nuclear`, `schatten_4`, `operator_norm`: $\lVert[B]_r - A\rVert_{S_p} \le (1 +
-  2^p)^{1/p}\lVert Z_{(r)}\rVert_{S_p}$ for every $p \ge 1$: $\sqrt5$, 3, $17^{1/4}$ and 2 (compare
-  Luo, Han and Zhang 2021; for $p > 2$ orthogonality alone gives $\sqrt5$).
-- `ky_fan`: the $k$ largest singular values of $[B]_r - A$ have at most the sum of the first $k$ of
-  $2z_1, \dots, 2z_r, z_1, \dots, z_r$, for each $k$. So every unitarily invariant norm of $[B]_r -
-  A$ is at most that of these numbers.
+- `frobenius`, `nuclear`, `schatten_4`, `operator_norm`: $\lVert[B]_r - A\rVert_{S_p}^p \le
+  2^p\lVert Z_{(k)}\rVert_{S_p}^p + \lVert Z_{(r)}\rVert_{S_p}^p$ for every $p \ge 1$. So
+  $\lVert[B]_r - A\rVert_{S_p} \le (1 + 2^p)^{1/p}\lVert Z_{(r)}\rVert_{S_p}$: $\sqrt5$, 3,
+  $17^{1/4}$ and 2 (compare Luo, Han and Zhang 2021; for $p > 2$ orthogonality alone gives
+  $\sqrt5$), which cannot be lowered for $r \le d/2$.
+- `ky_fan`: the $j$ largest singular values of $[B]_r - A$ have at most the sum of the first $j$ of
+  $2z_1, \dots, 2z_k, z_{k+1}, \dots, z_r, z_1, \dots, z_k$, for each $j$. So every unitarily
+  invariant norm of $[B]_r - A$ is at most that of these numbers.
 - `golden_ratio`: $\lVert[B]_r - A\rVert_F \le \tfrac{1+\sqrt5}2\lVert Z_{(2r)}\rVert_F$.
-- `approximate_rank`, $A$ any matrix: $\lVert[B]_r - [A]_r\rVert_F^2 \le (\tau + \zeta)^2 + (\tau +
-  2\zeta)^2$ with $\zeta = \lVert Z_{(r)}\rVert_F$ and $\tau = \lVert(A - [A]_r)_{(r)}\rVert_F$.
+- `approximate_rank`, $A$ any matrix: $\lVert[B]_r - [A]_r\rVert_F^2 \le (\tau + \zeta_r)^2 + (\tau
+  + 2\zeta_k)^2$ with $\zeta_j = \lVert Z_{(j)}\rVert_F$, $\tau = \lVert(A -
+  [A]_r)_{(r)}\rVert_F$.
 
-All are attained: $A = \operatorname{diag}(2, 0)$, $Z = \operatorname{diag}(-1, 1)$ for the first
-two, $A = \operatorname{diag}(\varphi, 0)$, $Z = \operatorname{diag}(1 - \varphi, 1)$ for the golden
-ratio $\varphi$, $A = \operatorname{diag}(\tau + 2\zeta, \tau)$, $Z = \operatorname{diag}(-\zeta,
-\zeta)$ for the last. `planted_rank.any_noise` is `frobenius` for $A = \tilde XM$, $Z = PE$.
+All are attained: $A = \operatorname{diag}(2I_k, cI_{r-k}, 0_k)$, $Z = \operatorname{diag}(-I_k,
+I_{r-k}, I_k)$ for the first two, for every $r$ and $c > 0$, $A = \operatorname{diag}(\varphi, 0)$,
+$Z = \operatorname{diag}(1 - \varphi, 1)$ for the golden ratio $\varphi$, $A =
+\operatorname{diag}(\tau + 2\zeta, \tau)$, $Z = \operatorname{diag}(-\zeta, \zeta)$ for the last.
+`planted_rank.any_noise` is `frobenius` for $A = \tilde XM$, $Z = PE$.
 """
 
 import math
@@ -32,6 +36,7 @@ from lowrank_theory._random import normal
 from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.theorems._quantities import (
+    Number,
     check_exponent,
     frobenius,
     schatten_norm,
@@ -52,6 +57,19 @@ GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 _GOLDEN = {
     "golden noise": perturbed([GOLDEN_RATIO] * 3, [0.999 - GOLDEN_RATIO] * 3 + [1.0] * 3, 1.0)
 }
+
+
+def worst_values(
+    noise: Float[Array, " count"], rank: int, shorter: Number
+) -> Float[Array, " twice_rank"]:
+    r"""$2z_1, \dots, 2z_k, z_{k+1}, \dots, z_r, z_1, \dots, z_k$ and zeros: the largest singular
+    values that $[A+Z]_r - A$ may have, given the decreasing ones of $Z$; call it inside `float64`.
+
+    $k = \min(r, d-r)$, with $d$ the `shorter` side of the matrices.
+    """
+    leading = noise[:rank]
+    hiding = jnp.arange(leading.size) < shorter - rank
+    return jnp.concatenate([jnp.where(hiding, 2 * leading, leading), jnp.where(hiding, leading, 0)])
 
 
 def truncated(matrix: Float[Array, "rows columns"], rank: int) -> Float[Array, "rows columns"]:
@@ -126,10 +144,16 @@ class AbstractLowRank(AbstractTruncation):
         return (Hypothesis("the matrix has rank at most r", safe_divide(allowed - rest, scale)),)
 
 
+def _worst_values(instance: Perturbation) -> Float[Array, " twice_rank"]:
+    noise = singular_values(jnp.asarray(instance.noise))
+    return worst_values(noise, instance.rank, min(instance.sizes))
+
+
 class Schatten(AbstractLowRank):
-    r"""$\lVert[A+Z]_r - A\rVert_{S_p} \le (1 + 2^p)^{1/p}\lVert Z_{(r)}\rVert_{S_p}$ for
-    $\operatorname{rank}A \le r$, with $p$ the `exponent`, at least one; $2\lVert Z\rVert$ for $p =
-    \infty$.
+    r"""$\lVert[A+Z]_r - A\rVert_{S_p}^p \le 2^p\lVert Z_{(k)}\rVert_{S_p}^p + \lVert
+    Z_{(r)}\rVert_{S_p}^p$ for $\operatorname{rank}A \le r$, $k = \min(r, d-r)$, with $p$ the
+    `exponent`, at least one; $2\lVert Z\rVert$ for $p = \infty$, $k > 0$. Not to the power $p$
+    here.
     """
 
     exponent: float = 2.0
@@ -138,10 +162,8 @@ class Schatten(AbstractLowRank):
         settle(self, "exponent", check_exponent)
 
     def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
-        r"""$(1 + 2^p)^{1/p}\lVert Z_{(r)}\rVert_{S_p}$."""
-        noise = singular_values(jnp.asarray(instance.noise))[: instance.rank]
-        constant = 2 * (1 + 2**-self.exponent) ** (1 / self.exponent)
-        return constant * schatten_norm(noise, self.exponent)
+        r"""$\bigl(2^p\lVert Z_{(k)}\rVert_{S_p}^p + \lVert Z_{(r)}\rVert_{S_p}^p\bigr)^{1/p}$."""
+        return schatten_norm(_worst_values(instance), self.exponent)
 
     def loss(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert[A+Z]_r - A\rVert_{S_p}$."""
@@ -149,8 +171,9 @@ class Schatten(AbstractLowRank):
 
 
 class KyFan(AbstractLowRank):
-    r"""$\sum_{i\le k}s_i([A+Z]_r - A)$ is at most the sum of the first $k$ of $2z_1, \dots, 2z_r,
-    z_1, \dots, z_r$ for $\operatorname{rank}A \le r$, with $k$ the `count`, at least one.
+    r"""$\sum_{i\le j}s_i([A+Z]_r - A)$ is at most the sum of the first $j$ of $2z_1, \dots, 2z_k,
+    z_{k+1}, \dots, z_r, z_1, \dots, z_k$ for $\operatorname{rank}A \le r$, $k = \min(r, d-r)$, with
+    $j$ the `count`, at least one.
     """
 
     count: int = 3
@@ -160,8 +183,7 @@ class KyFan(AbstractLowRank):
 
     def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         """The sum of these."""
-        noise = singular_values(jnp.asarray(instance.noise))[: instance.rank]
-        return jnp.sum(jnp.concatenate([2 * noise, noise])[: self.count])
+        return jnp.sum(_worst_values(instance)[: self.count])
 
     def loss(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         """The sum of the largest singular values of the error."""
@@ -184,8 +206,8 @@ class GoldenRatio(AbstractLowRank):
 
 
 class ApproximateRank(AbstractTruncation):
-    r"""$\lVert[A+Z]_r - [A]_r\rVert_F^2 \le (\tau+\zeta)^2 + (\tau+2\zeta)^2$ for any $A$. Not
-    squared here; in the units of the matrix.
+    r"""$\lVert[A+Z]_r - [A]_r\rVert_F^2 \le (\tau+\zeta_r)^2 + (\tau+2\zeta_k)^2$ for any $A$, $k =
+    \min(r, d-r)$. Not squared here; in the units of the matrix.
     """
 
     regimes = PERTURBED | {
@@ -198,11 +220,14 @@ class ApproximateRank(AbstractTruncation):
         return ()
 
     def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
-        r"""$\sqrt{(\tau+\zeta)^2 + (\tau+2\zeta)^2}$."""
-        rank = instance.rank
-        tau = frobenius(singular_values(jnp.asarray(instance.matrix))[rank : 2 * rank])
-        zeta = frobenius(singular_values(jnp.asarray(instance.noise))[:rank])
-        return jnp.hypot(tau + zeta, tau + 2 * zeta)
+        r"""$\sqrt{(\tau+\zeta_r)^2 + (\tau+2\zeta_k)^2}$."""
+        rank, hidden = instance.rank, min(instance.rank, min(instance.sizes) - instance.rank)
+        tail = singular_values(jnp.asarray(instance.matrix))[rank : 2 * rank]
+        noise = singular_values(jnp.asarray(instance.noise))
+        tau = frobenius(tail)
+        return jnp.hypot(
+            tau + frobenius(noise[:rank]), tau + 2 * frobenius(noise[: max(hidden, 0)])
+        )
 
     def loss(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert[A+Z]_r - [A]_r\rVert_F$."""

@@ -56,7 +56,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
 )
-from lowrank_theory.theorems.gaussian_noise import leading_energy, upper_edge
+from lowrank_theory.theorems.gaussian_noise import leading_squares, upper_edge
 
 
 class Residual(eqx.Module):
@@ -268,7 +268,7 @@ class Expected(AbstractShare):
     def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$\frac1{LS}\sum_{i\le r}((\sqrt L + \sqrt{S-i+1})^2 - \frac12)$."""
         shorter, longer = sorted(instance.matrix.shape)
-        return leading_energy(longer, shorter, instance.rank) / (longer * shorter)
+        return jnp.sum(leading_squares(longer, shorter, instance.rank)) / (longer * shorter)
 
 
 class Gaussian(AbstractShare):

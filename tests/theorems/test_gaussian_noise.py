@@ -14,7 +14,7 @@ from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
 from lowrank_theory.theorems.gaussian_noise import (
     edge_fluctuation,
     gaussian_noise,
-    leading_energy,
+    leading_squares,
     lower_edge,
     upper_edge,
 )
@@ -147,13 +147,13 @@ def test_edges_by_hand():
     assert in_float64(lower_edge, 16.0, 4.0, 0.1) > in_float64(lower_edge, 16.0, 4.0, 0.01)
 
 
-def test_leading_energy_by_hand():
-    assert in_float64(leading_energy, 9.0, 4.0, 1) == pytest.approx(24.5)
-    assert in_float64(leading_energy, 9.0, 4.0, 4) == pytest.approx(
-        25 + (3 + math.sqrt(3)) ** 2 + (3 + math.sqrt(2)) ** 2 + 16 - 2
-    )
-    # Beyond the shorter side there is nothing to count.
-    assert in_float64(leading_energy, 9.0, 1.0, 3) == pytest.approx(15.5)
+def test_leading_squares_by_hand():
+    with jax.enable_x64(True):
+        squares = np.asarray(leading_squares(9.0, 4.0, 4))
+        beyond = np.asarray(leading_squares(9.0, 1.0, 3))
+    by_hand = [25, (3 + math.sqrt(3)) ** 2, (3 + math.sqrt(2)) ** 2, 16]
+    assert squares == pytest.approx(np.array(by_hand) - 0.5)
+    assert beyond == pytest.approx([15.5, 0, 0])  # beyond the shorter side there is nothing
 
 
 @pytest.mark.parametrize("q", [1, 2, 5, 30, 1000])
@@ -164,7 +164,8 @@ def test_one_output_has_the_chi_law(q, delta):
     if q > 1:
         assert stats.chi.cdf(in_float64(lower_edge, float(q), 1.0, delta), q) <= delta
     assert float(np.asarray(stats.chi.mean(q))) <= math.sqrt(q) + 1
-    assert q <= in_float64(leading_energy, float(q), 1.0, 1)
+    with jax.enable_x64(True):
+        assert q <= float(leading_squares(float(q), 1.0, 1)[0])
 
 
 def test_fluctuations_are_those_of_tracy_and_widom():

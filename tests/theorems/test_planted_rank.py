@@ -10,7 +10,13 @@ import pytest
 from lowrank_theory.generators import noise
 from lowrank_theory.problems import Observed, Problem, Setting
 from lowrank_theory.theorems import planted_rank
-from lowrank_theory.theorems.planted_rank import residual_variance
+from lowrank_theory.theorems.gaussian_noise import upper_edge
+from lowrank_theory.theorems.planted_rank import (
+    gaussian_worst_square,
+    mean_worst_square,
+    residual_variance,
+    squared_count,
+)
 from lowrank_theory.verification.attack import replay
 from statements import drawn
 
@@ -59,7 +65,11 @@ def test_unknown_scale_is_its_formula(failure_probability):
     freedom = (20 - 8) * 6
     t = math.sqrt(2 * math.log(2 / failure_probability))
     variance = np.sum(rest**2) / freedom / (1 - t * math.sqrt(2 / freedom))
-    expected = 5 * 2 * variance * (math.sqrt(8) + math.sqrt(6) + t) ** 2
+    with jax.enable_x64(True):
+        edge = float(upper_edge(8.0, 6.0, failure_probability / 2))
+    first, second = ((math.sqrt(8) + math.sqrt(6 - i)) ** 2 - 0.5 for i in range(2))
+    by_mean = math.sqrt(5 * (first + second)) + math.sqrt(5) * t
+    expected = variance * min(10 * edge**2, by_mean**2)
     bound = planted_rank.unknown_scale.bound(problem, failure_probability=failure_probability)
     assert float(bound.value) == pytest.approx(expected)
     # It is never told the noise level.
@@ -96,6 +106,42 @@ def test_stronger_activations_tell_more_of_the_weights(factor):
         once, twice = (getattr(planted_rank.weights, side)(p) for p in (problem, scaled))
         once, twice = (float(getattr(x, "value", x)) for x in (once, twice))
         assert twice == pytest.approx(once / factor)
+
+
+@pytest.mark.parametrize(("q", "outputs"), [(24, 20), (7, 30), (50, 50)])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("delta", [0.3, 0.01])
+def test_the_bounds_for_gaussian_noise_are_never_above_five_times_the_edge(
+    q, outputs, share, delta
+):
+    rank = max(1, round(share * min(q, outputs)))
+    t = math.sqrt(2 * math.log(1 / delta))
+    edge = math.sqrt(q) + math.sqrt(outputs)
+    with jax.enable_x64(True):
+        sides = float(q), float(outputs)
+        count = float(squared_count(*sides, rank))
+        mean = float(mean_worst_square(*sides, rank))
+        likely = float(gaussian_worst_square(*sides, rank, delta))
+    hidden = min(rank, min(q, outputs) - rank)
+    assert count == 4 * hidden + rank
+    assert mean <= 5 * rank * (edge**2 + 1)
+    assert mean <= count * (edge**2 + 1)
+    assert likely <= 5 * rank * (edge + t) ** 2
+    assert likely >= mean
+
+
+def test_what_cuts_nothing_errs_by_its_noise():
+    """At full rank the error is the noise: no part of the signal is hidden."""
+    setting = Setting(samples=40, inputs=24, outputs=20, rank=20, noise=noise.Gaussian(1.0))
+    problem = setting.draw(key=jax.random.key(0))
+    statement = planted_rank.any_noise
+    assert float(statement.realised(problem)) == pytest.approx(
+        float(statement.bound(problem).value)
+    )
+    assert float(planted_rank.expectation.bound(problem).value) == pytest.approx(24 * 20)
+    t = math.sqrt(2 * math.log(20))
+    likely = (math.sqrt(480) + t) ** 2
+    assert float(planted_rank.gaussian.bound(problem).value) == pytest.approx(likely)
 
 
 @pytest.mark.parametrize("name", ["any_noise", "weights"])

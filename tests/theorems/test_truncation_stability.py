@@ -88,16 +88,18 @@ def test_adversary_reaches_every_target():
     np.testing.assert_allclose(estimate, np.diag([1.500005, 4.500005, 0, 0]))
 
 
+def worst(noise, rank):
+    """One value at a time: hidden signal, noise in its own place, noise taken for signal."""
+    hidden = min(rank, len(noise) - rank)
+    return [*(2 * noise[:hidden]), *noise[hidden:rank], *noise[:hidden]]
+
+
 @pytest.mark.parametrize("instance", INSTANCES.values(), ids=INSTANCES)
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 4.0, math.inf])
 def test_schatten_against_numpy(instance, exponent):
     error = truncated(instance.perturbed, instance.rank) - instance.matrix
-    constant = 2.0 if exponent == math.inf else (1 + 2**exponent) ** (1 / exponent)
-    noise = values(instance.noise)[: instance.rank]
-    expected = (
-        np.linalg.norm(values(error), exponent),
-        constant * np.linalg.norm(noise, exponent),
-    )
+    caps = worst(values(instance.noise), instance.rank)
+    expected = np.linalg.norm(values(error), exponent), np.linalg.norm(caps, exponent)
     assert at_once(Schatten(exponent), instance) == pytest.approx(expected, rel=1e-11)
 
 
@@ -124,8 +126,9 @@ def test_approximate_rank_against_numpy(rank):
     instance = drawn(SQUARE, rank=rank, width=4)
     error = truncated(instance.perturbed, rank) - truncated(instance.matrix, rank)
     tau = np.linalg.norm(values(instance.matrix)[rank : 2 * rank])
-    zeta = np.linalg.norm(values(instance.noise)[:rank])
-    expected = np.linalg.norm(error), math.hypot(tau + zeta, tau + 2 * zeta)
+    noise, hidden = values(instance.noise), min(rank, 4 - rank)
+    zeta, twice = np.linalg.norm(noise[:rank]), 2 * np.linalg.norm(noise[:hidden])
+    expected = np.linalg.norm(error), math.hypot(tau + zeta, tau + twice)
     assert at_once(ApproximateRank(), instance) == pytest.approx(expected, rel=1e-11)
 
 
@@ -140,6 +143,22 @@ def test_schatten_is_attained(exponent, copies):
     assert bound == pytest.approx(expected * total, rel=1e-5)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
+def test_every_norm_is_attained_at_every_rank(rank):
+    """By noise that hides $k$ parts of the signal and stands in the place of the others."""
+    hidden = min(rank, 5 - rank)
+    signal = [2] * hidden + [0.1] * (rank - hidden) + [0] * (5 - rank)
+    noise = [-1 - 1e-9] * hidden + [1] * (5 - hidden)
+    if hidden < 5 - rank:
+        noise[-1] = 0  # one direction more than the noise needs
+    instance = diagonal(signal, noise, rank)
+    for statement in (Schatten(1.0), Schatten(2.0), Schatten(4.0), KyFan(2), KyFan(5)):
+        realised, bound = at_once(statement, instance)
+        assert realised == pytest.approx(bound, rel=1e-8)
+    largest = Schatten(math.inf)
+    assert at_once(largest, instance)[1] == pytest.approx(2 if hidden else 1)
+
+
 @pytest.mark.parametrize(("count", "expected"), [(1, 2), (2, 4), (3, 5), (4, 6)])
 def test_ky_fan_is_attained(count, expected):
     instance = diagonal([2, 2, 0, 0], [-1.000001, -1.000001, 1, 1], 2)
@@ -148,7 +167,7 @@ def test_ky_fan_is_attained(count, expected):
 
 def test_ky_fan_takes_the_caps_in_their_order():
     """Not the largest first: $2z_1 + 2z_2$ is less than $2z_1 + z_1$ here."""
-    instance = diagonal([3, 3, 0], [1, 0.1, 0], 2)
+    instance = diagonal([3, 3, 0, 0], [1, 0.1, 0, 0], 2)
     bounds = [at_once(KyFan(count), instance)[1] for count in (1, 2, 3, 4, 5)]
     np.testing.assert_allclose(bounds, [2, 2.2, 3.2, 3.3, 3.3])
 
