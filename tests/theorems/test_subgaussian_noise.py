@@ -64,8 +64,8 @@ def test_bounds_fall_with_the_failure_probability_allowed():
 
 def test_planted_rank_speaks_of_the_same_clouds():
     with jax.enable_x64(True):
-        value = planted_rank.sub_gaussian.noise_norm(jnp.asarray(9.0), 4)
-    assert float(value) == in_float64(squared_cloud_bound, 9.0, 4, 0.05)
+        value = planted_rank.sub_gaussian.worst_square(jnp.asarray(9.0), 4, 2)
+    assert float(value) == 10 * in_float64(squared_cloud_bound, 9.0, 4, 0.05)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
