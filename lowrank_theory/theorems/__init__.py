@@ -48,6 +48,7 @@ from lowrank_theory.theorems.second_moment import second_moment as second_moment
 from lowrank_theory.theorems.singular_subspaces import singular_subspaces as singular_subspaces
 from lowrank_theory.theorems.singular_values import singular_values as singular_values
 from lowrank_theory.theorems.spiked_limit import spiked_limit as spiked_limit
+from lowrank_theory.theorems.strong_signal import strong_signal as strong_signal
 from lowrank_theory.theorems.subgaussian_noise import subgaussian_noise as subgaussian_noise
 from lowrank_theory.theorems.truncation_stability import (
     truncation_stability as truncation_stability,

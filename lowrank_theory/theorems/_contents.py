@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "Recovery": (
         "planted_rank",
+        "strong_signal",
         "approximate_rank",
         "rank_penalty",
         "minimax_floor",
