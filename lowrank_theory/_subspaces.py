@@ -48,6 +48,22 @@ def all_eigenvectors(
     return vectors[:, ::-1], values[::-1]
 
 
+def leading_sums(
+    values: Float[AnyArray, " count"], ranks: Int[Array, "*ranks"]
+) -> Float[Array, "*ranks"]:
+    """The sum of the first r values, for each r."""
+    first = jnp.arange(values.size) < ranks[..., None]
+    return jnp.sum(jnp.where(first, values, 0), axis=-1)
+
+
+def tail_sums(
+    values: Float[AnyArray, " count"], ranks: Int[Array, "*ranks"]
+) -> Float[Array, "*ranks"]:
+    """The sum of the values after the first r, for each r."""
+    first = jnp.arange(values.size) < ranks[..., None]
+    return jnp.sum(jnp.where(first, 0, values), axis=-1)
+
+
 def _tangents(vectors: Array, eigenvalues: Array, change: Array, rank: int) -> tuple[Array, Array]:
     """Derivatives of the leading vectors, in the gauge above, and of all eigenvalues."""
     rotated = matmul(vectors.T, change, vectors)

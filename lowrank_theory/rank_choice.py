@@ -138,9 +138,9 @@ def _spectrum(seen: tuple[Any, ...], resolution: float) -> tuple[Array, Array, A
 @in_float64
 def _by_energy(seen: Any, fraction: Any, *, resolution: float) -> Int[Array, ""]:
     values, _, _, _ = _spectrum(seen, resolution)
-    energies = values**2
-    before = jnp.cumsum(energies) - energies
-    return jnp.sum(before < fraction * jnp.sum(energies), dtype=jnp.int32)
+    squares = values**2
+    before = jnp.cumsum(squares) - squares
+    return jnp.sum(before < fraction * jnp.sum(squares), dtype=jnp.int32)
 
 
 @in_float64

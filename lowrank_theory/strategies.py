@@ -90,7 +90,7 @@ def _strategies() -> Any:
     return hypothesis.strategies
 
 
-def _unnoticed(make: Callable[..., Any]) -> Callable[..., Any]:
+def _keeping_random_state(make: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, which leaves the global random state as it was.
 
     Checkers of types at run time pick items at random, which hypothesis would take for a draw.
@@ -118,14 +118,14 @@ def profiles() -> "SearchStrategy[spectra.AbstractSpectrum]":
     ties = st.lists(st.sampled_from((0.0, 0.5, 1.0, 2.0)), min_size=1, max_size=8)
     return st.one_of(
         st.just(spectra.Flat()),
-        st.builds(_unnoticed(spectra.PowerLaw), decay=rates),
-        st.builds(_unnoticed(spectra.Exponential), rate=rates),
+        st.builds(_keeping_random_state(spectra.PowerLaw), decay=rates),
+        st.builds(_keeping_random_state(spectra.Exponential), rate=rates),
         st.builds(
-            _unnoticed(spectra.Spiked),
+            _keeping_random_state(spectra.Spiked),
             spikes=st.integers(1, 8),
             ratio=st.sampled_from((1.0, 10.0, 1e4)),
         ),
-        ties.filter(any).map(_unnoticed(lambda values: spectra.Given(tuple(values)))),
+        ties.filter(any).map(_keeping_random_state(lambda values: spectra.Given(tuple(values)))),
     )
 
 
@@ -148,12 +148,12 @@ def observe(setting: Setting, seed: int) -> Observed:
 
 def problems(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Problem]":
     """Random instances of the regimes: `Observed` and `Truth`, in float64."""
-    return _strategies().builds(_unnoticed(draw), settings(regimes), seed=seeds())
+    return _strategies().builds(_keeping_random_state(draw), settings(regimes), seed=seeds())
 
 
 def observed_layers(regimes: Mapping[str, Setting] = REGIMES) -> "SearchStrategy[Observed]":
     """What may be known of such layers: weights, activations, outputs."""
-    return _strategies().builds(_unnoticed(observe), settings(regimes), seed=seeds())
+    return _strategies().builds(_keeping_random_state(observe), settings(regimes), seed=seeds())
 
 
 def approximation(
@@ -173,7 +173,7 @@ def approximations(
     """
     st = _strategies()
     return st.builds(
-        _unnoticed(approximation),
+        _keeping_random_state(approximation),
         st.sampled_from(tuple(kinds)),
         seed=seeds(),
         stack=st.sampled_from(((), (2,), (2, 3))),

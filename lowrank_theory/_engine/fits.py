@@ -36,10 +36,10 @@ from lowrank_theory.recovery import (
     AbstractNestedMethod,
     EveryRank,
     Need,
+    dense_float64,
     every_rank,
-    in_double,
+    outputs_of_both,
     rows_of,
-    through,
 )
 
 Seen = AbstractCalibration | None
@@ -365,7 +365,7 @@ def _of_matrices(
 ) -> Judged:
     """The shifts that keep the mean output, of what looks at the data, and the error with them."""
     weights, seen = _given(matrices)
-    dense, shift = np.stack([in_double(each) for each in slices]), None
+    dense, shift = np.stack([dense_float64(each) for each in slices]), None
     if looks:
         parts = zip(weights, dense, seen, strict=True)
         shift = rounded(affine * np.stack([_shift(*each) for each in parts]), dtype)
@@ -377,7 +377,7 @@ def _of_maps(
 ) -> Judged:
     """The same, on rows."""
     rows = [rows_of(observed) for observed in matrices]
-    pairs = [through(*each) for each in zip(matrices, slices, strict=True)]
+    pairs = [outputs_of_both(*each) for each in zip(matrices, slices, strict=True)]
     shift = None
     if looks:
         moved = [r.mean(y - made) for r, (y, made) in zip(rows, pairs, strict=True)]

@@ -35,8 +35,8 @@ from lowrank_theory.recovery import (
     ActivationWeighted,
     Need,
     Sweep,
+    as_calibration,
     every_rank,
-    seen_by,
     trained_weights,
 )
 from lowrank_theory.sparsification.magnitude import of_mask
@@ -65,7 +65,7 @@ class LowRankAndSparse(AbstractLadder):
         """One size for each share. Raises `ValueError` without weights, or where nothing was
         seen.
         """
-        weights, seen = trained_weights(self, observed), seen_by(observed)
+        weights, seen = trained_weights(self, observed), as_calibration(observed)
         if seen is None:
             raise ValueError(
                 "`LowRankAndSparse` needs what the layer sees: give `Observed(activations=...)` or "

@@ -2,24 +2,24 @@
 
 from lowrank_theory.approximations import LowRank as LowRank
 from lowrank_theory.recovery._activation_weighted import ActivationWeighted as ActivationWeighted
-from lowrank_theory.recovery._activation_weighted import activation_weighted as activation_weighted
-from lowrank_theory.recovery._activation_weighted import (
-    activation_weighted_from_moments as activation_weighted_from_moments,
-)
-from lowrank_theory.recovery._activation_weighted import (
-    activation_weighted_from_triangle as activation_weighted_from_triangle,
-)
 from lowrank_theory.recovery._every_rank import AbstractNestedMethod as AbstractNestedMethod
 from lowrank_theory.recovery._every_rank import EveryRank as EveryRank
 from lowrank_theory.recovery._every_rank import every_rank as every_rank
+from lowrank_theory.recovery._from_moments import (
+    activation_weighted_from_moments as activation_weighted_from_moments,
+)
+from lowrank_theory.recovery._from_rows import activation_weighted as activation_weighted
+from lowrank_theory.recovery._from_triangle import (
+    activation_weighted_from_triangle as activation_weighted_from_triangle,
+)
 from lowrank_theory.recovery._ladder import AbstractLadder as AbstractLadder
 from lowrank_theory.recovery._ladder import AbstractSweep as AbstractSweep
 from lowrank_theory.recovery._ladder import Need as Need
 from lowrank_theory.recovery._ladder import Sweep as Sweep
-from lowrank_theory.recovery._ladder import in_double as in_double
+from lowrank_theory.recovery._ladder import as_calibration as as_calibration
+from lowrank_theory.recovery._ladder import dense_float64 as dense_float64
+from lowrank_theory.recovery._ladder import outputs_of_both as outputs_of_both
 from lowrank_theory.recovery._ladder import rows_of as rows_of
-from lowrank_theory.recovery._ladder import seen_by as seen_by
-from lowrank_theory.recovery._ladder import through as through
 from lowrank_theory.recovery._ladder import trained_weights as trained_weights
 from lowrank_theory.recovery._randomized import Randomized as Randomized
 from lowrank_theory.recovery._randomized import randomized as randomized

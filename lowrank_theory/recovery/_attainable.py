@@ -17,13 +17,13 @@ from lowrank_theory._scale import equilibrated, times_power, unit
 from lowrank_theory._subspaces import pseudo_inverse
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, is_finite
-from lowrank_theory.recovery._returned import moved_outputs, scaled_certificate, stored
+from lowrank_theory.recovery._returned import output_change, scaled_certificate, stored
 
 
 class Attainable(eqx.Module):
-    r"""$\tilde X$, its `condition` and its `rank` (columns alike in size), the least squares
+    r"""$\tilde X$, its `condition` and its `rank` (of columns alike in size), the least-squares
     `solution` $\tilde X^+Y$, the `fitted` outputs $PY$, and $Y$, at scale one: outputs are $2^p$,
-    and weights $2^q$ times these; and a basis of the `others` of the columns, too weak to be used.
+    and weights $2^q$ times these. `weak` is a basis of columns that were too weak to be used.
     """
 
     layer_inputs: Float[Array, "samples inputs"]
@@ -34,31 +34,31 @@ class Attainable(eqx.Module):
     outputs: Float[Array, "samples outputs"]
     power: Int[Array, ""]
     left_power: Int[Array, ""]
-    others: Float[Array, "samples count"]
+    weak: Float[Array, "samples count"]
 
     def returned(
         self,
         right: Float[Array, "outputs rank"],
         vectors: Float[Array, "outputs rank"],
-        left_out: Float[Array, ""],
+        discarded: Float[Array, ""],
         dtype: np.dtype,
     ) -> tuple[LowRank, Certificate]:
         r"""$BHV_r$ and $V_r^\top$ with $HV_r$ = `right`, in this dtype, and the certificate of
-        factors that leave out so much energy of the fitted outputs.
+        factors whose outputs miss the fitted ones by this `discarded` square.
         """
         left = matmul(self.solution, right)
         rounded = stored(left, vectors.T, self.left_power, dtype)
-        moved = moved_outputs(self.layer_inputs, left, vectors.T, rounded)
+        change = output_change(self.layer_inputs, left, vectors.T, rounded)
         inputs, outputs = self.layer_inputs, self.outputs
         norm = safe_sqrt(jnp.sum(outputs**2))
         scale = self.condition * norm
         allowance = rounding_allowance(scale, *inputs.shape, outputs.shape[1])
-        error = jnp.sum((outputs - self.fitted) ** 2) + left_out
-        least = jnp.maximum(error - jnp.sum(matmul(self.others.T, outputs) ** 2), 0)
-        doubt = 2 * allowance + safe_sqrt(jnp.sum(moved**2))
+        error = jnp.sum((outputs - self.fitted) ** 2) + discarded
+        lower = jnp.maximum(error - jnp.sum(matmul(self.weak.T, outputs) ** 2), 0)
+        rounding = 2 * allowance + safe_sqrt(jnp.sum(change**2))
         certificate = scaled_certificate(
             safe_sqrt(error),
-            safe_sqrt(error) - safe_sqrt(least) + doubt,
+            safe_sqrt(error) - safe_sqrt(lower) + rounding,
             norm,
             is_finite(rounded.factors.left, rounded.factors.right),
             self.power,
@@ -77,17 +77,17 @@ def attainable(
     outputs, power = unit(outputs)
     layer_inputs = after(outputs, layer_inputs)
     cutoff = relative_rank_cutoff(layer_inputs.shape, resolution)
-    alike, powers = equilibrated(layer_inputs)
-    inverse, others = pseudo_inverse(alike, cutoff)
+    scaled_inputs, powers = equilibrated(layer_inputs)
+    inverse, weak = pseudo_inverse(scaled_inputs, cutoff)
     solution = matmul(inverse, outputs)
     return Attainable(
         layer_inputs,
-        jnp.linalg.norm(alike) * jnp.linalg.norm(inverse),
-        jnp.round(jnp.sum(jax.lax.stop_gradient(inverse.T * alike))),  # the trace of P
+        jnp.linalg.norm(scaled_inputs) * jnp.linalg.norm(inverse),
+        jnp.round(jnp.sum(jax.lax.stop_gradient(inverse.T * scaled_inputs))),  # the trace of P
         times_power(solution, -powers[:, None]),
-        matmul(alike, solution),
+        matmul(scaled_inputs, solution),
         outputs,
         power,
         power - inputs_power,
-        others,
+        weak,
     )

@@ -8,7 +8,6 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -93,7 +92,7 @@ class EveryRank(AbstractSweep):
         full = width = self.factors.rank
         if not isinstance(rank, Tracer):
             rank = width = check_count("rank", rank, 0, full)
-        at_hand = not isinstance(self.factors.left, Tracer)
+        concrete = not isinstance(self.factors.left, Tracer)
         means = None
         if self.input_mean is not None:
             assert self.bias is not None
@@ -104,7 +103,7 @@ class EveryRank(AbstractSweep):
             self.certificates,
             means,
             jnp.asarray(rank),
-            width=full if at_hand else width,
+            width=full if concrete else width,
         )
         if width < factors.rank:
             factors = _cut(factors, width)
@@ -132,17 +131,17 @@ def _at(
     bias = jax.lax.optimization_barrier((means.output - shift).astype(dtype))
     # The error is that of the exact bias and, at right angles to it, what rounding made of this.
     rounding = float(np.finfo(np.float64).eps) * norm(means.output)
-    moved = norm(widened(bias) - means.output + shift) + rounding
+    missed = norm(widened(bias) - means.output + shift) + rounding
     optimum, excess = certificate.optimal_error, certificate.excess_bound
-    least = jnp.maximum(optimum - excess, 0)
-    excess = jnp.hypot(least + excess, jnp.sqrt(means.samples) * moved) - least
+    lower = jnp.maximum(optimum - excess, 0)
+    excess = jnp.hypot(lower + excess, jnp.sqrt(means.samples) * missed) - lower
     finite = certificate.finite & is_finite(bias)
     certificate = dataclasses.replace(certificate, excess_bound=excess, finite=finite)
     return LowRank(left, right), bias, certificate
 
 
 def _cut(factors: LowRank, width: int) -> LowRank:
-    """The leading part of factors at hand, cut by NumPy: JAX would compile each width anew."""
+    """The leading part of concrete factors, cut by NumPy: JAX would compile each width anew."""
     with float64():
         left, right = np.asarray(factors.left), np.asarray(factors.right)
         return LowRank(jax.device_put(left[:, :width]), jax.device_put(right[:width]))
@@ -185,18 +184,3 @@ def every_rank(observed: Observed, method: AbstractMethod) -> EveryRank:
             f"`ActivationWeighted()`; got {method!r}. Call `recover` for each rank."
         )
     return method.fit_every_rank(observed)
-
-
-def at_ranks(rank: int | None, said: Callable[[int | Array], Any], full: int) -> Any:
-    """What is said of one rank or, without any, of all ranks from 0 to full."""
-    return jax.vmap(said)(jnp.arange(full + 1)) if rank is None else said(rank)
-
-
-def within(energies: Float[Array, " count"], rank: int | Array) -> Float[Array, ""]:
-    """The sum of the first `rank` energies."""
-    return jnp.sum(jnp.where(jnp.arange(energies.size) < rank, energies, 0))
-
-
-def beyond(energies: Float[Array, " count"], rank: int | Array) -> Float[Array, ""]:
-    """The sum of the others."""
-    return jnp.sum(jnp.where(jnp.arange(energies.size) < rank, 0, energies))

@@ -88,7 +88,7 @@ class Sweep(AbstractSweep):
         ladder that needs data keeps the mean output by a new bias.
         """
         names = tuple(name for name, _ in sizes)
-        return Sweep(tuple(_judged(ladder, observed, matrix) for _, matrix in sizes), names)
+        return Sweep(tuple(_measured(ladder, observed, matrix) for _, matrix in sizes), names)
 
     @property
     def squared_errors(self) -> Float[np.ndarray, " sizes"]:
@@ -127,7 +127,7 @@ def trained_weights(ladder: AbstractLadder, observed: Observed) -> Any:
     return observed.weights
 
 
-def seen_by(observed: Observed) -> AbstractCalibration | None:
+def as_calibration(observed: Observed) -> AbstractCalibration | None:
     """The calibration, or rows in the form of one; `None` where nothing was seen."""
     if observed.activations is None:
         return observed.calibration
@@ -151,26 +151,29 @@ def rows_of(observed: Observed) -> Rows:
     return Rows.of(observed.calibration)
 
 
-def _judged(ladder: AbstractLadder, observed: Observed, given: AbstractApproximation) -> Recovery:
-    looks = observed.bias is not None and bool(ladder.needs)
+def _measured(
+    ladder: AbstractLadder, observed: Observed, approximation: AbstractApproximation
+) -> Recovery:
+    keeps_mean = observed.bias is not None and bool(ladder.needs)
     bias = observed.bias
-    if isinstance(given, AbstractMatrix):
-        weights, seen = np.asarray(observed.weights, np.float64), seen_by(observed)
-        dense, shift = in_double(given), None
-        if looks and seen is not None:
+    if isinstance(approximation, AbstractMatrix):
+        weights, seen = np.asarray(observed.weights, np.float64), as_calibration(observed)
+        dense, shift = dense_float64(approximation), None
+        if keeps_mean and seen is not None:
             before, after = (np.asarray(x, np.float64) for x in (seen.mean, seen.layer_input_mean))
-            bias, shift = _new_bias(observed.bias, before @ weights - after @ dense, given.dtype)
+            mean_change = before @ weights - after @ dense
+            bias, shift = _new_bias(observed.bias, mean_change, approximation.dtype)
         shifts = None if shift is None else shift[None]
         measured = measured_error(weights[None], dense[None], shifts, [seen])
     else:
-        rows, (outputs, made) = rows_of(observed), through(observed, given)
-        if looks:
-            moved = rows.mean(outputs) - rows.mean(made)
-            bias, shift = _new_bias(observed.bias, moved, given.dtype)
-            made = made + shift
-        measured = measured_on_rows([outputs], [made], [rows])
+        rows, (outputs, approximated) = rows_of(observed), outputs_of_both(observed, approximation)
+        if keeps_mean:
+            mean_change = rows.mean(outputs) - rows.mean(approximated)
+            bias, shift = _new_bias(observed.bias, mean_change, approximation.dtype)
+            approximated = approximated + shift
+        measured = measured_on_rows([outputs], [approximated], [rows])
     unit = measured.norm if measured.norm > 0 else 1.0
-    numbers = [leaf for leaf in jax.tree.leaves((given, bias)) if is_float(leaf)]
+    numbers = [leaf for leaf in jax.tree.leaves((approximation, bias)) if is_float(leaf)]
     error = float(np.sqrt(measured.squares[0]))
     certificate = MeasuredError(
         error=np.asarray(error * unit),
@@ -178,26 +181,28 @@ def _judged(ladder: AbstractLadder, observed: Observed, given: AbstractApproxima
         target_norm=np.asarray(measured.norm),
         finite=np.asarray(all(np.isfinite(np.asarray(x, np.float64)).all() for x in numbers)),
     )
-    return Recovery(given, bias, certificate, ladder)
+    return Recovery(approximation, bias, certificate, ladder)
 
 
-def _new_bias(bias: Any, moved: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The bias after the mean output has moved, and by how much it changed, as it is stored."""
+def _new_bias(bias: Any, mean_change: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The bias that makes up for a change of the mean output, and its own change, as stored."""
     before = np.asarray(bias, np.float64)
-    rounded = (before + moved).astype(dtype)
+    rounded = (before + mean_change).astype(dtype)
     return rounded, rounded.astype(np.float64) - before
 
 
-def through(observed: Observed, given: AbstractApproximation) -> tuple[np.ndarray, np.ndarray]:
+def outputs_of_both(
+    observed: Observed, approximation: AbstractApproximation
+) -> tuple[np.ndarray, np.ndarray]:
     """What the layer makes of its rows, and what stands for it, in float64."""
     rows = rows_of(observed)
-    wide = given.map_floats(lambda leaf: np.asarray(leaf).astype(np.float64))
+    wide = approximation.map_floats(lambda leaf: np.asarray(leaf).astype(np.float64))
     return rows.original @ np.asarray(observed.weights, np.float64), np.asarray(
         wide.apply(rows.layer)
     )
 
 
-def in_double(matrix: AbstractMatrix) -> np.ndarray:
+def dense_float64(matrix: AbstractMatrix) -> np.ndarray:
     """The dense matrix of these numbers, in float64."""
     wide: Callable[[Any], Any] = lambda leaf: np.asarray(leaf).astype(np.float64)  # noqa: E731
     return np.asarray(matrix.map_floats(wide).materialise())

@@ -15,7 +15,7 @@ from lowrank_theory.recovery._recover import AbstractMethod, DualityGap, Recover
 from lowrank_theory.recovery._returned import stored
 
 
-class Reached(InFloat64):
+class Convergence(InFloat64):
     r"""How far a convex fit $F = \tilde XZ$ came.
 
     - `gap`: the objective exceeds its minimum by at most this much, and `allowed`: by how much it
@@ -34,7 +34,7 @@ class Reached(InFloat64):
     room: Float[Array, ""]
     weight_room: Float[Array, ""]
 
-    def after(self, moved: Array, changed: Array) -> "Reached":
+    def after(self, moved: Array, changed: Array) -> "Convergence":
         """How far it is after outputs and weights have moved by so much."""
         added = (self.slope + moved / 2) * moved + self.weight_slope * changed
         gap = jnp.maximum(self.gap, 0) + added  # its own rounding may leave it below zero
@@ -48,7 +48,7 @@ def leading_part(
     observed: Observed,
     weights: Float[AnyArray, "inputs outputs"],
     preactivations: Float[AnyArray, "samples outputs"],
-    reached: Reached,
+    reached: Convergence,
     rank: int,
 ) -> Recovery:
     """The `rank` leading components of a convex fit, whose dense `weights` give these
@@ -70,7 +70,7 @@ def _leading(
     weights: Array,
     preactivations: Array,
     layer_inputs: Array,
-    reached: Reached,
+    reached: Convergence,
     *,
     rank: int,
     dtype: np.dtype,
@@ -81,7 +81,7 @@ def _leading(
     vectors, _ = leading_right_vectors(preactivations, rank)
     left, right = matmul(weights, vectors), vectors.T
     rounded = stored(left, right, power, dtype)
-    found = left + rounded.left, right + rounded.right
+    found = left + rounded.left_change, right + rounded.right_change
     leading = matmul(preactivations, vectors, right)
     back = power + inputs_power - outputs_power
     moved = times_power(

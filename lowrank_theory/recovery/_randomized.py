@@ -45,15 +45,22 @@ from lowrank_theory._random import normal
 from lowrank_theory._scale import SMALLEST, times_power, unit
 from lowrank_theory.calibration import AbstractCalibration, Calibration
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._activation_weighted import check_unchanged
+from lowrank_theory.recovery._checks import check_original
 from lowrank_theory.recovery._from_moments import (
-    SeenMoments,
+    MomentSensitivity,
     calibration_at_scale_one,
     scatter_power,
 )
-from lowrank_theory.recovery._from_rows import Seen
+from lowrank_theory.recovery._least_squares import RowSensitivity
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery, is_finite
-from lowrank_theory.recovery._returned import Affine, Fit, Response, Returned, finished
+from lowrank_theory.recovery._returned import (
+    AbstractSensitivity,
+    Affine,
+    Fit,
+    Perturbation,
+    Returned,
+    returned,
+)
 
 _PROBES = 16
 _FIRST_DEGREE = 6  # of the filter of the first check; each later check has a sharper one
@@ -61,7 +68,7 @@ _FIRST_DEGREE = 6  # of the filter of the first check; each later check has a sh
 _SHIFTS = (0.5 + 0.125**0.5, 0.5 - 0.125**0.5)
 
 
-def _words(key: Any) -> tuple[int, ...]:
+def _key_words(key: Any) -> tuple[int, ...]:
     """The words of a key, which compare and hash."""
     if isinstance(key, Tracer):
         raise ValueError(
@@ -94,7 +101,7 @@ class Randomized(AbstractMethod):
     excess: float = 0.01
     failure_probability: float = 1e-6
     max_steps: int = 30
-    key: tuple[int, ...] = eqx.field(converter=_words, kw_only=True)
+    key: tuple[int, ...] = eqx.field(converter=_key_words, kw_only=True)
 
     def __check_init__(self) -> None:
         settle(self, "excess", check_positive)
@@ -110,7 +117,7 @@ class Randomized(AbstractMethod):
                 "`Randomized` sketches the outputs of the trained layer: give "
                 "`Observed(weights=..., activations=...)`."
             )
-        seen = check_unchanged("Randomized", observed)
+        seen = check_original("Randomized", observed)
         fitted = randomized(
             observed.weights,
             seen.moments() if isinstance(seen, AbstractCalibration) else seen,
@@ -151,96 +158,96 @@ def randomized(
         seen = calibration_at_scale_one(seen, seen_power, seen_power)
         gram = jnp.asarray(seen.gram(centred=bias is not None))
         mean, samples = jnp.asarray(seen.mean), jnp.asarray(seen.count)
-        outputs, middle, energy = weights, gram, jnp.trace(gram)
-        target = _weighted_sum_of_squares(gram, weights)
-        energy_lost = samples * weights.shape[0] * times_power(SMALLEST, -2 * seen_power)
-        answering: Any = SeenMoments(gram, weights)
+        moment, inputs_square = _Moment(weights, gram), jnp.trace(gram)
+        target_square = _weighted_sum_of_squares(gram, weights)
+        underflow = samples * weights.shape[0] * times_power(SMALLEST, -2 * seen_power)
+        sensitivity: AbstractSensitivity = MomentSensitivity(gram, weights)
     else:
         seen, seen_power = unit(seen)
         mean, samples = jnp.mean(seen, axis=0), jnp.asarray(float(seen.shape[0]))
         activations = seen if bias is None else seen - mean
-        outputs, middle = matmul(activations, weights), None
-        energy, target = jnp.sum(activations**2), jnp.sum(outputs**2)
-        energy_lost = jnp.zeros(())
-        answering = Seen(activations, outputs)
-    moment = _Moment(outputs, middle)
+        outputs = matmul(activations, weights)
+        moment, inputs_square = _Moment(outputs, None), jnp.sum(activations**2)
+        target_square, underflow = jnp.sum(outputs**2), jnp.zeros(())
+        sensitivity = RowSensitivity(activations, outputs)
     # The outputs are rounded on this scale, even where a mean is taken out; moments on its square.
-    taken_out = 0.0 if bias is None else samples * jnp.sum(mean**2)
-    lost = jnp.sum(weights**2) * energy_lost
-    scale = safe_sqrt(jnp.sum(weights**2) * (energy + taken_out))
-    once = rounding_allowance(scale, *weights.shape)
+    if bias is not None:
+        inputs_square = inputs_square + samples * jnp.sum(mean**2)
+    scale = safe_sqrt(jnp.sum(weights**2) * inputs_square)
+    rounding = rounding_allowance(scale, *weights.shape)
+    square_rounding = rounding * scale + jnp.sum(weights**2) * underflow
 
     tolerance = 1 - (1 + excess) ** -0.5
 
-    def bounds(captured: Array, beyond: Array) -> tuple[Array, Array, Array]:
-        """Of the squared error of directions that capture so much, when at most so much is
-        beyond: as computed, the least of the best, and the most of these.
+    def bounds(captured: Array, missed: Array) -> tuple[Array, Array, Array]:
+        """Of the squared error of directions that capture so much, where the best capture at most
+        so much more: as computed, the least of the best, and the most of these.
         """
-        doubt = (2 * rank + 1) * (once * scale + lost)  # the trace, r eigenvalues on either side
-        error = jnp.maximum(target - captured, 0)
-        return error, jnp.maximum(error - beyond - doubt, 0), error + doubt
+        doubt = (2 * rank + 1) * square_rounding  # the trace, r eigenvalues on either side
+        error = jnp.maximum(target_square - captured, 0)
+        return error, jnp.maximum(error - missed - doubt, 0), error + doubt
 
-    def judged(captured: Array, beyond: Array) -> Certificate:
-        error, least, most = bounds(captured, beyond)
+    def certificate(captured: Array, missed: Array) -> Certificate:
+        error, lower, upper = bounds(captured, missed)
         return Certificate(
             optimal_error=safe_sqrt(error),
-            excess_bound=safe_sqrt(most) - safe_sqrt(least) + 2 * once,
-            target_norm=safe_sqrt(target),
-            finite=is_finite(captured, beyond),
+            excess_bound=safe_sqrt(upper) - safe_sqrt(lower) + 2 * rounding,
+            target_norm=safe_sqrt(target_square),
+            finite=is_finite(captured, missed),
             tolerance=tolerance,
         )
 
-    vectors, captured, beyond = _iterate(
+    vectors, captured, missed = _iterate(
         moment,
         _key(key_data),
-        once * scale,
-        judged,
+        rounding * scale,
+        certificate,
         rank=rank,
         failure_probability=failure_probability,
         max_steps=max_steps,
     )
     image = moment.applied(vectors)
-    optimum, least, most = bounds(captured, beyond)
+    optimum, lower, upper = bounds(captured, missed)
     fit = Fit(
         left=matmul(weights, vectors),
         right=vectors.T,
-        energies=jnp.sum(vectors * image, axis=0),
+        eigenvalues=jnp.sum(vectors * image, axis=0),
         optimum=optimum,
-        least=least,
-        most=most,
-        slack=2 * once,
-        target=safe_sqrt(target),
-        size=safe_sqrt(energy + taken_out),
+        lower=lower,
+        upper=upper,
+        rounding=2 * rounding,
+        target_norm=safe_sqrt(target_square),
+        inputs_norm=safe_sqrt(inputs_square),
         power=power + seen_power,
         left_power=power,
+        affine=None if bias is None else Affine(bias, matmul(mean, weights), mean, samples),
+        sensitivity=_WithImage(sensitivity, image),
     )
-    affine = None if bias is None else Affine(bias, matmul(mean, weights), mean, samples)
-    answering = _Imaged(answering, image)
-    return finished(fit, answering, affine, dtype, tolerance)
+    return returned(fit, dtype, tolerance)
 
 
-class _Imaged(eqx.Module):
-    """What the layer answers, with the image of directions that are not singular vectors."""
+class _WithImage(AbstractSensitivity):
+    """The sensitivity with the image of directions that are not singular vectors."""
 
-    seen: Seen | SeenMoments
+    sensitivity: AbstractSensitivity
     image: Float[Array, "outputs rank"]
 
-    def response(self, change: Float[Array, "inputs rank"]) -> Response:
-        """What it answers."""
-        return dataclasses.replace(self.seen.response(change), image=self.image)
+    def perturbation(self, change: Float[Array, "inputs rank"]) -> Perturbation:
+        r"""By this $\mathrm dL$."""
+        return dataclasses.replace(self.sensitivity.perturbation(change), image=self.image)
 
 
 def _iterate(
     moment: "_Moment",
     key: Array,
     rounding: Array,
-    judged: Callable[[Array, Array], Certificate],
+    certificate: Callable[[Array, Array], Certificate],
     *,
     rank: int,
     failure_probability: float,
     max_steps: int,
 ) -> tuple[Array, Array, Array]:
-    r"""The leading directions of the moment $M$, what they capture, and at most how much is beyond.
+    r"""The leading directions of the moment $M$, what they capture, and at most how much they miss.
 
     The i-th check has the share $\delta/(i(i+1))$ of the failure probability, fresh probes, and a
     filter of degree proportional to i. It is left out where it could not succeed.
@@ -256,40 +263,40 @@ def _iterate(
             apply,
             found.vectors,
             normal(jax.random.fold_in(probes_key, checks), (size, _PROBES)),
-            jnp.maximum(_amid(found.values, rank), rounding),
+            jnp.maximum(_middle_value(found.values, rank), rounding),
             _FIRST_DEGREE * (checks + 1),
             failure_probability / (number * (number + 1)),
         )
         return leading_sum_bound(found, outside, rank)
 
     def unfinished(state: Any) -> Array:
-        step, *_, captured, beyond = state
-        enough = judged(captured, beyond).certified | (beyond <= rounding)
+        step, *_, captured, missed = state
+        enough = certificate(captured, missed).certified | (missed <= rounding)
         return (step < max_steps) & ~enough & jnp.isfinite(captured)
 
     def advance(state: Any) -> Any:
         step, checks, directions, *_ = state
         found, following = ritz(apply, jnp.linalg.qr(directions)[0])
         captured = jnp.sum(found.values[:rank])
-        least = leading_sum_estimate(found, jnp.maximum(_amid(found.values, rank), 0), rank)
-        hopeful = judged(captured, least - captured).certified | (step == max_steps - 1)
-        bound = jax.lax.cond(hopeful, check, lambda *_: jnp.inf, found, checks)
-        beyond = jnp.maximum(bound - captured, 0)
+        least = leading_sum_estimate(found, jnp.maximum(_middle_value(found.values, rank), 0), rank)
+        promising = certificate(captured, least - captured).certified | (step == max_steps - 1)
+        bound = jax.lax.cond(promising, check, lambda *_: jnp.inf, found, checks)
+        missed = jnp.maximum(bound - captured, 0)
         vectors = found.vectors[:, :rank]
-        return step + 1, checks + hopeful, following, vectors, captured, beyond
+        return step + 1, checks + promising, following, vectors, captured, missed
 
     start = _sketched(moment, sketch_key, rank, width)
     zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(())
     state = (zero, zero, start, jnp.zeros((size, rank)), nothing, jnp.inf + nothing)
-    *_, vectors, captured, beyond = jax.lax.while_loop(unfinished, advance, state)
-    return vectors, captured, beyond
+    *_, vectors, captured, missed = jax.lax.while_loop(unfinished, advance, state)
+    return vectors, captured, missed
 
 
 class _Moment(eqx.Module):
-    r"""$M = B^\top SB$, known by its products; $S$ is the identity where it is none."""
+    r"""$M = B^\top SB$, known by its products; the Gram $S$ is the identity where it is none."""
 
     factor: Float[Array, "rows size"]
-    middle: Float[Array, "rows rows"] | None
+    gram: Float[Array, "rows rows"] | None
 
     @property
     def size(self) -> int:
@@ -299,11 +306,11 @@ class _Moment(eqx.Module):
     def applied(self, columns: Float[Array, "size count"]) -> Float[Array, "size count"]:
         """$MV$."""
         seen = matmul(self.factor, columns)
-        seen = seen if self.middle is None else matmul(self.middle, seen)
+        seen = seen if self.gram is None else matmul(self.gram, seen)
         return matmul(self.factor.T, seen)
 
 
-def _amid(values: Float[Array, " width"], rank: int) -> Float[Array, ""]:
+def _middle_value(values: Float[Array, " width"], rank: int) -> Float[Array, ""]:
     """The value half-way between the rank and the last: most of what a subspace misses is below."""
     width = values.size
     return values[min((rank + width) // 2, width - 1)]
@@ -348,7 +355,7 @@ def _sketched(moment: _Moment, key: Array, rank: int, width: int) -> Array:
     apply = jax.tree.map(single, moment).applied
     basis = orthonormal(apply(normal(key, (moment.size, width)).astype(jnp.float32)))
     image = apply(basis)
-    cut = _amid(jnp.linalg.eigvalsh(matmul(basis.T, image))[::-1], rank)
+    cut = _middle_value(jnp.linalg.eigvalsh(matmul(basis.T, image))[::-1], rank)
     first, second = _SHIFTS
     basis = orthonormal(image - first * cut * basis)
     basis = orthonormal(apply(basis) - second * cut * basis)

@@ -24,12 +24,8 @@ from lowrank_theory._subspaces import kept_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
-from lowrank_theory.recovery._recover import (
-    AbstractMethod,
-    Certificate,
-    Recovery,
-    check_no_bias,
-)
+from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
 
 
 class RankPenalised(AbstractMethod):
@@ -79,7 +75,7 @@ def rank_penalised(
     """
     found = attainable(layer_inputs, outputs, resolution)
     penalty = at_scale_one(penalty, 2 * found.power)
-    vectors, energies = kept_right_vectors(found.fitted, penalty, rank)
+    vectors, eigenvalues = kept_right_vectors(found.fitted, penalty, rank)
     kept = jnp.any(vectors != 0, axis=0)
-    left_out = jnp.sum(energies[rank:]) + jnp.sum(jnp.where(kept, 0, energies[:rank]))
-    return found.returned(vectors, vectors, left_out, dtype)
+    discarded = jnp.sum(eigenvalues[rank:]) + jnp.sum(jnp.where(kept, 0, eigenvalues[:rank]))
+    return found.returned(vectors, vectors, discarded, dtype)

@@ -177,12 +177,6 @@ def recover(observed: Observed, rank: int, method: AbstractMethod) -> Recovery:
     return method.fit(observed, check_rank(rank, *observed.shape))
 
 
-def check_no_bias(method: AbstractMethod, observed: Observed) -> None:
-    """Refuse an affine layer, for a method that has no affine version."""
-    if observed.bias is not None:
-        raise ValueError(f"`{type(method).__name__}` has no affine version: leave `bias` out.")
-
-
 def is_finite(*arrays: Array | np.ndarray) -> Bool[Array, ""]:
     """Whether all entries of all arrays are finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))

@@ -13,6 +13,7 @@ second term is $\langle F^\top\tilde X\hat L, (I - VV^\top)\mathrm dR^\top\rangl
 and measured as such, without a difference of large numbers (paper_notes/numerical_route.md).
 """
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -29,61 +30,6 @@ from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, Means, i
 Returned = tuple[LowRank, Float[Array, " outputs"] | None, Certificate]
 
 
-class Fit(eqx.Module):
-    r"""A layer found in float64, at scale one, of one rank or (`optimum`, `least`, `most`) of every
-    rank from 0 on.
-
-    - `left` $L$ (inputs, k), `right` $R$ (k, outputs), `energies` $\lVert\tilde XL_i\rVert^2$;
-    - `optimum`, `least`, `most`: squared errors, that of the best layer as computed, the least that
-      it can truly be, and the most that the error of this layer can be;
-    - `slack`: what rounding may add to the difference of the roots of the last two;
-    - `target`, `size`: the norms of what is approximated, and of the inputs;
-    - `power`: outputs are $2^p$ times those at scale one; `left_power`: so are the left factors.
-    """
-
-    left: Float[Array, "inputs rank"]
-    right: Float[Array, "rank outputs"]
-    energies: Float[Array, " rank"]
-    optimum: Float[Array, "*ranks"]
-    least: Float[Array, "*ranks"]
-    most: Float[Array, "*ranks"]
-    slack: Float[Array, ""]
-    target: Float[Array, ""]
-    size: Float[Array, ""]
-    power: Int[Array, ""]
-    left_power: Int[Array, ""]
-
-
-class Rounded(eqx.Module):
-    r"""Factors as they are returned, and $\mathrm dL$, $\mathrm dR$ at scale one."""
-
-    factors: LowRank
-    left: Float[Array, "inputs rank"]
-    right: Float[Array, "rank outputs"]
-
-
-class Response(eqx.Module):
-    r"""What the layer answers to $\mathrm dL$: `crossed` $F^\top\tilde X\,\mathrm dL$ and `squared`
-    $\mathrm dL^\top\tilde X^\top\tilde X\,\mathrm dL$. Where $V$ is not made of singular vectors of
-    $F$, also `image` $F^\top\tilde XL$.
-    """
-
-    crossed: Float[Array, "outputs rank"]
-    squared: Float[Array, "rank rank"]
-    image: Float[Array, "outputs rank"] | None = None
-
-
-def moved_outputs(
-    layer_inputs: Float[Array, "samples inputs"],
-    left: Float[Array, "inputs rank"],
-    right: Float[Array, "rank outputs"],
-    rounded: Rounded,
-) -> Float[Array, "samples outputs"]:
-    r"""$\tilde XD$: how rounding moved the outputs."""
-    now = right + rounded.right
-    return matmul(layer_inputs, rounded.left, now) + matmul(layer_inputs, left, rounded.right)
-
-
 class Affine(eqx.Module):
     """The bias to be replaced, and the mean output without it and the mean input, at scale one."""
 
@@ -91,6 +37,75 @@ class Affine(eqx.Module):
     output_mean: Float[Array, " outputs"]
     input_mean: Float[Array, " inputs"]
     samples: Float[Array, ""]
+
+
+class Perturbation(eqx.Module):
+    r"""What $\mathrm dL$ does to the squared error: `cross` $F^\top\tilde X\,\mathrm dL$ and
+    `quadratic` $\mathrm dL^\top\tilde X^\top\tilde X\,\mathrm dL$. Where $V$ is not made of
+    singular vectors of $F$, also `image` $F^\top\tilde XL$.
+    """
+
+    cross: Float[Array, "outputs rank"]
+    quadratic: Float[Array, "rank rank"]
+    image: Float[Array, "outputs rank"] | None = None
+
+
+class AbstractSensitivity(eqx.Module):
+    r"""What of $\tilde X$ and $F$ says how small changes of the left factor act."""
+
+    @abc.abstractmethod
+    def perturbation(self, change: Float[Array, "inputs rank"]) -> Perturbation:
+        r"""By this $\mathrm dL$."""
+
+
+class Fit(eqx.Module):
+    r"""A layer found in float64, at scale one, of one rank or (`optimum`, `lower`, `upper`) of all
+    ranks from 0 on.
+
+    - `left` $L$ (inputs, k), `right` $R$ (k, outputs), `eigenvalues` $\lVert\tilde XL_i\rVert^2$;
+    - `optimum`, `lower`, `upper`: squared errors, that of the best layer as computed, the least
+      that it can truly be, and the most that the error of this layer can be;
+    - `rounding`: what rounding may add to the difference of the roots of the last two;
+    - `target_norm`, `inputs_norm`: of what is approximated, and of the inputs;
+    - `power`: outputs are $2^p$ times those at scale one; `left_power`: so are the left factors;
+    - `affine`: the bias that is to be replaced, if there is one;
+    - `sensitivity`: what small changes of the factors do to the outputs. It is not needed where
+      factors are returned as they were found, in float64.
+    """
+
+    left: Float[Array, "inputs rank"]
+    right: Float[Array, "rank outputs"]
+    eigenvalues: Float[Array, " rank"]
+    optimum: Float[Array, "*ranks"]
+    lower: Float[Array, "*ranks"]
+    upper: Float[Array, "*ranks"]
+    rounding: Float[Array, ""]
+    target_norm: Float[Array, ""]
+    inputs_norm: Float[Array, ""]
+    power: Int[Array, ""]
+    left_power: Int[Array, ""]
+    affine: Affine | None
+    sensitivity: AbstractSensitivity | None
+
+
+class Rounded(eqx.Module):
+    r"""Factors as they are returned, and $\mathrm dL$, $\mathrm dR$ at scale one."""
+
+    factors: LowRank
+    left_change: Float[Array, "inputs rank"]
+    right_change: Float[Array, "rank outputs"]
+
+
+def output_change(
+    layer_inputs: Float[Array, "samples inputs"],
+    left: Float[Array, "inputs rank"],
+    right: Float[Array, "rank outputs"],
+    rounded: Rounded,
+) -> Float[Array, "samples outputs"]:
+    r"""$\tilde XD$: how rounding changed the outputs."""
+    found = right + rounded.right_change
+    by_left = matmul(layer_inputs, rounded.left_change, found)
+    return by_left + matmul(layer_inputs, left, rounded.right_change)
 
 
 def is_rounded(dtype: np.dtype) -> bool:
@@ -120,17 +135,20 @@ def stored(left: Any, right: Any, power: Any, dtype: np.dtype) -> Rounded:
     )
 
 
-def added_by_rounding(fit: Fit, rounded: Rounded, response: Response) -> Float[Array, " ranks"]:
+def added_by_rounding(
+    fit: Fit, rounded: Rounded, sensitivity: AbstractSensitivity
+) -> Float[Array, " ranks"]:
     """What the squared errors of the leading 0, 1, ... components gain, in units of scale one."""
-    change, vectors = rounded.right, fit.right.T
-    now = fit.right + change
-    answer = response.crossed if response.image is None else response.image + response.crossed
+    by_left = sensitivity.perturbation(rounded.left_change)
+    change, vectors = rounded.right_change, fit.right.T
+    found = fit.right + change
+    image = by_left.cross if by_left.image is None else by_left.image + by_left.cross
     blocks = (
-        response.squared * matmul(now, now.T)
-        + 2 * matmul(response.crossed.T, vectors) * matmul(now, change.T)
-        + 2 * matmul(answer.T, vectors) * matmul(change, vectors)
+        by_left.quadratic * matmul(found, found.T)
+        + 2 * matmul(by_left.cross.T, vectors) * matmul(found, change.T)
+        + 2 * matmul(image.T, vectors) * matmul(change, vectors)
     )
-    diagonal = fit.energies * jnp.sum(change**2, axis=1) - 2 * jnp.sum(change * answer.T, axis=1)
+    diagonal = fit.eigenvalues * jnp.sum(change**2, axis=1) - 2 * jnp.sum(change * image.T, axis=1)
     leading = jnp.diagonal(jnp.cumsum(jnp.cumsum(blocks, axis=0), axis=1)) + jnp.cumsum(diagonal)
     return jnp.concatenate([jnp.zeros(1), leading])
 
@@ -141,7 +159,7 @@ def new_bias(
     r"""$b + \bar y - \tilde x^\top\hat Z$ in this dtype, which keeps the mean output what it was,
     and the squared error, at scale one, that rounding it makes.
     """
-    weights = fit.left + rounded.left, fit.right + rounded.right
+    weights = fit.left + rounded.left_change, fit.right + rounded.right_change
     shift = affine.output_mean - matmul(affine.input_mean, *weights)
     returned = (affine.bias + times_power(shift, fit.power)).astype(dtype)
     returned = jax.lax.optimization_barrier(returned)
@@ -149,10 +167,9 @@ def new_bias(
     return returned, affine.samples * jnp.sum(missed**2)
 
 
-def certified(
+def certificate_of(
     fit: Fit,
     rounded: Rounded,
-    response: Response | None,
     *returned: Array,
     missed: Float[Array, ""] | float = 0.0,
     tolerance: float = NEAR_OPTIMAL,
@@ -161,17 +178,19 @@ def certified(
     gains besides, and `returned` is what else must be finite.
     """
     gained = missed
-    if response is not None:
-        added = jnp.maximum(added_by_rounding(fit, rounded, response), 0)
+    in_full = not is_rounded(rounded.factors.dtype)
+    if not in_full:
+        assert fit.sensitivity is not None
+        added = jnp.maximum(added_by_rounding(fit, rounded, fit.sensitivity), 0)
         gained = gained + (added if fit.optimum.ndim else added[-1])
-    excess = safe_sqrt(fit.most + gained) - safe_sqrt(fit.least) + fit.slack
-    if response is None:  # only what lies below the normal numbers is lost
-        lost = norm(rounded.left) + norm(fit.left) * norm(rounded.right)
-        excess = excess + fit.size * lost
+    excess = safe_sqrt(fit.upper + gained) - safe_sqrt(fit.lower) + fit.rounding
+    if in_full:  # only what lies below the normal numbers is lost
+        lost = norm(rounded.left_change) + norm(fit.left) * norm(rounded.right_change)
+        excess = excess + fit.inputs_norm * lost
     return scaled_certificate(
         safe_sqrt(fit.optimum),
         excess,
-        fit.target,
+        fit.target_norm,
         is_finite(rounded.factors.left, rounded.factors.right, *returned),
         fit.power,
         tolerance,
@@ -193,34 +212,22 @@ def scaled_certificate(
     )
 
 
-def finished(
-    fit: Fit,
-    seen: Any,
-    affine: Affine | None,
-    dtype: np.dtype,
-    tolerance: float = NEAR_OPTIMAL,
-) -> Returned:
-    """The layer in the dtype in which it is returned, and what is known of that. `seen` says how
-    the layer answers to changes.
-    """
+def returned(fit: Fit, dtype: np.dtype, tolerance: float = NEAR_OPTIMAL) -> Returned:
+    """The layer in the dtype in which it is returned, and what is known of that."""
     rounded = stored(fit.left, fit.right, fit.left_power, dtype)
-    answered = seen.response(rounded.left) if is_rounded(dtype) else None
-    if affine is None:
-        return rounded.factors, None, certified(fit, rounded, answered, tolerance=tolerance)
-    bias, missed = new_bias(fit, rounded, affine, dtype)
-    certificate = certified(fit, rounded, answered, bias, missed=missed, tolerance=tolerance)
+    if fit.affine is None:
+        return rounded.factors, None, certificate_of(fit, rounded, tolerance=tolerance)
+    bias, missed = new_bias(fit, rounded, fit.affine, dtype)
+    certificate = certificate_of(fit, rounded, bias, missed=missed, tolerance=tolerance)
     return rounded.factors, bias, certificate
 
 
-def unfinished(
-    fit: Fit, seen: Any, affine: Affine | None, dtype: np.dtype
-) -> tuple[LowRank, Means | None, Certificate]:
+def returned_at_every_rank(fit: Fit, dtype: np.dtype) -> tuple[LowRank, Means | None, Certificate]:
     """The layers of all ranks, whose biases are still to come."""
     rounded = stored(fit.left, fit.right, fit.left_power, dtype)
-    answered = seen.response(rounded.left) if is_rounded(dtype) else None
-    means = None
+    means, affine = None, fit.affine
     if affine is not None:
         output = affine.bias + times_power(affine.output_mean, fit.power)
         inputs = times_power(affine.input_mean, fit.power - fit.left_power)
         means = Means(output, inputs, affine.samples)
-    return rounded.factors, means, certified(fit, rounded, answered)
+    return rounded.factors, means, certificate_of(fit, rounded)

@@ -25,13 +25,12 @@ from lowrank_theory._numerics import check_positive, in_float64, resolution, saf
 from lowrank_theory._scale import at_scale_one
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._activation_weighted import (
-    activation_weighted_from_moments,
-    check_calibrated,
-)
-from lowrank_theory.recovery._from_rows import fitted_to_rows, problem_of_rows
+from lowrank_theory.recovery._checks import check_moments
+from lowrank_theory.recovery._from_moments import activation_weighted_from_moments
+from lowrank_theory.recovery._from_rows import problem_of_rows
+from lowrank_theory.recovery._least_squares import least_squares
 from lowrank_theory.recovery._recover import AbstractMethod, Recovery
-from lowrank_theory.recovery._returned import Returned, finished
+from lowrank_theory.recovery._returned import Returned, returned
 
 
 class Ridge(AbstractMethod):
@@ -42,7 +41,7 @@ class Ridge(AbstractMethod):
     compared with $\lVert\tilde X\rVert_F^2/N$, what the data say of an input on average. With a
     `bias`, activations and outputs are centred before, and the penalty does not see the new bias.
 
-    Rows are used where they are at hand, by orthogonal decompositions; a `Calibration` otherwise.
+    Rows are used where they are given, by orthogonal decompositions; a `Calibration` otherwise.
     Errors in the certificate are square roots of the whole objective.
     """
 
@@ -68,8 +67,10 @@ class Ridge(AbstractMethod):
                 resolution=resolution(observed.activations, observed.compressed_activations),
             )
         else:
-            seen = check_calibrated("Ridge", observed)
-            fitted = ridge_from_moments(observed.weights, seen, penalty, observed.bias, rank=rank)
+            moments = check_moments("Ridge", observed)
+            fitted = ridge_from_moments(
+                observed.weights, moments, penalty, observed.bias, rank=rank
+            )
         factors, bias, certificate = fitted
         return Recovery(factors, bias, certificate, self)
 
@@ -92,20 +93,19 @@ def ridge(
     Works under `jit`, `vmap` and `grad`, also in the penalty. Factors and bias have the dtype of
     the weights, or the `dtype` asked for.
     """
-    rows = problem_of_rows(weights, activations, compressed_activations, outputs, bias)
-    weights = at_scale_one(weights, rows.left_power)
-    root = at_scale_one(safe_sqrt(penalty), rows.power - rows.left_power)
+    problem = problem_of_rows(weights, activations, compressed_activations, outputs, bias)
+    weights = at_scale_one(weights, problem.left_power)
+    root = at_scale_one(safe_sqrt(penalty), problem.power - problem.left_power)
     identity = root * jnp.eye(weights.shape[0])
-    added = root * math.sqrt(weights.shape[0])
+    added = root * math.sqrt(weights.shape[0]) * jnp.linalg.norm(weights)
     penalised = dataclasses.replace(
-        rows,
-        layer_inputs=jnp.concatenate([rows.layer_inputs, identity]),
-        outputs=jnp.concatenate([rows.outputs, root * weights]),
-        sizes=rows.sizes + root,
-        formed=rows.formed + added * jnp.linalg.norm(weights),
+        problem,
+        layer_inputs=jnp.concatenate([problem.layer_inputs, identity]),
+        outputs=jnp.concatenate([problem.outputs, root * weights]),
+        column_norms=problem.column_norms + root,
+        outputs_scale=problem.outputs_scale + added,
     )
-    fit, seen = fitted_to_rows(penalised, rank=rank, resolution=resolution)
-    return finished(fit, seen, rows.affine, dtype)
+    return returned(least_squares(penalised, resolution).of_rank(rank), dtype)
 
 
 @functools.partial(in_float64, like=0)
@@ -133,5 +133,7 @@ def ridge_from_moments(
             scatter=moments.scatter + added,
             cross_scatter=moments.cross_scatter + added,
         )
-    seen = dataclasses.replace(calibration, scatter=calibration.scatter + added, compressed=moments)
-    return activation_weighted_from_moments(weights, seen, bias, rank=rank, dtype=dtype)
+    penalised = dataclasses.replace(
+        calibration, scatter=calibration.scatter + added, compressed=moments
+    )
+    return activation_weighted_from_moments(weights, penalised, bias, rank=rank, dtype=dtype)

@@ -21,12 +21,8 @@ from lowrank_theory._subspaces import thresholded_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
-from lowrank_theory.recovery._recover import (
-    AbstractMethod,
-    Certificate,
-    Recovery,
-    check_no_bias,
-)
+from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
 
 
 class SingularValueThreshold(AbstractMethod):
@@ -77,7 +73,7 @@ def singular_value_threshold(
     """
     found = attainable(layer_inputs, outputs, resolution)
     threshold = at_scale_one(threshold, found.power)
-    shrunk_vectors, vectors, energies = thresholded_right_vectors(found.fitted, threshold, rank)
-    shrunk = jnp.minimum(energies, threshold**2)
-    left_out = jnp.sum(jnp.where(jnp.arange(energies.size) < rank, shrunk, energies))
-    return found.returned(shrunk_vectors, vectors, left_out, dtype)
+    shrunk_vectors, vectors, eigenvalues = thresholded_right_vectors(found.fitted, threshold, rank)
+    shrunk = jnp.minimum(eigenvalues, threshold**2)
+    discarded = jnp.sum(jnp.where(jnp.arange(eigenvalues.size) < rank, shrunk, eigenvalues))
+    return found.returned(shrunk_vectors, vectors, discarded, dtype)

@@ -5,21 +5,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import AnyArray, in_float64, matmul, rounding_allowance, safe_sqrt
+from lowrank_theory._numerics import AnyArray, in_float64, rounding_allowance, safe_sqrt
 from lowrank_theory._scale import unit
-from lowrank_theory._subspaces import all_right_vectors, leading_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._every_rank import (
-    AbstractNestedMethod,
-    EveryRank,
-    at_ranks,
-    beyond,
-)
-from lowrank_theory.recovery._from_rows import Seen
+from lowrank_theory.recovery._every_rank import AbstractNestedMethod, EveryRank
 from lowrank_theory.recovery._ladder import Need
+from lowrank_theory.recovery._least_squares import LeastSquares, RowSensitivity
 from lowrank_theory.recovery._recover import Certificate, Recovery
-from lowrank_theory.recovery._returned import Fit, finished
+from lowrank_theory.recovery._returned import returned, returned_at_every_rank
 
 
 class TruncatedSVD(AbstractNestedMethod):
@@ -42,7 +36,7 @@ class TruncatedSVD(AbstractNestedMethod):
 
     def fit_every_rank(self, observed: Observed) -> EveryRank:
         """All truncations of the weights. Raises `ValueError` if none were observed."""
-        factors, certificates = _truncated(_weights(observed), rank=None)
+        factors, certificates = _at_every_rank(_weights(observed))
         return EveryRank(factors, certificates, observed.bias, None, None, self)
 
 
@@ -62,34 +56,30 @@ def truncated_svd(
     Works under `jit`, `vmap` and `grad`. The product of the factors is differentiable where $s_r(W)
     > s_{r+1}(W)$; at a tie the derivative is infinite or NaN.
     """
-    return _truncated(weights, rank=rank, dtype=dtype)
+    factors, _, certificate = returned(_problem(weights).of_rank(rank), dtype)
+    return factors, certificate
 
 
 @in_float64
-def _truncated(
-    weights: Array, *, rank: int | None, dtype: Any = None
-) -> tuple[LowRank, Certificate]:
-    """At one rank or, without any, at all."""
+def _at_every_rank(weights: Array, *, dtype: Any = None) -> tuple[LowRank, Certificate]:
+    factors, _, certificates = returned_at_every_rank(_problem(weights).of_every_rank(), dtype)
+    return factors, certificates
+
+
+def _problem(weights: Array) -> LeastSquares:
+    """That of a layer whose inputs are the identity."""
     weights, power = unit(weights)
-    if rank is None:
-        vectors, energies = all_right_vectors(weights)
-        vectors = vectors[:, : min(weights.shape)]
-    else:
-        vectors, energies = leading_right_vectors(weights, rank)
-    norm, width = safe_sqrt(jnp.sum(weights**2)), vectors.shape[1]
-    optimum = at_ranks(rank, lambda rank: beyond(energies, rank), width)
-    fit = Fit(
-        left=matmul(weights, vectors),
-        right=vectors.T,
-        energies=energies[:width],
-        optimum=optimum,
-        least=optimum,
-        most=optimum,
-        slack=rounding_allowance(norm, *weights.shape),
-        target=norm,
-        size=jnp.asarray(1.0),
+    norm, nothing = safe_sqrt(jnp.sum(weights**2)), jnp.asarray(0.0)
+    return LeastSquares(
+        solution=weights,
+        attainable=weights,
+        unattainable=nothing,
+        dropped=nothing,
+        rounding=rounding_allowance(norm, *weights.shape),
+        target_norm=norm,
+        inputs_norm=jnp.asarray(1.0),
         power=power,
         left_power=power,
+        affine=None,
+        sensitivity=RowSensitivity(None, weights),
     )
-    factors, _, certificate = finished(fit, Seen(None, weights), None, dtype)
-    return factors, certificate

@@ -37,13 +37,9 @@ from lowrank_theory._numerics import (
 from lowrank_theory._scale import norm, widened
 from lowrank_theory._subspaces import ColumnSpace, column_space, leading_right_vectors
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._leading_part import Reached, leading_part
-from lowrank_theory.recovery._recover import (
-    AbstractMethod,
-    Recovery,
-    check_no_bias,
-    is_finite,
-)
+from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._leading_part import Convergence, leading_part
+from lowrank_theory.recovery._recover import AbstractMethod, Recovery, is_finite
 
 _FAR = 5.0  # from here on the continued fraction has converged ...
 _TERMS = 24  # ... after so many terms
@@ -170,7 +166,7 @@ class CensoredFit(InFloat64):
     duality_gap: Float[Array, ""]
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
-    reached: Reached | None = None
+    reached: Convergence | None = None
 
 
 def censored_likelihood(
@@ -379,7 +375,7 @@ def _solve(
     nuclear = jnp.sum(jnp.linalg.svd(coordinates, compute_uv=False))
     steepness = safe_sqrt(jnp.sum(scaled.gradient(point) ** 2))
     steepness = steepness + weight * math.sqrt(min(coordinates.shape))
-    reached = Reached(
+    reached = Convergence(
         noise_scale**2 * gap,
         noise_scale**2 * allowed,
         gap <= allowed,

@@ -33,13 +33,9 @@ from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
 from lowrank_theory._subspaces import column_space
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._leading_part import Reached, leading_part
-from lowrank_theory.recovery._recover import (
-    AbstractMethod,
-    Certificate,
-    Recovery,
-    check_no_bias,
-)
+from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._leading_part import Convergence, leading_part
+from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
 from lowrank_theory.recovery._singular_value_threshold import singular_value_threshold
 
 
@@ -192,7 +188,7 @@ class WeightFit(InFloat64):
     duality_gap: Float[Array, ""]
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
-    reached: Reached
+    reached: Convergence
 
 
 @in_float64
@@ -303,7 +299,7 @@ def _weight_fit(
     norm of the weights, and `leeway` how much too large it may be.
     """
     residual = safe_sqrt(jnp.sum(problem.residual(point) ** 2) + 2 * problem.unattainable)
-    reached = Reached(
+    reached = Convergence(
         times_power(gap, 2 * power),
         times_power(allowed, 2 * power),
         gap <= allowed,

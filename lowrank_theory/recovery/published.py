@@ -51,19 +51,15 @@ from lowrank_theory._subspaces import leading_eigenvectors, leading_right_vector
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.calibration import AbstractCalibration, Calibration, TriangularCalibration
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._activation_weighted import check_unchanged
+from lowrank_theory.recovery._checks import check_original
 from lowrank_theory.recovery._from_moments import (
     calibration_at_scale_one,
     eigenproblem,
     scatter_power,
-    solved,
 )
-from lowrank_theory.recovery._from_rows import (
-    fitted_to_rows,
-    problem_of_rows,
-    problem_of_triangle,
-    triangle_power,
-)
+from lowrank_theory.recovery._from_rows import problem_of_rows
+from lowrank_theory.recovery._from_triangle import problem_of_triangle, triangle_power
+from lowrank_theory.recovery._least_squares import least_squares
 from lowrank_theory.recovery._recover import (
     NEAR_OPTIMAL,
     AbstractMethod,
@@ -107,7 +103,7 @@ class AbstractRecipe(AbstractMethod):
                 f"`{name}` compresses trained weights: give "
                 "`Observed(weights=..., activations=...)`."
             )
-        seen = check_unchanged(name, observed)
+        seen = check_original(name, observed)
         factors, certificate = _measured(observed.weights, seen, rank=rank, recipe=self)
         return Recovery(factors, observed.bias, certificate, self)
 
@@ -211,8 +207,8 @@ class DRONE(AbstractRecipe):
         rows = _rows(seen)
         if rows is None:
             gram = _gram(seen)
-            vectors, energies = leading_eigenvectors(gram, gram.shape[0])
-            values = safe_sqrt(jnp.maximum(energies, 0))
+            vectors, eigenvalues = leading_eigenvectors(gram, gram.shape[0])
+            values = safe_sqrt(jnp.maximum(eigenvalues, 0))
             cutoff = jnp.sqrt(relative_rank_cutoff(gram.shape) * gram.shape[0])
         else:
             _, values, right = jnp.linalg.svd(rows, full_matrices=False)
@@ -269,8 +265,8 @@ class QERA(AbstractRecipe):
     def factors(self, weights: Float[Array, "inputs outputs"], seen: Seen, rank: int) -> LowRank:
         """Weight by the root, truncate, apply its inverse."""
         moment = _second_moment(seen)
-        vectors, energies = leading_eigenvectors(moment, moment.shape[0])
-        values = _positive(safe_sqrt(jnp.maximum(energies, 0)))
+        vectors, eigenvalues = leading_eigenvectors(moment, moment.shape[0])
+        values = _positive(safe_sqrt(jnp.maximum(eigenvalues, 0)))
         root = matmul(vectors * values, vectors.T)
         return _truncated(
             root,
@@ -386,12 +382,12 @@ def _measured(
 
     (left, left_power), (right, right_power) = unit(factors.left), unit(factors.right)
     power = left_power + right_power - best.left_power
-    least, _ = _error(weights, seen, best.left, best.right, jnp.zeros_like(power))
-    _, most = _error(weights, seen, left, right, power)
-    rounding = safe_sqrt(best.most) - safe_sqrt(best.least) + best.slack
-    excess = jnp.where(finite, most - least + rounding, jnp.inf)
+    lower, _ = _error(weights, seen, best.left, best.right, jnp.zeros_like(power))
+    _, upper = _error(weights, seen, left, right, power)
+    rounding = safe_sqrt(best.upper) - safe_sqrt(best.lower) + best.rounding
+    excess = jnp.where(finite, upper - lower + rounding, jnp.inf)
     certificate = scaled_certificate(
-        safe_sqrt(best.optimum), excess, best.target, finite, best.power, NEAR_OPTIMAL
+        safe_sqrt(best.optimum), excess, best.target_norm, finite, best.power, NEAR_OPTIMAL
     )
     return factors, certificate
 
@@ -399,12 +395,11 @@ def _measured(
 def _best(weights: Array, seen: Seen, rank: int) -> Fit:
     """The best layer, by the route for what was seen."""
     if isinstance(seen, Calibration):
-        asked = eigenproblem(weights, seen, None)
-        return solved(asked, *leading_eigenvectors(asked.matrix, rank), rank=rank)
+        return eigenproblem(weights, seen, None).of_rank(rank)
     if isinstance(seen, TriangularCalibration):
-        return fitted_to_rows(problem_of_triangle(weights, seen, None), rank=rank)[0]
+        return least_squares(problem_of_triangle(weights, seen, None)).of_rank(rank)
     assert not isinstance(seen, AbstractCalibration)
-    return fitted_to_rows(problem_of_rows(weights, seen, None, None, None), rank=rank)[0]
+    return least_squares(problem_of_rows(weights, seen, None, None, None)).of_rank(rank)
 
 
 def _error(

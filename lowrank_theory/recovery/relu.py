@@ -30,13 +30,9 @@ from lowrank_theory._numerics import (
 from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
 from lowrank_theory._subspaces import column_space
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._leading_part import Reached, leading_part
-from lowrank_theory.recovery._recover import (
-    AbstractMethod,
-    Recovery,
-    check_no_bias,
-    is_finite,
-)
+from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._leading_part import Convergence, leading_part
+from lowrank_theory.recovery._recover import AbstractMethod, Recovery, is_finite
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
 
@@ -91,7 +87,7 @@ class NuclearNormFit(InFloat64):
     duality_gap: Float[Array, ""]
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
-    reached: Reached | None = None
+    reached: Convergence | None = None
 
 
 def nuclear_norm_relu(
@@ -220,7 +216,7 @@ def _solve(
     gap = jnp.sum(slope * point) + radius * jnp.linalg.svd(slope, compute_uv=False)[0]
     preactivations = matmul(basis, point)
     steepness = safe_sqrt(jnp.sum((jax.nn.relu(preactivations) - outputs) ** 2))
-    reached = Reached(
+    reached = Convergence(
         times_power(gap, 2 * power),
         times_power(allowed, 2 * power),
         gap <= allowed,

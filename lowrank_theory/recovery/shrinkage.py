@@ -43,12 +43,8 @@ from lowrank_theory._subspaces import all_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery._attainable import attainable
-from lowrank_theory.recovery._recover import (
-    AbstractMethod,
-    Certificate,
-    Recovery,
-    check_no_bias,
-)
+from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 _NEWTON_STEPS = 8
@@ -109,7 +105,7 @@ class Frobenius(AbstractShrinker):
         self, values: Float[Array, "*count"], aspect: Float[Array, ""]
     ) -> Float[Array, "*count"]:
         r"""$\sqrt{(y^2-\beta-1)^2-4\beta}\,/\,y$."""
-        detected, y, root, _ = _read(values, aspect)
+        detected, y, root, _ = _signal_terms(values, aspect)
         return jnp.where(detected, root / y, 0)
 
 
@@ -120,7 +116,7 @@ class Nuclear(AbstractShrinker):
         self, values: Float[Array, "*count"], aspect: Float[Array, ""]
     ) -> Float[Array, "*count"]:
         r"""$(x^4-\beta-\sqrt\beta\,xy)_+/(x^2y)$."""
-        detected, y, root, square = _read(values, aspect)
+        detected, y, root, square = _signal_terms(values, aspect)
         # x^4 - beta = x^2 sqrt((y^2 - beta - 1)^2 - 4 beta), without its cancellation at the edge
         kept = (root - jnp.sqrt(aspect / square) * y) / y
         return jnp.where(detected, jnp.maximum(kept, 0), 0)
@@ -135,7 +131,7 @@ class Operator(AbstractShrinker):
         self, values: Float[Array, "*count"], aspect: Float[Array, ""]
     ) -> Float[Array, "*count"]:
         r"""$x\sqrt{(x^2+\beta)/(x^2+1)}$."""
-        detected, _, _, square = _read(values, aspect)
+        detected, _, _, square = _signal_terms(values, aspect)
         return jnp.where(detected, jnp.sqrt(square * (square + aspect) / (square + 1)), 0)
 
 
@@ -157,11 +153,11 @@ def signal_strength(
     r"""The strength $x$ that is seen as $y$, in units of $\sigma\sqrt L$; zero where $y\le1+
     \sqrt\beta$.
     """
-    detected, _, _, square = _read(values, aspect)
+    detected, _, _, square = _signal_terms(values, aspect)
     return jnp.where(detected, jnp.sqrt(square), 0)
 
 
-def _read(values: Array, aspect: Array) -> tuple[Array, Array, Array, Array]:
+def _signal_terms(values: Array, aspect: Array) -> tuple[Array, Array, Array, Array]:
     r"""Whether $y > 1+\sqrt\beta$; $y$; $\sqrt{(y^2-\beta-1)^2-4\beta} = x^2-\beta/x^2$; $x^2$.
 
     The last three are harmless numbers where nothing is detected, so that derivatives are zero.
@@ -227,14 +223,14 @@ def optimal_shrinkage(
     if noise_scale is not None:
         noise_scale = at_scale_one(noise_scale, found.power)
     unit, aspect = _noise_unit(found.fitted, found.rank, noise_scale)
-    shrunk_vectors, vectors, energies = _shrunk_right_vectors(
+    shrunk_vectors, vectors, eigenvalues = _shrunk_right_vectors(
         shrinker, after(unit, found.fitted), unit, aspect, rank
     )
     kept = jnp.where(
-        jnp.arange(energies.size) < rank, _multipliers(shrinker, energies, unit, aspect), 0
+        jnp.arange(eigenvalues.size) < rank, _multipliers(shrinker, eigenvalues, unit, aspect), 0
     )
-    left_out = jnp.sum((1 - kept) ** 2 * energies)
-    return found.returned(shrunk_vectors, vectors, left_out, dtype)
+    discarded = jnp.sum((1 - kept) ** 2 * eigenvalues)
+    return found.returned(shrunk_vectors, vectors, discarded, dtype)
 
 
 @in_float64
@@ -280,9 +276,11 @@ def _noise_unit(
     return median_noise_unit(values, shorter, aspect), aspect
 
 
-def _multipliers(shrinker: AbstractShrinker, energies: Array, unit: Array, aspect: Array) -> Array:
+def _multipliers(
+    shrinker: AbstractShrinker, eigenvalues: Array, unit: Array, aspect: Array
+) -> Array:
     r"""$\eta(y)/y$ for squared singular values; one where there is no noise."""
-    values = safe_sqrt(energies)
+    values = safe_sqrt(eigenvalues)
     y = values / jnp.where(unit > 0, unit, 1)
     kept = safe_divide(shrinker.shrink(y, aspect), y)
     return jnp.where(unit > 0, kept, 1.0)
@@ -306,42 +304,50 @@ def _shrunk_right_vectors(
 
     with $h'$ for the quotient where $l_i$ and $l_j$ (almost) agree: ties leave no trace.
     """
-    vectors, energies = all_right_vectors(matrix)
+    vectors, eigenvalues = all_right_vectors(matrix)
     leading = vectors[:, :rank]
-    return leading * _multipliers(shrinker, energies, unit, aspect)[:rank], leading, energies
+    return leading * _multipliers(shrinker, eigenvalues, unit, aspect)[:rank], leading, eigenvalues
 
 
 @_shrunk_right_vectors.defjvp
 def _(shrinker: AbstractShrinker, rank: int, primals: tuple, tangents: tuple):
-    (matrix, unit, aspect), (change, unit_change, _) = primals, tangents
-    vectors, energies = all_right_vectors(matrix)
+    (matrix, unit, aspect), (tangent, unit_change, _) = primals, tangents
+    vectors, eigenvalues = all_right_vectors(matrix)
     h, slopes = jax.jvp(
-        lambda e: _multipliers(shrinker, e, unit, aspect), (energies,), (jnp.ones_like(energies),)
+        lambda e: _multipliers(shrinker, e, unit, aspect),
+        (eigenvalues,),
+        (jnp.ones_like(eigenvalues),),
     )
-    _, moved_unit = jax.jvp(
-        lambda u: _multipliers(shrinker, energies, u, aspect), (unit,), (unit_change,)
+    _, unit_tangent = jax.jvp(
+        lambda u: _multipliers(shrinker, eigenvalues, u, aspect), (unit,), (unit_change,)
     )
-    half = matmul(matrix.T, change)
-    rotated = matmul(vectors.T, half + half.T, vectors)
+    product = matmul(matrix.T, tangent)
+    rotated = matmul(vectors.T, product + product.T, vectors)
 
-    gaps = energies[:, None] - energies[None, :]
+    gaps = eigenvalues[:, None] - eigenvalues[None, :]
     # Across a smaller gap the mean slope is the more accurate: the errors are gap^2 and eps / gap.
-    near = jnp.finfo(energies.dtype).eps ** (1 / 3) * (energies[:, None] + energies[None, :])
+    near = jnp.finfo(eigenvalues.dtype).eps ** (1 / 3) * (
+        eigenvalues[:, None] + eigenvalues[None, :]
+    )
     tied = jnp.abs(gaps) <= near
     quotients = jnp.where(
         tied,
         (slopes[:, None] + slopes[None, :]) / 2,
         (h[:, None] - h[None, :]) / jnp.where(tied, 1, gaps),
     )
-    changed = quotients * rotated + jnp.diag(moved_unit)
+    spectral_tangent = quotients * rotated + jnp.diag(unit_tangent)
 
     # The span moves only where something of it is kept; the rest is multiplied by zero.
     kept = h[None, :rank] != 0
-    gaps = jnp.where(kept, energies[None, :rank] - energies[rank:, None], 1)
-    turned = jnp.where(kept, rotated[rank:, :rank] / gaps, 0)
-    moved = matmul(vectors[:, rank:], turned)
-    weighted = matmul(vectors, changed[:, :rank]) + matmul(
-        vectors[:, rank:], h[rank:, None] * turned
+    gaps = jnp.where(kept, eigenvalues[None, :rank] - eigenvalues[rank:, None], 1)
+    coefficients = jnp.where(kept, rotated[rank:, :rank] / gaps, 0)
+    vectors_tangent = matmul(vectors[:, rank:], coefficients)
+    product_tangent = matmul(vectors, spectral_tangent[:, :rank]) + matmul(
+        vectors[:, rank:], h[rank:, None] * coefficients
     )
     leading = vectors[:, :rank]
-    return (leading * h[:rank], leading, energies), (weighted, moved, jnp.diagonal(rotated))
+    return (leading * h[:rank], leading, eigenvalues), (
+        product_tangent,
+        vectors_tangent,
+        jnp.diagonal(rotated),
+    )

@@ -282,7 +282,7 @@ def test_calibration_and_rows_recover_the_same_layer(kind, mismatch, affine):
 @pytest.fixture
 def partial(monkeypatch) -> list[int]:
     """The ranks for which leading eigenvectors alone were computed, also of small layers."""
-    module = importlib.import_module("lowrank_theory.recovery._activation_weighted")
+    module = importlib.import_module("lowrank_theory.recovery._from_moments")
     ranks, solver = [], module.lapack_leading_eigenvectors
 
     def counting(matrix, rank):
