@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from _save import column, interval, run
 from lowrank_theory.networks import (
     Compressed,
+    Dataset,
     Parameters,
     Perceptron,
-    Split,
     compress,
     digits_data,
     digits_network,
@@ -46,14 +46,14 @@ def losses(outputs: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
 
 
-def held_out(outputs: Array, split: Split) -> dict[str, Array]:
+def held_out(outputs: Array, split: Dataset) -> dict[str, Array]:
     labels = split.held_out_labels
     right = outputs.argmax(axis=1) == labels
     return {"cross_entropy": losses(outputs, labels).mean(), "accuracy": right.mean()}
 
 
 def fine_tuned(
-    compressed: Compressed, split: Split, *, epochs: int, keys: Array
+    compressed: Compressed, split: Dataset, *, epochs: int, keys: Array
 ) -> dict[str, np.ndarray]:
     """What is measured before the first epoch and after each, (seeds, 1 + epochs)."""
     optimiser = optax.adam(LEARNING_RATE)

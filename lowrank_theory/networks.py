@@ -49,8 +49,8 @@ from lowrank_theory.models.digits import digits_data as digits_data
 from lowrank_theory.models.digits import digits_network as digits_network
 from lowrank_theory.models.mnist import mnist_data as mnist_data
 from lowrank_theory.models.mnist import mnist_network as mnist_network
+from lowrank_theory.models.perceptron import Dataset as Dataset
 from lowrank_theory.models.perceptron import Perceptron as Perceptron
-from lowrank_theory.models.perceptron import Split as Split
 from lowrank_theory.models.resnet import Cifar10 as Cifar10
 from lowrank_theory.models.resnet import ResNet as ResNet
 from lowrank_theory.models.resnet import cifar10_data as cifar10_data

@@ -15,7 +15,8 @@ import pytest
 
 from lowrank_theory import _files, cli
 from lowrank_theory.cli import _options
-from lowrank_theory.networks import Perceptron, Split
+from lowrank_theory.models import catalogue
+from lowrank_theory.networks import Dataset, Perceptron, Sizes
 from lowrank_theory.reports import _page
 from lowrank_theory.reports import verification as report
 from lowrank_theory.studies import _scrutiny
@@ -69,8 +70,11 @@ def tiny_network(monkeypatch):
     )
     images = jnp.asarray(random.normal(size=(60, 6)), jnp.float32)
     labels = jnp.asarray(random.integers(3, size=60), jnp.int32)
-    split = Split(images[:40], labels[:40], images[40:], labels[40:])
-    monkeypatch.setitem(cli.verify.NETWORKS, "digits", (lambda: network, lambda: split))
+    data = Dataset(images[:40], labels[:40], images[40:], labels[40:])
+    tiny = catalogue._perceptron(lambda: network, lambda: data)
+    case = dataclasses.replace(catalogue.CASES["digits"], read=tiny)
+    monkeypatch.setitem(catalogue.CASES, "digits", case)
+    monkeypatch.setattr(cli.verify, "SIZES", Sizes(40, 20, units=2, items=2, batch=10))
     monkeypatch.delenv("LOWRANK_DATA", raising=False)
 
 
@@ -123,10 +127,10 @@ def test_everything_is_checked_and_the_networks_studied(verdicts, tiny_network, 
         ("digits", ".weights[0]"),
         ("digits", ".weights[1]"),
     }
-    assert "MNIST was skipped: LOWRANK_DATA is not set." in printed
+    assert "mnist was skipped: LOWRANK_DATA is not set." in printed
     assert "fitting a layer to its inputs makes the error" in " ".join(printed.split())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "MNIST was skipped: LOWRANK_DATA is not set." in page
+    assert "mnist was skipped: LOWRANK_DATA is not set." in page
     for theorem in CONTENTS:
         assert theorem.name in page and theorem.name in printed
     for figure in ("tightness", "layer_errors"):

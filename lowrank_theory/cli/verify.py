@@ -4,15 +4,11 @@ import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from numpy.typing import ArrayLike
 
-from lowrank_theory import networks
 from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory.cli import _progress as showing
 from lowrank_theory.cli._options import (
@@ -25,7 +21,7 @@ from lowrank_theory.cli._options import (
     selected,
     workplace,
 )
-from lowrank_theory.networks import Perceptron
+from lowrank_theory.models import catalogue
 from lowrank_theory.reports import tables
 from lowrank_theory.reports import verification as report_page
 from lowrank_theory.studies import layer_study
@@ -37,15 +33,11 @@ from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.sampling import batch_size, reference
 from lowrank_theory.verification.sweep import sweep
 
-BATCH = 4_000  # images of a trained network that are seen at once
-
 FAILURE_PROBABILITY = 0.05
 CONFIDENCE = 0.99
 
-NETWORKS: dict[str, tuple[Callable, Callable]] = {
-    "digits": (networks.digits_network, networks.digits_data),
-    "MNIST": (networks.mnist_network, networks.mnist_data),
-}
+NETWORKS = ("digits", "mnist")  # of the catalogue, with all their images
+SIZES = catalogue.Sizes(calibration=60_000, held_out=10_000, units=2, items=2, batch=600)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,18 +144,16 @@ def _plan(name: str, statement: AbstractStatement, options: argparse.Namespace) 
 
 def _study(name: str) -> LayerStudy | str:
     """The study of a network, or why it was skipped."""
-    read_network, read_data = NETWORKS[name]
     try:
-        network, data = read_network(), read_data()
-    except (OSError, ValueError) as error:
+        loaded = catalogue.find(name).load(SIZES)
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         return f"{name} was skipped: {reason}."
-    batches = _batches(data.training_images), _batches(data.held_out_images)
-    return layer_study.study(name, Perceptron.__call__, network, *batches)
-
-
-def _batches(images: ArrayLike) -> list[np.ndarray]:
-    """At least two batches, each of images from everywhere."""
-    rows = np.asarray(images)
-    count = max(2, math.ceil(len(rows) / BATCH))
-    return [rows[start::count] for start in range(count)]
+    return layer_study.study(
+        name,
+        loaded.function,
+        loaded.parameters,
+        loaded.calibration,
+        loaded.held_out,
+        select=loaded.select,
+    )

@@ -25,7 +25,7 @@ from lowrank_theory.models.character_lstm import (
 )
 from lowrank_theory.models.digits import digits_data, digits_network
 from lowrank_theory.models.mnist import mnist_data, mnist_network
-from lowrank_theory.models.perceptron import Perceptron, Split
+from lowrank_theory.models.perceptron import Dataset, Perceptron
 from lowrank_theory.models.resnet import Cifar10, cifar10_data, correct, resnet_network
 from lowrank_theory.models.texts import stsb_data
 
@@ -190,7 +190,7 @@ def _in_file(path: Path, variable: str) -> Case:
 
 
 def _classifier(
-    function: Function, parameters: PyTree, data: Split | Cifar10, sizes: Sizes
+    function: Function, parameters: PyTree, data: Dataset | Cifar10, sizes: Sizes
 ) -> Loaded:
     training, held_out = np.asarray(data.training_images), np.asarray(data.held_out_images)
     images, labels = held_out[: sizes.items], np.asarray(data.held_out_labels)[: sizes.items]
@@ -220,7 +220,7 @@ def _mean(scores: np.ndarray) -> float:
 
 
 def _perceptron(
-    network: Callable[[], Perceptron], data: Callable[[], Split]
+    network: Callable[[], Perceptron], data: Callable[[], Dataset]
 ) -> Callable[[Sizes], Loaded]:
     return lambda sizes: _classifier(Perceptron.__call__, network(), data(), sizes)
 

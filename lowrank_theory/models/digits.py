@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowrank_theory.models._sources import embedded
-from lowrank_theory.models.perceptron import Perceptron, Split
+from lowrank_theory.models.perceptron import Dataset, Perceptron
 
 FILE = Path(__file__).with_name("data") / "digits.npz"
 SHA256 = "8ce1fd93684284ccec6787ddf28aae60dc813451d067029453b32b86662743f6"
@@ -31,7 +31,7 @@ def digits_network() -> Perceptron:
     )
 
 
-def digits_data() -> Split:
+def digits_data() -> Dataset:
     """The 1,200 training rows and the 597 held-out rows of 64 pixels.
 
     Raises `ValueError` where the embedded file is damaged.
@@ -40,4 +40,4 @@ def digits_data() -> Split:
     images = jnp.asarray(stored["images"] / np.float32(BRIGHTEST))
     labels = jnp.asarray(stored["labels"], jnp.int32)
     training = stored["training"]
-    return Split(images[training], labels[training], images[~training], labels[~training])
+    return Dataset(images[training], labels[training], images[~training], labels[~training])

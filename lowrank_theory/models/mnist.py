@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowrank_theory.models._sources import Source
-from lowrank_theory.models.perceptron import Perceptron, Split
+from lowrank_theory.models.perceptron import Dataset, Perceptron
 
 LAYOUT = """\
   mnist/train-images-idx3-ubyte.gz, mnist/train-labels-idx1-ubyte.gz,
@@ -67,7 +67,7 @@ def _shapes(hidden: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def mnist_data() -> Split:
+def mnist_data() -> Dataset:
     """The 60,000 training rows and the 10,000 test rows of 784 pixels (220 MB in float32).
 
     Raises as `mnist_network` does.
@@ -79,4 +79,4 @@ def mnist_data() -> Split:
         pixels = images.reshape(samples, 784) / np.float32(255)
         return jnp.asarray(pixels), jnp.asarray(labels, jnp.int32)
 
-    return Split(*part("train", 60_000), *part("t10k", 10_000))
+    return Dataset(*part("train", 60_000), *part("t10k", 10_000))

@@ -13,8 +13,8 @@ from lowrank_theory._numerics import check_array, check_count, check_same
 from lowrank_theory.approximations import LowRank
 
 
-class Split(eqx.Module):
-    """Labelled images in two parts: the rows a network was trained on, and the rows it never saw.
+class Dataset(eqx.Module):
+    """Labelled images, those on which a network was trained and those that it never saw.
 
     An image is a row of pixels scaled to [0, 1]; a label is the number of its class. Whatever is
     fitted (activations for calibration included) is fitted on the training rows, and whatever is
