@@ -58,6 +58,15 @@ def data_folder() -> Path:
     return path
 
 
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """Accelerators multiply float32 in fewer digits unless asked."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs() -> Iterator[None]:
     """Forget compiled programs after each file: Linux gives a process some 65,000 memory maps, a

@@ -6,10 +6,13 @@ precision.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.special
+from numpy.typing import ArrayLike
 
 Array = np.ndarray
 
@@ -29,7 +32,7 @@ class Question:
     threshold: float | None = None
 
 
-def product(*matrices: Array) -> Array:
+def product(*matrices: ArrayLike) -> Array:
     """The product, accumulated in extended precision."""
     result = np.asarray(matrices[0], np.longdouble)
     for matrix in matrices[1:]:
@@ -37,7 +40,7 @@ def product(*matrices: Array) -> Array:
     return result
 
 
-def norm(matrix: Array) -> float:
+def norm(matrix: ArrayLike) -> float:
     return float(np.sqrt(np.sum(np.asarray(matrix, np.longdouble) ** 2)))
 
 
@@ -46,13 +49,30 @@ def centred(matrix: Array) -> Array:
     return np.asarray(exact - exact.mean(axis=0), np.float64)
 
 
-def svd(matrix: Array) -> tuple[Array, Array, Array]:
+def svd(matrix: ArrayLike) -> tuple[Array, Array, Array]:
     return scipy.linalg.svd(
         np.asarray(matrix, np.float64), full_matrices=False, lapack_driver="gesvd"
     )
 
 
-def truncated(matrix: Array, rank: int) -> Array:
+def singular_values(matrix: ArrayLike) -> Array:
+    return svd(matrix)[1]
+
+
+def operator_norm(matrix: ArrayLike) -> float:
+    return float(singular_values(matrix)[0])
+
+
+def nuclear(matrix: ArrayLike) -> float:
+    return float(np.sum(singular_values(matrix)))
+
+
+def tail(matrix: ArrayLike, rank: int) -> float:
+    """The norm of what no matrix of this rank captures."""
+    return norm(singular_values(matrix)[rank:])
+
+
+def truncated(matrix: ArrayLike, rank: int) -> Array:
     left, values, right = svd(matrix)
     return (left[:, :rank] * values[:rank]) @ right[:rank]
 
@@ -101,12 +121,23 @@ def objective(question: Question, weights: Array, bias: Array | None = None) -> 
     if bias is not None:
         residual = residual - bias
     if question.threshold is not None:
-        nuclear = float(np.sum(svd(product(question.inputs, weights))[1]))
-        return norm(residual) ** 2 / 2 + question.threshold * nuclear
+        price = question.threshold * nuclear(product(question.inputs, weights))
+        return norm(residual) ** 2 / 2 + price
     squares = norm(residual) ** 2
     if question.penalty:
         squares += question.penalty * norm(question.weights - weights) ** 2
     return squares**0.5
+
+
+def mills(x: Any) -> Any:
+    """The density of a standard normal over its survival function."""
+    return math.sqrt(2 / math.pi) / scipy.special.erfcx(x / math.sqrt(2))
+
+
+def censored_loss(point: Array, outputs: Array, scale: float) -> float:
+    """The negative log-likelihood of rectified outputs, times the variance of the noise."""
+    hidden = -(scale**2) * scipy.special.log_ndtr(-point / scale)
+    return float(np.sum(np.where(outputs > 0, (outputs - point) ** 2 / 2, hidden)))
 
 
 def relative_gap(question: Question, rank: int) -> float:
@@ -118,7 +149,7 @@ def relative_gap(question: Question, rank: int) -> float:
         root = question.penalty**0.5
         inputs = np.concatenate([inputs, root * np.eye(inputs.shape[1])])
         outputs = np.concatenate([outputs, root * question.weights])
-    values = svd(attainable(inputs, outputs))[1]
+    values = singular_values(attainable(inputs, outputs))
     if rank >= values.size:
         return 1.0
     return float((values[rank - 1] - values[rank]) / max(values[0], np.finfo(float).tiny))

@@ -32,19 +32,12 @@ from lowrank_theory.approximations._packing import pack, unpack
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import Certificate
 
-pytestmark = pytest.mark.thinned(3)
+pytestmark = [pytest.mark.thinned(3), pytest.mark.usefixtures("full_precision")]
 
 SAMPLES, INPUTS, OUTPUTS = 5, 12, 7
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 matrices = pytest.mark.parametrize("kind", MATRICES)
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    """Accelerators multiply float32 in fewer digits unless asked."""
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def drawn(kind: str, stack: tuple[int, ...] = (), seed: int = 0) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lowrank_theory.approximations import LowRank
 
-pytestmark = pytest.mark.thinned(4)
+pytestmark = [pytest.mark.thinned(4), pytest.mark.usefixtures("full_precision")]
 
 # (inputs, outputs, rank): tall, wide, square, rank 1, rank 0, full, more than full, one number
 REGIMES = [(9, 4, 3), (4, 9, 2), (6, 6, 3), (7, 5, 1), (5, 7, 0), (4, 6, 4), (3, 2, 5), (1, 1, 1)]
@@ -21,13 +21,6 @@ INPUTS, OUTPUTS, RANK = 11, 13, 3
 
 seeds = st.integers(0, 2**32 - 1)
 regimes = st.sampled_from(REGIMES)
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    """Accelerators multiply float32 in fewer digits unless asked."""
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture

@@ -18,14 +18,7 @@ from lowrank_theory.approximations import AbstractApproximation, Affine, LowRank
 from lowrank_theory.networks import observe, replace
 from routes import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, factors_of, normal
 
-pytestmark = pytest.mark.thinned(4)
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    """Accelerators multiply float32 in fewer digits unless asked."""
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = [pytest.mark.thinned(4), pytest.mark.usefixtures("full_precision")]
 
 
 def replaced(function, parameters, batch, *, rank=2):

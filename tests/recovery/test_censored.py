@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
+import oracle
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import CensoredLikelihood, censored_likelihood, recover
 from lowrank_theory.recovery.censored import (
@@ -34,22 +35,8 @@ def solve(*arguments, **options) -> Any:
     return jax.tree.map(np.asarray, censored_likelihood(*arguments, **options))
 
 
-def mills(x):
-    """h(x) = phi(x) / Phi(-x), by SciPy."""
-    return math.sqrt(2 / math.pi) / special.erfcx(x / math.sqrt(2))
-
-
-def loss(point, outputs, scale):
-    hidden = -(scale**2) * special.log_ndtr(-point / scale)
-    return np.sum(np.where(outputs > 0, (outputs - point) ** 2 / 2, hidden))
-
-
 def gradient(point, outputs, scale):
-    return np.where(outputs > 0, point - outputs, scale * mills(point / scale))
-
-
-def nuclear(matrix):
-    return float(np.linalg.norm(matrix, "nuc"))
+    return np.where(outputs > 0, point - outputs, scale * oracle.mills(point / scale))
 
 
 def instance(
@@ -72,7 +59,7 @@ PENALTIES = (0.0, 0.3, 1.0)
 
 def test_hazard_and_its_relatives_from_far_below_to_far_above():
     x = np.linspace(-30, 30, 4001)
-    expected = mills(x)
+    expected = oracle.mills(x)
     np.testing.assert_allclose(in_numpy(hazard, x), expected, rtol=2e-13)
     np.testing.assert_allclose(
         in_numpy(negative_log_survival, x), -special.log_ndtr(-x), rtol=1e-12
@@ -122,7 +109,7 @@ def test_loss_and_gradient_against_scipy():
     _, outputs, options, clean = instance()
     scale = options["noise_scale"]
     assert in_numpy(censored_loss, clean, outputs, scale) == pytest.approx(
-        loss(clean, outputs, scale), rel=1e-12
+        oracle.censored_loss(clean, outputs, scale), rel=1e-12
     )
     np.testing.assert_allclose(
         in_numpy(censored_gradient, clean, outputs, scale),
@@ -153,7 +140,7 @@ def test_agrees_with_proximal_gradient_where_the_box_is_wide(penalty):
     )
     assert fit.converged
     np.testing.assert_allclose(fit.preactivations, point, atol=2e-5)
-    best = loss(point, outputs, scale) + penalty * nuclear(point)
+    best = oracle.censored_loss(point, outputs, scale) + penalty * oracle.nuclear(point)
     assert fit.objective == pytest.approx(best, abs=1e-8)
 
 
@@ -162,7 +149,7 @@ def test_agrees_with_a_general_solver_where_the_box_binds():
     scale, bound = options["noise_scale"], options["bound"]
 
     def objective(free):
-        return loss(activations @ free.reshape(2, 2), outputs, scale)
+        return oracle.censored_loss(activations @ free.reshape(2, 2), outputs, scale)
 
     def slope(free):
         return (activations.T @ gradient(activations @ free.reshape(2, 2), outputs, scale)).ravel()
@@ -184,7 +171,7 @@ def test_guarantee_holds_for_every_feasible_point_even_before_convergence(penalt
     point = fit.preactivations
     assert np.abs(point).max() <= bound * (1 + 1e-12)
     np.testing.assert_allclose(activations @ fit.weights, point, atol=1e-12)
-    value = loss(point, outputs, scale) + penalty * nuclear(point)
+    value = oracle.censored_loss(point, outputs, scale) + penalty * oracle.nuclear(point)
     assert fit.objective == pytest.approx(value, rel=1e-12)
     slope = gradient(point, outputs, scale)
     allowed = 1e-6 * bound * np.abs(gradient(np.zeros_like(outputs), outputs, scale)).sum()
@@ -194,10 +181,12 @@ def test_guarantee_holds_for_every_feasible_point_even_before_convergence(penalt
     others = [activations @ random.standard_normal(fit.weights.shape) for _ in range(50)]
     for direction in [np.zeros_like(clean), clean, -clean, *others]:
         other = direction * (bound / max(np.abs(direction).max(), 1e-300))
-        rise = np.sum(slope * (point - other)) + penalty * (nuclear(point) - nuclear(other))
+        rise = np.sum(slope * (point - other)) + penalty * (
+            oracle.nuclear(point) - oracle.nuclear(other)
+        )
         assert rise <= fit.duality_gap + 1e-12
         assert value - fit.duality_gap <= (
-            loss(other, outputs, scale) + penalty * nuclear(other) + 1e-12
+            oracle.censored_loss(other, outputs, scale) + penalty * oracle.nuclear(other) + 1e-12
         )
 
 
@@ -388,14 +377,14 @@ def test_local_search_is_feasible_and_likelier_than_the_truth(seed):
     assert values[2] <= 1e-12 * values[0]
     assert np.abs(point).max() <= options["bound"] * (1 + 1e-12)
     scale = options["noise_scale"]
-    assert loss(point, outputs, scale) < loss(clean, outputs, scale)
+    assert oracle.censored_loss(point, outputs, scale) < oracle.censored_loss(clean, outputs, scale)
 
 
 def test_local_search_of_full_rank_is_the_convex_fit_without_penalty():
     activations, outputs, options, _ = instance()
     weights = np.asarray(censored_low_rank(activations, outputs, **options, rank=3, steps=300))
     fit = solve(activations, outputs, **options, penalty=0.0, tolerance=1e-9)
-    value = loss(activations @ weights, outputs, options["noise_scale"])
+    value = oracle.censored_loss(activations @ weights, outputs, options["noise_scale"])
     assert value == pytest.approx(float(fit.objective), abs=1e-5)
 
 

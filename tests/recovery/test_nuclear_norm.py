@@ -22,6 +22,7 @@ from lowrank_theory.recovery import (
     weight_nuclear_norm_penalty,
 )
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
+from oracle import nuclear
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -36,10 +37,6 @@ def instance(seed: int = 0, *, dependent: bool = False) -> tuple[np.ndarray, np.
     if dependent:
         rows[:, -1] = 2 * rows[:, 0]
     return rows, random.standard_normal((samples, outputs))
-
-
-def nuclear(matrix: np.ndarray) -> float:
-    return float(np.linalg.norm(matrix, "nuc"))
 
 
 def project(matrix: np.ndarray, radius: float) -> np.ndarray:

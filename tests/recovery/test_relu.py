@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lowrank_theory.recovery.relu import nuclear_norm_relu
+from oracle import norm, nuclear, operator_norm
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -24,21 +25,13 @@ def objective(preactivations, outputs):
     return np.sum(relu(preactivations) ** 2 / 2 - outputs * preactivations)
 
 
-def norm(matrix, kind=None) -> float:
-    return float(np.linalg.norm(matrix, kind))
-
-
-def nuclear(matrix):
-    return norm(matrix, "nuc")
-
-
 def projector(activations):
     return activations @ np.linalg.pinv(activations, rcond=1e-10)
 
 
 def duality_gap(activations, outputs, radius, preactivations):
     gradient = projector(activations) @ (relu(preactivations) - outputs)
-    return np.sum(gradient * preactivations) + radius * norm(gradient, 2)
+    return np.sum(gradient * preactivations) + radius * operator_norm(gradient)
 
 
 def solve(*arguments, **options):
@@ -99,7 +92,7 @@ def test_agrees_with_plain_projected_gradient(regime):
     activations, outputs, radius, _ = instance(**regime)
     fit = solve(activations, outputs, radius, tolerance=1e-10, max_steps=20_000)
     best = oracle(activations, outputs, radius)
-    scale = radius * norm(projector(activations) @ outputs, 2)
+    scale = radius * operator_norm(projector(activations) @ outputs)
     assert fit.converged
     assert abs(fit.objective - objective(best, outputs)) <= 1e-8 * scale
     distance = norm(relu(fit.preactivations) - relu(best))  # the only part that is unique
@@ -130,7 +123,7 @@ def test_point_is_feasible_and_its_gap_is_the_gap(regime, max_steps):
     activations, outputs, radius, _ = instance(**regime)
     fit = solve(activations, outputs, radius, max_steps=max_steps)
     point, weights = np.asarray(fit.preactivations), np.asarray(fit.weights)
-    scale = radius * norm(projector(activations) @ outputs, 2)
+    scale = radius * operator_norm(projector(activations) @ outputs)
     gap = duality_gap(activations, outputs, radius, point)
     assert nuclear(point) <= radius * (1 + 1e-12)
     assert fit.duality_gap == pytest.approx(gap, abs=1e-11 * scale)
@@ -149,13 +142,13 @@ def test_optimality_conditions(regime):
     fit = solve(activations, outputs, radius, tolerance=1e-12, max_steps=20_000)
     point = np.asarray(fit.preactivations)
     gradient = projector(activations) @ (relu(point) - outputs)
-    size = norm(outputs, 2)
+    size = operator_norm(outputs)
     if nuclear(point) < radius * (1 - 1e-9):
         assert norm(gradient) <= 1e-5 * size
         return
     left, values, right = np.linalg.svd(point, full_matrices=False)
     rank = int(np.count_nonzero(values > 1e-6 * values[0]))
-    multiplier = norm(gradient, 2)
+    multiplier = operator_norm(gradient)
     inside = left[:, :rank].T @ gradient @ right[:rank].T
     np.testing.assert_allclose(inside, -multiplier * np.eye(rank), atol=1e-5 * size)
     across = gradient @ right[:rank].T + multiplier * left[:, :rank]
@@ -241,7 +234,7 @@ def test_scale_equivariance(regime, factor):
     fit = solve(activations, outputs, radius)
     louder = solve(activations, factor * outputs, factor * radius)
     other_units = solve(factor * activations, outputs, radius)
-    scale = radius * norm(outputs, 2)
+    scale = radius * operator_norm(outputs)
     for scaled, on_weights, on_point, on_value in [
         (louder, factor, factor, factor**2),
         (other_units, 1 / factor, 1.0, 1.0),
@@ -301,7 +294,7 @@ def test_tolerance_is_relative_to_the_gap_of_the_origin():
 def test_too_few_steps_are_reported_and_not_hidden():
     activations, outputs, radius, _ = instance(40, 20, 15, 3)
     fit = solve(activations, outputs, radius, max_steps=2)
-    scale = radius * norm(projector(activations) @ outputs, 2)
+    scale = radius * operator_norm(projector(activations) @ outputs)
     assert not fit.converged
     assert fit.steps == 2
     assert fit.duality_gap > 1e-4 * scale

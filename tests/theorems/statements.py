@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from lowrank_theory._numerics import rounding_allowance
+from lowrank_theory.problems import Observed, Problem
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem
 
 
@@ -15,6 +17,16 @@ def by_name(theorem: AbstractTheorem) -> dict[str, Any]:
 
 def drawn(setting: Any, seed: int = 0) -> Any:
     return setting.draw(key=jax.random.key(seed))
+
+
+def stated(target: Any, error: Any, rank: int = 1) -> Problem:
+    """A layer that is the identity, where the outputs are a target and an error. Vectors stand for
+    diagonal matrices.
+    """
+    target, error = (np.asarray(part, float) for part in (target, error))
+    target, error = (np.diag(part) if part.ndim == 1 else part for part in (target, error))
+    observed = Observed(activations=np.eye(len(target)), outputs=target + error)
+    return Problem.stated(observed, target, rank)
 
 
 def sides(statement: AbstractStatement, instance: Any, **options: Any) -> tuple[float, float]:

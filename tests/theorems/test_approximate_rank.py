@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lowrank_theory.generators import noise, targets
-from lowrank_theory.problems import Observed, Problem, Setting
+from lowrank_theory.problems import Setting
 from lowrank_theory.theorems import approximate_rank
 from lowrank_theory.theorems._adversaries import TargetAndNoise, TargetAndSpectrum
 from lowrank_theory.theorems.approximate_rank import (
@@ -18,7 +18,7 @@ from lowrank_theory.theorems.approximate_rank import (
     NuclearBall,
     Truncation,
 )
-from statements import drawn, sides
+from statements import drawn, sides, stated
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -30,14 +30,6 @@ ANY = Setting(
     target=targets.ApproximateRank(),
     noise=noise.Gaussian(0.5),
 )
-
-
-def stated(target: Any, error: Any, rank: int, columns: int = 0) -> Problem:
-    """Diagonal target and noise, seen through the identity; more `columns` are zero."""
-    target, error = (np.diag(np.array(values, float)) for values in (target, error))
-    target, error = (np.pad(m, ((0, 0), (0, columns))) for m in (target, error))
-    observed = Observed(activations=np.eye(len(target)), outputs=target + error)
-    return Problem.stated(observed, target, rank)
 
 
 @pytest.mark.parametrize("slack", [1, 2, 3])
@@ -68,7 +60,7 @@ def test_beyond_half_of_the_sides_the_exact_radius_costs_all_of_the_noise(rank):
 @pytest.mark.slow
 def test_the_sides_are_those_of_the_smaller_one():
     """Three rows, five columns: d = 3."""
-    problem = stated([9, 0, 0], [-1, 1, 1], 1, columns=2)
+    problem = stated(np.eye(3, 5) * [[9], [0], [0]], np.eye(3, 5) * [[-1], [1], [1]])
     assert sides(ExactRadius(), problem)[1] == pytest.approx(8 / 3)
     assert sides(Truncation(), problem)[1] == pytest.approx(5)
 

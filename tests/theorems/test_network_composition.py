@@ -15,6 +15,7 @@ from lowrank_theory.theorems.network_composition import (
     network_composition,
 )
 from lowrank_theory.verification.attack import replay
+from oracle import norm, operator_norm, tail
 from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
@@ -35,14 +36,6 @@ def forward(weights, inputs):
     for layer in weights[:-1]:
         seen.append(np.maximum(seen[-1] @ layer, 0))
     return seen, seen[-1] @ weights[-1]
-
-
-def norm(matrix, kind=None):
-    return float(np.linalg.norm(matrix, kind))
-
-
-def tail(matrix, rank):
-    return norm(np.linalg.svd(matrix, compute_uv=False)[rank:])
 
 
 def test_gain_and_damage_are_relative_to_the_inputs():
@@ -70,7 +63,7 @@ def test_values_against_numpy(name, law, seed):
             left[:, :rank] * values[:rank] @ right[:rank]
         )
     error = norm(outputs - forward(compressed, network.inputs)[1])
-    product = [math.prod(norm(w, 2) for w in weights[i + 1 :]) for i in range(3)]
+    product = [math.prod(operator_norm(w) for w in weights[i + 1 :]) for i in range(3)]
     steps = list(zip(product, original, replaced, projectors, weights, compressed, strict=True))
     expected = {
         "telescoping": (error, sum(p * norm(t @ (w - m)) for p, _, t, _, w, m in steps)),

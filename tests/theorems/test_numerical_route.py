@@ -13,7 +13,7 @@ from lowrank_theory import ActivationWeighted, Calibration, Observed, recover
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.theorems.numerical_route import Perturbed, RouteSetting, numerical_route
 from lowrank_theory.verification import Verdict, attack, verify
-from statements import sides
+from statements import drawn, sides
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -21,10 +21,6 @@ STATEMENTS = {"gram": numerical_route.gram, "triangular": numerical_route.triang
 every_statement = pytest.mark.parametrize("name", STATEMENTS)
 SAMPLES, OUTPUTS, RANK = 7, 5, 2
 SETTING = RouteSetting(np.array([5.0, 4.0, 2.0, 1.0, 0.5]), SAMPLES, RANK, strength=0.1)
-
-
-def drawn(seed: int = 0, setting: RouteSetting = SETTING) -> Perturbed:
-    return setting.draw(key=jax.random.key(seed))
 
 
 def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
@@ -50,7 +46,7 @@ def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
 @every_statement
 @pytest.mark.parametrize("seed", range(4))
 def test_both_sides_against_numpy(name, seed):
-    instance = drawn(seed)
+    instance = drawn(SETTING, seed)
     assert sides(STATEMENTS[name], instance) == pytest.approx(oracle(name, instance), rel=1e-9)
     realised, bound = sides(STATEMENTS[name], instance)
     assert 0 < realised < bound
@@ -59,7 +55,7 @@ def test_both_sides_against_numpy(name, seed):
 @every_statement
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
 def test_units_of_the_outputs(name, factor):
-    one = drawn()
+    one = drawn(SETTING)
     scaled = Perturbed(
         factor * np.asarray(one.outputs),
         factor**2 * np.asarray(one.gram_change),
@@ -76,7 +72,7 @@ def test_units_of_the_outputs(name, factor):
 
 @every_statement
 def test_rotations_change_nothing(name):
-    one, random = drawn(1), np.random.default_rng(0)
+    one, random = drawn(SETTING, 1), np.random.default_rng(0)
     left = np.linalg.qr(random.standard_normal((SAMPLES, SAMPLES)))[0]
     right = np.linalg.qr(random.standard_normal((OUTPUTS, OUTPUTS)))[0]
     turned = Perturbed(
@@ -89,7 +85,7 @@ def test_rotations_change_nothing(name):
 
 
 def test_a_multiple_of_the_identity_costs_nothing():
-    one = drawn()
+    one = drawn(SETTING)
     shifted = np.asarray(one.gram_change) + 3 * np.eye(OUTPUTS)
     moved = Perturbed(one.outputs, shifted, one.outputs_change, RANK)
     assert sides(numerical_route.gram, moved) == pytest.approx(
@@ -138,7 +134,7 @@ def test_only_the_directions_that_can_turn_count():
 
 
 def test_asymmetric_perturbation_is_no_gram():
-    one = drawn()
+    one = drawn(SETTING)
     change = np.asarray(one.gram_change).copy()
     change[0, 1] += 1e-3
     bound = numerical_route.gram.bound(Perturbed(one.outputs, change, one.outputs_change, RANK))
@@ -150,23 +146,23 @@ def test_asymmetric_perturbation_is_no_gram():
 
 def test_sources_of_perturbation():
     values = np.array([4.0, 4.0, 1.0, 0.5, 0.25])
-    quiet = drawn(0, RouteSetting(values, SAMPLES, RANK))
+    quiet = drawn(RouteSetting(values, SAMPLES, RANK))
     outputs = np.asarray(quiet.outputs)
     np.testing.assert_allclose(scipy.linalg.svdvals(outputs), values)
     for change in (quiet.gram_change, quiet.outputs_change):
         assert np.abs(np.asarray(change)).max() <= 1e-13
-    coarse = drawn(0, RouteSetting(values, SAMPLES, RANK, bits=8.0))
+    coarse = drawn(RouteSetting(values, SAMPLES, RANK, bits=8.0))
     relative = np.abs(np.asarray(coarse.outputs_change) / outputs)
     assert 2.0**-10 < relative.max() <= 2.0**-8
     stored = (outputs + np.asarray(coarse.outputs_change)) / 2.0 ** np.frexp(outputs)[1]
     np.testing.assert_array_equal(stored * 2**8, np.round(stored * 2**8))
-    aimed = drawn(0, RouteSetting(values, SAMPLES, RANK, aim=1.0))
+    aimed = drawn(RouteSetting(values, SAMPLES, RANK, aim=1.0))
     moved = scipy.linalg.svdvals(outputs + np.asarray(aimed.outputs_change))
     np.testing.assert_allclose(moved, [2.5, 2.5, 2.25, 2.25, 0.25])
     gram = outputs.T @ outputs + np.asarray(aimed.gram_change)
     expected = [8.5, 8.5, 8.125, 8.125, 0.0625]
     np.testing.assert_allclose(scipy.linalg.eigvalsh(gram)[::-1], expected)
-    loud = drawn(0, RouteSetting(values, 200, RANK, strength=0.5))
+    loud = drawn(RouteSetting(values, 200, RANK, strength=0.5))
     assert np.std(np.asarray(loud.outputs_change)) == pytest.approx(0.5 * 4, rel=0.1)
     noise = np.asarray(loud.gram_change)
     np.testing.assert_allclose(noise, noise.T, rtol=1e-12)
@@ -236,8 +232,8 @@ def test_wrong_settings_are_refused():
         RouteSetting(np.ones(3), 4, 4)
     with pytest.raises(ValueError, match="must be a `Perturbed`; got ndarray"):
         numerical_route.gram.bound(np.eye(3))
-    assert drawn().sizes == (SAMPLES, OUTPUTS)
-    assert jnp.ndim(drawn().outputs) == 2
+    assert drawn(SETTING).sizes == (SAMPLES, OUTPUTS)
+    assert jnp.ndim(drawn(SETTING).outputs) == 2
 
 
 @pytest.mark.parametrize("seed", range(4))

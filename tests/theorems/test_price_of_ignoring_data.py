@@ -19,6 +19,7 @@ from lowrank_theory.theorems.price_of_ignoring_data import (
     price_of_ignoring_data,
 )
 from lowrank_theory.verification import Verdict, attack, verify
+from oracle import tail, truncated
 from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(5)
@@ -51,15 +52,6 @@ def metric_of(name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = len(rows) // 2
         return np.real(scipy.linalg.sqrtm(rows[:half].T @ rows[:half])), rows[half:]
     return np.eye(rows.shape[1]), rows
-
-
-def truncated(matrix: np.ndarray, rank: int) -> np.ndarray:
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    return (left[:, :rank] * values[:rank]) @ right[:rank]
-
-
-def tail(matrix: np.ndarray, rank: int) -> float:
-    return float(np.linalg.norm(scipy.linalg.svdvals(matrix)[rank:]))
 
 
 @every_statement

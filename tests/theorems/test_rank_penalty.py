@@ -19,19 +19,12 @@ from lowrank_theory.theorems.rank_penalty import (
     rank_penalty,
 )
 from lowrank_theory.verification.attack import replay
-from statements import by_name, drawn, sides
+from statements import by_name, drawn, sides, stated
 
 pytestmark = pytest.mark.thinned(5)
 
 LINEAR = Setting(samples=20, inputs=8, outputs=6, rank=2)
 STATEMENTS = by_name(rank_penalty)
-
-
-def stated(target: Any, error: Any, rank: int = 1) -> Problem:
-    """Diagonal target and noise, seen through the identity."""
-    target, error = (np.diag(np.array(values, float)) for values in (target, error))
-    observed = Observed(activations=np.eye(len(target)), outputs=target + error)
-    return Problem.stated(observed, target, rank)
 
 
 def worst_case(clean: Any, threshold: float, level: float) -> float:

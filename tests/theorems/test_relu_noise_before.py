@@ -22,6 +22,7 @@ from lowrank_theory.theorems.relu_noise_before import (
     relu_noise_before,
 )
 from lowrank_theory.verification.attack import replay
+from oracle import censored_loss, mills
 from statements import by_name, sides
 
 pytestmark = pytest.mark.thinned(4)
@@ -45,26 +46,17 @@ def drawn(name: str, setting: Setting = SETTING, factor: float = 1.0) -> Any:
     return law.draw(key=jax.random.key(0))
 
 
-def hazard(x):
-    return math.sqrt(2 / math.pi) / special.erfcx(x / math.sqrt(2))
-
-
-def loss(point, outputs, scale):
-    hidden = -(scale**2) * special.log_ndtr(-point / scale)
-    return np.sum(np.where(outputs > 0, (outputs - point) ** 2 / 2, hidden))
-
-
 def parts(problem: Problem) -> tuple[Any, ...]:
     """In NumPy: inputs, outputs, clean outputs, noise scale, projected score."""
     inputs = np.asarray(problem.truth.layer_inputs, float)
     outputs = np.asarray(problem.observed.target_outputs, float)
     clean = inputs @ np.asarray(problem.truth.target_weights, float)
     scale = float(problem.truth.noise_scale)
-    score = np.where(outputs > 0, outputs - clean, -scale * hazard(clean / scale))
+    score = np.where(outputs > 0, outputs - clean, -scale * mills(clean / scale))
     return inputs, outputs, clean, scale, inputs @ np.linalg.pinv(inputs) @ score
 
 
-CURVATURE = hazard(-1.5) * (hazard(-1.5) + 1.5)
+CURVATURE = mills(-1.5) * (mills(-1.5) + 1.5)
 EDGE = math.sqrt(8) + math.sqrt(6) + math.sqrt(2 * math.log(1 / 0.05))
 
 
@@ -110,7 +102,7 @@ def test_values_against_numpy(name):
         estimate = jax.tree.map(np.asarray, statement.estimate(instance))
 
     def likely(b: float, point: Any) -> float:
-        excess = max(0.0, loss(point, outputs, 1.0) - loss(clean, outputs, 1.0))
+        excess = max(0.0, censored_loss(point, outputs, 1.0) - censored_loss(clean, outputs, 1.0))
         return (b + math.sqrt(b**2 + 2 * CURVATURE * excess)) / CURVATURE
 
     if name.startswith("score"):
@@ -119,11 +111,11 @@ def test_values_against_numpy(name):
     elif name == "curvature":
         point = inputs @ np.asarray(instance.weights)
         change = point - clean
-        slopes = [np.where(outputs > 0, z - outputs, hazard(z)) for z in (point, clean)]
+        slopes = [np.where(outputs > 0, z - outputs, mills(z)) for z in (point, clean)]
         expected = (np.sum((slopes[0] - slopes[1]) * change), CURVATURE * np.sum(change**2))
     elif name == "likely":
         point = inputs @ np.asarray(instance.weights)
-        assert loss(point, outputs, 1.0) > loss(clean, outputs, 1.0)
+        assert censored_loss(point, outputs, 1.0) > censored_loss(clean, outputs, 1.0)
         b = float(np.linalg.norm(values[:4]))
         expected = (np.linalg.norm(point - clean), likely(b, point))
     elif name == "likely_gaussian":
@@ -254,12 +246,12 @@ def test_score_has_mean_zero_and_is_the_conditional_mean_of_the_noise():
     for z in (-1.5, 0.0, 2.0):
         noise_ = random.standard_normal(400_000)
         seen = z + noise_ > 0
-        score = np.where(seen, noise_, -hazard(z))
+        score = np.where(seen, noise_, -mills(z))
         assert abs(score.mean()) < 5 / math.sqrt(noise_.size)
-        assert noise_[~seen].mean() == pytest.approx(-hazard(z), abs=0.02)
+        assert noise_[~seen].mean() == pytest.approx(-mills(z), abs=0.02)
         # Its variance is the Fisher information of the entry.
         information = special.ndtr(z) - z * math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-        information += hazard(z) ** 2 * special.ndtr(-z)
+        information += mills(z) ** 2 * special.ndtr(-z)
         assert np.var(score) == pytest.approx(information, rel=0.02)
 
 

@@ -20,7 +20,7 @@ from lowrank_theory.theorems.spiked_limit import (
     spiked_limit,
 )
 from lowrank_theory.verification import Verdict, verify
-from statements import by_name, sides
+from statements import by_name, drawn, sides
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -37,10 +37,6 @@ DEGREE = {
 }
 WIDE = SpikedSetting(12, 27, np.array([2.0, 1.5]), np.asarray(0.7))
 BETA = 12 / 27
-
-
-def drawn(setting: Any = WIDE, seed: int = 0) -> SpikedMatrix:
-    return setting.draw(key=jax.random.key(seed))
 
 
 def stated(observed: Any, strengths: Any, noise_scale: Any) -> SpikedMatrix:
@@ -246,7 +242,7 @@ def test_wrong_estimators_are_wrong():
 @every_statement
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
 def test_both_sides_scale_with_the_units(name, factor):
-    instance = drawn()
+    instance = drawn(WIDE)
     scaled = stated(
         factor * np.asarray(instance.observed),
         np.asarray(instance.strengths),
@@ -271,7 +267,7 @@ def test_setting_draws_what_it_says():
     assert instance.sizes == (200, 300)
     with jax.enable_x64(True):
         same = jax.jit(lambda key: WIDE.draw(key=key))(jax.random.key(0))
-    np.testing.assert_allclose(np.asarray(same.observed), np.asarray(drawn().observed))
+    np.testing.assert_allclose(np.asarray(same.observed), np.asarray(drawn(WIDE).observed))
 
 
 def test_operator_norm_by_hand():

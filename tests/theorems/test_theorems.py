@@ -26,7 +26,7 @@ from lowrank_theory.theorems.minimax_floor import risk_floor
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
 from lowrank_theory.theorems.spiked_limit import asymptotic_error, detection_threshold
 from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
-from statements import drawn, sides
+from statements import drawn, sides, stated
 
 pytestmark = pytest.mark.thinned(6)
 
@@ -98,12 +98,6 @@ def scaled(problem: Problem, factor: float) -> Problem:
 
 def diagonal(*values: float) -> np.ndarray:
     return np.diag(np.array(values, float))
-
-
-def stated(outputs: np.ndarray, target: np.ndarray, rank: int) -> Problem:
-    """Outputs seen through activations that are the identity."""
-    identity = np.eye(len(outputs))
-    return Problem.stated(Observed(activations=identity, outputs=outputs), target, rank)
 
 
 # --- laws ----------------------------------------------------------------------------------------
@@ -303,7 +297,7 @@ def test_best_error_by_hand():
 
 
 def test_any_noise_attains_the_square_root_of_five():
-    problem = stated(diagonal(1 - 1e-9, 1), diagonal(2, 0), rank=1)
+    problem = stated([2, 0], [-1 - 1e-9, 1])
     realised, bound = sides(theorems.planted_rank.any_noise, problem)
     assert realised == pytest.approx(math.sqrt(5), rel=1e-8)
     assert bound == pytest.approx(math.sqrt(5), rel=1e-8)
@@ -327,23 +321,20 @@ def test_any_noise_holds_for_a_stated_truth_of_a_real_layer():
 
 
 def test_oracle_is_attained_for_every_spectrum():
-    clean = diagonal(9, 3, 1)
-    realised, bound = sides(Oracle(inflation=1.2), stated(clean - np.eye(3), clean, rank=3))
+    realised, bound = sides(Oracle(inflation=1.2), stated([9, 3, 1], [-1, -1, -1], 3))
     assert realised == pytest.approx(10.68)
     assert bound == pytest.approx(10.68)
 
 
 def test_oracle_attains_four_for_each_rank():
-    clean = diagonal(2, 0)
-    realised, bound = sides(Oracle(), stated(clean - diagonal(1, 1), clean, rank=1))
+    realised, bound = sides(Oracle(), stated([2, 0], [-1, -1]))
     assert realised == pytest.approx(4.0)
     assert bound == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.9])
 def test_schatten_ball_is_attained(exponent):
-    clean = diagonal(2, 2, 2)
-    realised, bound = sides(SchattenBall(exponent), stated(clean - np.eye(3), clean, rank=3))
+    realised, bound = sides(SchattenBall(exponent), stated([2, 2, 2], [-1, -1, -1], 3))
     assert realised == pytest.approx(12)
     assert bound == pytest.approx(12)
 
@@ -355,7 +346,7 @@ def test_schatten_ball_needs_an_exponent_below_two(exponent):
 
 
 def test_relu_bound_is_attained():
-    problem = stated(diagonal(0, 1), diagonal(1, 0), rank=1)
+    problem = stated([1, 0], [-1, 1])
     realised, bound = sides(theorems.relu_noise_after.any_noise, problem)
     assert realised == pytest.approx(2, rel=1e-2)
     assert realised <= bound == pytest.approx(2, rel=1e-2)

@@ -19,6 +19,7 @@ from lowrank_theory.theorems.truncation_stability import (
     Schatten,
     truncation_stability,
 )
+from oracle import singular_values, truncated
 from perturbed import (
     SQUARE,
     TALL,
@@ -43,15 +44,6 @@ INSTANCES = {
     "rank one": drawn(TALL, rank=1, width=1),
     "full rank": drawn(SQUARE, rank=4, width=4),
 }
-
-
-def values(matrix: object) -> np.ndarray:
-    return np.linalg.svd(np.asarray(matrix), compute_uv=False)
-
-
-def truncated(matrix: object, rank: int) -> np.ndarray:
-    left, s, right = np.linalg.svd(np.asarray(matrix), full_matrices=False)
-    return left[:, :rank] * s[:rank] @ right[:rank]
 
 
 def test_names():
@@ -98,8 +90,8 @@ def worst(noise, rank):
 @pytest.mark.parametrize("exponent", [1.0, 2.0, 4.0, math.inf])
 def test_schatten_against_numpy(instance, exponent):
     error = truncated(instance.perturbed, instance.rank) - instance.matrix
-    caps = worst(values(instance.noise), instance.rank)
-    expected = np.linalg.norm(values(error), exponent), np.linalg.norm(caps, exponent)
+    caps = worst(singular_values(instance.noise), instance.rank)
+    expected = np.linalg.norm(singular_values(error), exponent), np.linalg.norm(caps, exponent)
     assert at_once(Schatten(exponent), instance) == pytest.approx(expected, rel=1e-11)
 
 
@@ -107,16 +99,16 @@ def test_schatten_against_numpy(instance, exponent):
 def test_ky_fan_against_numpy(count):
     instance = INSTANCES["tall"]
     error = truncated(instance.perturbed, 2) - instance.matrix
-    first, second, *_ = values(instance.noise)
+    first, second, *_ = singular_values(instance.noise)
     caps = [2 * first, 2 * second, first, second]
-    expected = sum(values(error)[:count]), sum(caps[:count])
+    expected = sum(singular_values(error)[:count]), sum(caps[:count])
     assert at_once(KyFan(count), instance) == pytest.approx(expected, rel=1e-11)
 
 
 @pytest.mark.parametrize("instance", INSTANCES.values(), ids=INSTANCES)
 def test_golden_ratio_against_numpy(instance):
     error = truncated(instance.perturbed, instance.rank) - instance.matrix
-    noise = np.linalg.norm(values(instance.noise)[: 2 * instance.rank])
+    noise = np.linalg.norm(singular_values(instance.noise)[: 2 * instance.rank])
     expected = np.linalg.norm(error), (1 + math.sqrt(5)) / 2 * noise
     assert at_once(GoldenRatio(), instance) == pytest.approx(expected, rel=1e-11)
 
@@ -125,8 +117,8 @@ def test_golden_ratio_against_numpy(instance):
 def test_approximate_rank_against_numpy(rank):
     instance = drawn(SQUARE, rank=rank, width=4)
     error = truncated(instance.perturbed, rank) - truncated(instance.matrix, rank)
-    tau = np.linalg.norm(values(instance.matrix)[rank : 2 * rank])
-    noise, hidden = values(instance.noise), min(rank, 4 - rank)
+    tau = np.linalg.norm(singular_values(instance.matrix)[rank : 2 * rank])
+    noise, hidden = singular_values(instance.noise), min(rank, 4 - rank)
     zeta, twice = np.linalg.norm(noise[:rank]), 2 * np.linalg.norm(noise[:hidden])
     expected = np.linalg.norm(error), math.hypot(tau + zeta, tau + twice)
     assert at_once(ApproximateRank(), instance) == pytest.approx(expected, rel=1e-11)
