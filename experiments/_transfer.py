@@ -9,18 +9,19 @@ from matplotlib.figure import Figure
 
 from _save import run
 from lowrank_theory import plotting
+from lowrank_theory._files import plain
+from lowrank_theory._rows import typed
 from lowrank_theory.models import catalogue
 from lowrank_theory.models.catalogue import Sizes
 from lowrank_theory.networks import transfer
+from lowrank_theory.studies.layer_rows import LayerAtRank, ResidualSpectrum
+from lowrank_theory.studies.transfer import BUDGETS
+from lowrank_theory.studies.transfer_rows import DenseMetric, HalfSize, NetworkAtSize
 from lowrank_theory.studies.ways import Way
+from lowrank_theory.theorems import Standing
 
 SKIPPED = 77  # the exit code where data are missing, as test suites have it
 DIGITS = 5  # of the numbers that are kept
-KEPT = (  # of each layer at each rank
-    "network", "layer", "rank", "shape", "data_agnostic_error", "diagonal_error",
-    "data_driven_error", "optimal_error", "price_bound", "recovery_error", "recovery_bound",
-)  # fmt: skip
-SEEN = ("network", "layer", "samples", "effective_samples", "residual")
 QUICK = Sizes(calibration=40, held_out=20, units=20, items=20, batch=20, passes=2)
 
 
@@ -40,26 +41,43 @@ def measured(name: str, seed: int, ways: Sequence[Way]) -> Callable[..., dict[st
     def measure(*, quick: bool) -> dict[str, Any]:
         found = transfer(
             catalogue.find(name),
-            budgets=(0.5,) if quick else (0.25, 0.5, 0.75),
+            budgets=(0.5,) if quick else BUDGETS,
             ways=[way.name for way in ways],
             seed=seed,
             sizes=QUICK if quick else None,
             progress=lambda name, done, total: print(f"{name}: {done} of {total}", flush=True),
-        ).everything()
-        layers = found.pop("layers")
-        columns = {key: [row[key] for row in layers["rows"]] for key in KEPT}
-        seen = [{key: layer[key] for key in SEEN} for layer in layers["layers"]]
+        )
+        layers = found.layers
+        kept = [column.name for column in LayerAtRank.columns() if column.brief]
         failing = [
             row
-            for row in layers["hypotheses"]
-            if row["holds"] is False and row["standing"] != "trusted"  # refuted by the data
+            for row in layers.hypotheses
+            if not row.holds and row.standing is not Standing.TRUSTED  # refuted by the data
         ]
-        return rounded(found | {"rows": columns, "layers": seen, "failing": failing})
+        return rounded(
+            found.everything()
+            | {
+                "rows": {name: [getattr(row, name) for row in layers.rows] for name in kept},
+                "layers": [
+                    {
+                        "network": layer.network,
+                        "layer": layer.layer,
+                        "samples": layer.samples,
+                        "effective_samples": layer.effective_samples,
+                        "residual": layer.residual,
+                    }
+                    for layer in layers.layers
+                ],
+                "failing": failing,
+            }
+        )
 
     return measure
 
 
-def rounded(value: Any) -> Any:
+def rounded(content: Any) -> Any:
+    """The same in what JSON has, to few digits."""
+    value = plain(content)
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
@@ -67,9 +85,31 @@ def rounded(value: Any) -> Any:
     return [rounded(entry) for entry in value] if isinstance(value, list) else value
 
 
-def draw(numbers: dict[str, Any]) -> Figure:
+# --- what a file of numbers holds -----------------------------------------------------------------
+
+
+def layer_rows(numbers: dict[str, Any]) -> list[LayerAtRank]:
     columns = numbers["rows"]
-    rows = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    return [
+        typed(LayerAtRank, dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
     ]
-    return plotting.transfer(numbers | {"layers": {"rows": rows, "layers": numbers["layers"]}})
+
+
+def networks(numbers: dict[str, Any]) -> list[NetworkAtSize]:
+    return [typed(NetworkAtSize, row) for row in numbers["networks"]]
+
+
+def residuals(numbers: dict[str, Any]) -> list[ResidualSpectrum]:
+    found = [layer["residual"] for layer in numbers["layers"]]
+    return [typed(ResidualSpectrum, each) for each in found if each is not None]
+
+
+def draw(numbers: dict[str, Any]) -> Figure:
+    return plotting.transfer(
+        networks=networks(numbers),
+        metric=typed(DenseMetric, numbers["metric"]),
+        rows=layer_rows(numbers),
+        residuals=residuals(numbers),
+        composition=typed(HalfSize, numbers["half"]).composition,
+    )

@@ -22,7 +22,7 @@ from _transfer_note import AGNOSTIC, DRIVEN, SAME, SEQUENTIAL, Row, at, filled
 from lowrank_theory._files import write_atomically
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
-from lowrank_theory.studies.layer_study import half_rank
+from lowrank_theory.studies.layer_rows import half_rank
 from lowrank_theory.studies.ways import OTHERS
 
 SEED = 0  # that of the studies; nothing is drawn here

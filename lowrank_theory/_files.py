@@ -1,6 +1,8 @@
 """Files that are written in one step or refused beforehand, and strict JSON."""
 
 import contextlib
+import dataclasses
+import enum
 import errno
 import fcntl
 import itertools
@@ -206,7 +208,13 @@ def from_json(text: str | bytes) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The same value in what JSON has; a number that is not finite becomes `None`."""
+    """The same value in what JSON has: a dataclass is the mapping of its fields, a member of an
+    enumeration its value; a number that is not finite becomes `None`.
+    """
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if hasattr(value, "__dataclass_fields__"):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, str | bool | int | None):

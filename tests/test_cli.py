@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +21,10 @@ from lowrank_theory.networks import Dataset, Perceptron, Sizes
 from lowrank_theory.reports import _page
 from lowrank_theory.reports import verification as report
 from lowrank_theory.studies import _scrutiny
+from lowrank_theory.studies.transfer_rows import DenseMetric
 from lowrank_theory.theorems import CONTENTS, Direction
 from lowrank_theory.verification import Control, RegimeReport, Sample, StatementReport, Verdict
+from made_rows import network_at_size
 from pages import Resources
 
 ROOT = Path(__file__).parents[1]
@@ -432,23 +435,20 @@ def studied(monkeypatch):
     def transfer(case, **options):
         asked.update(options, case=case.name)
         options["progress"]("digits: layers", 1, 2)
-        return "found"
+        return found
 
-    def write(found, folder):
-        assert found == "found"
+    def write(written, folder):
+        assert written is found
         (folder / "report.json").write_text("{}")
 
-    row = {
-        "budget": 0.5, "method": "data-driven", "bytes": 49, "dense_bytes": 100,
-        "multiply_adds": 48, "dense_multiply_adds": 100, "error_held_out": 0.125,
-        "certificate": 0.25, "metric": 0.95, "difference": -0.0125, "low": -0.02, "high": 0.0,
-    }  # fmt: skip
-    content = {"networks": [row], "metric": {"name": "accuracy", "value": 0.9625}}
+    metric = DenseMetric(name="accuracy", larger_is_better=True, value=0.9625, scored=80)
+    found = SimpleNamespace(networks=(network_at_size(bytes=49),), metric=metric)
+    content = {"metric": metric.row()}
     monkeypatch.setattr(cli.transfer, "transfer", transfer)
     monkeypatch.setattr(cli.transfer.report_page, "write", write)
     monkeypatch.setattr(cli.transfer.report_page, "record", lambda found: content)
     monkeypatch.setattr(
-        cli.transfer.report_page, "sentences", lambda content: ["It is half as large."]
+        cli.transfer.report_page, "sentences", lambda found: ["It is half as large."]
     )
     return asked
 

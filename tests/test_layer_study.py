@@ -1,5 +1,6 @@
 """The layers of trained networks under the theorems."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -12,32 +13,25 @@ from matplotlib.figure import Figure
 
 import routes
 from lowrank_theory import ActivationWeighted, LowRank, Observed, Problem, Truth, plotting, recover
+from lowrank_theory._files import plain
 from lowrank_theory._numerics import rounding_allowance
+from lowrank_theory._rows import AbstractRow, typed
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks import LayerStudy, Perceptron, digits_data, digits_network, study
 from lowrank_theory.recovery.published import DiagonalQERA
 from lowrank_theory.studies import _layer
 from lowrank_theory.studies._residual import Residual
-from lowrank_theory.studies.layer_study import half_rank
-from lowrank_theory.theorems import calibration_size, planted_rank
+from lowrank_theory.studies.layer_rows import half_rank
+from lowrank_theory.studies.transfer_rows import Composition, DenseMetric
+from lowrank_theory.theorems import Standing, calibration_size, planted_rank
 from lowrank_theory.theorems._calibration import first_order_excess
 from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
 from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 from lowrank_theory.theorems.price_of_ignoring_data import price_bound
+from made_rows import network_at_size
 
 pytestmark = pytest.mark.thinned(3)
 
-KEYS = {
-    "network", "layer", "shape", "rank", "samples", "data_agnostic_error",
-    "data_agnostic_new_bias_error", "diagonal_error", "data_driven_error", "optimal_error",
-    "price_bound", "recovery_error", "recovery_bound", "samples_needed", "samples_sufficient",
-    "certified",
-}  # fmt: skip
-LAYER_KEYS = {
-    "network", "layer", "shape", "samples", "path", "slice", "held_out_samples", "activations",
-    "preactivations", "mean_share", "condition_number", "resolution", "effective_samples",
-    "residual",
-}  # fmt: skip
 NESTED = (
     "data_agnostic_error", "data_agnostic_new_bias_error", "diagonal_error", "data_driven_error",
     "optimal_error", "price_bound",
@@ -74,67 +68,82 @@ def some_batches(count: int, *shape: int, seed: int = 2) -> list[np.ndarray]:
     return list((drawn @ mixing + 0.5).astype(np.float32))
 
 
-def check_theorems(studied: LayerStudy) -> None:
+def check_theorems(studied: Any) -> None:
     """What must hold of every layer of every network."""
-    resolution = {each["layer"]: each["resolution"] for each in studied.layers}
+    resolution = {each.layer: each.resolution for each in studied.layers}
     for row in studied.rows:
-        allowance = resolution[row["layer"]]
-        assert row["optimal_error"] <= row["data_driven_error"] + allowance
-        assert row["optimal_error"] <= row["data_agnostic_error"] + allowance
-        assert row["optimal_error"] <= row["diagonal_error"] + allowance
-        assert row["data_agnostic_error"] <= row["price_bound"] + allowance
-        assert row["recovery_error"] <= row["recovery_bound"] + 10 * allowance
+        allowance = resolution[row.layer]
+        assert row.optimal_error <= row.data_driven_error + allowance
+        assert row.optimal_error <= row.data_agnostic_error + allowance
+        assert row.optimal_error <= row.diagonal_error + allowance
+        assert row.data_agnostic_error <= row.price_bound + allowance
+        assert row.recovery_error <= row.recovery_bound + 10 * allowance
     for layer in resolution:
-        of_layer = [row for row in studied.rows if row["layer"] == layer]
-        assert of_layer == sorted(of_layer, key=lambda row: row["rank"])
+        of_layer = [row for row in studied.rows if row.layer == layer]
+        assert of_layer == sorted(of_layer, key=lambda row: row.rank)
         for name in NESTED:
-            values = np.array([row[name] for row in of_layer])
+            values = np.array([getattr(row, name) for row in of_layer])
             assert np.all(np.diff(values) <= rounding_allowance(values[0], 1))
+
+
+def row_of(studied: LayerStudy, layer: str, rank: int) -> Any:
+    (row,) = (row for row in studied.rows if (row.layer, row.rank) == (layer, rank))
+    return row
 
 
 # --- the embedded network -------------------------------------------------------------------------
 
 
 def test_everything_is_complete_and_ready_for_json(digits):
-    rows, layers = (
-        json.loads(json.dumps(each, allow_nan=False)) for each in (digits.rows, digits.layers)
-    )
-    assert rows == list(digits.rows) and layers == list(digits.layers)
-    assert all(set(row) == KEYS for row in rows)
-    assert all(set(layer) == LAYER_KEYS for layer in layers)
-    assert all(row["network"] == "digits" and row["samples"] == 1_200 for row in rows)
+    content = json.loads(json.dumps(plain(digits), allow_nan=False))
+    assert content == plain(digits) and typed(LayerStudy, content) == digits
+    assert content["rows"] == [row.row() for row in digits.rows]
+    assert None not in content["rows"][0].values()
+    rows, layers = digits.rows, digits.layers
+    assert all(row.network == "digits" and row.samples == 1_200 for row in rows)
     shapes = [(64, 256), (256, 128), (128, 10)]
     for number, (layer, (inputs, outputs)) in enumerate(zip(layers, shapes, strict=True)):
-        assert layer["layer"] == layer["path"] == f".weights[{number}]" and layer["slice"] is None
-        assert layer["shape"] == [inputs, outputs] and layer["held_out_samples"] == 597
-        ranks = [row["rank"] for row in rows if row["layer"] == layer["layer"]]
+        assert layer.layer == layer.path == f".weights[{number}]" and layer.slice is None
+        assert layer.shape == (inputs, outputs) and layer.held_out_samples == 597
+        ranks = [row.rank for row in rows if row.layer == layer.layer]
         assert ranks[0] == 1 and min(inputs, outputs) // 2 in ranks and 7 <= len(ranks) <= 9
         assert ranks[-1] * (inputs + outputs) < inputs * outputs
-        for name, size in (("activations", inputs), ("preactivations", min(inputs, outputs))):
-            spectrum = layer[name]
-            assert spectrum["index"][0] == 1 and spectrum["index"][-1] == size
-            assert len(spectrum["index"]) == len(spectrum["share"]) <= 60
-            assert 1 <= spectrum["participation_ratio"] <= size
+        for spectrum, size in (
+            (layer.activations, inputs),
+            (layer.preactivations, min(inputs, outputs)),
+        ):
+            assert spectrum.index[0] == 1 and spectrum.index[-1] == size
+            assert len(spectrum.index) == len(spectrum.share) <= 60
+            assert 1 <= spectrum.participation_ratio <= size
     assert set(digits.not_followed) == {f".biases[{number}]" for number in range(3)}
+
+
+@pytest.mark.parametrize("kind", AbstractRow.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_every_column_is_told_once(kind):
+    columns = kind.columns()
+    assert len({column.heading for column in columns}) == len(columns)
+    for column in columns:
+        assert column.heading and column.description
+        assert f"- `{column.name}`: {column.sentence}" in kind.__doc__
 
 
 def test_the_theorems_hold_on_the_digits(digits):
     check_theorems(digits)
-    assert all(row["certified"] for row in digits.rows)
+    assert all(row.certified for row in digits.rows)
 
 
 def test_data_driven_beats_data_agnostic_at_every_rank(digits):
-    gains = [row["data_agnostic_error"] / row["data_driven_error"] for row in digits.rows]
+    gains = [row.data_agnostic_error / row.data_driven_error for row in digits.rows]
     assert min(gains) > 1
 
 
 def test_the_held_out_error_is_near_the_best_possible(digits):
-    assert max(row["data_driven_error"] / row["optimal_error"] for row in digits.rows) < 1.3
+    assert max(row.data_driven_error / row.optimal_error for row in digits.rows) < 1.3
 
 
 def test_the_price_bound_is_loose(digits):
     """It holds, and exceeds the outputs themselves at every rank: it does not explain the gain."""
-    assert min(row["price_bound"] for row in digits.rows) > 1
+    assert min(row.price_bound for row in digits.rows) > 1
 
 
 def test_errors_are_those_of_the_library(digits):
@@ -146,20 +155,20 @@ def test_errors_are_those_of_the_library(digits):
     weights = np.asarray(network.weights[2], np.float64)
     outputs = held_out @ weights
     norm = np.linalg.norm(outputs)
-    row = next(row for row in digits.rows if row["layer"] == ".weights[2]" and row["rank"] == 5)
+    row = row_of(digits, ".weights[2]", 5)
 
     fitted = Observed(weights=weights, activations=training, bias=np.zeros(10))
     recovery = recover(fitted, 5, ActivationWeighted())
     predicted = held_out @ np.asarray(recovery.factors.materialise()) + np.asarray(recovery.bias)
-    assert row["data_driven_error"] == pytest.approx(np.linalg.norm(outputs - predicted) / norm)
+    assert row.data_driven_error == pytest.approx(np.linalg.norm(outputs - predicted) / norm)
 
     linear = Observed(weights=weights, activations=training)
     scaled = np.asarray(recover(linear, 5, DiagonalQERA()).factors.materialise())
     error = np.linalg.norm(outputs - held_out @ scaled) / norm
-    assert row["diagonal_error"] == pytest.approx(error)
+    assert row.diagonal_error == pytest.approx(error)
 
     bound = float(price_bound(Observed(weights=weights, activations=held_out), 5)) / norm
-    assert row["price_bound"] == pytest.approx(bound)
+    assert row.price_bound == pytest.approx(bound)
 
 
 def test_the_recovery_is_that_of_the_theorem(digits):
@@ -177,13 +186,13 @@ def test_the_recovery_is_that_of_the_theorem(digits):
     stated = recover(Observed(weights=weights, activations=first), 5, ActivationWeighted())
     observed = Observed(weights=weights, activations=second, outputs=second @ weights)
     problem = Problem.stated(observed, stated.factors.materialise(), 5)
-    row = next(row for row in digits.rows if row["layer"] == ".weights[2]" and row["rank"] == 5)
+    row = row_of(digits, ".weights[2]", 5)
     norm = np.linalg.norm(second @ weights)
     bound = planted_rank.any_noise.bound(problem)
     assert bool(bound.holds)
-    assert row["recovery_bound"] == pytest.approx(float(bound.value) / norm, rel=1e-6)
+    assert row.recovery_bound == pytest.approx(float(bound.value) / norm, rel=1e-6)
     realised = float(planted_rank.any_noise.realised(problem))
-    assert row["recovery_error"] == pytest.approx(realised / norm, rel=1e-6)
+    assert row.recovery_error == pytest.approx(realised / norm, rel=1e-6)
 
 
 def test_calibration_sizes_are_those_of_the_theorem(digits):
@@ -192,16 +201,16 @@ def test_calibration_sizes_are_those_of_the_theorem(digits):
     weights = np.asarray(network.weights[2], np.float64)
     seen = np.asarray(network.layer_inputs(data.held_out_images)[2], np.float64)
     moment = np.cov(seen, rowvar=False, bias=True)
-    row = next(row for row in digits.rows if row["layer"] == ".weights[2]" and row["rank"] == 5)
+    row = row_of(digits, ".weights[2]", 5)
     values = np.linalg.eigvalsh(weights.T @ moment @ weights)[::-1]
     least = np.sum(values[5:])
     unused = LowRank(np.zeros((128, 1)), np.zeros((1, 10)))
     with jax.enable_x64(True):
         excess = float(first_order_excess(jnp.asarray(values), 5))
-        assert row["samples_needed"] == math.ceil(excess / (0.01 * least))
+        assert row.samples_needed == math.ceil(excess / (0.01 * least))
         bounds = [
             float(calibration_size.relative.formula(with_rows(m, weights, moment), unused))
-            for m in (row["samples_sufficient"] - 1, row["samples_sufficient"])
+            for m in (row.samples_sufficient - 1, row.samples_sufficient)
         ]
     assert bounds[1] <= 1.01 * least < bounds[0]
 
@@ -215,10 +224,10 @@ def with_rows(samples: int, weights, moment) -> Problem:
 
 
 def test_which_hypotheses_hold(digits):
-    table = json.loads(json.dumps(digits.hypotheses, allow_nan=False))
+    table = digits.hypotheses
     for layer in range(3):
-        of_layer = [row for row in table if row["layer"] == f".weights[{layer}]"]
-        holds = {(row["statement"], row["name"]): row["holds"] for row in of_layer}
+        of_layer = [row for row in table if row.layer == f".weights[{layer}]"]
+        holds = {(row.statement, row.name): row.holds for row in of_layer}
         assert len(holds) == len(of_layer) == (8 if layer == 0 else 9)  # more outputs than inputs
         trusted = {
             ("calibration_size.relative", INDEPENDENT_WEIGHTS),
@@ -226,25 +235,25 @@ def test_which_hypotheses_hold(digits):
             ("planted_rank.gaussian", INDEPENDENT_NOISE),
         }
         assert {key for key in holds if not holds[key]} >= trusted
-        standing = {(row["statement"], row["name"]): row["standing"] for row in of_layer}
-        assert {key for key in standing if standing[key] == "trusted"} == trusted
+        standing = {(row.statement, row.name): row.standing for row in of_layer}
+        assert {key for key in standing if standing[key] is Standing.TRUSTED} == trusted
         condition = "price_of_ignoring_data.condition_number"
         assert not holds[condition, "the activations have full column rank"]
         for row in of_layer:
-            refutable = row["standing"] == "refutable"
-            assert refutable == (row["allowed"] is not None)
-            assert row["holds"] == (row["margin"] >= 0)
+            refutable = row.standing is Standing.REFUTABLE
+            assert refutable == (row.allowed is not None)
+            assert row.holds == (row.margin >= 0)
             if refutable:
-                assert row["margin"] == row["allowed"] - row["statistic"]
+                assert row.margin == row.allowed - row.statistic
 
 
 def test_the_summary_is_of_half_rank(digits):
-    summary = json.loads(json.dumps(digits.summary(), allow_nan=False))
-    assert [each["rank"] for each in summary] == [32, 64, 5]
+    summary = digits.summary()
+    assert [each.rank for each in summary] == [32, 64, 5]
     for each in summary:
-        assert 1 < each["gain"] <= each["price"]
-        assert f"is {each['gain']:.3g} times smaller" in each["sentence"]
-        assert "larger than the outputs themselves" in each["sentence"]
+        assert 1 < each.gain <= each.price
+        assert f"is {each.gain:.3g} times smaller" in each.sentence
+        assert "larger than the outputs themselves" in each.sentence
 
 
 # --- every kind of layer, against rows ------------------------------------------------------------
@@ -323,13 +332,14 @@ def test_errors_are_those_of_the_rows(make):
             label = path if len(stack) == 1 else f"{path} #{number}"
             names.append(label)
             for row in studied.rows:
-                if row["layer"] == label:
-                    assert row["shape"] == list(weights.shape)
-                    assert row["samples"] == sum(map(len, halves))
-                    expected = slow_errors(weights, *halves, np.concatenate(seen[4:]), row["rank"])
+                if row.layer == label:
+                    assert row.shape == weights.shape
+                    assert row.samples == sum(map(len, halves))
+                    expected = slow_errors(weights, *halves, np.concatenate(seen[4:]), row.rank)
                     for name, value in expected.items():
-                        assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    assert sorted(names) == sorted(each["layer"] for each in studied.layers)
+                        found = getattr(row, name)
+                        assert found == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    assert sorted(names) == sorted(each.layer for each in studied.layers)
 
 
 @pytest.mark.slow
@@ -349,9 +359,9 @@ def test_fewer_rows_than_inputs_and_a_single_output():
     )
     check_theorems(studied)
     assert calls == [("small", 1, 2), ("small", 2, 2)]
-    assert [row["rank"] for row in studied.rows] == [1, 2, 1]
-    assert studied.rows[-1]["data_agnostic_error"] == 0
-    json.dumps([studied.rows, studied.layers, studied.hypotheses], allow_nan=False)
+    assert [row.rank for row in studied.rows] == [1, 2, 1]
+    assert studied.rows[-1].data_agnostic_error == 0
+    json.dumps(plain(studied), allow_nan=False)
 
 
 # --- laws -----------------------------------------------------------------------------------------
@@ -359,12 +369,13 @@ def test_fewer_rows_than_inputs_and_a_single_output():
 
 def the_same(one: LayerStudy, other: LayerStudy, but: tuple[str, ...] = ()) -> None:
     for row, another in zip(one.rows, other.rows, strict=True):
-        for name in set(row) - {"network", "layer", *but}:
-            assert row[name] == pytest.approx(another[name], rel=1e-5, abs=1e-7), name
+        for name in row.row().keys() - {"network", "layer", *but}:
+            found, expected = getattr(row, name), getattr(another, name)
+            assert found == pytest.approx(expected, rel=1e-5, abs=1e-7), name
     for layer, another in zip(one.layers, other.layers, strict=True):
         for name in ("mean_share", "condition_number", "effective_samples"):
             if name not in but:
-                assert layer[name] == pytest.approx(another[name], rel=1e-5), name
+                assert getattr(layer, name) == pytest.approx(getattr(another, name), rel=1e-5), name
 
 
 @pytest.mark.parametrize(("weights_scale", "inputs_scale"), [(2.0**20, 1.0), (1.0, 2.0**-20)])
@@ -374,7 +385,7 @@ def test_scales_of_weights_and_activations_do_not_matter(weights_scale, inputs_s
     one = study("a", affine, dense(), batches[:4], batches[4:])
     other = study("a", affine, dense(scale=weights_scale), scaled[:4], scaled[4:])
     the_same(one, other)
-    assert [row["holds"] for row in one.hypotheses] == [row["holds"] for row in other.hypotheses]
+    assert [row.holds for row in one.hypotheses] == [row.holds for row in other.hypotheses]
 
 
 def test_the_order_of_batches_decides_the_halves_and_nothing_else():
@@ -385,19 +396,17 @@ def test_the_order_of_batches_decides_the_halves_and_nothing_else():
     moved = [batches[i] for i in (0, 2, 1, 3)]
     other = study("a", affine, dense(), moved, batches[4:])
     the_same(one, other, but=("recovery_error", "recovery_bound", "effective_samples"))
-    assert one.rows[0]["recovery_error"] != pytest.approx(other.rows[0]["recovery_error"])
+    assert one.rows[0].recovery_error != pytest.approx(other.rows[0].recovery_error)
 
 
 def test_a_layer_of_zeros_has_no_relative_errors():
     batches = some_batches(3, 9, 7)
     studied = study("zeros", affine, dense(scale=0.0), batches[:2], batches[2:])
-    json.dumps(
-        [studied.rows, studied.layers, studied.hypotheses, studied.summary()], allow_nan=False
-    )
+    json.dumps(plain([studied, studied.summary()]), allow_nan=False)
     for name in (*NESTED, "recovery_error", "recovery_bound", "samples_needed"):
-        assert all(row[name] is None for row in studied.rows), name
-    assert studied.layers[0]["residual"] is None
-    assert "nothing to compare" in studied.summary()[0]["sentence"]
+        assert all(getattr(row, name) is None for row in studied.rows), name
+    assert studied.layers[0].residual is None
+    assert "nothing to compare" in studied.summary()[0].sentence
 
 
 # --- laws of random matrices ----------------------------------------------------------------------
@@ -432,7 +441,7 @@ def test_gaussian_noise_is_seldom_refuted_and_other_noise_is():
     rng = np.random.default_rng(4)
 
     def holds(noise: np.ndarray) -> list[bool]:
-        return [row["holds"] for row in residual(noise).hypotheses()]
+        return [row.holds for row in residual(noise).hypotheses("a layer")]
 
     draws = [holds(rng.normal(size=(60, 40))) for _ in range(300)]
     assert np.all(np.mean(draws, axis=0) >= 0.97)
@@ -444,11 +453,11 @@ def test_gaussian_noise_is_seldom_refuted_and_other_noise_is():
 @pytest.mark.parametrize("shape", [(400, 100), (100, 100), (100, 400)])
 def test_white_noise_follows_the_law_of_marchenko_and_pastur(shape):
     noise = 1e3 * np.random.default_rng(5).normal(size=shape)
-    found = residual(noise).row()
-    assert found["edge_ratio"] == pytest.approx(1, abs=0.05) and found["distance"] < 0.05
-    assert found["singular_value"] == pytest.approx(found["marchenko_pastur"], abs=0.05)
-    coloured = residual(noise * np.geomspace(1, 100, shape[1])).row()
-    assert coloured["edge_ratio"] > 1.2 and coloured["distance"] > 0.3
+    found = residual(noise).spectrum()
+    assert found.edge_ratio == pytest.approx(1, abs=0.05) and found.distance < 0.05
+    assert found.singular_value == pytest.approx(found.marchenko_pastur, abs=0.05)
+    coloured = residual(noise * np.geomspace(1, 100, shape[1])).spectrum()
+    assert coloured.edge_ratio > 1.2 and coloured.distance > 0.3
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -479,7 +488,7 @@ def many(studied: LayerStudy, copies: int) -> tuple[list, list]:
     """As if the network had more layers."""
     rows, layers = (
         [
-            each | {"layer": f"{number}{each['layer']}"}
+            dataclasses.replace(each, layer=f"{number}{each.layer}")
             for number in range(copies)
             for each in entries
         ]
@@ -511,24 +520,21 @@ def test_pictures_of_few_and_of_many_layers(digits):
 
 def test_the_picture_of_a_transfer(digits):
     networks = [
-        {
-            "budget": size, "method": method, "bytes": 100 * size, "dense_bytes": 100,
-            "error_held_out": 0.5 - 0.4 * size, "metric": 0.9, "low": -0.1, "high": 0.05,
-        }
+        network_at_size(budget=size, method=method, bytes=int(100 * size))
         for size in (0.25, 0.5)
         for method in ("data-agnostic", "data-driven", "sequential")
-    ]  # fmt: skip
-    record = {
-        "networks": networks,
-        "metric": {"name": "accuracy", "larger_is_better": True, "value": 0.95},
-        "layers": {"rows": digits.rows, "layers": digits.layers},
-        "half": {
-            "composition": {
-                "alone": [0.1, 0.2, 0.1], "measured": 0.2, "root_of_squares": 0.25, "sum": 0.4,
-            }
-        },
-    }  # fmt: skip
-    assert shown(plotting.transfer(record)) == 6
+    ]
+    figure = plotting.transfer(
+        networks=networks,
+        metric=DenseMetric(name="accuracy", larger_is_better=True, value=0.95, scored=10),
+        rows=digits.rows,
+        residuals=[each.residual for each in digits.layers],
+        composition=Composition(
+            layers=("a", "b", "c"), alone=(0.1, 0.2, 0.1), measured=0.2, root_of_squares=0.25,
+            sum=0.4, steps=(0.1, 0.1, 0.1), telescoping=0.3,
+        ),
+    )  # fmt: skip
+    assert shown(figure) == 6
 
 
 def test_nothing_to_draw_is_refused():
@@ -560,5 +566,6 @@ def test_the_theorems_hold_on_mnist(data_folder):
         ranks=3,
     )
     check_theorems(studied)
-    assert all(row["data_driven_error"] < row["data_agnostic_error"] for row in studied.rows)
+    errors = [(row.data_driven_error or 0, row.data_agnostic_error or 0) for row in studied.rows]
+    assert all(driven < agnostic for driven, agnostic in errors)
     assert half_rank(784, 500) == 250

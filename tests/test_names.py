@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 
 from lowrank_theory import _files, plotting
 from lowrank_theory._names import drawable, short
-from lowrank_theory.reports import transfer as transfer_report
+from lowrank_theory.plotting._network import _metric
 from lowrank_theory.reports import verification as report
 from lowrank_theory.reports._page import svg
 from lowrank_theory.studies import layer_study
+from lowrank_theory.studies.transfer_rows import DenseMetric
 from lowrank_theory.theorems import Direction
 from lowrank_theory.verification import RegimeReport, Report, Sample, StatementReport, Verdict
+from made_rows import layer_at_rank, network_at_size
 
 ODD = [
     "$", "$$", "$\\frac{$", "price in $, cost in $_{x", "\\$\\$", "_net", "", " ", "\0", "a\nb",
@@ -26,23 +28,16 @@ ODD = [
     "!!",
 ]  # fmt: skip
 
-ROW = {
-    "rank": 1, "shape": [2, 2], "data_agnostic_error": 0.5, "diagonal_error": 0.4,
-    "data_driven_error": 0.3, "optimal_error": 0.2, "price_bound": 0.6, "recovery_error": 0.3,
-    "recovery_bound": 0.4,
-}  # fmt: skip
-
 
 def figures(names: list[str]) -> Iterator[Figure]:
     """Every figure that shows a name."""
-    rows = [ROW | {"network": name, "layer": name} for name in names]
+    rows = [layer_at_rank(network=name, layer=name) for name in names]
     sample = Sample(Direction.UPPER, 2, np.array([0.5, 1.0]), np.full(2, 2.0), np.zeros(2))
     regime = RegimeReport("square", sample, Verdict.CONSISTENT, 0.5)
     statements = tuple(StatementReport(n, "sure upper bound", 0.0, (regime,), ()) for n in names)
-    size = {"parameters": 1, "dense_parameters": 2, "metric": 0.5, "low": 0.0, "high": 0.1}
     figure, (panel,) = plotting.panels(1)
-    metric = {"name": names[0], "value": 0.5, "larger_is_better": True}
-    plotting._metric(panel, [size | {"method": name} for name in names], metric)
+    metric = DenseMetric(name=names[0], value=0.5, larger_is_better=True, scored=10)
+    _metric(panel, [network_at_size(method=name) for name in names], metric)
     legend = panel.legend()
     assert len(legend.get_texts()) == 1 + len(set(names))
     yield figure
@@ -111,7 +106,7 @@ def test_the_short_names_of_one_network_are_all_different(tree):
     ],
 )
 def test_paths_are_short(path, words):
-    assert short(path) == transfer_report.short(path) == words
+    assert short(path) == words
 
 
 @pytest.mark.slow

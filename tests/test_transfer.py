@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from lowrank_theory.networks import Perceptron, Transfer, transfer
 from lowrank_theory.reports import transfer as transfer_report
 from lowrank_theory.studies import _scrutiny, _sizes
 from lowrank_theory.studies.transfer import _Pieces
+from lowrank_theory.studies.transfer_rows import NetworkAtSize
 from lowrank_theory.studies.ways import ROUNDED, SAME_RANKS, STANDARD
 from pages import Resources
 
@@ -65,8 +67,8 @@ def found(folder) -> Transfer:
         return transfer(TINY, budgets=(0.6,), ways=("rounded", "n of m"), seed=0, folder=folder)
 
 
-def rows_of(found: Transfer, budget: float) -> dict:
-    return {row["method"]: row for row in found.networks if row["budget"] == budget}
+def rows_of(found: Transfer, budget: float) -> dict[str, NetworkAtSize]:
+    return {row.method: row for row in found.networks if row.budget == budget}
 
 
 # --- what it records ------------------------------------------------------------------------------
@@ -77,49 +79,49 @@ def test_every_method_at_every_size(found):
         rows = rows_of(found, budget)
         assert set(rows) == {way.name for way in (*STANDARD, SAME_RANKS, ROUNDED)}
         for name, row in rows.items():
-            assert 0 < row["bytes"] <= budget * row["dense_bytes"]
-            assert (row["dense_parameters"], row["dense_bytes"]) == (300, 1200)
+            assert 0 < row.bytes <= budget * row.dense_bytes
+            assert (row.dense_parameters, row.dense_bytes) == (300, 1200)
             if name != ROUNDED.name:
-                assert row["bytes"] == 4 * row["parameters"]
-            assert row["multiply_adds"] <= row["dense_multiply_adds"]
-            assert 0 <= row["output_loss"] <= row["certificate"] <= 1
-            assert row["low"] <= row["difference"] <= row["high"]
-            assert row["metric"] == pytest.approx(found.metric["value"] + row["difference"])
-        assert rows["data-driven"]["parameters"] == rows["sequential"]["parameters"]
-    assert found.metric["value"] == 1 and found.metric["scored"] == SIZES.items
+                assert row.bytes == 4 * row.parameters
+            assert row.multiply_adds <= row.dense_multiply_adds
+            assert 0 <= row.output_loss <= row.certificate <= 1
+            assert row.low <= row.difference <= row.high
+            assert row.metric == pytest.approx(found.metric.value + row.difference)
+        assert rows["data-driven"].parameters == rows["sequential"].parameters
+    assert found.metric.value == 1 and found.metric.scored == SIZES.items
 
 
 def test_the_last_layer_is_best_fitted_in_sequence(found):
     """On the data that it was fitted to, at the same ranks: what theory says of the last layer."""
     rows = rows_of(found, 0.6)
-    assert found.half["certificates"][-1]["rank"] is not None
+    assert found.half.certificates[-1].rank is not None
     sequential, driven = rows["sequential"], rows["data-driven"]
-    assert sequential["error_calibration"] < driven["error_calibration"]
+    assert sequential.error_calibration < driven.error_calibration
 
 
 def test_each_layer_is_certified_or_dense(found):
-    rows = found.half["certificates"]
-    assert [row["layer"] for row in rows] == [f".weights[{k}]" for k in range(3)]
-    assert any(row["rank"] for row in rows)
+    rows = found.half.certificates
+    assert [row.layer for row in rows] == [f".weights[{k}]" for k in range(3)]
+    assert any(row.rank for row in rows)
     for row in rows:
-        if row["rank"] is None:
-            assert row["loss"] is row["certificate"] is None and row["remark"]
+        if row.rank is None:
+            assert row.loss is row.certificate is None and row.remark
         else:
-            assert 0 < row["loss"] < row["certificate"] <= 1
+            assert 0 < row.loss < row.certificate <= 1
 
 
 def test_times_are_of_both_networks(found):
-    assert [row["batch"] for row in found.half["times"]] == [1, SIZES.units]
-    for row in found.half["times"]:
-        assert row["dense"] > 0 and row["factored"] > 0 and row["repetitions"] >= 5
+    assert [row.batch for row in found.half.times] == [1, SIZES.units]
+    for row in found.half.times:
+        assert row.dense > 0 and row.factored > 0 and row.repetitions >= 5
 
 
 def test_it_is_ready_for_json(found):
     content = found.everything()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["layers"]["rows"] and content["seconds"] > 0
-    assert {row["layer"] for row in content["layers"]["rows"]} == {
-        row["layer"] for row in found.half["certificates"]
+    assert {row.layer for row in found.layers.rows} == {
+        row.layer for row in found.half.certificates
     }
 
 
@@ -162,7 +164,7 @@ def forward(network: Perceptron, replaced: dict, images: np.ndarray) -> np.ndarr
 
 def test_errors_compose_as_by_hand(compressed):
     loaded, driven = compressed
-    composed = _scrutiny._composition(loaded, driven)
+    composed: Any = _scrutiny._composition(loaded, driven)
     network, images = loaded.parameters, loaded.held_out[0]
     replaced = {
         int(path[-2]): (
@@ -178,18 +180,21 @@ def test_errors_compose_as_by_hand(compressed):
         for k, each in replaced.items()
     ]
     measured = np.linalg.norm(dense - forward(network, replaced, images)) / norm
-    np.testing.assert_allclose(composed["alone"], alone, rtol=1e-3)
-    assert composed["measured"] == pytest.approx(measured, rel=1e-3)
-    assert composed["sum"] == pytest.approx(sum(composed["alone"]))
-    assert composed["measured"] <= composed["telescoping"] * (1 + 1e-5)
-    assert composed["telescoping"] <= composed["telescoping_bound"] * (1 + 1e-5)
-    assert composed["measured"] <= composed["residuals_bound"] * (1 + 1e-5)
-    found = _sizes._output_errors(loaded, driven)
-    assert found["error_held_out"] == pytest.approx(measured, rel=1e-3)
+    np.testing.assert_allclose(composed.alone, alone, rtol=1e-3)
+    assert composed.measured == pytest.approx(measured, rel=1e-3)
+    assert composed.sum == pytest.approx(sum(composed.alone))
+    assert composed.measured <= composed.telescoping * (1 + 1e-5)
+    assert composed.telescoping <= composed.telescoping_bound * (1 + 1e-5)
+    assert composed.measured <= composed.residuals_bound * (1 + 1e-5)
+    scores = loaded.metric.scores(loaded.function, loaded.parameters)
+    found = _sizes.compared(
+        loaded, driven, scores, 0, budget=0.6, method="data-driven", seconds=None
+    )
+    assert found.error_held_out == pytest.approx(measured, rel=1e-3)
     units = np.concatenate(loaded.units)
     dense, other = forward(network, {}, units), forward(network, replaced, units)
     losses = np.sum((dense - other) ** 2, 1) / np.sum(dense**2, 1)
-    assert found["output_loss"] == pytest.approx(np.minimum(losses, 1).mean(), rel=1e-3)
+    assert found.output_loss == pytest.approx(np.minimum(losses, 1).mean(), rel=1e-3)
 
 
 def test_stacks_keep_their_shape():
@@ -205,13 +210,12 @@ def test_stacks_keep_their_shape():
 def test_differences_are_paired(compressed):
     loaded, _ = compressed
     right = np.arange(200) % 10 > 0
-    same = _sizes._paired(loaded, right, right, 0)
-    assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
+    value = loaded.metric.value
+    assert _sizes._paired_interval(value, right, right, 0) == (0, 0)
     worse = right & (np.arange(200) > 20)
-    change = _sizes._paired(loaded, right, worse, 0)
-    assert change["difference"] == pytest.approx(worse.mean() - right.mean())
-    assert change["low"] < change["difference"] < change["high"] < 0
-    assert change == _sizes._paired(loaded, right, worse, 0)
+    low, high = _sizes._paired_interval(value, right, worse, 0)
+    assert low < worse.mean() - right.mean() < high < 0
+    assert (low, high) == _sizes._paired_interval(value, right, worse, 0)
 
 
 def test_units_of_one_shape_are_joined():
@@ -307,7 +311,7 @@ def test_the_report_needs_nothing_but_itself(found, tmp_path):
 
 
 def test_it_is_said_in_words(found):
-    said = transfer_report.sentences(found.everything())
+    said = transfer_report.sentences(found)
     assert "the accuracy is" in said[0]
     assert "With probability 95 %" in " ".join(said)
     assert "in the place of the weights it is rounded" in " ".join(said)
@@ -316,12 +320,7 @@ def test_it_is_said_in_words(found):
 def test_a_budget_that_a_way_cannot_meet_is_said(found):
     """Ten inputs are no multiple of four, so that all layers stay dense."""
     (row,) = found.unmet
-    assert (row["budget"], row["method"]) == (0.6, "n of m") and "cannot be met" in row["why"]
-    assert "has no size for this shape" in row["why"]
+    assert (row.budget, row.method) == (0.6, "n of m") and "cannot be met" in row.why
+    assert "has no size for this shape" in row.why
     with pytest.raises(ValueError, match=r"`ways` must be of rounded, .*; got 'thin'"):
         transfer(TINY, ways=["thin"], seed=0)
-
-
-def test_paths_are_short():
-    assert transfer_report.short("['stages'][0][1]['first']['kernel']") == "stages.0.1.first"
-    assert transfer_report.short(".weights[0]") == "weights.0"

@@ -10,10 +10,8 @@ from lowrank_theory.cli._options import OTHER_CODES, POINTS, Refuse, prepare, se
 from lowrank_theory.models import catalogue
 from lowrank_theory.reports import tables
 from lowrank_theory.reports import transfer as report_page
-from lowrank_theory.studies.transfer import transfer
+from lowrank_theory.studies.transfer import BUDGETS, transfer
 from lowrank_theory.studies.ways import OTHERS
-
-BUDGETS = (0.25, 0.5, 0.75)
 
 
 def add(commands: Any) -> None:
@@ -47,7 +45,8 @@ def add(commands: Any) -> None:
         type=share,
         default=BUDGETS,
         metavar="SHARE",
-        help="shares of the weights' bytes to compress to (default: 0.25 0.5 0.75); "
+        help="shares of the weights' bytes to compress to "
+        f"(default: {' '.join(map(str, BUDGETS))}); "
         "certificates and times are of the one nearest to 0.5",
     )
     others = [way.name for way in OTHERS]
@@ -110,12 +109,11 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
             )
     except ValueError as error:  # such as a budget that cannot be met
         refuse(str(error))
-    content = report_page.record(found)
     report_page.write(found, options.out)
     if options.json:
-        write_atomically(options.json, to_json(content))
-    console.print(tables.compressed_networks(content["networks"], content["metric"]))
-    for sentence in report_page.sentences(content):
+        write_atomically(options.json, to_json(report_page.record(found)))
+    console.print(tables.compressed_networks(found.networks, found.metric))
+    for sentence in report_page.sentences(found):
         console.print(sentence)
     console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
     return 0

@@ -5,6 +5,7 @@ fetched.
 """
 
 import base64
+import enum
 import importlib.metadata
 import io
 import math
@@ -20,6 +21,9 @@ import latex2mathml.converter
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+
+from lowrank_theory._names import short
+from lowrank_theory._rows import AbstractRow
 
 PACKAGES = ("lowrank_theory", "jax", "jaxlib", "numpy", "scipy")
 
@@ -50,7 +54,9 @@ def render(template: Path, figures: Mapping[str, bytes], **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "prose": prose}
+    environment.filters |= {
+        "number": number, "percent": percent, "prose": prose, "short": short, "shown": shown,
+    }  # fmt: skip
     addresses = {
         name: Markup("data:image/svg+xml;base64,") + base64.b64encode(content).decode()
         for name, content in figures.items()
@@ -97,6 +103,26 @@ def number(value: SupportsFloat | None, digits: int = 3) -> str:
 def percent(value: float | None) -> str:
     """A fraction as a percentage; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.4g} %"
+
+
+def headings(row: type[AbstractRow]) -> dict[str, str]:
+    """Of a table of such rows, by the name of the column."""
+    return {column.name: column.heading for column in row.columns()}
+
+
+def shown(value: Any) -> str:
+    """What stands in a row, as a table shows it; a dash where there is nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " × ".join(map(str, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value if isinstance(value, str) else number(value)
 
 
 def prose(text: str) -> Markup:

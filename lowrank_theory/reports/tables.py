@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -10,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lowrank_theory.models.catalogue import CASES
-from lowrank_theory.reports._page import number, percent
+from lowrank_theory.reports._page import number, percent, shown
 from lowrank_theory.reports.verification import Record
+from lowrank_theory.studies.layer_rows import LayerAtRank
+from lowrank_theory.studies.transfer_rows import DenseMetric, NetworkAtSize
 from lowrank_theory.verification.attack import SMALLER, Witness
 from lowrank_theory.verification.monte_carlo import Report, Verdict
 from lowrank_theory.verification.scaling import Fit
@@ -36,7 +37,7 @@ def show(record: Record, console: Console) -> None:
             console.print(record.finding, style="bold")
         for study in record.studies:
             for finding in study.summary():
-                console.print(f"{finding['network']}: {finding['sentence']}")
+                console.print(f"{finding.network}: {finding.sentence}")
 
 
 def witnesses(found: list[Witness]) -> Table:
@@ -83,25 +84,24 @@ def cases(missing: Mapping[str, str | None]) -> Table:
     return table
 
 
-def compressed_networks(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, Any]) -> Table:
+def compressed_networks(rows: Sequence[NetworkAtSize], metric: DenseMetric) -> Table:
     """A trained network at each size, by each method. The report has more columns."""
     table = _table(
-        "method", ">bytes", ">output error", ">certified", f">{metric['name']}",
-        ">95 % of the change",
-    )  # fmt: skip
-    table.add_row("dense", "100 %", "0", "–", number(metric["value"], 4), "–")
+        "method", ">bytes", ">output error", ">certified", f">{metric.name}", ">95 % of the change"
+    )
+    table.add_row("dense", "100 %", "0", "–", number(metric.value, 4), "–")
     budget = None
     for row in rows:
-        if row["budget"] != budget:
-            budget = row["budget"]
+        if row.budget != budget:
+            budget = row.budget
             table.add_section()
         table.add_row(
-            row["method"],
-            _whole(f"{100 * row['bytes'] / row['dense_bytes']:.0f} %"),
-            number(row["error_held_out"], 2),
-            number(row["certificate"], 2),
-            number(row["metric"], 4),
-            _whole(f"{number(row['low'], 2)} to {number(row['high'], 2)}"),
+            row.method,
+            _whole(f"{100 * row.share:.0f} %"),
+            number(row.error_held_out, 2),
+            number(row.certificate, 2),
+            number(row.metric, 4),
+            _whole(f"{number(row.low, 2)} to {number(row.high, 2)}"),
         )
     return table
 
@@ -138,29 +138,19 @@ def _verdicts(report: Report) -> Table:
     return table
 
 
-def _layers(rows: list[dict]) -> Table:
+def _layers(rows: Sequence[LayerAtRank]) -> Table:
     """Each layer at up to three ranks: small, middle and large."""
-    table = _table(
-        "network, layer", ">shape", ">rank", ">agnostic error", ">diagonal", ">driven error",
-        ">optimum", ">price bound", ">recovery error", ">recovery bound",
-    )  # fmt: skip
-    errors = (
-        "data_agnostic_error", "diagonal_error", "data_driven_error", "optimal_error",
-        "price_bound", "recovery_error", "recovery_bound",
-    )  # fmt: skip
-    layers: dict[tuple, list[dict]] = {}
+    columns = [each for each in LayerAtRank.columns() if each.brief and each.number]
+    table = _table("network, layer", *(f">{each.heading}" for each in columns))
+    layers: dict[tuple[str, str], list[LayerAtRank]] = {}
     for row in rows:
-        layers.setdefault((row["network"], row["layer"]), []).append(row)
+        layers.setdefault((row.network, row.layer), []).append(row)
     for (network, layer), group in layers.items():
         table.add_section()
         chosen = sorted({len(group) * quarter // 4 for quarter in (1, 2, 3)})
         for row in (group[index] for index in chosen):
-            table.add_row(
-                f"{network}, {layer}",
-                " × ".join(map(str, row["shape"])),
-                str(row["rank"]),
-                *(number(row[name]) for name in errors),
-            )
+            numbers = (shown(getattr(row, each.name)) for each in columns)
+            table.add_row(f"{network}, {layer}", *numbers)
     return table
 
 

@@ -15,6 +15,7 @@ import equinox as eqx
 from lowrank_theory import plotting
 from lowrank_theory._files import plain, to_json, write_atomically
 from lowrank_theory.reports._page import number, render, svg, versions
+from lowrank_theory.studies.layer_rows import LayerAtRank, LayerHypothesis
 from lowrank_theory.studies.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractTheorem
 from lowrank_theory.verification.monte_carlo import Report, StatementReport, Verdict
@@ -41,16 +42,16 @@ class Record:
     seconds: float
 
     @property
-    def layers(self) -> list[dict[str, Any]]:
-        """The rows of all studies, as plain numbers; what is not finite is `None`."""
-        return plain([row for study in self.studies for row in study.rows])
+    def layers(self) -> list[LayerAtRank]:
+        """The rows of all studies."""
+        return [row for study in self.studies for row in study.rows]
 
     @property
     def finding(self) -> str | None:
         """What the studies say together, in one sentence; `None` where no layer can be compared."""
         found = [row for study in self.studies for row in study.summary()]
-        gains = [row["gain"] for row in found if row["gain"] is not None]
-        looseness = [row["looseness"] for row in found if row["looseness"] is not None]
+        gains = [row.gain for row in found if row.gain is not None]
+        looseness = [row.looseness for row in found if row.looseness is not None]
         if not gains or not looseness:
             return None
         return (
@@ -72,7 +73,7 @@ class Record:
 
     def summary(self) -> dict[str, Any]:
         """`{"theorems": [...], "layers": [...]}`: one row per statement, one per layer and rank."""
-        return {"theorems": plain(self.report.rows()), "layers": self.layers}
+        return {"theorems": plain(self.report.rows()), "layers": plain(self.layers)}
 
     def everything(self) -> dict[str, Any]:
         """The summary, with what is needed to repeat the run."""
@@ -174,4 +175,6 @@ def _page(record: Record, figures: Mapping[str, bytes]) -> str:
         ),
         theorems=theorems,
         layers=record.layers,
+        columns=LayerAtRank.columns(),
+        hypothesis_columns=LayerHypothesis.columns(),
     )

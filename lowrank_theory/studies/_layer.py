@@ -22,18 +22,19 @@ from lowrank_theory._numerics import relative_rank_cutoff, rounding_allowance
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, every_rank
-from lowrank_theory.studies._residual import Residual
-from lowrank_theory.studies._rows import FALSE_ALARM, POINTS, Row, checked, refutable, trusted
+from lowrank_theory.studies._residual import FALSE_ALARM, POINTS, Residual
+from lowrank_theory.studies.layer_rows import (
+    LayerAtRank,
+    LayerData,
+    LayerHypothesis,
+    Spectrum,
+    half_rank,
+)
 from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
 from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 
 EXCESS = 0.01  # over the least squared error, for which calibration sizes are told
 FAILURE_PROBABILITY = 0.05
-
-
-def half_rank(inputs: int, outputs: int) -> int:
-    """Half the full rank, but at least one: the rank at which layers are summed up."""
-    return max(1, min(inputs, outputs) // 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +169,8 @@ def _eigenvalues(matrix: Float[np.ndarray, "size size"]) -> Float[np.ndarray, " 
 # --- errors at a sweep of ranks -------------------------------------------------------------------
 
 
-def at_ranks(layer: Layer, count: int) -> Iterator[Row]:
-    """What `LayerStudy.rows` says of one layer, at about `count` ranks."""
+def at_ranks(network: str, layer: Layer, count: int) -> Iterator[LayerAtRank]:
+    """The layer at about `count` ranks."""
     bias = np.zeros(layer.weights.shape[1])
     fitted = every_rank(
         Observed(weights=layer.weights, bias=bias, calibration=layer.training),
@@ -180,13 +181,21 @@ def at_ranks(layer: Layer, count: int) -> Iterator[Row]:
     values = np.maximum(_eigenvalues(layer.outputs.scatter), 0)
     inputs, outputs = layer.weights.shape
     for rank in _ranks(inputs, outputs, count):
-        yield {
-            "rank": rank,
+        recovery_error, recovery_bound = layer.stated.recovery(rank)
+        needed, sufficient = _calibration_sizes(values, rank, layer.rounding)
+        yield LayerAtRank(
+            network=network,
+            layer=layer.name,
+            shape=(inputs, outputs),
+            rank=rank,
+            samples=int(layer.training.count),
             **{name: None if each is None else each[rank] for name, each in errors.items()},
-            **layer.stated.recovery(rank),
-            **_calibration_sizes(values, rank, layer.rounding),
-            "certified": bool(certified[rank]),
-        }
+            recovery_error=recovery_error,
+            recovery_bound=recovery_bound,
+            samples_needed=needed,
+            samples_sufficient=sufficient,
+            certified=bool(certified[rank]),
+        )
 
 
 def _ranks(inputs: int, outputs: int, count: int) -> list[int]:
@@ -230,7 +239,9 @@ def _tails(values: np.ndarray) -> np.ndarray:
     return np.append(np.cumsum(values[::-1])[::-1], 0.0)
 
 
-def _calibration_sizes(values: np.ndarray, rank: int, rounding: float) -> Row:
+def _calibration_sizes(
+    values: np.ndarray, rank: int, rounding: float
+) -> tuple[int | None, int | None]:
     r"""Rows at which the squared loss exceeds the least by 1 %, given the spectrum of the outputs,
     for weights that do not depend on the rows.
 
@@ -241,7 +252,7 @@ def _calibration_sizes(values: np.ndarray, rank: int, rounding: float) -> Row:
     kept, dropped = values[:rank, None], values[rank:]
     least = float(np.sum(dropped))
     if least <= rounding:
-        return {"samples_needed": None, "samples_sufficient": None}
+        return None, None
     needed = None
     if values[rank - 1] - values[rank] > relative_rank_cutoff((values.size,)) * values[0]:
         first_order = float(np.sum(kept * dropped / (kept - dropped)))
@@ -249,7 +260,7 @@ def _calibration_sizes(values: np.ndarray, rank: int, rounding: float) -> Row:
     t, root = _deviation(), math.sqrt(1 + EXCESS)
     slack = t * math.sqrt(values[rank] / least)
     sufficient = (slack + root * (math.sqrt(dimension(values)) + t)) / (root - 1)
-    return {"samples_needed": needed, "samples_sufficient": math.ceil(sufficient**2)}
+    return needed, math.ceil(sufficient**2)
 
 
 def _deviation() -> float:
@@ -279,19 +290,16 @@ class Stated:
         rest = self.truth[:, rank:]
         return rest.T @ self.outputs @ rest
 
-    def recovery(self, rank: int) -> Row:
+    def recovery(self, rank: int) -> tuple[float | None, float | None]:
         """Both sides of `planted_rank.any_noise`, relative to the outputs."""
         total = float(np.trace(self.outputs))
         if total <= 0:
-            return {"recovery_error": None, "recovery_bound": None}
+            return None, None
         truth, fit = self.truth[:, :rank], self.fit[:, :rank]
         turned = fit @ fit.T - truth @ truth.T
         error = max(float(np.sum(turned * (self.outputs @ turned))), 0.0)
         leading = np.maximum(_eigenvalues(self.noise(rank))[:rank], 0)
-        return {
-            "recovery_error": math.sqrt(error / total),
-            "recovery_bound": math.sqrt(5 * float(np.sum(leading)) / total),
-        }
+        return math.sqrt(error / total), math.sqrt(5 * float(np.sum(leading)) / total)
 
 
 def _deviation_of_halves(a: Moments, b: Moments) -> float | None:
@@ -320,56 +328,61 @@ def _residual(layer: Layer) -> Residual | None:
 # --- the layer as a whole -------------------------------------------------------------------------
 
 
-def described(layer: Layer) -> Row:
-    """What `LayerStudy.layers` says of one layer."""
+def described(network: str, layer: Layer) -> LayerData:
+    """The layer as a whole."""
     values, seen, moments = layer.energies, layer.inputs, layer.outputs.about(0.0)
     energy, total = float(np.sum(values)), float(np.trace(moments))
     deviation = _deviation_of_halves(layer.outputs_a, layer.outputs_b)
     residual = _residual(layer)
-    return {
-        "path": layer.path,
-        "slice": layer.slice,
-        "held_out_samples": int(seen.count),
-        "activations": _spectrum(values),
-        "preactivations": _spectrum(np.maximum(_eigenvalues(moments), 0)),
-        "mean_share": float(seen.count * np.sum(seen.mean**2)) / energy if energy else None,
-        "condition_number": (
+    return LayerData(
+        network=network,
+        layer=layer.name,
+        shape=layer.weights.shape,
+        samples=int(layer.training.count),
+        path=layer.path,
+        slice=layer.slice,
+        held_out_samples=int(seen.count),
+        activations=_spectrum(values),
+        preactivations=_spectrum(np.maximum(_eigenvalues(moments), 0)),
+        mean_share=float(seen.count * np.sum(seen.mean**2)) / energy if energy else None,
+        condition_number=(
             math.sqrt(values[0] / values[-1]) if dimension(values) == values.size else None
         ),
-        "resolution": math.sqrt(layer.rounding / total) if total > 0 else None,
-        "effective_samples": (
+        resolution=math.sqrt(layer.rounding / total) if total > 0 else None,
+        effective_samples=(
             None if deviation is None else float(layer.training.count) / max(1.0, deviation**2)
         ),
-        "residual": None if residual is None else residual.row(),
-    }
+        residual=None if residual is None else residual.spectrum(),
+    )
 
 
-def _spectrum(values: np.ndarray) -> Row:
+def _spectrum(values: np.ndarray) -> Spectrum:
     total = float(np.sum(values))
     index = np.unique(np.geomspace(1, values.size, POINTS).round().astype(int))
     shares = values / total if total > 0 else values
-    return {
-        "index": index.tolist(),
-        "share": shares[index - 1].tolist(),
-        "participation_ratio": 1 / float(np.sum(shares**2)) if total > 0 else None,
-    }
+    return Spectrum(
+        index=tuple(index.tolist()),
+        share=tuple(shares[index - 1].tolist()),
+        participation_ratio=1 / float(np.sum(shares**2)) if total > 0 else None,
+    )
 
 
 # --- which hypotheses hold ------------------------------------------------------------------------
 
 
-def hypotheses(layer: Layer) -> list[Row]:
-    """What `LayerStudy.hypotheses` says of one layer."""
+def hypotheses(layer: Layer) -> list[LayerHypothesis]:
+    """Which hypotheses hold of the layer."""
     residual = _residual(layer)
-    noise = () if residual is None else residual.hypotheses()
-    return [*_resolved(layer), *_gaussian_rows(layer), *noise, *_independence()]
+    noise = () if residual is None else residual.hypotheses(layer.name)
+    return [*_resolved(layer), *_gaussian_rows(layer), *noise, *_independence(layer)]
 
 
-def _resolved(layer: Layer) -> Iterator[Row]:
+def _resolved(layer: Layer) -> Iterator[LayerHypothesis]:
     """What can be computed: ranks, gaps, numbers of rows."""
     inputs = layer.energies
     if inputs[0] > 0:
-        yield checked(
+        yield LayerHypothesis.checked(
+            layer.name,
             "price_of_ignoring_data.condition_number",
             "the activations have full column rank",
             math.sqrt(inputs[-1] / inputs[0]) - math.sqrt(_gram_cutoff(inputs.size)),
@@ -377,20 +390,22 @@ def _resolved(layer: Layer) -> Iterator[Row]:
     outputs = np.maximum(_eigenvalues(layer.outputs.scatter), 0)
     if outputs[0] > 0:
         shortfall = math.sqrt(dimension(outputs)) + _deviation()
-        yield checked(
+        yield LayerHypothesis.checked(
+            layer.name,
             "calibration_size.relative",
             "there are enough samples for the dimension of the outputs",
             1 - shortfall / math.sqrt(float(layer.training.count)),
         )
         above, below = np.append(outputs, 0.0)[layer.half_rank - 1 :][:2]
-        yield checked(
+        yield LayerHypothesis.checked(
+            layer.name,
             "calibration_size.leading_constant",
             "the output covariance has a gap at the rank",
             (above - below) / outputs[0] - relative_rank_cutoff((outputs.size,)),
         )
 
 
-def _gaussian_rows(layer: Layer) -> Iterator[Row]:
+def _gaussian_rows(layer: Layer) -> Iterator[LayerHypothesis]:
     r"""What independent Gaussian rows would make of the deviation between the halves.
 
     Its square tends to $\sum w_ig_i^2$ with $\sum w_i = 1$ and independent $g_i \sim N(0, 1)$,
@@ -399,7 +414,8 @@ def _gaussian_rows(layer: Layer) -> Iterator[Row]:
     """
     deviation = _deviation_of_halves(layer.outputs_a, layer.outputs_b)
     if deviation is not None:
-        yield refutable(
+        yield LayerHypothesis.refutable(
+            layer.name,
             "calibration_size.relative",
             "the rows are independent and Gaussian: how far the halves differ",
             deviation,
@@ -407,11 +423,13 @@ def _gaussian_rows(layer: Layer) -> Iterator[Row]:
         )
 
 
-def _independence() -> Iterator[Row]:
+def _independence(layer: Layer) -> Iterator[LayerHypothesis]:
     r"""What only whoever trained the network could say, and which is not taken to hold: that the
     weights came about without regard to the calibration rows. The noise $X_B(W - M)$ of the stated
     truth does depend on the inputs.
     """
-    yield trusted("calibration_size.relative", INDEPENDENT_WEIGHTS)
-    yield trusted("calibration_size.leading_constant", INDEPENDENT_WEIGHTS)
-    yield trusted("planted_rank.gaussian", INDEPENDENT_NOISE)
+    yield LayerHypothesis.trusted(layer.name, "calibration_size.relative", INDEPENDENT_WEIGHTS)
+    yield LayerHypothesis.trusted(
+        layer.name, "calibration_size.leading_constant", INDEPENDENT_WEIGHTS
+    )
+    yield LayerHypothesis.trusted(layer.name, "planted_rank.gaussian", INDEPENDENT_NOISE)

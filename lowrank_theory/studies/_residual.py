@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from lowrank_theory.studies._rows import FALSE_ALARM, POINTS, Row, refutable
+from lowrank_theory.studies.layer_rows import LayerHypothesis, ResidualSpectrum
 from lowrank_theory.theorems.white_residual import counted_share
+
+POINTS = 60  # of a spectrum, for a picture
+FALSE_ALARM = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Residual:
         """The largest singular value over the edge of the law of Marchenko and Pastur."""
         return math.sqrt(self.energies[0]) / (1 + math.sqrt(self.ratio))
 
-    def row(self) -> Row:
-        """What `LayerStudy.layers` says of it."""
+    def spectrum(self) -> ResidualSpectrum:
+        """Its singular values beside the law of a white one."""
         root, count = math.sqrt(self.ratio), self.shorter
         cosines = np.clip((self.energies - 1 - self.ratio) / (2 * root), -1, 1)
         above = np.array([counted_share(angle, self.ratio) for angle in np.arccos(cosines)])
@@ -64,15 +67,15 @@ class Residual:
         angles = np.linspace(0, math.pi, 1_001)
         shares = [counted_share(angle, self.ratio) for angle in angles]
         white = 1 + self.ratio + 2 * root * np.cos(np.interp(position, shares, angles))
-        return {
-            "edge_ratio": self.edge_ratio,
-            "distance": float(distance),
-            "position": position.tolist(),
-            "singular_value": np.sqrt(self.energies[chosen]).tolist(),
-            "marchenko_pastur": np.sqrt(np.maximum(white, 0)).tolist(),
-        }
+        return ResidualSpectrum(
+            edge_ratio=self.edge_ratio,
+            distance=float(distance),
+            position=tuple(position.tolist()),
+            singular_value=tuple(np.sqrt(self.energies[chosen]).tolist()),
+            marchenko_pastur=tuple(np.sqrt(np.maximum(white, 0)).tolist()),
+        )
 
-    def hypotheses(self) -> Iterator[Row]:
+    def hypotheses(self, layer: str) -> Iterator[LayerHypothesis]:
         r"""What i.i.d. Gaussian noise would make of it.
 
         With $t = \sqrt{2\ln(1/\delta)}$ the largest singular value is at most
@@ -81,14 +84,16 @@ class Residual:
         + t/\sqrt{n-1})/\sqrt{2L}$. Both to first order in $1/L$.
         """
         t = math.sqrt(2 * math.log(1 / FALSE_ALARM))
-        yield refutable(
+        yield LayerHypothesis.refutable(
+            layer,
             "planted_rank.gaussian",
             "the noise is i.i.d. Gaussian: its largest singular value",
             self.edge_ratio,
             1 + t / (math.sqrt(self.longer) + math.sqrt(self.shorter)),
         )
         if self.columns.size > 1:
-            yield refutable(
+            yield LayerHypothesis.refutable(
+                layer,
                 "planted_rank.gaussian",
                 "the noise is i.i.d. Gaussian: the spread of its columns",
                 float(np.std(self.columns, ddof=1) / np.mean(self.columns)),

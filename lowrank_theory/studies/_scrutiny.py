@@ -29,61 +29,53 @@ from lowrank_theory.studies._sizes import (
     low_rank,
     matrices_of,
 )
+from lowrank_theory.studies.transfer_rows import (
+    Composition,
+    HalfSize,
+    LayerCertificate,
+    Timing,
+)
 from lowrank_theory.theorems import network_composition
 from lowrank_theory.theorems.network_composition import Network
 
 BATCH_SIZES = (1, 32)  # at which times are measured
 SECONDS = 2.0  # for which each is
 
-Row = dict[str, Any]
+
+def scrutinised(loaded: Loaded, compressed: Compressed, budget: float) -> HalfSize:
+    """The network compressed to this budget."""
+    return HalfSize(
+        budget=budget,
+        certificates=tuple(_certificates(loaded, compressed)),
+        composition=_composition(loaded, compressed),
+        times=tuple(_times(loaded, compressed)),
+    )
 
 
-def scrutinised(loaded: Loaded, compressed: Compressed) -> Row:
-    """`certificates`, `composition` and `times`."""
-    return {
-        "certificates": _certificates(loaded, compressed),
-        "composition": _composition(loaded, compressed),
-        "times": list(_times(loaded, compressed)),
-    }
-
-
-def _certificates(loaded: Loaded, compressed: Compressed) -> list[Row]:
+def _certificates(loaded: Loaded, compressed: Compressed) -> Iterator[LayerCertificate]:
     losses = unit_errors(loaded.function, loaded.parameters, compressed, loaded.units)
-    rows = []
     for path, layer in compressed.layers.items():
-        row = {
-            "layer": path,
-            "shape": list(layer.view.matrix_shape),
-            "rank": layer.rank,
-            "size": layer.size,
-            "remark": layer.remark,
-            "parameters": layer.parameters,
-            "dense_parameters": layer.dense_parameters,
-            "bytes": layer.bytes,
-            "dense_bytes": layer.dense_bytes,
-            "loss": None,
-            "certificate": None,
-        }
+        loss = bound = None
         if path in losses:
             certificate = certify_losses(losses[path], failure_probability=FAILURE_PROBABILITY)
-            row |= {"loss": float(certificate.mean), "certificate": float(certificate.bound)}
-        rows.append(row)
-    return rows
+            loss, bound = float(certificate.mean), float(certificate.bound)
+        yield LayerCertificate(
+            layer=path,
+            shape=layer.view.matrix_shape,
+            rank=layer.rank,
+            size=layer.size,
+            remark=layer.remark,
+            parameters=layer.parameters,
+            dense_parameters=layer.dense_parameters,
+            bytes=layer.bytes,
+            dense_bytes=layer.dense_bytes,
+            loss=loss,
+            certificate=bound,
+        )
 
 
-def _composition(loaded: Loaded, compressed: Compressed) -> Row:
-    r"""The error of the network, and what those of its layers say of it, on one held-out batch and
-    relative to its outputs.
-
-    - `measured`: $\lVert F(W) - F(M)\rVert_F$, all layers replaced;
-    - `alone`: $\delta_i$, with layer $i$ alone replaced; their `sum` and `root_of_squares`;
-    - `telescoping`: the sum over $i$ of what replacing layer $i$ changes, those before it being
-      replaced. By the triangle inequality it is never below `measured`;
-    - `telescoping_bound` and `residuals_bound`: the bounds of `network_composition`, for a
-      perceptron.
-
-    Each layer is run as two factors, one of them the identity where it is dense: one program.
-    """
+def _composition(loaded: Loaded, compressed: Compressed) -> Composition:
+    """Each layer is run as two factors, one of them the identity where it is dense: one program."""
     batch = loaded.held_out[0]
     factors, matrices = factors_of(compressed), matrices_of(compressed, loaded)
     dense = {path: _as_factors(matrices[path], None) for path in factors}
@@ -106,18 +98,20 @@ def _composition(loaded: Loaded, compressed: Compressed) -> Row:
         after = outputs(dict(itertools.islice(replaced.items(), index + 1)))
         steps.append(float(np.linalg.norm(before - after)) / norm)
         before = after
-    found: Row = {
-        "layers": list(factors),
-        "measured": float(np.linalg.norm(original - before)) / norm,
-        "alone": alone,
-        "sum": sum(alone),
-        "root_of_squares": math.hypot(*alone),
-        "steps": steps,
-        "telescoping": sum(steps),
-    }
+    bounds = None, None
     if isinstance(loaded.parameters, Perceptron):
-        found |= _perceptron_bounds(loaded.parameters, replaced, batch, norm)
-    return found
+        bounds = _perceptron_bounds(loaded.parameters, replaced, batch, norm)
+    return Composition(
+        layers=tuple(factors),
+        measured=float(np.linalg.norm(original - before)) / norm,
+        alone=tuple(alone),
+        sum=float(sum(alone)),
+        root_of_squares=math.hypot(*alone),
+        steps=tuple(steps),
+        telescoping=float(sum(steps)),
+        telescoping_bound=bounds[0],
+        residuals_bound=bounds[1],
+    )
 
 
 def _as_factors(matrix: np.ndarray, like: Factors | None) -> Affine:
@@ -136,8 +130,10 @@ def _as_factors(matrix: np.ndarray, like: Factors | None) -> Affine:
 
 def _perceptron_bounds(
     network: Perceptron, replaced: Mapping[str, Affine], images: np.ndarray, norm: float
-) -> Row:
-    """Both bounds of `network_composition`. A bias is a row of weights, fed by a constant input."""
+) -> tuple[float, float]:
+    """`telescoping` and `residuals` of `network_composition`. A bias is a row of weights, fed by a
+    constant input.
+    """
     weights, compressed = [], []
     for index, (dense, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
         last = index == len(network.weights) - 1
@@ -158,13 +154,10 @@ def _perceptron_bounds(
             float(statement.formula(chain, chain.compressed))
             for statement in (network_composition.telescoping, network_composition.residuals)
         )
-    return {
-        "telescoping_bound": telescoping / norm,
-        "residuals_bound": math.sqrt(residuals) / norm,
-    }
+    return telescoping / norm, math.sqrt(residuals) / norm
 
 
-def _times(loaded: Loaded, compressed: Compressed) -> Iterator[Row]:
+def _times(loaded: Loaded, compressed: Compressed) -> Iterator[Timing]:
     """Seconds of a call, dense and factored in turn, so that both meet the same machine."""
     for size in BATCH_SIZES:
         batch = _joined(loaded.units, size)
@@ -179,13 +172,13 @@ def _times(loaded: Loaded, compressed: Compressed) -> Iterator[Row]:
         while len(taken) < 5 or (time.perf_counter() - start < SECONDS and len(taken) < 1_000):
             taken.append(tuple(map(_seconds, runs)))
         dense, factored = np.transpose(taken)
-        yield {
-            "batch": len(jax.tree.leaves(batch)[0]),
-            "repetitions": len(taken),
-            "dense": float(np.median(dense)),
-            "factored": float(np.median(factored)),
-            "speedup": float(np.median(dense / factored)),
-        }
+        yield Timing(
+            batch=len(jax.tree.leaves(batch)[0]),
+            repetitions=len(taken),
+            dense=float(np.median(dense)),
+            factored=float(np.median(factored)),
+            speedup=float(np.median(dense / factored)),
+        )
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -20,13 +19,13 @@ from lowrank_theory.certification import certify_losses
 from lowrank_theory.models.catalogue import Function, Loaded
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import LowRank, TruncatedSVD, every_rank
+from lowrank_theory.studies.transfer_rows import NetworkAtSize
 from lowrank_theory.studies.ways import DRIVEN, SAME_RANKS, SEQUENTIAL, STANDARD, Way
 
 FAILURE_PROBABILITY = 0.05
 CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 999
 
-Row = dict[str, Any]
 Factors = LowRank | Affine
 
 
@@ -59,14 +58,46 @@ def by_way(way: Way, loaded: Loaded, budget: float, passes: int | None) -> Compr
     )
 
 
-def compared(loaded: Loaded, compressed: Compressed, dense: np.ndarray, seed: int) -> Row:
+def compared(
+    loaded: Loaded,
+    compressed: Compressed,
+    dense: np.ndarray,
+    seed: int,
+    *,
+    budget: float,
+    method: str,
+    seconds: float | None,
+) -> NetworkAtSize:
     """What a compressed network takes and loses, `dense` being the scores of the dense one."""
-    scores = loaded.metric.scores(compressed.function, compressed.parameters)
-    return {
-        **_size(compressed),
-        **_output_errors(loaded, compressed),
-        **_paired(loaded, dense, scores, seed),
-    }
+    layers = compressed.layers.values()
+    losses = np.asarray(
+        output_errors(loaded.function, loaded.parameters, compressed, loaded.units), float
+    )
+    certificate = certify_losses(losses, failure_probability=FAILURE_PROBABILITY)
+    other = compressed.function, compressed.parameters
+    scores, value = loaded.metric.scores(*other), loaded.metric.value
+    low, high = _paired_interval(value, dense, scores, seed)
+    return NetworkAtSize(
+        budget=budget,
+        method=method,
+        parameters=compressed.parameter_count,
+        dense_parameters=compressed.dense_parameter_count,
+        bytes=compressed.storage_bytes,
+        dense_bytes=compressed.dense_storage_bytes,
+        multiply_adds=compressed.multiply_adds,
+        dense_multiply_adds=compressed.dense_multiply_adds,
+        left_dense=sum(layer.size is None for layer in layers),
+        output_loss=float(np.mean(losses)),
+        quantiles=tuple(np.quantile(losses, [0.1, 0.5, 0.9]).tolist()),
+        certificate=float(certificate.bound),
+        error_calibration=_relative_error(loaded, other, loaded.calibration),
+        error_held_out=_relative_error(loaded, other, loaded.held_out),
+        metric=float(value(scores)),
+        difference=float(value(scores) - value(dense)),
+        low=low,
+        high=high,
+        seconds=seconds,
+    )
 
 
 def _run_by(driven: Compressed, other: Compressed) -> Compressed:
@@ -117,34 +148,6 @@ def matrices_of(compressed: Compressed, loaded: Loaded) -> dict[str, np.ndarray]
     }
 
 
-def _size(compressed: Compressed) -> Row:
-    layers = compressed.layers.values()
-    return {
-        "parameters": compressed.parameter_count,
-        "dense_parameters": compressed.dense_parameter_count,
-        "bytes": compressed.storage_bytes,
-        "dense_bytes": compressed.dense_storage_bytes,
-        "multiply_adds": compressed.multiply_adds,
-        "dense_multiply_adds": compressed.dense_multiply_adds,
-        "left_dense": sum(layer.size is None for layer in layers),
-    }
-
-
-def _output_errors(loaded: Loaded, compressed: Compressed) -> Row:
-    losses = np.asarray(
-        output_errors(loaded.function, loaded.parameters, compressed, loaded.units), float
-    )
-    certificate = certify_losses(losses, failure_probability=FAILURE_PROBABILITY)
-    other = compressed.function, compressed.parameters
-    return {
-        "output_loss": float(np.mean(losses)),
-        "quantiles": np.quantile(losses, [0.1, 0.5, 0.9]).tolist(),
-        "certificate": float(certificate.bound),
-        "error_calibration": _relative_error(loaded, other, loaded.calibration),
-        "error_held_out": _relative_error(loaded, other, loaded.held_out),
-    }
-
-
 def _relative_error(
     loaded: Loaded, other: tuple[Function, PyTree], batches: Sequence[PyTree]
 ) -> float:
@@ -158,16 +161,16 @@ def _relative_error(
     return math.sqrt(lost / total)
 
 
-def _paired(loaded: Loaded, dense: np.ndarray, scores: np.ndarray, seed: int) -> Row:
-    """The metric, and its difference from the dense network's on the same items."""
-    value = loaded.metric.value
+def _paired_interval(
+    value: Callable[[np.ndarray], float], dense: np.ndarray, scores: np.ndarray, seed: int
+) -> tuple[float, float]:
+    """The ends of a bootstrap interval for the difference of the metric on the same items."""
 
     def difference(items: np.ndarray) -> float:
         return value(scores[items]) - value(dense[items])
 
-    everything = np.arange(len(dense))
     found = stats.bootstrap(
-        (everything,),
+        (np.arange(len(dense)),),
         difference,
         vectorized=False,
         method="percentile",
@@ -175,9 +178,4 @@ def _paired(loaded: Loaded, dense: np.ndarray, scores: np.ndarray, seed: int) ->
         confidence_level=CONFIDENCE,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return {
-        "metric": value(scores),
-        "difference": difference(everything),
-        "low": float(found.low),
-        "high": float(found.high),
-    }
+    return float(found.low), float(found.high)

@@ -31,6 +31,7 @@ import numpy as np
 from lowrank_theory._files import make_folder, plain
 from lowrank_theory._fingerprint import fingerprint
 from lowrank_theory._numerics import check_count, check_fraction
+from lowrank_theory._rows import typed
 from lowrank_theory._store import ENTRIES, Results
 from lowrank_theory.models.catalogue import Case, Loaded, Sizes
 from lowrank_theory.studies import layer_study
@@ -39,32 +40,31 @@ from lowrank_theory.studies._sizes import CONFIDENCE as CONFIDENCE
 from lowrank_theory.studies._sizes import FAILURE_PROBABILITY as FAILURE_PROBABILITY
 from lowrank_theory.studies._sizes import by_each_way, by_way, compared
 from lowrank_theory.studies.layer_study import LayerStudy
+from lowrank_theory.studies.transfer_rows import (
+    DenseMetric,
+    HalfSize,
+    Machine,
+    NetworkAtSize,
+    UnmetBudget,
+)
 from lowrank_theory.studies.ways import DRIVEN, OTHERS, WAYS, Way
 
-Row = dict[str, Any]
+BUDGETS = (0.25, 0.5, 0.75)  # shares of the weights' bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    r"""What the study of one network found. Everything is ready for JSON.
+    """What the study of one network found; what the columns of its rows mean is said in
+    `transfer_rows` and `layer_rows`.
 
     - `network`, `title`, `unit`, `about`, `sizes`, `seed`: what was studied, from the catalogue,
       or else from the file that `source` names;
-    - `metric`: its `name`, whether `larger_is_better`, its `value` for the dense network, how
-      many items are `scored`;
+    - `metric`: of the dense network;
     - `layers`: each layer under the theorems;
-    - `networks`: a row for each budget (share of the weights' bytes) and `method`, the way, with
-      `parameters`, `bytes` and `multiply_adds`, each also as `dense_...` of the selected weights;
-      `left_dense`, how many layers are not factored; `output_loss`, the mean over held-out units of
-      $\min(1, \lVert Y - \hat Y\rVert_F^2/\lVert Y\rVert_F^2)$, its `quantiles` (0.1, 0.5, 0.9) and
-      its `certificate`, which is above the mean of new units with probability 0.95;
-      `error_calibration` and `error_held_out`, $\lVert Y - \hat Y\rVert_F/\lVert Y\rVert_F$ over
-      whole batches; `metric`, its `difference` from the dense network's, and the ends `low` and
-      `high` of a paired bootstrap interval for it (95 %). One more method than the three,
-      `data-agnostic, same ranks`, truncates each layer at the rank that `data-driven` has there;
-    - `unmet`: for each budget that a way cannot meet, `budget`, `method` and `why`;
-    - `half`: at the budget nearest to one half, `certificates` of the layers, `composition` of
-      their errors, and `times`;
+    - `networks`: a row for each budget and method. One more method than the three, `data-agnostic,
+      same ranks`, truncates each layer at the rank that `data-driven` has there;
+    - `unmet`: the budgets that a way cannot meet;
+    - `half`: the data-driven network at the budget nearest to one half, under scrutiny;
     - `machine` and `seconds`.
     """
 
@@ -73,27 +73,26 @@ class Transfer:
     title: str
     unit: str
     about: str
-    sizes: Row
+    sizes: Sizes
     seed: int
     budgets: tuple[float, ...]
-    metric: Row
+    metric: DenseMetric
     layers: LayerStudy
-    networks: tuple[Row, ...]
-    unmet: tuple[Row, ...]
-    half: Row
-    machine: Row
+    networks: tuple[NetworkAtSize, ...]
+    unmet: tuple[UnmetBudget, ...]
+    half: HalfSize
+    machine: Machine
     seconds: float
 
-    def everything(self) -> Row:
+    def everything(self) -> dict[str, Any]:
         """All of it in what JSON has; a number that is not finite is `None`."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return plain(fields | {"layers": dataclasses.asdict(self.layers)})
+        return plain(self)
 
 
 def transfer(
     case: Case,
     *,
-    budgets: Sequence[float] = (0.25, 0.5, 0.75),
+    budgets: Sequence[float] = BUDGETS,
     ways: Sequence[str] = (),
     seed: int,
     sizes: Sizes | None = None,
@@ -135,44 +134,55 @@ def transfer(
             for way in more
         },
     }
-    found: dict[str, Row] = {}
+    found: dict[str, dict[str, Any]] = {}
     for done, (name, job) in enumerate(jobs.items(), start=1):
         found[name] = pieces.get(name + (" as half" if name == f"budget {half}" else ""), job)
         if progress is not None:
             progress(f"{case.name}: {name}", done, len(jobs))
     pieces.prune()
-    compressed = [found[f"budget {share}"]["found"] for share in shares]
-    others = [found[f"budget {k}, {way.name}"]["found"] for k in shares for way in more]
-    rows = [row for each in compressed for row in each["rows"]]
-    rows += [row for row in others if "why" not in row]
+    seconds = sum(piece["seconds"] for piece in found.values())
+    layers = typed(LayerStudy, found.pop("layers")["found"])
+    compressed = [typed(_AtBudget, piece["found"]) for piece in found.values()]
     return Transfer(
         network=case.name,
         source=case.source,
         title=case.title,
         unit=case.unit,
         about=case.about,
-        sizes=dataclasses.asdict(sizes),
+        sizes=sizes,
         seed=seed,
         budgets=shares,
-        metric=compressed[0]["metric"],
-        layers=_study_of(found["layers"]["found"]),
-        networks=tuple(sorted(rows, key=lambda row: row["budget"])),
-        unmet=tuple(row for row in others if "why" in row),
-        half=found[f"budget {half}"]["found"]["half"],
+        metric=next(each.metric for each in compressed if each.metric is not None),
+        layers=layers,
+        networks=tuple(
+            sorted((row for each in compressed for row in each.rows), key=lambda row: row.budget)
+        ),
+        unmet=tuple(row for each in compressed for row in each.unmet),
+        half=next(each.half for each in compressed if each.half is not None),
         machine=machine(),
-        seconds=sum(piece["seconds"] for piece in found.values()),
+        seconds=seconds,
     )
 
 
-def machine() -> Row:
+@dataclasses.dataclass(frozen=True)
+class _AtBudget:
+    """What one piece of the work has found at a budget."""
+
+    rows: tuple[NetworkAtSize, ...] = ()
+    unmet: tuple[UnmetBudget, ...] = ()
+    metric: DenseMetric | None = None
+    half: HalfSize | None = None
+
+
+def machine() -> Machine:
     """Where times were measured."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": cores,
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-    }
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        cores=cores,
+        device=jax.devices()[0].device_kind,
+        jax=jax.__version__,
+    )
 
 
 def _digest(loaded: Loaded) -> str:
@@ -197,7 +207,7 @@ class _Pieces:
         self.setting = setting
         self._results = None if folder is None else Results(folder, "piece", ENTRIES)
 
-    def get(self, name: str, make: Callable[[], Any]) -> Row:
+    def get(self, name: str, make: Callable[[], Any]) -> dict[str, Any]:
         """`{"found": ..., "seconds": ...}`, what `make` returns and what it took."""
         words = {"piece": name, "of": plain(self.setting), "sources": fingerprint()}
         identity = hashlib.sha256(json.dumps(words).encode()).hexdigest()
@@ -216,11 +226,11 @@ class _Pieces:
             self._results.prune()
 
 
-# --- the layers -----------------------------------------------------------------------------------
+# --- the pieces of the work -----------------------------------------------------------------------
 
 
-def _layers(name: str, loaded: Loaded) -> Row:
-    study = layer_study.study(
+def _layers(name: str, loaded: Loaded) -> LayerStudy:
+    return layer_study.study(
         name,
         loaded.function,
         loaded.parameters,
@@ -228,53 +238,39 @@ def _layers(name: str, loaded: Loaded) -> Row:
         loaded.held_out,
         select=loaded.select,
     )
-    return dataclasses.asdict(study)
-
-
-def _study_of(fields: Row) -> LayerStudy:
-    reasons = {path: tuple(why) for path, why in fields["not_followed"].items()}
-    rows = {name: tuple(fields[name]) for name in ("rows", "layers", "hypotheses")}
-    return LayerStudy(**rows, not_followed=reasons)
 
 
 def _at_budget(
     loaded: Loaded, budget: float, seed: int, passes: int | None, *, also_half: bool
-) -> Row:
+) -> _AtBudget:
     dense = loaded.metric.scores(loaded.function, loaded.parameters)
     networks, seconds = by_each_way(loaded, budget, passes)
     rows = [
-        {
-            "budget": budget,
-            "method": name,
-            **compared(loaded, compressed, dense, seed),
-            "seconds": seconds.get(name),
-        }
-        for name, compressed in networks.items()
+        compared(loaded, each, dense, seed, budget=budget, method=name, seconds=seconds.get(name))
+        for name, each in networks.items()
     ]
-    metric = {
-        "name": loaded.metric.name,
-        "larger_is_better": loaded.metric.larger_is_better,
-        "value": loaded.metric.value(dense),
-        "scored": len(dense),
-    }
-    half = None
-    if also_half:
-        half = {"budget": budget, **scrutinised(loaded, networks[DRIVEN.name])}
-    return {"metric": metric, "rows": rows, "half": half}
+    metric = DenseMetric(
+        name=loaded.metric.name,
+        larger_is_better=loaded.metric.larger_is_better,
+        value=float(loaded.metric.value(dense)),
+        scored=len(dense),
+    )
+    half = scrutinised(loaded, networks[DRIVEN.name], budget) if also_half else None
+    return _AtBudget(rows=tuple(rows), metric=metric, half=half)
 
 
-def _by_way(loaded: Loaded, budget: float, seed: int, way: Way) -> Row:
-    here: Row = {"budget": budget, "method": way.name}
+def _by_way(loaded: Loaded, budget: float, seed: int, way: Way) -> _AtBudget:
     start = time.monotonic()
     try:
         compressed = by_way(way, loaded, budget, None)
     except ValueError as error:
         if "cannot be met" not in str(error):
             raise
-        return here | {"why": str(error)}
+        return _AtBudget(unmet=(UnmetBudget(budget=budget, method=way.name, why=str(error)),))
     seconds = time.monotonic() - start
     dense = loaded.metric.scores(loaded.function, loaded.parameters)
-    return here | compared(loaded, compressed, dense, seed) | {"seconds": seconds}
+    row = compared(loaded, compressed, dense, seed, budget=budget, method=way.name, seconds=seconds)
+    return _AtBudget(rows=(row,))
 
 
 def _way(name: str) -> Way:
