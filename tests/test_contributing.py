@@ -100,7 +100,9 @@ def test_a_theorem_is_added_by_its_own_files_and_one_line(tmp_path):
 
     def run(*arguments: str | Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        subprocess.run([sys.executable, *arguments], check=True, env=environment, timeout=200)
+        subprocess.run(
+            [sys.executable, *arguments], check=True, env=environment, cwd=tmp_path, timeout=200
+        )
 
     run(tmp_path / "experiments" / "_indices.py")
     run("-c", CHECK)

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1] / "lowrank_theory"
 # From the ground up: each may import what stands before it, and all may import the ground, the
 # modules beside these whose names begin with an underscore.
 ROOMS = (
-    "calibration", "approximations", "free_product", "generators", "problems", "perturbations",
-    "recovery", "error_measures", "rank_choice", "devices", "strategies", "quantisation",
-    "sparsification", "mixtures", "theorems", "certification", "verification",
+    "calibration", "approximations", "free_product", "generators", "excitation", "problems",
+    "perturbations", "recovery", "error_measures", "rank_choice", "devices", "strategies",
+    "quantisation", "sparsification", "mixtures", "theorems", "certification", "verification",
     "_engine", "models", "studies", "networks", "plotting", "reports", "cli",
 )  # fmt: skip
 ON_TOP = {"plotting", "reports", "cli"}  # the rest of the package does without them

@@ -34,6 +34,7 @@ from lowrank_theory.theorems.heteroskedastic_noise import (
 from lowrank_theory.theorems.minimax_floor import minimax_floor as minimax_floor
 from lowrank_theory.theorems.network_composition import network_composition as network_composition
 from lowrank_theory.theorems.numerical_route import numerical_route as numerical_route
+from lowrank_theory.theorems.orientation import orientation as orientation
 from lowrank_theory.theorems.planted_rank import planted_rank as planted_rank
 from lowrank_theory.theorems.price_of_ignoring_data import (
     price_of_ignoring_data as price_of_ignoring_data,

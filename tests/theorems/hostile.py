@@ -99,6 +99,15 @@ def _truth(given: Numbers, noise: Array, stretched: float = 1.0) -> Truth:
     return Truth(given.target, noise, given.rows, scale, YES, YES, second_moment, YES, YES)
 
 
+def _orientations(given: Numbers, rank: int) -> Any:
+    inputs, outputs = given.target.shape
+    seen, values = (np.linalg.svd(each, compute_uv=False) for each in (given.rows, given.target))
+    random = np.random.default_rng(2).standard_normal((40, inputs, min(inputs, outputs)))
+    bases = np.linalg.qr(random)[0].astype(given.rows.dtype)
+    seen = np.pad(seen, (0, inputs - seen.size))
+    return _of("orientation").Orientations(seen, values, bases, rank, YES)
+
+
 def _fresh(given: Numbers) -> Problem:
     observed = Observed(weights=given.target, activations=given.rows)
     return Problem(observed, _truth(given, 0 * given.noise, 1.1), given.rank)
@@ -178,6 +187,7 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 noise, np.array([2.0, 1.0, 0.5])[:rank], np.asarray(given.scale), YES
             )
         ],
+        "Orientations": [lambda: _orientations(given, found)],
         "RoundedLayer": [
             lambda bits=bits, group=group, axis=axis: _of("rounding").RoundedLayer(
                 given.target, bits, activations=rows, group=group, axis=axis
