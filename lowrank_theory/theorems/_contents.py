@@ -31,6 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Data": (
         "price_of_ignoring_data",
         "calibration_size",
+        "calibration_excess",
         "ridge_limit",
         "held_out_certificate",
     ),

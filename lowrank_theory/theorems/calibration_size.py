@@ -117,7 +117,7 @@ class Relative(AbstractStatement):
         r"""Gaussian rows that the weights do not know, and enough of them."""
         shortfall = 1 - relative_deviation(instance, self.failure_probability)
         name = "there are enough samples for the dimension of the outputs"
-        return (*_gaussian_rows(instance), Hypothesis(name, shortfall))
+        return (*gaussian_rows_hypotheses(instance), Hypothesis(name, shortfall))
 
     def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""
@@ -164,7 +164,7 @@ class LeadingConstant(AbstractStatement):
         gap = safe_divide(around[0] - around[-1], eigenvalues[0])
         margin = gap - relative_rank_cutoff((eigenvalues.size,))
         name = "the output covariance has a gap at the rank"
-        return (*_gaussian_rows(instance), Hypothesis(name, margin))
+        return (*gaussian_rows_hypotheses(instance), Hypothesis(name, margin))
 
     def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""
@@ -196,7 +196,7 @@ class LeadingConstant(AbstractStatement):
         return coarseness(instance.observed) * jnp.sum(output_spectrum(instance))
 
 
-class _KnownOptimum(AbstractAdversary):
+class KnownOptimum(AbstractAdversary):
     """Any true second moment of two outputs, and a sample of which the leading direction is given.
 
     `strength` is that of the ridge.
@@ -256,7 +256,7 @@ class NoGap(AbstractExcess):
     kind = UPPER
     regimes = DEVIATING
     control = DEVIATING["many rows"]
-    adversary = _KnownOptimum()
+    adversary = KnownOptimum()
     sharp = True
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
@@ -276,7 +276,7 @@ class Gap(AbstractExcess):
     kind = UPPER
     regimes = RESOLVED
     control = RESOLVED["many rows"]
-    adversary = _KnownOptimum()
+    adversary = KnownOptimum()
     sharp = True
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
@@ -304,7 +304,7 @@ class Gaussian(AbstractExcess):
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Gaussian rows that the weights do not know."""
-        return _gaussian_rows(instance)
+        return gaussian_rows_hypotheses(instance)
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$r_0d$, and less where the gap exceeds $d$."""
@@ -376,7 +376,7 @@ class Ridge(AbstractRidged):
     """
 
     kind = UPPER
-    adversary = _KnownOptimum()
+    adversary = KnownOptimum()
     sharp = True
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
@@ -407,7 +407,7 @@ class RidgeGaussian(AbstractRidged):
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """A ridge, and Gaussian rows that the weights do not know."""
-        return (self.ridge_hypothesis(instance), *_gaussian_rows(instance))
+        return (self.ridge_hypothesis(instance), *gaussian_rows_hypotheses(instance))
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""What $Z^*$ loses on the rows, over the least part of $Q$ that they show."""
@@ -428,7 +428,7 @@ class RidgeGaussian(AbstractRidged):
         return shown / least
 
 
-def _gaussian_rows(problem: Problem) -> tuple[Hypothesis, ...]:
+def gaussian_rows_hypotheses(problem: Problem) -> tuple[Hypothesis, ...]:
     """Independent rows, of which the weights know nothing."""
     truth = problem.truth
     return (
