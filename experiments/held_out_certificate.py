@@ -19,8 +19,8 @@ from lowrank_theory import Setting
 from lowrank_theory.generators import activations, noise, spectra
 from lowrank_theory.plotting import GREY, LIMIT, SERIES, legend_above, panels
 from lowrank_theory.theorems.held_out_certificate import (
-    CompressedLayer,
     HeldOut,
+    LayerLossLaw,
     LossLaw,
     held_out_certificate,
 )
@@ -37,7 +37,7 @@ LAYER = Setting(
     noise=noise.Gaussian(0.3),
 )
 SETTINGS = {
-    "compressed layer": lambda units: CompressedLayer(LAYER, units),
+    "compressed layer": lambda units: LayerLossLaw(LAYER, units),
     "uniform losses": lambda units: LossLaw(np.linspace(0, 1, 8), np.ones(8), 1.0, units),
     "one loss in a thousand is large": lambda units: LossLaw(
         np.array([0.01, 1.0]), np.array([0.999, 0.001]), 1.0, units

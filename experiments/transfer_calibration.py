@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from _save import column, interval, run
-from lowrank_theory._engine.listener import Listener
+from lowrank_theory._engine.observer import Observer
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from lowrank_theory.theorems.calibration_size import first_order_excess
@@ -155,12 +155,12 @@ def populations(network: str) -> dict[str, tuple[Population, tuple[int, int]]]:
     paths = [*SAMPLED[network], *OTHERS[network]]
     case = CASES[network]
     loaded = case.load(dataclasses.replace(case.sizes, calibration=UNITS[network]))
-    listener = Listener(loaded.function, loaded.parameters, paths.__contains__)
+    observer = Observer(loaded.function, loaded.parameters, paths.__contains__)
     leaves = jax.tree_util.tree_leaves_with_path(loaded.parameters)
     by_path = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     weights = {
         path: np.asarray(site.view.matrix(np.asarray(by_path[path], float)))
-        for path, site in listener.survey(loaded.calibration[0]).items()
+        for path, site in observer.survey(loaded.calibration[0]).items()
     }
     cores = {
         path: each if each.shape[0] >= each.shape[1] else np.linalg.qr(each.T)[1].T
@@ -170,8 +170,8 @@ def populations(network: str) -> dict[str, tuple[Population, tuple[int, int]]]:
     for batch in loaded.calibration:
         for number in range(len(jax.tree.leaves(batch)[0])):
             unit = jax.tree.map(lambda leaf, k=number: leaf[k : k + 1], batch)
-            for users, (rows,) in listener.rows_met_in(unit, network, paths):
-                for path, _ in users:
+            for uses, (rows,) in observer.input_rows_of(unit, paths):
+                for path, _ in uses:
                     outputs[path].append(np.asarray(rows, float) @ cores[path])
     return {path: (Population.of(outputs[path]), weights[path].shape) for path in paths}
 

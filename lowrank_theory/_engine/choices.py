@@ -17,10 +17,10 @@ Origin = tuple[int, int]  # the number of a method, and of one of its sizes
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """The `options` that a layer has, `surely` the most that each loses, and where each is from."""
+    """The `options` that a layer has, the most that each may lose, and where each is from."""
 
     options: Options
-    surely: Float[np.ndarray, " options"]
+    upper_losses: Float[np.ndarray, " options"]
     origins: tuple[Origin, ...]
     fits: Sequence[AbstractFit]
 
@@ -33,7 +33,7 @@ class Choices:
         costs: list[int] = []
         losses: list[tuple[float, float]] = []
         for number, fit in enumerate(fits):
-            pairs = zip(fit.losses, fit.surely, strict=True)
+            pairs = zip(fit.losses, fit.upper_losses, strict=True)
             for size, (storage, pair) in enumerate(zip(fit.storages, pairs, strict=True)):
                 if storage is not None:
                     found.append((number, size))
@@ -48,20 +48,20 @@ class Choices:
         """Of a layer that stays dense."""
         return Choices(Options(np.zeros(0, int), np.zeros(0), cost), np.zeros(0), (), ())
 
-    def forgotten(self) -> "Choices":
+    def without_fits(self) -> "Choices":
         """Without the numbers of the approximations."""
         return dataclasses.replace(self, fits=())
 
     def chosen(self, target: AbstractTarget, matrices: Sequence[Observed]) -> Origin | str:
         """The size that a target for each layer by itself asks for, or why there is none."""
         if isinstance(target, LayerError):
-            accurate = self.surely[: self.options.cheaper] <= target.relative**2
+            accurate = self.upper_losses[: self.options.cheaper] <= target.relative**2
             if accurate.any():
                 return self.origins[int(np.argmax(accurate))]
-            return "; ".join(fit.missed(target.relative) for fit in self.fits)
+            return "; ".join(fit.why_inaccurate(target.relative) for fit in self.fits)
         assert isinstance(target, RankRule)
         size = target.rank(matrices) - 1
-        return self.of_size((0, size)) or self.fits[0].lacks(size)
+        return self.of_size((0, size)) or self.fits[0].why_not(size)
 
     def of_size(self, origin: Origin) -> Origin | None:
         """The same, where it can be had and saves something."""
@@ -74,10 +74,10 @@ class Choices:
             return ""
         nested = [fit for fit in self.fits if isinstance(fit, NestedFit)]
         if any(fit.limit and not fit.largest for fit in nested):
-            return nested[0].lacks(0)
+            return nested[0].why_not(0)
         if nested:
             return "no rank saves anything"
-        lacking = [fit.lacks(0) for fit in self.fits if not fit.storages]
+        lacking = [fit.why_not(0) for fit in self.fits if not fit.storages]
         return "; ".join(lacking) if len(lacking) == len(self.fits) else "no size saves anything"
 
 

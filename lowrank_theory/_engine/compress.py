@@ -23,25 +23,19 @@ what it gave in the original one (paper_notes/network_composition.md). The matri
 fitted together: what they see is compressed as far as the layers before the stack are.
 """
 
-import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from jaxtyping import PyTree
 
-from lowrank_theory._engine.compressed import Compressed, CompressedLayer
-from lowrank_theory._engine.fits import (
-    Fitter,
-    Made,
-    needs_of,
-    stored_dtype,
-)
-from lowrank_theory._engine.listener import Listener, nothing_followed
-from lowrank_theory._engine.observation import Site, Survey
+from lowrank_theory._engine.compressed import Compressed, layers_of
+from lowrank_theory._engine.fits import needs_of
+from lowrank_theory._engine.observation import Observation
+from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.passes import blocks_of
-from lowrank_theory._engine.phases import Phases
+from lowrank_theory._engine.phases import Approximations, Phases
 from lowrank_theory._engine.replace import leaves_by_path, replace
 from lowrank_theory._engine.targets import AbstractTarget
 from lowrank_theory._engine.targets import Bytes as Bytes
@@ -50,17 +44,12 @@ from lowrank_theory._engine.targets import LayerError as LayerError
 from lowrank_theory._engine.targets import MultiplyAdds as MultiplyAdds
 from lowrank_theory._engine.targets import Parameters as Parameters
 from lowrank_theory._engine.targets import RankRule as RankRule
-from lowrank_theory._engine.tied import Tied, settled, tied_leaves
+from lowrank_theory._engine.weights import Weight, tied_leaves
 from lowrank_theory._numerics import check_count
-from lowrank_theory.approximations import Storage
 from lowrank_theory.calibration import AbstractCalibration, Calibration
-from lowrank_theory.recovery import AbstractLadder, AbstractNestedMethod, ActivationWeighted
+from lowrank_theory.recovery import AbstractLadder, AbstractNestedMethod, ActivationWeighted, Need
 
 DATA_DRIVEN = ActivationWeighted()
-
-
-# --- compressing ---------------------------------------------------------------------------------
-
 Methods = AbstractLadder | Sequence[AbstractLadder]
 
 
@@ -112,33 +101,45 @@ def compress(
     method cannot save, and statistics that do not fit into memory.
     """
     methods = _check(target, method, sequential, passes)
-    chosen = select or (lambda _: True)
-    tied = tied_leaves(parameters, chosen)
-    listener = Listener(function, parameters, select, tied, calibration)
-    survey = settled(listener.survey(_first(batches)), tied, chosen)
-    if not survey:
-        raise nothing_followed(survey.not_followed)
-    leaves = leaves_by_path(parameters)
-    remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
-    free = [path for path in survey if path not in remarks]
     needs = needs_of(methods)
+    tied = tied_leaves(parameters, select or (lambda _: True))
+    observer = Observer(function, parameters, select, tied)
+    survey = observer.survey(_first(batches))
+    leaves = leaves_by_path(parameters)
+    weights = {
+        path: Weight(path, leaves[path], site, tuple(tied.get(path, ())))
+        for path, site in survey.items()
+    }
+    remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
+    free = [path for path in weights if path not in remarks]
     blocks = blocks_of(survey, free, needs=needs) if needs else [free]
     later: list[list[str]] = []
     if sequential:
         later = blocks_of(survey, free, needs=needs, paired=True, passes=passes or len(free))
     _warn_of_few(passes, len({survey[path].group for path in free}))
+
+    def observe(paths: Collection[str], approximations: Approximations) -> Observation:
+        return observer.observe(
+            batches,
+            only=paths,
+            compressed=replace(function, parameters, approximations) if approximations else None,
+            kind=calibration,
+            rows=bool(needs & {Need.ROWS, Need.PAIRED_ROWS}),
+        )
+
     steps = itertools.count(1)
 
     def step(path: str) -> None:
         if progress is not None:
             progress(path, next(steps), (1 + sequential) * len(free))
 
-    fitter = Fitter(listener, survey, tied, leaves, batches, methods, remarks)
-    dense = {path: _dense(survey[path], leaves[path]) for path in survey}
-    phases = Phases(target, function, parameters, fitter, dense, step)
+    phases = Phases(target, methods, weights, observe, remarks, step)
     taken, made, known = phases.chosen(blocks, make=not sequential)
     if sequential:
         made = phases.in_sequence(later, taken)
+    network = function, parameters
+    if made:
+        network = replace(function, parameters, phases.approximations(made))
     provenance = {
         "target": str(target),
         "method": ", ".join(map(str, methods)),
@@ -148,11 +149,7 @@ def compress(
         "not_followed": {path: "; ".join(why) for path, why in survey.not_followed.items()},
         **known,
     }
-    layers = _layers(survey, dense, made, remarks, tied)
-    if not made:
-        return Compressed(function, parameters, layers, provenance)
-    replaced = replace(function, parameters, phases.approximations(made))
-    return Compressed(*replaced, layers, provenance)
+    return Compressed(*network, layers_of(weights, made, remarks), provenance)
 
 
 def _check(
@@ -209,59 +206,3 @@ def _first(batches: Iterable[PyTree]) -> PyTree:
     for batch in begun:
         return batch
     raise ValueError("`batches` is empty: give at least one batch.")
-
-
-# --- layers -----------------------------------------------------------------------------------
-
-
-def _dense(site: Site, leaf: Any) -> Storage:
-    """What the layer takes as it is."""
-    numbers = site.parameters
-    return Storage.of_floats(numbers, stored_dtype(leaf).itemsize, multiply_adds=numbers)
-
-
-def _layers(
-    survey: Survey,
-    dense: Mapping[str, Storage],
-    made: Mapping[str, Made],
-    remarks: Mapping[str, str],
-    tied: Tied,
-) -> dict[str, CompressedLayer]:
-    """What became of each, in the order of execution."""
-    layers: dict[str, CompressedLayer] = {}
-    for path in survey:
-        one = _layer(survey[path], dense[path], made.get(path), remarks.get(path, ""))
-        layers[path] = one
-        for other in tied.get(path, ()):
-            layers[other] = _counted_with(one, path)
-    return layers
-
-
-def _layer(site: Site, dense: Storage, made: Made | None, remark: str) -> CompressedLayer:
-    counts = site.parameters, dense.bytes, site.multiply_adds
-    if made is None:
-        both = (count for count in counts for _ in range(2))
-        return CompressedLayer(site.view, None, None, None, remark, 0.0, True, *both)
-    takes = made.approximation.storage
-    return CompressedLayer(
-        view=site.view,
-        size=made.size,
-        method=made.method,
-        rank=made.rank,
-        remark=remark,
-        relative_error=made.relative_error,
-        certified=made.certified,
-        parameters=takes.numbers,
-        dense_parameters=counts[0],
-        bytes=takes.bytes,
-        dense_bytes=counts[1],
-        multiply_adds=site.rows * takes.multiply_adds,
-        dense_multiply_adds=counts[2],
-    )
-
-
-def _counted_with(layer: CompressedLayer, path: str) -> CompressedLayer:
-    """Of another leaf that is the same array."""
-    counts = ("parameters", "bytes", "multiply_adds")
-    nothing = dict.fromkeys([*counts, *(f"dense_{each}" for each in counts)], 0)
-    return dataclasses.replace(layer, remark=f"tied, one array with {path}", **nothing)

@@ -9,10 +9,12 @@ from typing import Any
 from jaxtyping import PyTree
 
 from lowrank_theory._engine.compressed_file import read, write
+from lowrank_theory._engine.fits import FittedLayer
 from lowrank_theory._engine.follow import is_array
 from lowrank_theory._engine.observation import by_reason
 from lowrank_theory._engine.replace import leaves_by_path, replace
 from lowrank_theory._engine.views import MatrixView
+from lowrank_theory._engine.weights import Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,43 @@ class CompressedLayer:
     dense_bytes: int
     multiply_adds: int
     dense_multiply_adds: int
+
+    @staticmethod
+    def of(weight: Weight, made: FittedLayer | None, remark: str) -> "CompressedLayer":
+        """A layer that is made, or stays dense."""
+        takes = weight.dense if made is None else made.approximation.storage
+        return CompressedLayer(
+            view=weight.view,
+            size=made and made.size,
+            method=made and made.method,
+            rank=made and made.rank,
+            remark=remark,
+            relative_error=0.0 if made is None else made.relative_error,
+            certified=made is None or made.certified,
+            parameters=takes.numbers,
+            dense_parameters=weight.dense.numbers,
+            bytes=takes.bytes,
+            dense_bytes=weight.dense.bytes,
+            multiply_adds=weight.site.rows * takes.multiply_adds,
+            dense_multiply_adds=weight.site.multiply_adds,
+        )
+
+    def counted_with(self, path: str) -> "CompressedLayer":
+        """Of another leaf that is the array at this path."""
+        counts = ("parameters", "bytes", "multiply_adds")
+        nothing = dict.fromkeys([*counts, *(f"dense_{each}" for each in counts)], 0)
+        return dataclasses.replace(self, remark=f"tied, one array with {path}", **nothing)
+
+
+def layers_of(
+    weights: Mapping[str, Weight], made: Mapping[str, FittedLayer], remarks: Mapping[str, str]
+) -> dict[str, CompressedLayer]:
+    """What became of each weight, in the order of execution, and of the leaves tied to it."""
+    layers: dict[str, CompressedLayer] = {}
+    for path, weight in weights.items():
+        layers[path] = CompressedLayer.of(weight, made.get(path), remarks.get(path, ""))
+        layers |= {other: layers[path].counted_with(path) for other in weight.tied}
+    return layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

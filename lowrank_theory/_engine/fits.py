@@ -2,18 +2,15 @@
 
 import abc
 import dataclasses
-import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
-from lowrank_theory._engine.listener import Listener
-from lowrank_theory._engine.observation import Survey
-from lowrank_theory._engine.tied import Tied
 from lowrank_theory._engine.views import MatrixView
+from lowrank_theory._engine.weights import Weight
 from lowrank_theory.approximations import (
     AbstractApproximation,
     AbstractMatrix,
@@ -46,7 +43,7 @@ Seen = AbstractCalibration | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class FittedLayer:
     """What stands for a layer, and how far it is from it."""
 
     approximation: AbstractApproximation
@@ -72,11 +69,11 @@ class AbstractFit(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def surely(self) -> Float[np.ndarray, " sizes"]:
-        """What it is at most, rounding included."""
+    def upper_losses(self) -> Float[np.ndarray, " sizes"]:
+        """What that is at most, rounding included."""
 
     @abc.abstractmethod
-    def at(self, size: int) -> Made:
+    def at(self, size: int) -> FittedLayer:
         """The layer of this size."""
 
     def has(self, size: int) -> bool:
@@ -84,11 +81,11 @@ class AbstractFit(abc.ABC):
         return size < len(self.storages) and self.storages[size] is not None
 
     @abc.abstractmethod
-    def lacks(self, size: int) -> str:
+    def why_not(self, size: int) -> str:
         """Why it cannot be had, or would save nothing."""
 
     @abc.abstractmethod
-    def missed(self, relative: float) -> str:
+    def why_inaccurate(self, relative: float) -> str:
         """Why no size has at most this relative error."""
 
 
@@ -134,11 +131,11 @@ class NestedFit(AbstractFit):
         return self.measured.squares[1:]
 
     @property
-    def surely(self) -> Float[np.ndarray, " ranks"]:
-        """What is surely not lost more."""
+    def upper_losses(self) -> Float[np.ndarray, " ranks"]:
+        """At most, rounding included."""
         return self.measured.upper[1:] ** 2
 
-    def at(self, size: int) -> Made:
+    def at(self, size: int) -> FittedLayer:
         """Of rank `size` + 1."""
         rank, upper = size + 1, float(self.measured.upper[size + 1])
         factors: Any = LowRank(
@@ -149,9 +146,9 @@ class NestedFit(AbstractFit):
         error = float(np.sqrt(self.measured.squares[rank]))
         least = error if self.least is None else float(np.sqrt(self.least[rank]))
         certified = _certified(upper, least, self.tolerance) and self.measured.norm > 0
-        return Made(factors, _name(self.method), f"rank {rank}", rank, error, certified)
+        return FittedLayer(factors, _name(self.method), f"rank {rank}", rank, error, certified)
 
-    def lacks(self, size: int) -> str:
+    def why_not(self, size: int) -> str:
         """The rank would save nothing, or is not finite."""
         rank = size + 1
         if rank <= self.limit:
@@ -162,7 +159,7 @@ class NestedFit(AbstractFit):
             reason += f"; rounded to {dtype}, rank {self.largest} errs by {share}"
         return reason
 
-    def missed(self, relative: float) -> str:
+    def why_inaccurate(self, relative: float) -> str:
         """The least rank of all that would have this error, which cannot be had; beyond the
         largest, where nothing is stored, with as much for rounding as there.
         """
@@ -171,7 +168,7 @@ class NestedFit(AbstractFit):
         losses = np.concatenate([upper, self.exact[self.largest + 1 :] + rounding])
         accurate = losses <= relative**2
         rank = int(np.argmax(accurate)) if accurate.any() else len(losses) - 1
-        return self.lacks(max(rank, 1) - 1)
+        return self.why_not(max(rank, 1) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,27 +194,27 @@ class ListedFit(AbstractFit):
         return np.array([float(each.squares[0]) for each in self.measured])
 
     @property
-    def surely(self) -> Float[np.ndarray, " sizes"]:
-        """What is surely not lost more."""
+    def upper_losses(self) -> Float[np.ndarray, " sizes"]:
+        """At most, rounding included."""
         return np.array([float(each.upper[0]) ** 2 for each in self.measured])
 
-    def at(self, size: int) -> Made:
+    def at(self, size: int) -> FittedLayer:
         """Of this size."""
-        error, upper = (float(np.sqrt(each[size])) for each in (self.losses, self.surely))
+        error, upper = (float(np.sqrt(each[size])) for each in (self.losses, self.upper_losses))
         certified = _certified(upper, error, NEAR_OPTIMAL) and self.measured[size].norm > 0
         made, name = self.approximations[size], self.names[size]
-        return Made(made, _name(self.method), name, None, error, certified)
+        return FittedLayer(made, _name(self.method), name, None, error, certified)
 
-    def lacks(self, size: int) -> str:
+    def why_not(self, size: int) -> str:
         """There is none, or it is not finite."""
         if not self.names:
             return f"`{_name(self.method)}` has no size for this shape"
         return f"with {self.names[size]} its numbers are not finite"
 
-    def missed(self, relative: float) -> str:
+    def why_inaccurate(self, relative: float) -> str:
         """The least error, and of which size."""
         if not self.names:
-            return self.lacks(0)
+            return self.why_not(0)
         best = int(np.nanargmin(np.where(np.isfinite(self.losses), self.losses, np.inf)))
         return f"with {self.names[best]} it errs by {np.sqrt(self.losses[best]):.2%}"
 
@@ -235,153 +232,96 @@ def _stacked(view: MatrixView, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.reshape(*view.matrix_shape[:-2], *array.shape[1:]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Fitter:
-    """What fits layers to the data. It adds to `remarks` why some cannot be fitted."""
+def fitted(
+    weight: Weight, matrices: list[Observed], method: AbstractLadder, limit: int
+) -> AbstractFit:
+    """A layer at all sizes of a method, ranks up to a limit; `matrices` are those of the weight,
+    with a calibration where errors are those of the outputs.
+    """
+    if isinstance(method, AbstractNestedMethod):
+        return _nested(weight, matrices, method, limit)
+    return _listed(weight, matrices, method)
 
-    listener: Listener
-    survey: Survey
-    tied: Tied
-    leaves: Mapping[str, Any]
-    batches: Iterable[PyTree]
-    methods: tuple[AbstractLadder, ...]
-    remarks: dict[str, str]
 
-    @property
-    def looks(self) -> bool:
-        """Whether a method looks at the data: then errors are those of the outputs, for all."""
-        return bool(needs_of(self.methods))
+def _nested(
+    weight: Weight, matrices: list[Observed], method: AbstractNestedMethod, limit: int
+) -> NestedFit:
+    dtype = weight.dtype
+    sweeps = [every_rank(observed, method) for observed in matrices]
+    weights, seen = _given(matrices)
+    left, right = (
+        np.stack([np.asarray(side, np.float64) for side in sides])
+        for sides in zip(*(_leading(sweep, limit) for sweep in sweeps), strict=True)
+    )
+    left, right = balanced(left, right, dtype)
+    shifts = None
+    if method.needs:
+        parts = zip(weights, left, right, seen, strict=True)
+        shifts = rounded(_is_affine(matrices) * np.stack([_shifts(*each) for each in parts]), dtype)
+        shifts[:, 0] = 0  # the mean output itself, which may be too large
+    largest = _finite(left, right, shifts)
+    left, right = left[..., :largest], right[:, :largest]
+    shifts = None if shifts is None else shifts[:, : largest + 1]
+    measured = measured_errors(weights, left, right, shifts, seen)
+    tolerance = sweeps[0].certificates.tolerance
+    exact, least = _unrounded(weight.path, sweeps, measured.norm)
+    if seen[0] is not None and not method.needs:
+        # It aims at the weights, and these are errors of the outputs.
+        exact, least = np.zeros_like(exact), None
+    return NestedFit(
+        method, weight.view, limit, left, right, shifts, measured, exact, least, tolerance
+    )
 
-    def affine(self, path: str) -> bool:
-        """Whether a shift keeps the mean output. Real and imaginary parts have a mean each, which
-        one real shift cannot keep: where they are rows, it is zero.
-        """
-        return self.looks and not self.survey[path].complex_inputs
 
-    def fits(
-        self,
-        paths: Collection[str],
-        limits: Mapping[str, int],
-        compressed: tuple[Callable[..., Any], PyTree] | None = None,
-        only: Mapping[str, int] | None = None,
-    ) -> Iterator[tuple[str, list[Observed], list[AbstractFit]]]:
-        """Some layers at all sizes, ranks up to a limit, after one pass over the data: by each
-        method, or `only` that of this number. With a network compressed so far, they are fitted to
-        what they see in it.
-        """
-        seen = None
-        if self.looks and paths:
-            select = set(paths).__contains__
-            other = Listener(*compressed, select, self.tied) if compressed else None
-            rows = bool(needs_of(self.methods) & {Need.ROWS, Need.PAIRED_ROWS})
-            seen = self.listener.observe(self.batches, only=paths, compressed=other, rows=rows)
-        for path in paths:
-            if seen is not None and path not in seen:
-                self.remarks[path] = "; ".join(seen.not_followed[path])
-                continue
-            slices = list(seen.slices(path)) if seen is not None else itertools.repeat(None)
-            matrices = self._matrices(path, slices)
-            methods = self.methods if only is None else self.methods[only[path] :][:1]
-            yield path, matrices, [self._fit(path, matrices, m, limits[path]) for m in methods]
+def _listed(weight: Weight, matrices: list[Observed], method: AbstractLadder) -> ListedFit:
+    dtype, view = weight.dtype, weight.view
+    sweeps = [method.sweep(observed) for observed in matrices]
+    names, kept, measured = [], [], []
+    for size in range(len(sweeps[0].storages)):
+        slices = [
+            sweep.at(size).approximation.map_floats(lambda array: rounded(np.asarray(array), dtype))
+            for sweep in sweeps
+        ]
+        judge = _of_matrices if isinstance(slices[0], AbstractMatrix) else _of_maps
+        shift, found = judge(matrices, slices, dtype, shifted=bool(method.needs))
+        made = jax.tree.map(lambda *arrays: _stacked(view, np.stack(arrays)), *slices)
+        if shift is not None:
+            made = Affine(made, _stacked(view, shift))
+        names.append(sweeps[0].name(size))
+        kept.append(made)
+        measured.append(found)
+    return ListedFit(method, tuple(names), tuple(kept), tuple(measured))
 
-    def _matrices(self, path: str, slices: Iterable[Seen]) -> list[Observed]:
-        leaf, view = self.leaves[path], self.survey[path].view
-        dtype = np.float64 if leaf.dtype == np.float64 else np.float32
-        inputs, outputs = view.matrix_shape[-2:]
-        weights = view.matrix(np.asarray(leaf)).astype(dtype).reshape(-1, inputs, outputs)
-        # With a bias the layer is affine, and its mean output does not move.
-        bias = np.zeros(outputs, dtype) if self.affine(path) else None
-        try:
-            return [
-                Observed(weights=each, bias=bias, calibration=seen)
-                for each, seen in zip(weights, slices, strict=False)
-            ]
-        except ValueError as error:
-            raise ValueError(f"`parameters{path}`: {error}") from error
 
-    def _fit(
-        self, path: str, matrices: list[Observed], method: AbstractLadder, limit: int
-    ) -> AbstractFit:
-        if isinstance(method, AbstractNestedMethod):
-            return self._nested(path, matrices, method, limit)
-        return self._listed(path, matrices, method)
-
-    def _nested(
-        self, path: str, matrices: list[Observed], method: AbstractNestedMethod, limit: int
-    ) -> NestedFit:
-        dtype = stored_dtype(self.leaves[path])
-        sweeps = [every_rank(observed, method) for observed in matrices]
-        weights, seen = _given(matrices)
-        left, right = (
-            np.stack([np.asarray(side, np.float64) for side in sides])
-            for sides in zip(*(_leading(sweep, limit) for sweep in sweeps), strict=True)
-        )
-        left, right = balanced(left, right, dtype)
-        shifts = None
-        if method.needs:
-            parts = zip(weights, left, right, seen, strict=True)
-            shifts = self.affine(path) * np.stack([_shifts(*each) for each in parts])
-            shifts = rounded(shifts, dtype)
-            shifts[:, 0] = 0  # the mean output itself, which may be too large
-        largest = _finite(left, right, shifts)
-        left, right = left[..., :largest], right[:, :largest]
-        shifts = None if shifts is None else shifts[:, : largest + 1]
-        measured = measured_errors(weights, left, right, shifts, seen)
-        view, tolerance = self.survey[path].view, sweeps[0].certificates.tolerance
-        exact, least = _unrounded(path, sweeps, measured.norm)
-        if self.looks and not method.needs:  # its aim are the weights, and these are the outputs
-            exact, least = np.zeros_like(exact), None
-        return NestedFit(
-            method, view, limit, left, right, shifts, measured, exact, least, tolerance
-        )
-
-    def _listed(self, path: str, matrices: list[Observed], method: AbstractLadder) -> ListedFit:
-        dtype, view = stored_dtype(self.leaves[path]), self.survey[path].view
-        sweeps = [method.sweep(observed) for observed in matrices]
-        names, kept, measured = [], [], []
-        for size in range(len(sweeps[0].storages)):
-            slices = [
-                sweep.at(size).approximation.map_floats(
-                    lambda array: rounded(np.asarray(array), dtype)
-                )
-                for sweep in sweeps
-            ]
-            judge = _of_matrices if isinstance(slices[0], AbstractMatrix) else _of_maps
-            shift, found = judge(matrices, slices, dtype, self.affine(path), bool(method.needs))
-            made = jax.tree.map(lambda *arrays: _stacked(view, np.stack(arrays)), *slices)
-            if shift is not None:
-                made = Affine(made, _stacked(view, shift))
-            names.append(sweeps[0].name(size))
-            kept.append(made)
-            measured.append(found)
-        return ListedFit(method, tuple(names), tuple(kept), tuple(measured))
+def _is_affine(matrices: list[Observed]) -> bool:
+    return matrices[0].bias is not None
 
 
 Judged = tuple[Float[np.ndarray, "slices outputs"] | None, Measured]
 
 
 def _of_matrices(
-    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, affine: bool, looks: bool
+    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, *, shifted: bool
 ) -> Judged:
-    """The shifts that keep the mean output, of what looks at the data, and the error with them."""
+    """The shifts that keep the mean output, where there are any, and the error with them."""
     weights, seen = _given(matrices)
     dense, shift = np.stack([dense_float64(each) for each in slices]), None
-    if looks:
+    if shifted:
         parts = zip(weights, dense, seen, strict=True)
-        shift = rounded(affine * np.stack([_shift(*each) for each in parts]), dtype)
+        shift = rounded(_is_affine(matrices) * np.stack([_shift(*each) for each in parts]), dtype)
     return shift, measured_error(weights, dense, shift, seen)
 
 
 def _of_maps(
-    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, affine: bool, looks: bool
+    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, *, shifted: bool
 ) -> Judged:
     """The same, on rows."""
     rows = [rows_of(observed) for observed in matrices]
     pairs = [outputs_of_both(*each) for each in zip(matrices, slices, strict=True)]
     shift = None
-    if looks:
+    if shifted:
         moved = [r.mean(y - made) for r, (y, made) in zip(rows, pairs, strict=True)]
-        shift = rounded(affine * np.stack(moved), dtype)
+        shift = rounded(_is_affine(matrices) * np.stack(moved), dtype)
     given = np.zeros(len(pairs)) if shift is None else np.asarray(shift, np.float64)
     made = [found + moved for (_, found), moved in zip(pairs, given, strict=True)]
     return shift, measured_on_rows([y for y, _ in pairs], made, rows)
@@ -404,11 +344,6 @@ def storage_of_rank(view: MatrixView, rank: int, dtype: np.dtype, shifted: bool)
 def _given(matrices: list[Observed]) -> tuple[np.ndarray, list[Seen]]:
     weights = np.stack([np.asarray(observed.weights) for observed in matrices])
     return weights, [observed.calibration for observed in matrices]
-
-
-def stored_dtype(leaf: Any) -> np.dtype:
-    """The dtype of what replaces a leaf: its own, as far as JAX has it."""
-    return np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def balanced(left: np.ndarray, right: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Follow weights through a traced function to the products that they enter.
 
 Transposes, reshapes and casts move a weight, control flow carries it inside, and what happens at a
-product is for the two kinds of weight to say: one listens, one multiplies by factors.
+product is for the two kinds of weight to say: one records its input, one multiplies by factors.
 """
 
 import abc
@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, primitives
 
-from lowrank_theory._engine.views import MatrixView, Trail
+from lowrank_theory._engine.views import Layout, MatrixView
 from lowrank_theory._numerics import AnyArray
 
 
@@ -25,17 +25,17 @@ from lowrank_theory._numerics import AnyArray
 class Scope:
     """What is known while one program, or the body of one loop, is run.
 
-    `ledger` and `views` belong to the whole trace: what was met that no product explains, and how
-    each leaf was first used as a matrix. `encounters` and `memo` belong to one body, whose values
+    `remarks` and `views` belong to the whole trace: uses of a leaf that no product explains, and
+    how it was first used as a matrix. `layer_inputs` and `memo` belong to one body, whose values
     must not leave it otherwise than as results. `depth` counts the loops around it; `uncounted` is
     why what multiplies in it does not count.
     """
 
-    ledger: dict[str, list[str]]
+    remarks: dict[str, list[str]]
     views: dict[str, MatrixView]
     depth: int = 0
     uncounted: str = ""
-    encounters: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    layer_inputs: dict[Any, Any] = dataclasses.field(default_factory=dict)
     memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
     kept: dict[int, Any] = dataclasses.field(default_factory=dict)
 
@@ -46,11 +46,11 @@ class Scope:
 
     def body(self, *, loops: int = 0, uncounted: str = "") -> "Scope":
         """The scope of a body inside this one."""
-        return Scope(self.ledger, self.views, self.depth + loops, self.uncounted or uncounted)
+        return Scope(self.remarks, self.views, self.depth + loops, self.uncounted or uncounted)
 
-    def note(self, path: str, remark: str) -> None:
+    def remark(self, path: str, remark: str) -> None:
         """Write a remark on a leaf, once."""
-        remarks = self.ledger.setdefault(path, [])
+        remarks = self.remarks.setdefault(path, [])
         if remark not in remarks:
             remarks.append(remark)
 
@@ -60,10 +60,10 @@ class AbstractWeight(eqx.Module):
     carry it.
     """
 
-    trail: eqx.AbstractVar[Trail]
+    layout: eqx.AbstractVar[Layout]
 
     @abc.abstractmethod
-    def moved(self, move: Callable[..., Any], trail: Trail) -> "AbstractWeight":
+    def moved(self, move: Callable[..., Any], layout: Layout) -> "AbstractWeight":
         """The same entries in other places."""
 
     @abc.abstractmethod
@@ -210,23 +210,23 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 def _transpose(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | None:
     (weight,) = inputs
-    return _moved(equation, weight, weight.trail.transposed(equation.params["permutation"]))
+    return _moved(equation, weight, weight.layout.transposed(equation.params["permutation"]))
 
 
 def _reshape(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | None:
-    return _moved(equation, inputs[0], inputs[0].trail.reshaped(_shape(equation.outvars[0])))
+    return _moved(equation, inputs[0], inputs[0].layout.reshaped(_shape(equation.outvars[0])))
 
 
 def _broadcast(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | None:
     (old,), (new,) = equation.invars, equation.outvars
-    grown = math.prod(_shape(old)) != math.prod(_shape(new))
-    return None if grown else _reshape(equation, inputs, scope)
+    repeats = math.prod(_shape(old)) != math.prod(_shape(new))
+    return None if repeats else _reshape(equation, inputs, scope)
 
 
-def _moved(equation: JaxprEqn, weight: AbstractWeight, trail: Trail | None) -> list[Any] | None:
-    if trail is None:
+def _moved(equation: JaxprEqn, weight: AbstractWeight, layout: Layout | None) -> list[Any] | None:
+    if layout is None:
         return None
-    return [weight.moved(lambda array: _bound(equation, [array])[0], trail)]
+    return [weight.moved(lambda array: _bound(equation, [array])[0], layout)]
 
 
 def _cast(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | None:
@@ -254,13 +254,13 @@ def _convolution(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[An
     groups, numbers = options["feature_group_count"], options["dimension_numbers"]
     if isinstance(other, AbstractWeight) or options["batch_group_count"] != 1:
         return None
-    trail = weight.trail.transposed(numbers.rhs_spec)
+    layout = weight.layout.transposed(numbers.rhs_spec)
     outputs, *rest = (_shape(equation.invars[1])[axis] for axis in numbers.rhs_spec)
     split = (groups, outputs // groups, *rest)
-    trail = trail.reshaped(split)
-    if trail is None:
+    layout = layout.reshaped(split)
+    if layout is None:
         return None
-    kernel = weight.moved(lambda w: w.transpose(numbers.rhs_spec).reshape(split), trail)
+    kernel = weight.moved(lambda w: w.transpose(numbers.rhs_spec).reshape(split), layout)
     rhs_spec = tuple(range(len(numbers.rhs_spec)))
     options["dimension_numbers"] = numbers._replace(rhs_spec=rhs_spec)
     return [kernel.convolved(other, options, scope)]
@@ -277,11 +277,11 @@ def _remat(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
     def function(inputs: list[Any]) -> tuple:
         body = scope.body()
         results = plain(run(program, inputs, body), "it leaves a checkpoint", body)
-        return results, list(body.encounters.values())
+        return results, list(body.layer_inputs.values())
 
     options = {name: equation.params[name] for name in ("policy", "prevent_cse")}
-    results, encounters = jax.checkpoint(function, **options)(inputs)
-    _receive(encounters, scope)
+    results, layer_inputs = jax.checkpoint(function, **options)(inputs)
+    _receive(layer_inputs, scope)
     return results
 
 
@@ -295,14 +295,14 @@ def _scan(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
         row = [v.slice(scope.depth) if isinstance(v, AbstractWeight) else v for v in row]
         results = run(program, [*inputs[:first], *carry, *row], body)
         results = plain(results, "it leaves a loop", body)
-        return results[:carries], (results[carries:], list(body.encounters.values()))
+        return results[:carries], (results[carries:], list(body.layer_inputs.values()))
 
     start = plain(inputs[first:last], "a loop changes it", scope)
     rows = [v.stacked(length) if isinstance(v, AbstractWeight) else v for v in inputs[last:]]
-    end, (outputs, encounters) = lax.scan(
+    end, (outputs, layer_inputs) = lax.scan(
         step, start, rows, length, reverse=options["reverse"], unroll=options["unroll"]
     )
-    _receive(encounters, scope)
+    _receive(layer_inputs, scope)
     return [*end, *outputs]
 
 
@@ -333,7 +333,7 @@ def _cond(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
         def function(operands: list[Any]) -> tuple:
             body = scope.body()
             results = plain(run(program, operands, body), "it leaves a branch", body)
-            return results, list(body.encounters.values())
+            return results, list(body.layer_inputs.values())
 
         return function
 
@@ -345,22 +345,22 @@ def _cond(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any]:
             results, own = branches[which](operands)
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), met)
             return results, [
-                own if k == which else encounters for k, encounters in enumerate(nothing)
+                own if k == which else layer_inputs for k, layer_inputs in enumerate(nothing)
             ]
 
         return function
 
-    results, encounters = lax.switch(
+    results, layer_inputs = lax.switch(
         index, list(map(with_nothing_elsewhere, range(len(branches)))), operands
     )
-    _receive([encounter for branch in encounters for encounter in branch], scope)
+    _receive([layer_input for branch in layer_inputs for layer_input in branch], scope)
     return results
 
 
-def _receive(encounters: list[Any], scope: Scope) -> None:
-    """Take over what was met inside a body."""
-    for encounter in encounters:
-        scope.encounters[len(scope.encounters)] = encounter
+def _receive(layer_inputs: list[Any], scope: Scope) -> None:
+    """Take over what was recorded inside a body."""
+    for layer_input in layer_inputs:
+        scope.layer_inputs[len(scope.layer_inputs)] = layer_input
 
 
 _RESHAPES = (primitives.reshape_p, primitives.squeeze_p)

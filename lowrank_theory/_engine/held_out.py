@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from lowrank_theory._engine.compressed import Compressed
-from lowrank_theory._engine.listener import Listener, check_no_nan
+from lowrank_theory._engine.observer import Observer, check_no_nan
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory.approximations import AbstractApproximation
 from lowrank_theory.certification import relative_losses, row_norms
@@ -44,15 +44,15 @@ def unit_errors(
     a function that cannot be traced, and a compressed network of another function.
     """
     layers = _replaced(parameters, compressed)
-    listener = Listener(function, parameters, layers.__contains__) if layers else None
+    observer = Observer(function, parameters, layers.__contains__) if layers else None
     norms = {path: np.zeros((2, len(units))) for path in layers}
     for number, unit in _counted(units, progress):
         met: set[str] = set()
         name = f"units[{number}]"
         check_no_nan(name, unit)
-        for users, slices in listener.rows_met_in(unit, name, layers) if listener else ():
+        for uses, slices in observer.input_rows_of(unit, layers) if observer else ():
             rows = [np.asarray(each, float) for each in slices]
-            for path, _ in users:
+            for path, _ in uses:
                 found = norms[path][:, number]
                 norms[path][:, number] = np.hypot(found, layers[path].norms(rows))
                 met.add(path)

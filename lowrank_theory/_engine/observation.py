@@ -1,4 +1,4 @@
-"""Where weights multiply, and what they met."""
+"""Where weights multiply, and what multiplied them."""
 
 import dataclasses
 import math

@@ -5,8 +5,8 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from lowrank_theory._engine.listener import Listener, nothing_followed
 from lowrank_theory._engine.observation import Observation, Survey
+from lowrank_theory._engine.observer import Observer, nothing_followed
 from lowrank_theory.calibration import AbstractCalibration, Calibration
 
 
@@ -42,9 +42,8 @@ def observe(
     Raises `ValueError` for a function that cannot be traced on a batch, parameters of which none
     enters a product, no batch at all, and numbers that are not finite in a batch or on the way.
     """
-    listener = Listener(function, parameters, select, kind=calibration)
-    other = compressed and Listener(*compressed, listener.selected.__contains__)
-    observation = listener.observe(batches, compressed=other)
+    observer = Observer(function, parameters, select)
+    observation = observer.observe(batches, compressed=compressed, kind=calibration)
     if not observation:
         raise nothing_followed(observation.not_followed)
     return observation
@@ -66,4 +65,4 @@ def survey(
     Raises `ValueError` for a function that cannot be traced on the batch, and parameters of which
     none enters a product.
     """
-    return Listener(function, parameters, select).survey(batch)
+    return Observer(function, parameters, select).survey(batch)

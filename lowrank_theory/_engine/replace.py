@@ -22,7 +22,7 @@ from lowrank_theory._engine.follow import (
     run,
     trace,
 )
-from lowrank_theory._engine.views import Pieces, Trail, in_leaf_order, size_of
+from lowrank_theory._engine.views import Layout, Pieces, in_leaf_order, size_of
 from lowrank_theory.approximations import AbstractApproximation, AbstractMatrix, Affine
 
 
@@ -139,43 +139,43 @@ class Approximated(AbstractWeight):
     `shift` is kept apart: (*stack, outputs), or `None`.
     """
 
-    trail: Trail = eqx.field(static=True)
+    layout: Layout = eqx.field(static=True)
     given: AbstractApproximation
     shift: Inexact[Array | np.ndarray, "*stack outputs"] | None
 
     @staticmethod
     def start(name: str, shape: tuple[int, ...], given: AbstractApproximation) -> "Approximated":
         """The leaf itself."""
-        trail = Trail.start(name, shape)
+        layout = Layout.start(name, shape)
         if isinstance(given, Affine):
-            return Approximated(trail, given.approximation, given.shift)
-        return Approximated(trail, given, None)
+            return Approximated(layout, given.approximation, given.shift)
+        return Approximated(layout, given, None)
 
-    def moved(self, move: Callable[..., Any], trail: Trail) -> "Approximated":
-        return Approximated(trail, self.given, self.shift)
+    def moved(self, move: Callable[..., Any], layout: Layout) -> "Approximated":
+        return Approximated(layout, self.given, self.shift)
 
     def mapped(self, function: Callable[..., Any]) -> "Approximated":
         shift = None if self.shift is None else function(self.shift)
-        return Approximated(self.trail, self.given.map_floats(function), shift)
+        return Approximated(self.layout, self.given.map_floats(function), shift)
 
     def stacked(self, length: int) -> "Approximated":
-        if not self.trail.axes[0]:  # a leaf with one slice is no stack
+        if not self.layout.axes[0]:  # a leaf with one slice is no stack
             return jax.tree.map(lambda array: array[None], self)
         if len(self.given.shape) < 3 or self.given.shape[0] != length:
             self._refuse(f"a stack of {length} matrices, for the loop that slices it")
         return self
 
     def slice(self, depth: int) -> "Approximated":
-        return Approximated(self.trail.slice(depth), self.given, self.shift)
+        return Approximated(self.layout.slice(depth), self.given, self.shift)
 
     def entries(self, reason: str, scope: Scope) -> Any:
         raise ValueError(
-            f"{self.trail.path} cannot be replaced by factors: {reason}. Leave it dense."
+            f"{self.layout.path} cannot be replaced by factors: {reason}. Leave it dense."
         )
 
     def contracted(self, other: Any, contraction: Contraction, scope: Scope) -> Any:
         summed, batch = contraction.summed, contraction.batch
-        free = [k for k in range(len(self.trail.axes)) if k not in (*summed, *batch)]
+        free = [k for k in range(len(self.layout.axes)) if k not in (*summed, *batch)]
         given, shift = self._oriented(summed, batch, free, scope)
         if isinstance(given, AbstractMatrix):
             terms = [self._product(chain, other, contraction, free) for chain in given.chains()]
@@ -193,7 +193,7 @@ class Approximated(AbstractWeight):
         """(*batch, *rows, *free), by one factor or by two, one after the other."""
         summed, batch = contraction.summed, contraction.batch
         options = {**contraction.options, "out_sharding": None}
-        axes, places = self.trail.axes, tuple(range(len(batch)))
+        axes, places = self.layout.axes, tuple(range(len(batch)))
         first = (
             (contraction.other_summed, _after(batch, summed)),
             (contraction.other_batch, places),
@@ -210,7 +210,7 @@ class Approximated(AbstractWeight):
         self, given: AbstractApproximation, other: Any, contraction: Contraction, free: Any
     ) -> Array:
         """(*batch, *rows, *free), by a map of rows: (*stack, rows, inputs) in, outputs out."""
-        axes, batch, summed = self.trail.axes, contraction.batch, contraction.summed
+        axes, batch, summed = self.layout.axes, contraction.batch, contraction.summed
         taken = (*contraction.other_batch, *contraction.other_summed)
         rows = [k for k in range(other.ndim) if k not in taken]
         moved = other.transpose(*contraction.other_batch, *contraction.other_summed, *rows)
@@ -224,7 +224,7 @@ class Approximated(AbstractWeight):
         return found.reshape(*shape[0], *sizes, *shape[1]).astype(other.dtype)
 
     def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
-        window = range(3, len(self.trail.axes))
+        window = range(3, len(self.layout.axes))
         given, shift = self._oriented((2, *window), (0,), (1,), scope)
         if isinstance(given, AbstractMatrix):
             terms = [self._convolution(chain, other, options) for chain in given.chains()]
@@ -239,7 +239,7 @@ class Approximated(AbstractWeight):
 
     def _convolution(self, chain: Any, other: Any, options: dict[str, Any]) -> Array:
         """By one kernel, or by one of `rank` filters for each group and one of window one."""
-        axes, window = self.trail.axes, len(self.trail.axes) - 3
+        axes, window = self.layout.axes, len(self.layout.axes) - 3
         summed = tuple(range(2, 3 + window))
         if len(chain) == 1:
             kernel = jnp.moveaxis(_arranged(chain[0], axes, (0,), summed, (1,), whole=True), -1, 1)
@@ -268,7 +268,7 @@ class Approximated(AbstractWeight):
         self, given: AbstractApproximation, other: Any, options: dict[str, Any]
     ) -> Array:
         """By a map of rows: the patches that the window meets."""
-        axes, numbers = self.trail.axes, options["dimension_numbers"]
+        axes, numbers = self.layout.axes, options["dimension_numbers"]
         groups, _, channels, *window = (size_of(pieces) for pieces in axes)
         kept = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
         patches = lax.conv_general_dilated_patches(
@@ -298,15 +298,15 @@ class Approximated(AbstractWeight):
         """The approximation as this product meets it, from its summed to its free axes, and its
         shift, (*batch, *free).
         """
-        view = self.trail.view(summed, batch)
-        first = scope.views.setdefault(self.trail.path, view)
+        view = self.layout.view(summed, batch)
+        first = scope.views.setdefault(self.layout.path, view)
         forward = (first.inputs, first.outputs) == (view.inputs, view.outputs)
         backward = (first.outputs, first.inputs) == (view.inputs, view.outputs)
         if first.stack != view.stack or not (forward or backward):
             self.entries("it is multiplied along different axes at different places", scope)
         if self.shift is not None and not forward:
             raise ValueError(
-                f"{self.trail.path} is also multiplied transposed, where a shift of its outputs "
+                f"{self.layout.path} is also multiplied transposed, where a shift of its outputs "
                 "has no place. Replace it without a shift."
             )
         given: Any = self.given
@@ -315,7 +315,7 @@ class Approximated(AbstractWeight):
                 self.entries("it is also multiplied transposed, and no table is a matrix", scope)
             given = given.T
         *stack, inputs, outputs = given.shape
-        axes = self.trail.axes
+        axes = self.layout.axes
         sizes = [size_of(p for k in which for p in axes[k]) for which in (batch, summed, free)]
         if [math.prod(stack), inputs, outputs] != sizes:
             self._refuse(f"{first.matrix_shape}, as it is multiplied")
@@ -329,13 +329,13 @@ class Approximated(AbstractWeight):
         rank, *free).
         """
         left, right = chain
-        near = _arranged(left, self.trail.axes, batch, summed)
-        far = _arranged(right.swapaxes(-1, -2), self.trail.axes, batch, free)
+        near = _arranged(left, self.layout.axes, batch, summed)
+        far = _arranged(right.swapaxes(-1, -2), self.layout.axes, batch, free)
         return near, jnp.moveaxis(far, -1, len(batch))
 
     def _refuse(self, wanted: str) -> None:
         raise ValueError(
-            f"What stands for {self.trail.path} must be {wanted}, (inputs, outputs) last; it is "
+            f"What stands for {self.layout.path} must be {wanted}, (inputs, outputs) last; it is "
             f"{self.given.shape}."
         )
 

@@ -96,7 +96,7 @@ class MatrixView(eqx.Module):
         return (*self.stack, *self.inputs, *self.outputs)
 
 
-class Trail(NamedTuple):
+class Layout(NamedTuple):
     """Where the entries of a leaf stand in an array: for each axis the pieces it runs through.
 
     `sliced` are the pieces that loops have taken away, `loops` the depths of these loops. An axis
@@ -110,16 +110,16 @@ class Trail(NamedTuple):
     loops: tuple[int, ...] = ()
 
     @staticmethod
-    def start(path: str, shape: tuple[int, ...]) -> "Trail":
+    def start(path: str, shape: tuple[int, ...]) -> "Layout":
         """The leaf itself."""
         axes = tuple((Piece(k, 1, n),) if n > 1 else () for k, n in enumerate(shape))
-        return Trail(path, shape, axes)
+        return Layout(path, shape, axes)
 
-    def transposed(self, permutation: Sequence[int]) -> "Trail":
+    def transposed(self, permutation: Sequence[int]) -> "Layout":
         """After `jax.lax.transpose`."""
         return self._replace(axes=tuple(self.axes[axis] for axis in permutation))
 
-    def reshaped(self, sizes: Sequence[int]) -> "Trail | None":
+    def reshaped(self, sizes: Sequence[int]) -> "Layout | None":
         """After a reshape to these sizes; `None` where an axis would mix parts of pieces."""
         left = [piece for axis in self.axes for piece in axis]
         axes = []
@@ -140,7 +140,7 @@ class Trail(NamedTuple):
             axes.append(tuple(taken))
         return None if left else self._replace(axes=tuple(axes))
 
-    def slice(self, depth: int) -> "Trail":
+    def slice(self, depth: int) -> "Layout":
         """What a loop at this depth sees of the first axis."""
         first, *axes = self.axes
         loops = (*self.loops, depth) if first else self.loops

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lowrank_theory._engine.listener import Listener
 from lowrank_theory._engine.observation import Observation
+from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count
 from lowrank_theory.calibration import Calibration
@@ -81,10 +81,10 @@ def study(
         raise ValueError(
             f"`calibration_batches` must be a list of at least two batches, to be halved; got {got}"
         )
-    listener = Listener(function, parameters, select)
-    order = tuple(listener.survey(calibration_batches[0]))
+    observer = Observer(function, parameters, select)
+    order = tuple(observer.survey(calibration_batches[0]))
     seen = [
-        _observed(listener, source, batches)
+        _observed(observer, source, batches)
         for source, batches in (
             ("calibration_batches[::2]", calibration_batches[::2]),
             ("calibration_batches[1::2]", calibration_batches[1::2]),
@@ -107,9 +107,9 @@ def study(
     return LayerStudy(tuple(rows), tuple(found), tuple(hypotheses), not_followed)
 
 
-def _observed(listener: Listener, source: str, batches: Iterable[PyTree]) -> Observation:
+def _observed(observer: Observer, source: str, batches: Iterable[PyTree]) -> Observation:
     try:
-        return listener.observe(batches)
+        return observer.observe(batches)
     except ValueError as error:
         raise ValueError(f"In `{source}`: {error}") from error
 

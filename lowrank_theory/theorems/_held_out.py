@@ -116,7 +116,7 @@ def _draw_law(law: LossLaw, key: PRNGKeyArray) -> HeldOut:
     )
 
 
-class CompressedLayer(eqx.Module):
+class LayerLossLaw(eqx.Module):
     r"""The squared output errors of a compressed layer on `units` fresh rows.
 
     The layer is drawn from `setting`, with a law of its activations that has a second moment $C$,
@@ -140,7 +140,7 @@ class CompressedLayer(eqx.Module):
 
 
 @eqx.filter_jit
-def _draw_layer(layer: CompressedLayer, key: PRNGKeyArray) -> HeldOut:
+def _draw_layer(layer: LayerLossLaw, key: PRNGKeyArray) -> HeldOut:
     problem_key, row_key = jax.random.split(key)
     problem = layer.setting.draw(key=problem_key)
     recovered = recover(problem.observed, problem.rank, ActivationWeighted()).factors
@@ -188,7 +188,7 @@ _LAYER = Setting(
 )
 UNIFORM = _law(tuple(np.linspace(0, 1, 8)), (1.0,) * 8)
 _MILD = {
-    "compressed layer": CompressedLayer(_LAYER, _UNITS),
+    "compressed layer": LayerLossLaw(_LAYER, _UNITS),
     "uniform": UNIFORM,
     "geometric": _law(tuple(2.0 ** -np.arange(8)), tuple(1.5 ** np.arange(8))),
     "rare large losses": _law((0.01, 1.0), (0.999, 0.001)),

@@ -47,7 +47,7 @@ from lowrank_theory.theorems._held_out import (
     UNIFORM,
     HeldOut,
 )
-from lowrank_theory.theorems._held_out import CompressedLayer as CompressedLayer
+from lowrank_theory.theorems._held_out import LayerLossLaw as LayerLossLaw
 from lowrank_theory.theorems._held_out import LossLaw as LossLaw
 from lowrank_theory.theorems._quantities import Number, law_hypothesis
 from lowrank_theory.theorems._theorem import (

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory._engine.fits import balanced, stored_dtype
+from lowrank_theory._engine.fits import balanced
+from lowrank_theory._engine.weights import stored_dtype
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.calibration.measured import measured_errors
 from lowrank_theory.networks import LayerError, Parameters, RankRule, compress

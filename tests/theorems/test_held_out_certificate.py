@@ -15,8 +15,8 @@ from scipy import optimize, stats
 from lowrank_theory import Setting, Verdict, verify
 from lowrank_theory.theorems import Standing
 from lowrank_theory.theorems.held_out_certificate import (
-    CompressedLayer,
     HeldOut,
+    LayerLossLaw,
     LossLaw,
     certificate,
     held_out_certificate,
@@ -407,7 +407,7 @@ def test_losses_of_a_compressed_layer_are_those_of_its_recovery_on_fresh_rows():
 def test_range_of_a_compressed_layer_is_that_of_a_corner_of_the_cube():
     """One output: the largest loss is that of one corner, at most the bound; N inputs share it."""
     setting = Setting(samples=20, inputs=1, outputs=2, rank=1)
-    drawn = CompressedLayer(setting, 2000).draw(key=jax.random.key(0))
+    drawn = LayerLossLaw(setting, 2000).draw(key=jax.random.key(0))
     largest, mean = float(np.asarray(drawn.range_bound)), float(np.asarray(drawn.mean))
     assert largest == pytest.approx(3 * mean)
     assert 0.95 * largest <= np.asarray(drawn.losses).max() <= largest
@@ -418,4 +418,4 @@ def test_settings_need_two_units():
     with pytest.raises(ValueError, match="`units` must be an integer >= 2"):
         LossLaw(one, one, 1.0, 1)
     with pytest.raises(ValueError, match="`units` must be an integer >= 2"):
-        CompressedLayer(Setting(samples=20, inputs=8, outputs=6, rank=2), 1)
+        LayerLossLaw(Setting(samples=20, inputs=8, outputs=6, rank=2), 1)

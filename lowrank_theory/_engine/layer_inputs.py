@@ -1,4 +1,4 @@
-"""Weights whose products are recorded, and the rows that they meet."""
+"""Weights whose inputs are recorded, and the rows of these inputs."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from jax import lax
 from jaxtyping import Array
 
 from lowrank_theory._engine.follow import AbstractWeight, Contraction, Scope
-from lowrank_theory._engine.views import Convolution, MatrixView, Trail, in_leaf_order
+from lowrank_theory._engine.views import Convolution, Layout, MatrixView, in_leaf_order
 
 
 class Geometry(NamedTuple):
-    """How the rows stand in what a weight meets: split the axes, and sort them into these three.
+    """How the rows stand in the input of a weight: split the axes, and sort them into these three.
 
     Patches are cut out first, where there is a convolution: (batch, features, *window, *places).
     """
@@ -32,52 +32,52 @@ class Geometry(NamedTuple):
     lhs_spec: tuple[int, ...] = ()
 
 
-class Encounter(eqx.Module):
-    """What some weights meet in one product: `values`, where the branch is taken.
+class LayerInput(eqx.Module):
+    """What multiplies some weights in one product: `values`, where the branch is `taken`.
 
-    Both have a leading axis for each loop around the product; `users` names the weights and counts
-    the uses of each.
+    Both have a leading axis for each loop around the product; `weights` are the paths, one for each
+    use.
     """
 
     values: Array
     taken: Array
     geometry: Geometry = eqx.field(static=True)
-    users: tuple[str, ...] = eqx.field(static=True)
+    weights: tuple[str, ...] = eqx.field(static=True)
 
 
-class Watched(AbstractWeight):
-    """A weight whose products are recorded."""
+class RecordedWeight(AbstractWeight):
+    """A weight whose inputs are recorded."""
 
-    trail: Trail = eqx.field(static=True)
+    layout: Layout = eqx.field(static=True)
     dense: Any
 
-    def moved(self, move: Callable[..., Any], trail: Trail) -> "Watched":
-        return Watched(trail, move(self.dense))
+    def moved(self, move: Callable[..., Any], layout: Layout) -> "RecordedWeight":
+        return RecordedWeight(layout, move(self.dense))
 
-    def mapped(self, function: Callable[..., Any]) -> "Watched":
-        return Watched(self.trail, function(self.dense))
+    def mapped(self, function: Callable[..., Any]) -> "RecordedWeight":
+        return RecordedWeight(self.layout, function(self.dense))
 
-    def stacked(self, length: int) -> "Watched":
+    def stacked(self, length: int) -> "RecordedWeight":
         return self
 
-    def slice(self, depth: int) -> "Watched":
-        return Watched(self.trail.slice(depth), self.dense)
+    def slice(self, depth: int) -> "RecordedWeight":
+        return RecordedWeight(self.layout.slice(depth), self.dense)
 
     def entries(self, reason: str, scope: Scope) -> Any:
-        scope.note(self.trail.path, reason)
+        scope.remark(self.layout.path, reason)
         return self.dense
 
     def contracted(self, other: Any, contraction: Contraction, scope: Scope) -> Any:
         def axes(of_weight: tuple[int, ...], of_other: tuple[int, ...]) -> dict[int, Any]:
-            pieces = (self.trail.axes[axis] for axis in of_weight)
+            pieces = (self.layout.axes[axis] for axis in of_weight)
             return dict(zip(of_other, pieces, strict=True))
 
-        view = self.trail.view(contraction.summed, contraction.batch)
+        view = self.layout.view(contraction.summed, contraction.batch)
         geometry = _geometry(
             jnp.shape(other),
             axes(contraction.batch, contraction.other_batch),
             axes(contraction.summed, contraction.other_summed),
-            self.trail.loops,
+            self.layout.loops,
         )
         self._record(other, geometry, view, scope)
         return contraction.of(self.dense, other)
@@ -94,14 +94,14 @@ class Watched(AbstractWeight):
             groups,
         )
         summed = tuple(range(2, 2 + 1 + len(window)))
-        view = self.trail.view(summed, (0,), convolution)
+        view = self.layout.view(summed, (0,), convolution)
         places = [0] * len(window)  # their number is known once the patches are cut
         shape = (jnp.shape(other)[numbers.lhs_spec[0]], groups, inputs, *window, *places)
         geometry = _geometry(
             shape,
-            {1: self.trail.axes[0]},
-            {axis: self.trail.axes[axis] for axis in summed},
-            self.trail.loops,
+            {1: self.layout.axes[0]},
+            {axis: self.layout.axes[axis] for axis in summed},
+            self.layout.loops,
         )
         geometry = geometry._replace(convolution=convolution, lhs_spec=tuple(numbers.lhs_spec))
         self._record(other, geometry, view, scope)
@@ -109,17 +109,18 @@ class Watched(AbstractWeight):
         return lax.conv_general_dilated_p.bind(other, kernel, **options)
 
     def _record(self, other: Any, geometry: Geometry, view: MatrixView, scope: Scope) -> None:
-        path = self.trail.path
+        path = self.layout.path
         if scope.uncounted:
-            return scope.note(path, scope.uncounted)
+            return scope.remark(path, scope.uncounted)
         first = scope.views.setdefault(path, view)
         if (first.stack, first.inputs) != (view.stack, view.inputs):
-            return scope.note(path, "it also multiplies along other axes, which is not counted")
+            return scope.remark(path, "it also multiplies along other axes, which is not counted")
         key = (scope.number(other), geometry)
-        encounter = scope.encounters.get(key) or Encounter(
+        recorded = scope.layer_inputs.get(key) or LayerInput(
             jnp.asarray(other), jnp.asarray(True), geometry, ()
         )
-        scope.encounters[key] = dataclasses.replace(encounter, users=(*encounter.users, path))
+        weights = (*recorded.weights, path)
+        scope.layer_inputs[key] = dataclasses.replace(recorded, weights=weights)
         return None
 
 
@@ -147,13 +148,13 @@ def _geometry(
 
 
 @functools.partial(jax.jit, static_argnames="geometry")
-def rows_met(values: Array, taken: Array, geometry: Geometry) -> tuple[list[Array], Array]:
+def input_rows(values: Array, taken: Array, geometry: Geometry) -> tuple[list[Array], Array]:
     """The rows of each slice, (samples, inputs), and which of them count, (slices, samples).
 
     A real weight acts on real and imaginary parts alike: of complex values, both are rows.
     """
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
-        parts = [rows_met(part, taken, geometry) for part in (values.real, values.imag)]
+        parts = [input_rows(part, taken, geometry) for part in (values.real, values.imag)]
         (real, counts), (imaginary, others) = parts
         rows = [jnp.concatenate(pair) for pair in zip(real, imaginary, strict=True)]
         return rows, jnp.concatenate([counts, others], axis=1)

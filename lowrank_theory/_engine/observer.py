@@ -1,9 +1,9 @@
-"""A network compiled to return what its weights meet."""
+"""A network compiled to return what multiplies its weights."""
 
 import collections
 import functools
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,65 +11,42 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lowrank_theory._engine.encounters import Encounter, Watched, rows_met
 from lowrank_theory._engine.follow import Scope, is_array, plain, run, trace
+from lowrank_theory._engine.layer_inputs import LayerInput, RecordedWeight, input_rows
 from lowrank_theory._engine.observation import Observation, Site, Survey
-from lowrank_theory._engine.views import MatrixView, Trail
+from lowrank_theory._engine.views import Layout, MatrixView
+from lowrank_theory._engine.weights import Tied, replaceable
 from lowrank_theory.calibration import AbstractCalibration, Calibration
 
-Users = tuple[tuple[str, int], ...]  # the paths of some weights, and which use of each it is
+Uses = tuple[tuple[str, int], ...]  # the paths of some weights, and which use of each it is
+Network = tuple[Callable[[Any, Any], Any], PyTree]  # a function and its parameters
 
 
-def _by_use(met: Iterable[tuple[Users, Any]]) -> Iterator[tuple[tuple[str, int], Any]]:
-    return ((use, slices) for users, slices in met for use in users)
-
-
-def _beside(beside: dict[tuple[str, int], list[Array]], users: Users) -> list[Array]:
-    missing = [path for path, number in users if (path, number) not in beside]
-    if missing:
-        raise ValueError(
-            f"`compressed` does not multiply by {', '.join(missing)} as `function` does. `select` "
-            "the weights that are dense in both."
-        )
-    return beside[users[0]]
-
-
-def _updated(
-    seen: AbstractCalibration, rows: Array, compressed: Array | None, name: str, users: Users
-) -> AbstractCalibration:
-    try:
-        return seen.update(rows, compressed) if len(rows) else seen
-    except ValueError as error:
-        paths = ", ".join(path for path, _ in users)
-        raise ValueError(f"In `{name}`, what {paths} multiplies: {error}") from error
-
-
-class Listener:
-    """A function compiled, once for all passes over the data, to return what its weights meet."""
+class Observer:
+    """A function compiled, once for all passes over the data, to return what multiplies its
+    weights.
+    """
 
     def __init__(
         self,
         function: Callable[[Any, Any], Any],
         parameters: PyTree,
         select: Callable[[str], bool] | None,
-        tied: Mapping[str, Collection[str]] = types.MappingProxyType({}),
-        kind: type[AbstractCalibration] = Calibration,
+        tied: Tied = types.MappingProxyType({}),
     ) -> None:
-        """Where leaves are `tied`, the uses of the others count as those of the first. Statistics
-        are calibrations of this `kind`.
-        """
-        self.kind = kind
+        """Where leaves are `tied`, the uses of the others count as those of the first."""
+        self.select, self.tied = select or (lambda _: True), tied
         leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
         named = [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
         self.arrays = {path: leaf for path, leaf in named if is_array(leaf)}
         known_as = {other: path for path, others in tied.items() for other in others}
-        selected = (path for path in self.arrays if select is None or select(path))
+        selected = filter(self.select, self.arrays)
         self.selected = [path for path in selected if path not in known_as]
-        self.ledger: dict[str, list[str]] = {
+        self.remarks: dict[str, list[str]] = {
             path: [reason] for path, leaf in self.arrays.items() if (reason := _no_weight(leaf))
         }
-        watched = [path for path in self.selected if path not in self.ledger]
-        if not watched:
+        recorded = [path for path in self.selected if path not in self.remarks]
+        if not recorded:
             raise ValueError(
                 "`parameters` has no floating-point array with an axis"
                 + ("." if select is None else " whose path `select` accepts.")
@@ -78,21 +55,21 @@ class Listener:
         self.views: dict[str, MatrixView] = {}
         self.shapes = ""
 
-        def encounters(arrays: list[Any], batch: PyTree) -> list[Encounter]:
+        def layer_inputs(arrays: list[Any], batch: PyTree) -> list[LayerInput]:
             given = dict(zip(self.arrays, arrays, strict=True))
             filled = jax.tree.unflatten(tree, [given.get(path, leaf) for path, leaf in named])
             program = self._traced(function, filled, batch)
             known = ((known_as.get(path, path), leaf) for path, leaf in given.items())
             inputs = [
-                Watched(Trail.start(path, leaf.shape), leaf) if path in watched else leaf
+                RecordedWeight(Layout.start(path, leaf.shape), leaf) if path in recorded else leaf
                 for path, leaf in known
             ]
-            scope = Scope(self.ledger, self.views)
+            scope = Scope(self.remarks, self.views)
             results = run(program, [*inputs, *jax.tree.leaves(batch)], scope)
             plain(results, "the function returns it", scope)
-            return list(scope.encounters.values())
+            return list(scope.layer_inputs.values())
 
-        self.encounters = jax.jit(encounters)
+        self.layer_inputs = jax.jit(layer_inputs)
 
     def _traced(self, function: Callable[..., Any], parameters: PyTree, batch: PyTree) -> Any:
         shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
@@ -108,109 +85,119 @@ class Listener:
         return program
 
     def survey(self, batch: PyTree) -> Survey:
-        """Where the weights multiply, from shapes alone."""
+        """Where the weights multiply, from shapes alone. Of tied leaves those are left out that
+        cannot be replaced together.
+
+        Raises `ValueError` where none is left.
+        """
         rows: collections.Counter[str] = collections.Counter()
         groups: dict[str, int] = {}
         complex_inputs: set[str] = set()
-        encounters = jax.eval_shape(self.encounters, list(self.arrays.values()), batch)
-        for number, encounter in enumerate(encounters):
-            cut = functools.partial(rows_met, geometry=encounter.geometry)
-            slices, _ = jax.eval_shape(cut, encounter.values, encounter.taken)
-            for path in encounter.users:
+        layer_inputs = jax.eval_shape(self.layer_inputs, list(self.arrays.values()), batch)
+        for number, layer_input in enumerate(layer_inputs):
+            cut = functools.partial(input_rows, geometry=layer_input.geometry)
+            slices, _ = jax.eval_shape(cut, layer_input.values, layer_input.taken)
+            for path in layer_input.weights:
                 rows[path] += len(slices[0])
                 groups.setdefault(path, number)
-            if jnp.issubdtype(encounter.values.dtype, jnp.complexfloating):
-                complex_inputs.update(encounter.users)
+            if jnp.issubdtype(layer_input.values.dtype, jnp.complexfloating):
+                complex_inputs.update(layer_input.weights)
         sites = {
             path: Site(self.views[path], rows[path], groups[path], path in complex_inputs)
             for path in groups
         }
-        reasons = {path: tuple(self.ledger.get(path, ())) for path in self.selected}
+        reasons = {path: tuple(self.remarks.get(path, ())) for path in self.selected}
         not_followed = {
             path: why or ("it is not used",) for path, why in reasons.items() if path not in sites
         }
-        if not sites:
-            raise nothing_followed(not_followed)
-        return Survey(sites, {path: reasons[path] for path in sites if reasons[path]}, not_followed)
+        remarks = {path: reasons[path] for path in sites if reasons[path]}
+        found = replaceable(Survey(sites, remarks, not_followed), self.tied, self.select)
+        if not found:
+            raise nothing_followed(found.not_followed)
+        return found
 
     def observe(
         self,
         batches: Iterable[PyTree],
         *,
         only: Collection[str] | None = None,
-        compressed: "Listener | None" = None,
+        compressed: Network | None = None,
+        kind: type[AbstractCalibration] = Calibration,
         rows: bool = False,
     ) -> Observation:
-        """What the weights meet in all batches, or `only` some of the selected ones; with a sample
-        of the `rows` themselves.
+        """Calibrations of this `kind` of what multiplies the weights in all batches, or `only` some
+        of the selected ones; beside what multiplies them in a network `compressed` so far; with a
+        sample of the `rows` themselves.
         """
         paths = [path for path in self.selected if only is None or path in only]
-        met: dict[Users, list[AbstractCalibration]] = {}
+        other = compressed and Observer(*compressed, paths.__contains__, self.tied)
+        seen: dict[Uses, list[AbstractCalibration]] = {}
         number = -1
         for number, batch in enumerate(batches):
             name = f"batches[{number}]"
             try:
-                self._add(met, batch, name, paths, compressed, rows)
+                for uses, slices, beside in self._beside(other, batch, paths):
+                    if uses not in seen:
+                        inputs = slices[0].shape[-1]
+                        empty = kind.empty(inputs, compressed=bool(compressed), rows=rows)
+                        seen[uses] = [empty] * len(slices)
+                    triples = zip(seen[uses], slices, beside, strict=True)
+                    seen[uses] = [_updated(*each, name, uses) for each in triples]
             except ValueError:
                 check_no_nan(name, batch)  # which says it better
                 raise
         if number < 0:
             raise ValueError("`batches` is empty: give at least one batch.")
-        return self._observation(met, paths)
+        return self._observation(seen, paths)
 
-    def _add(
-        self,
-        met: dict[Users, list[AbstractCalibration]],
-        batch: PyTree,
-        name: str,
-        paths: list[str],
-        compressed: "Listener | None",
-        keep: bool,
-    ) -> None:
-        """What the weights meet in one more batch."""
-        beside = dict(_by_use(compressed.rows_met_in(batch, name, paths))) if compressed else {}
-        for users, slices in self.rows_met_in(batch, name, paths):
-            if users not in met:
-                inputs = slices[0].shape[-1]
-                empty = self.kind.empty(inputs, compressed=bool(compressed), rows=keep)
-                met[users] = [empty] * len(slices)
-            pairs: list[Any] = [None] * len(slices)
-            if compressed:
-                pairs = _beside(beside, users)
-            met[users] = [
-                _updated(seen, rows, pair, name, users)
-                for seen, rows, pair in zip(met[users], slices, pairs, strict=True)
-            ]
-
-    def rows_met_in(
-        self, batch: PyTree, name: str, only: Collection[str]
-    ) -> Iterator[tuple[Users, list[Array]]]:
-        """The rows that each set of weights, `only` of these, met in a batch, slice by slice."""
-        uses: collections.Counter[str] = collections.Counter()
-        for encounter in self.encounters(list(self.arrays.values()), batch):
-            users = []
-            for path in encounter.users:
-                if path in only:
-                    users.append((path, uses[path]))
-                uses[path] += 1
-            if not users:
+    def _beside(
+        self, other: "Observer | None", batch: PyTree, paths: list[str]
+    ) -> Iterator[tuple[Uses, list[Array], Sequence[Array | None]]]:
+        """The input rows of a batch, slice by slice, and those of the same uses in the other."""
+        there = dict(_by_use(other.input_rows_of(batch, paths))) if other else {}
+        for uses, slices in self.input_rows_of(batch, paths):
+            if other is None:
+                yield uses, slices, [None] * len(slices)
                 continue
-            slices, counts = rows_met(encounter.values, encounter.taken, encounter.geometry)
+            missing = [path for path, number in uses if (path, number) not in there]
+            if missing:
+                raise ValueError(
+                    f"`compressed` does not multiply by {', '.join(missing)} as `function` does. "
+                    "`select` the weights that are dense in both."
+                )
+            yield uses, slices, there[uses[0]]
+
+    def input_rows_of(
+        self, batch: PyTree, paths: Collection[str]
+    ) -> Iterator[tuple[Uses, list[Array]]]:
+        """The rows that multiply these weights in a batch, slice by slice; once for all weights
+        that share them.
+        """
+        count: collections.Counter[str] = collections.Counter()
+        for layer_input in self.layer_inputs(list(self.arrays.values()), batch):
+            uses = []
+            for path in layer_input.weights:
+                if path in paths:
+                    uses.append((path, count[path]))
+                count[path] += 1
+            if not uses:
+                continue
+            slices, counts = input_rows(layer_input.values, layer_input.taken, layer_input.geometry)
             counted = np.asarray(counts)
             if not counted.all():
                 slices = [rows[mask] for rows, mask in zip(slices, counted, strict=True)]
-            yield tuple(users), slices
+            yield tuple(uses), slices
 
     def _observation(
-        self, met: dict[Users, list[AbstractCalibration]], paths: list[str]
+        self, seen: dict[Uses, list[AbstractCalibration]], paths: list[str]
     ) -> Observation:
         by_path: dict[str, list[list[AbstractCalibration]]] = {}
-        for (path, _), slices in _by_use(met.items()):
+        for (path, _), slices in _by_use(seen.items()):
             by_path.setdefault(path, []).append(slices)
         calibrations, remarks, not_followed = {}, {}, {}
         for path in paths:
             uses = by_path.get(path, [])
-            reasons = tuple(self.ledger.get(path, ()))
+            reasons = tuple(self.remarks.get(path, ()))
             merged = uses[0] if len(uses) == 1 else list(map(_merged, zip(*uses, strict=True)))
             if not uses:
                 not_followed[path] = reasons or ("it is not used",)
@@ -226,6 +213,20 @@ class Listener:
                     remarks[path] = reasons
         views = {path: self.views[path] for path in calibrations}
         return Observation(calibrations, views, remarks, not_followed)
+
+
+def _by_use(rows: Iterable[tuple[Uses, Any]]) -> Iterator[tuple[tuple[str, int], Any]]:
+    return ((use, slices) for uses, slices in rows for use in uses)
+
+
+def _updated(
+    seen: AbstractCalibration, rows: Array, beside: Array | None, name: str, uses: Uses
+) -> AbstractCalibration:
+    try:
+        return seen.update(rows, beside) if len(rows) else seen
+    except ValueError as error:
+        paths = ", ".join(path for path, _ in uses)
+        raise ValueError(f"In `{name}`, what {paths} multiplies: {error}") from error
 
 
 def check_no_nan(name: str, batch: PyTree) -> None:
