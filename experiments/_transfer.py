@@ -1,5 +1,6 @@
 """What the experiments on trained networks share: one study, as much of it as figures need."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ from lowrank_theory._rows import typed
 from lowrank_theory.models import catalogue
 from lowrank_theory.models.catalogue import Sizes
 from lowrank_theory.networks import transfer
-from lowrank_theory.studies.layer_rows import LayerAtRank, ResidualSpectrum
+from lowrank_theory.studies.layer_rows import LayerAtRank, LayerHypothesis, ResidualSpectrum
 from lowrank_theory.studies.transfer import BUDGETS
-from lowrank_theory.studies.transfer_rows import DenseMetric, HalfSize, NetworkAtSize
+from lowrank_theory.studies.transfer_rows import Composition, DenseMetric, NetworkAtSize, Timing
 from lowrank_theory.studies.ways import Way
 from lowrank_theory.theorems import Standing
 
@@ -48,7 +49,7 @@ def measured(name: str, seed: int, ways: Sequence[Way]) -> Callable[..., dict[st
             progress=lambda name, done, total: print(f"{name}: {done} of {total}", flush=True),
         )
         layers = found.layers
-        kept = [column.name for column in LayerAtRank.columns() if column.brief]
+        names = [column.name for column in LayerAtRank.columns() if column.brief]
         failing = [
             row
             for row in layers.hypotheses
@@ -57,15 +58,15 @@ def measured(name: str, seed: int, ways: Sequence[Way]) -> Callable[..., dict[st
         return rounded(
             found.everything()
             | {
-                "rows": {name: [getattr(row, name) for row in layers.rows] for name in kept},
+                "rows": {name: [getattr(row, name) for row in layers.rows] for name in names},
                 "layers": [
-                    {
-                        "network": layer.network,
-                        "layer": layer.layer,
-                        "samples": layer.samples,
-                        "effective_samples": layer.effective_samples,
-                        "residual": layer.residual,
-                    }
+                    KeptLayer(
+                        network=layer.network,
+                        layer=layer.layer,
+                        samples=layer.samples,
+                        effective_samples=layer.effective_samples,
+                        residual=layer.residual,
+                    )
                     for layer in layers.layers
                 ],
                 "failing": failing,
@@ -85,31 +86,60 @@ def rounded(content: Any) -> Any:
     return [rounded(entry) for entry in value] if isinstance(value, list) else value
 
 
-# --- what a file of numbers holds -----------------------------------------------------------------
+# --- what the file of numbers holds ---------------------------------------------------------------
 
 
-def layer_rows(numbers: dict[str, Any]) -> list[LayerAtRank]:
-    columns = numbers["rows"]
-    return [
-        typed(LayerAtRank, dict(zip(columns, values, strict=True)))
-        for values in zip(*columns.values(), strict=True)
+@dataclasses.dataclass(frozen=True)
+class KeptLayer:
+    """What is kept of a layer as a whole."""
+
+    network: str
+    layer: str
+    samples: int
+    effective_samples: float | None
+    residual: ResidualSpectrum | None
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptCertificate:
+    """What is read again of that of a layer."""
+
+    loss: float | None
+    certificate: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What is read again of a study: `failing` are the hypotheses that data refute."""
+
+    title: str
+    metric: DenseMetric
+    networks: tuple[NetworkAtSize, ...]
+    rows: tuple[LayerAtRank, ...]
+    layers: tuple[KeptLayer, ...]
+    failing: tuple[LayerHypothesis, ...]
+    certificates: tuple[KeptCertificate, ...]
+    composition: Composition
+    times: tuple[Timing, ...]
+
+
+def kept(numbers: dict[str, Any]) -> Kept:
+    """Rows stand there in columns; certificates had fewer entries once."""
+    columns, half = numbers["rows"], numbers["half"]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    certificates = [
+        {"loss": row["loss"], "certificate": row["certificate"]} for row in half["certificates"]
     ]
-
-
-def networks(numbers: dict[str, Any]) -> list[NetworkAtSize]:
-    return [typed(NetworkAtSize, row) for row in numbers["networks"]]
-
-
-def residuals(numbers: dict[str, Any]) -> list[ResidualSpectrum]:
-    found = [layer["residual"] for layer in numbers["layers"]]
-    return [typed(ResidualSpectrum, each) for each in found if each is not None]
+    everything = numbers | half | {"rows": rows, "certificates": certificates}
+    return typed(Kept, {field.name: everything[field.name] for field in dataclasses.fields(Kept)})
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
+    found = kept(numbers)
     return plotting.transfer(
-        networks=networks(numbers),
-        metric=typed(DenseMetric, numbers["metric"]),
-        rows=layer_rows(numbers),
-        residuals=residuals(numbers),
-        composition=typed(HalfSize, numbers["half"]).composition,
+        networks=found.networks,
+        metric=found.metric,
+        rows=found.rows,
+        residuals=[layer.residual for layer in found.layers if layer.residual is not None],
+        composition=found.composition,
     )

@@ -4,23 +4,27 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from _summary import Size, Spread, Summary
+from lowrank_theory._rows import typed
 from lowrank_theory.studies import ways
+from lowrank_theory.studies.transfer_rows import NetworkAtSize
 
 AGNOSTIC, SAME, DRIVEN, SEQUENTIAL = (
     way.name for way in (ways.AGNOSTIC, ways.SAME_RANKS, ways.DRIVEN, ways.SEQUENTIAL)
 )
 
 Row = dict[str, Any]
+AtSize = TypeVar("AtSize", NetworkAtSize, Size)
 
 
-def at(rows: Sequence[Row], method: str) -> dict[float, Row]:
+def at(rows: Sequence[AtSize], method: str) -> dict[float, AtSize]:
     """The rows of one method, by budget."""
-    return {row["budget"]: row for row in rows if row["method"] == method}
+    return {row.budget: row for row in rows if row.method == method}
 
 
-def half(rows: Sequence[Row], method: str) -> Row:
+def half(rows: Sequence[AtSize], method: str) -> AtSize:
     """The row of one method nearest to half size."""
     by_budget = at(rows, method)
     return by_budget[min(by_budget, key=lambda share: abs(share - 0.5))]
@@ -60,22 +64,26 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def three(found: Row | None) -> str:
+def three(found: Spread | None) -> str:
     if found is None:
         return "none"
-    return " / ".join(number(found[name]) for name in ("least", "median", "largest"))
+    return " / ".join(map(number, (found.least, found.median, found.largest)))
+
+
+def summaries(numbers: Row) -> dict[str, Summary]:
+    return {name: typed(Summary, found) for name, found in numbers["networks"].items()}
 
 
 def _size_table(numbers: Row) -> str:
     header = ["network", "share", "dense", "truncated", "same ranks", "fitted", "sequential"]
     header += ["95 % interval of the change, fitted"]
     rows = []
-    for name, found in numbers["networks"].items():
-        by_method = {m: at(found["sizes"], m) for m in (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)}
+    for name, found in summaries(numbers).items():
+        by_method = {m: at(found.sizes, m) for m in (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)}
         for budget, row in by_method[DRIVEN].items():
-            values = [number(each[budget]["metric"], 4) for each in by_method.values()]
-            dense = number(found["metric"]["value"], 4)
-            interval = f"{number(row['low'])} to {number(row['high'])}"
+            values = [number(each[budget].metric, 4) for each in by_method.values()]
+            dense = number(found.metric.value, 4)
+            interval = f"{number(row.low)} to {number(row.high)}"
             rows.append([name, f"{100 * budget:g} %", dense, *values, interval])
     return table(header, rows)
 
@@ -84,12 +92,12 @@ def _error_table(numbers: Row) -> str:
     header = ["network", "share", "truncated", "same ranks", "fitted", "sequential"]
     header += ["sequential / fitted, held out", "on calibration"]
     rows = []
-    for name, found in numbers["networks"].items():
-        by_method = {m: at(found["sizes"], m) for m in (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)}
-        for pair in found["sequential"]:
-            budget = pair["budget"]
-            values = [number(each[budget]["error_held_out"]) for each in by_method.values()]
-            both = [number(pair["held_out"]), number(pair["calibration"])]
+    for name, found in summaries(numbers).items():
+        by_method = {m: at(found.sizes, m) for m in (AGNOSTIC, SAME, DRIVEN, SEQUENTIAL)}
+        for pair in found.sequential:
+            budget = pair.budget
+            values = [number(each[budget].error_held_out) for each in by_method.values()]
+            both = [number(pair.held_out), number(pair.calibration)]
             rows.append([name, f"{100 * budget:g} %", *values, *both])
     return table(header, rows)
 
@@ -97,14 +105,12 @@ def _error_table(numbers: Row) -> str:
 def _ways_table(numbers: Row) -> str:
     header = ["network", "share", "way", "bytes / dense", "metric", "error, held out"]
     rows = []
-    for name, found in numbers["networks"].items():
-        compared = (
-            [*found["others"], *at(found["sizes"], DRIVEN).values()] if found["others"] else []
-        )
-        for row in sorted(compared, key=lambda row: (row["budget"], row["error_held_out"])):
-            cells = [f"{100 * row['share']:.1f} %", number(row["metric"], 4)]
-            share = f"{100 * row['budget']:g} %"
-            rows.append([name, share, row["method"], *cells, number(row["error_held_out"])])
+    for name, found in summaries(numbers).items():
+        compared = [*found.others, *at(found.sizes, DRIVEN).values()] if found.others else []
+        for row in sorted(compared, key=lambda row: (row.budget, row.error_held_out)):
+            cells = [f"{100 * row.share:.1f} %", number(row.metric, 4)]
+            share = f"{100 * row.budget:g} %"
+            rows.append([name, share, row.method, *cells, number(row.error_held_out)])
     return table(header, rows)
 
 
@@ -112,11 +118,11 @@ def _following_table(numbers: Row) -> str:
     header = ["network", "metric", "rank correlation", "largest error without measurable loss"]
     header += ["smallest error with one", "measurable gains"]
     rows = []
-    for name, found in numbers["networks"].items():
-        each = found["following"]
-        keys = ("correlation", "largest_without_loss", "smallest_with_loss")
-        cells = [number(each[key]) for key in keys]
-        rows.append([name, found["metric"]["name"], *cells, str(each["gains"])])
+    for name, found in summaries(numbers).items():
+        each = found.following
+        shown = (each.correlation, each.largest_without_loss, each.smallest_with_loss)
+        cells = [number(value) for value in shown]
+        rows.append([name, found.metric.name, *cells, str(each.gains)])
     return table(header, rows)
 
 
@@ -124,20 +130,20 @@ def _layer_table(numbers: Row) -> str:
     header = ["network", "layers", "pairs", "truncated / fitted", "exceptions", "largest"]
     header += ["fitted / optimum", "scaled / fitted", "exceptions"]
     rows = []
-    for name, found in numbers["networks"].items():
-        agnostic, diagonal = found["driven_and_agnostic"], found["driven_and_diagonal"]
-        worst = max((each["times"] for each in agnostic["exceptions"]), default=None)
+    for name, found in summaries(numbers).items():
+        agnostic, diagonal = found.driven_and_agnostic, found.driven_and_diagonal
+        worst = max((each.times for each in agnostic.exceptions), default=None)
         rows.append(
             [
                 name,
-                str(found["layers"]),
-                str(agnostic["pairs"]),
-                three(agnostic["gain"]),
-                str(len(agnostic["exceptions"])),
+                str(found.layers),
+                str(agnostic.pairs),
+                three(agnostic.gain),
+                str(len(agnostic.exceptions)),
                 number(worst) if worst else "",
-                three(found["driven_over_optimum"]),
-                three(diagonal["gain"]),
-                str(len(diagonal["exceptions"])),
+                three(found.driven_over_optimum),
+                three(diagonal.gain),
+                str(len(diagonal.exceptions)),
             ]
         )
     return table(header, rows)
@@ -147,34 +153,31 @@ def _bound_table(numbers: Row) -> str:
     header = ["network", "pairs", "price / error", "violated", "price ≥ 1"]
     header += ["recovery / error", "violated", "recovery ≥ 1"]
     rows = []
-    for name, found in numbers["networks"].items():
+    for name, found in summaries(numbers).items():
         cells = [
-            [three(each["looseness"]), str(each["violated"]), str(each["above_the_outputs"])]
-            for each in (found["price"], found["recovery"])
+            [three(each.looseness), str(each.violated), str(each.above_the_outputs)]
+            for each in (found.price, found.recovery)
         ]
-        rows.append([name, str(found["price"]["pairs"]), *cells[0], *cells[1]])
+        rows.append([name, str(found.price.pairs), *cells[0], *cells[1]])
     return table(header, rows)
 
 
 def _hypothesis_table(numbers: Row) -> str:
-    header = ["hypothesis", "statement", *numbers["networks"]]
-    names = {
-        (row["statement"], row["name"])
-        for found in numbers["networks"].values()
-        for row in found["failing"]
-    }
+    networks = summaries(numbers)
+    header = ["hypothesis", "statement", *networks]
+    names = {(row.statement, row.name) for found in networks.values() for row in found.failing}
     rows = []
     for statement, name in sorted(names):
         cells = []
-        for found in numbers["networks"].values():
+        for found in networks.values():
             key = (statement, name)
-            rows_here = [r for r in found["failing"] if (r["statement"], r["name"]) == key]
-            cell = f"0 of {found['layers']}"
+            rows_here = [r for r in found.failing if (r.statement, r.name) == key]
+            cell = f"0 of {found.layers}"
             if rows_here:
                 (row,) = rows_here
-                times = row["times_allowed"]
-                cell = f"{row['layers']} of {row['of']}"
-                cell += f" ({number(times['median'])} ×)" if times else ""
+                times = row.times_allowed
+                cell = f"{row.layers} of {row.of}"
+                cell += f" ({number(times.median)} ×)" if times else ""
             cells.append(cell)
         rows.append([name, f"`{statement}`", *cells])
     return table(header, rows)
@@ -185,18 +188,18 @@ def _residual_table(numbers: Row) -> str:
     rows = [
         [
             name,
-            three(found["edge_ratio"]),
-            three(found["distance"]),
+            three(found.edge_ratio),
+            three(found.distance),
             three(
-                found["effective_share"]
-                and {
-                    "least": 1 / found["effective_share"]["largest"],
-                    "median": 1 / found["effective_share"]["median"],
-                    "largest": 1 / found["effective_share"]["least"],
-                }
+                found.effective_share
+                and Spread(
+                    1 / found.effective_share.largest,
+                    1 / found.effective_share.median,
+                    1 / found.effective_share.least,
+                )
             ),
         ]
-        for name, found in numbers["networks"].items()
+        for name, found in summaries(numbers).items()
     ]
     return table(header, rows)
 
@@ -205,17 +208,17 @@ def _certificate_table(numbers: Row) -> str:
     header = ["network", "loss of the network", "its certificate", "certificates of layers"]
     header += ["certificate / loss of a layer", "vacuous"]
     rows = []
-    for name, found in numbers["networks"].items():
-        fitted = half(found["sizes"], DRIVEN)
-        layers = found["certificates"]
+    for name, found in summaries(numbers).items():
+        fitted = half(found.sizes, DRIVEN)
+        layers = found.certificates
         rows.append(
             [
                 name,
-                number(fitted["output_loss"]),
-                number(fitted["certificate"]),
-                three(layers["layers"]),
-                three(layers["over_loss"]),
-                f"{layers['vacuous']} of {layers['of']}",
+                number(fitted.output_loss),
+                number(fitted.certificate),
+                three(layers.layers),
+                three(layers.over_loss),
+                f"{layers.vacuous} of {layers.of}",
             ]
         )
     return table(header, rows)
@@ -225,17 +228,17 @@ def _composition_table(numbers: Row) -> str:
     header = ["network", "measured", "root of squares", "sum", "telescoping"]
     header += ["`telescoping`", "`residuals`"]
     rows = []
-    for name, found in numbers["networks"].items():
-        each = found["composition"]
+    for name, found in summaries(numbers).items():
+        each = found.composition
         shown = (
-            "measured",
-            "root_of_squares",
-            "sum",
-            "telescoping",
-            "telescoping_bound",
-            "residuals_bound",
+            each.measured,
+            each.root_of_squares,
+            each.sum,
+            each.telescoping,
+            each.telescoping_bound,
+            each.residuals_bound,
         )
-        rows.append([name, *(number(each[k]) if each[k] else "" for k in shown)])
+        rows.append([name, *(number(value) if value else "" for value in shown)])
     return table(header, rows)
 
 
@@ -243,18 +246,18 @@ def _time_table(numbers: Row) -> str:
     header = ["network", "units at once", "dense (ms)", "factored (ms)", "times faster"]
     header += ["multiply-adds / dense"]
     rows = []
-    for name, found in numbers["networks"].items():
-        fitted = half(found["sizes"], DRIVEN)
+    for name, found in summaries(numbers).items():
+        fitted = half(found.sizes, DRIVEN)
         rows += [
             [
                 name,
-                str(timed["batch"]),
-                number(1e3 * timed["dense"]),
-                number(1e3 * timed["factored"]),
-                number(timed["speedup"]),
-                number(fitted["multiply_adds"]),
+                str(timed.batch),
+                number(1e3 * timed.dense),
+                number(1e3 * timed.factored),
+                number(timed.speedup),
+                number(fitted.multiply_adds),
             ]
-            for timed in found["times"]
+            for timed in found.times
         ]
     return table(header, rows)
 

@@ -12,6 +12,7 @@ import pytest
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, recover
+from made_rows import layer_at_rank
 
 ROOT = Path(__file__).parents[1]
 RANK = 3
@@ -94,14 +95,22 @@ def test_the_excess_falls_to_the_line_where_it_is_said_to(imported):
 
 
 def test_exceptions_are_listed(imported):
+    pairs = ((1, 0.5, 1.0), (2, 0.2, 0.1), (4, 1e-9, 2e-9), (5, 1e-3, 0.0))
     rows = [
-        {"layer": "a", "rank": rank, "shape": [8, 8], "better": better, "worse": worse}
-        for rank, better, worse in ((1, 0.5, 1.0), (2, 0.2, 0.1), (4, 1e-9, 2e-9), (5, 1e-3, 0.0))
+        layer_at_rank(shape=(8, 8), rank=rank, data_driven_error=better, data_agnostic_error=worse)
+        for rank, better, worse in pairs
     ]
-    found = imported("transfer_summary").compared(rows, "better", "worse")
-    assert found["pairs"] == 3 and found["gain"]["largest"] == pytest.approx(2)
-    assert [each["rank"] for each in found["exceptions"]] == [2, 5]
-    assert found["exceptions"][0]["times"] == pytest.approx(2)
+    summary = imported("transfer_summary")
+    found = summary.compared(rows, summary.driven_error, summary.agnostic_error)
+    assert found.pairs == 3 and found.gain.largest == pytest.approx(2)
+    assert [each.rank for each in found.exceptions] == [2, 5]
+    assert found.exceptions[0].times == pytest.approx(2)
+
+
+def test_the_summary_is_that_of_the_committed_studies(imported):
+    made = json.loads((ROOT / "figures" / "transfer_summary.json").read_text())
+    found = imported("transfer_summary").measure(quick=False)
+    assert found["networks"] == made["networks"]
 
 
 @pytest.mark.parametrize("name", ["transfer_summary", "transfer_calibration"])
