@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import pickle
 from typing import Any
 
 import jax
@@ -262,14 +263,30 @@ def test_calibration_size_needs_a_second_moment_and_weights():
         theorems.calibration_size.relative.bound(drawn(RECTIFIED))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n for n, s in STATEMENTS.items() if s.kind.certainty is Certainty.PROBABILITY],
-)
-def test_smaller_failure_probability_costs_more(name):
-    statement, problem = STATEMENTS[name], drawn(fitting(name))
-    values = [float(statement.bound(problem, failure_probability=d).value) for d in (0.3, 0.05)]
-    assert values[0] < values[1]
+@pytest.mark.parametrize("name", theorems.STATEMENTS)
+def test_the_failure_probability_is_a_field_that_others_than_probable_statements_ignore(
+    name, monkeypatch
+):
+    statement = theorems.STATEMENTS[name]
+    instance = drawn(next(iter(statement.regimes.values())))
+    kind, traces = type(statement), []
+    formula = kind.formula
+    monkeypatch.setattr(kind, "formula", lambda *given: traces.append(given) or formula(*given))
+    bounds = [float(statement.bound(instance, failure_probability=d).value) for d in (0.3, 0.05)]
+    assert statement.failure_probability == 0.05 and math.isfinite(bounds[1])
+    assert float(statement.bound(instance).value) == bounds[1]
+    assert float(statement.at(0.3).bound(instance).value) == bounds[0]
+    assert len(traces) <= 1  # one compiled program for all
+    if statement.kind.certainty is not Certainty.PROBABILITY:
+        assert bounds[0] == bounds[1]
+    elif statement.kind.direction is Direction.UPPER:
+        assert bounds[0] < bounds[1]
+    else:
+        assert bounds[0] > bounds[1]
+    for other in (statement, statement.at(0.3)):
+        again = pickle.loads(pickle.dumps(other))
+        assert again == other and hash(again) == hash(other)
+    assert statement.at(0.3) != statement == statement.at(0.3).at(0.05) == statement.at(None)
 
 
 def test_kinds_in_words():
