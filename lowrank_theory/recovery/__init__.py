@@ -2,6 +2,8 @@
 
 from lowrank_theory.approximations import LowRank as LowRank
 from lowrank_theory.recovery._activation_weighted import ActivationWeighted as ActivationWeighted
+from lowrank_theory.recovery._convex import Convergence as Convergence
+from lowrank_theory.recovery._convex import ConvexFit as ConvexFit
 from lowrank_theory.recovery._every_rank import AbstractNestedMethod as AbstractNestedMethod
 from lowrank_theory.recovery._every_rank import EveryRank as EveryRank
 from lowrank_theory.recovery._every_rank import every_rank as every_rank
@@ -47,7 +49,6 @@ from lowrank_theory.recovery._truncated_svd import truncated_svd as truncated_sv
 from lowrank_theory.recovery.censored import CensoredLikelihood as CensoredLikelihood
 from lowrank_theory.recovery.censored import censored_likelihood as censored_likelihood
 from lowrank_theory.recovery.nuclear_norm import NuclearNormBall as NuclearNormBall
-from lowrank_theory.recovery.nuclear_norm import WeightFit as WeightFit
 from lowrank_theory.recovery.nuclear_norm import WeightNuclearNormBall as WeightNuclearNormBall
 from lowrank_theory.recovery.nuclear_norm import (
     WeightNuclearNormPenalty as WeightNuclearNormPenalty,

@@ -1,5 +1,7 @@
 """What a layer can express of its outputs, for methods that act on its singular values."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,22 @@ from lowrank_theory._numerics import (
     after,
     matmul,
     relative_rank_cutoff,
+    resolution,
     rounding_allowance,
     safe_sqrt,
 )
 from lowrank_theory._scale import equilibrated, times_power, unit
 from lowrank_theory._subspaces import pseudo_inverse
 from lowrank_theory.approximations import LowRank
-from lowrank_theory.recovery._recover import NEAR_OPTIMAL, Certificate, is_finite
+from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._recover import (
+    NEAR_OPTIMAL,
+    AbstractMethod,
+    Certificate,
+    Recovery,
+    is_finite,
+)
 from lowrank_theory.recovery._returned import output_change, scaled_certificate, stored
 
 
@@ -65,6 +76,28 @@ class Attainable(eqx.Module):
             NEAR_OPTIMAL,
         )
         return rounded.factors, certificate
+
+
+def fit_outputs(
+    method: AbstractMethod,
+    observed: Observed,
+    rank: int,
+    solve: Callable[..., tuple[LowRank, Certificate]],
+    *parameters: float | None,
+) -> Recovery:
+    """The recovery by a function of what the layer sees, of the outputs to be fitted, and of the
+    parameters of the method. Raises `ValueError` without activations, or with a bias.
+    """
+    check_no_bias(method, observed)
+    factors, certificate = solve(
+        observed.layer_inputs,
+        observed.exact_outputs,
+        *parameters,
+        rank=rank,
+        resolution=resolution(observed.layer_inputs),
+        dtype=observed.dtype,
+    )
+    return Recovery(factors, None, certificate, method)
 
 
 def attainable(

@@ -14,6 +14,17 @@ def check_no_bias(method: AbstractMethod, observed: Observed) -> None:
         raise ValueError(f"`{type(method).__name__}` has no affine version: leave `bias` out.")
 
 
+def check_rectified(method: AbstractMethod, observed: Observed) -> AnyArray:
+    """Outputs that were seen after a ReLU, of a layer without a bias."""
+    if observed.outputs is None:
+        raise ValueError(
+            f"`{type(method).__name__}` fits outputs seen after a ReLU: give "
+            "`Observed(activations=..., outputs=...)`."
+        )
+    check_no_bias(method, observed)
+    return observed.outputs
+
+
 def check_moments(method: str, observed: Observed) -> Calibration:
     """The second moments of what a layer without rows at hand has seen, or a `ValueError` where
     that is nothing.

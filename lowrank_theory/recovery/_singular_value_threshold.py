@@ -13,15 +13,13 @@ from jaxtyping import Array, Float
 from lowrank_theory._numerics import (
     check_positive,
     in_float64,
-    resolution,
     settle,
 )
 from lowrank_theory._scale import at_scale_one
 from lowrank_theory._subspaces import thresholded_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._attainable import attainable
-from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._attainable import attainable, fit_outputs
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
 
 
@@ -44,16 +42,7 @@ class SingularValueThreshold(AbstractMethod):
         """Threshold what the layer can express. Raises `ValueError` without activations, or with a
         bias.
         """
-        check_no_bias(self, observed)
-        factors, certificate = singular_value_threshold(
-            observed.layer_inputs,
-            observed.exact_outputs,
-            self.threshold,
-            rank=rank,
-            resolution=resolution(observed.layer_inputs),
-            dtype=observed.dtype,
-        )
-        return Recovery(factors, None, certificate, self)
+        return fit_outputs(self, observed, rank, singular_value_threshold, self.threshold)
 
 
 @in_float64

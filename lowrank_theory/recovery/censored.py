@@ -21,7 +21,6 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from lowrank_theory._numerics import (
     AnyArray,
-    InFloat64,
     check_array,
     check_count,
     check_positive,
@@ -37,8 +36,8 @@ from lowrank_theory._numerics import (
 from lowrank_theory._scale import norm, widened
 from lowrank_theory._subspaces import ColumnSpace, column_space, leading_right_vectors
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._checks import check_no_bias
-from lowrank_theory.recovery._leading_part import Convergence, leading_part
+from lowrank_theory.recovery._checks import check_rectified
+from lowrank_theory.recovery._convex import Convergence, ConvexFit, leading_part
 from lowrank_theory.recovery._recover import AbstractMethod, Recovery, is_finite
 
 _FAR = 5.0  # from here on the continued fraction has converged ...
@@ -132,41 +131,16 @@ class CensoredLikelihood(AbstractMethod):
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit outputs seen after a ReLU. Raises `ValueError` if there are none, or with a bias."""
-        if observed.outputs is None:
-            raise ValueError(
-                "`CensoredLikelihood` fits outputs seen after a ReLU: give "
-                "`Observed(activations=..., outputs=...)`."
-            )
-        check_no_bias(self, observed)
         fit = censored_likelihood(
             observed.layer_inputs,
-            observed.outputs,
+            check_rectified(self, observed),
             noise_scale=self.noise_scale,
             bound=self.bound,
             penalty=self.penalty,
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        assert fit.reached is not None
-        return leading_part(self, observed, fit.weights, fit.preactivations, fit.reached, rank)
-
-
-class CensoredFit(InFloat64):
-    r"""A point $F$ of the box, and how far from the minimum it can be; see `censored_likelihood`.
-
-    `weights` is $\tilde X^+F$, the smallest of the matrices that produce the `preactivations` $F$.
-    `objective` is $f(F) + \lambda\lVert F\rVert_*$, which exceeds its minimum by at most
-    `duality_gap`. `converged` says that the gap is within the tolerance asked for. Numbers are
-    float64, and about the `preactivations` as they are stored, in the dtype of the data.
-    """
-
-    weights: Float[Array, "inputs outputs"]
-    preactivations: Float[Array, "samples outputs"]
-    objective: Float[Array, ""]
-    duality_gap: Float[Array, ""]
-    steps: Int[Array, ""]
-    converged: Bool[Array, ""]
-    reached: Convergence | None = None
+        return leading_part(self, observed, fit, rank)
 
 
 def censored_likelihood(
@@ -178,13 +152,15 @@ def censored_likelihood(
     penalty: ArrayLike,
     tolerance: float = 1e-6,
     max_steps: int = 2000,
-) -> CensoredFit:
+) -> ConvexFit:
     r"""Fit rectified noisy outputs by pre-activations that are bounded and of small nuclear norm.
 
     With activations $\tilde X$ (samples, inputs), outputs $Y \ge 0$ (samples, outputs), noise scale
     $\sigma$, bound $\alpha$ and penalty $\lambda$, minimise over $F = \tilde XZ$
 
-    $$ f(F) + \lambda\lVert F\rVert_* \quad\text{subject to}\quad |F_{ij}| \le \alpha . $$
+    $$ f(F) + \lambda\lVert F\rVert_* \quad\text{subject to}\quad |F_{ij}| \le \alpha , $$
+
+    which is the `objective`.
 
     **Guarantee.** Let $B$ be any matrix with $-P(\nabla f(F) + B) \in \lambda\,\partial\lVert
     F\rVert_*$, $P$ the projector on the columns of $\tilde X$. Then every $F'$ of the same columns
@@ -336,7 +312,7 @@ def _solve(
     *,
     resolution: float,
     dtype: Any = None,
-) -> CensoredFit:
+) -> ConvexFit:
     r"""Three-operator splitting (Davis and Yin 2017) of loss, box and nuclear norm, of step one.
 
     From $z$ the box gives $b = \Pi(z)$, with $B = z - b$ normal to it, and the nuclear norm, in the
@@ -373,29 +349,26 @@ def _solve(
     steps, _, coordinates, gap = jax.lax.while_loop(unfinished, advance, state)
     point = matmul(basis, coordinates)
     nuclear = jnp.sum(jnp.linalg.svd(coordinates, compute_uv=False))
-    steepness = safe_sqrt(jnp.sum(scaled.gradient(point) ** 2))
-    steepness = steepness + weight * math.sqrt(min(coordinates.shape))
-    reached = Convergence(
-        noise_scale**2 * gap,
-        noise_scale**2 * allowed,
-        gap <= allowed,
-        noise_scale * steepness,
-        jnp.zeros(()),
-        noise_scale * tolerance * box,
-        jnp.asarray(jnp.inf),
+    slope = safe_sqrt(jnp.sum(scaled.gradient(point) ** 2))
+    slope = slope + weight * math.sqrt(min(coordinates.shape))
+    convergence = Convergence(
+        gap=noise_scale**2 * gap,
+        allowed_gap=noise_scale**2 * allowed,
+        closed=gap <= allowed,
+        output_slope=noise_scale * slope,
+        weight_slope=jnp.zeros(()),
+        output_margin=noise_scale * tolerance * box,
+        weight_margin=jnp.asarray(jnp.inf),
     )
     weights = scaled.space.weights(noise_scale * coordinates).astype(dtype)
     stored = (noise_scale * point).astype(dtype)
     moved = noise_scale * norm(widened(stored) / noise_scale - point)
-    reached = reached.after(moved, jnp.zeros(()))
-    return CensoredFit(
+    return ConvexFit(
         weights=weights,
         preactivations=stored,
         objective=noise_scale**2 * (scaled.loss(point) + weight * nuclear),
-        duality_gap=reached.gap,
         steps=steps,
-        converged=reached.closed,
-        reached=reached,
+        convergence=convergence.after(moved, jnp.zeros(())),
     )
 
 

@@ -17,14 +17,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lowrank_theory._numerics import (
-    InFloat64,
     after,
     check_count,
     check_positive,
     in_float64,
     matmul,
     relative_rank_cutoff,
-    resolution,
     safe_divide,
     safe_sqrt,
     settle,
@@ -33,8 +31,9 @@ from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
 from lowrank_theory._subspaces import column_space
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
+from lowrank_theory.recovery._attainable import fit_outputs
 from lowrank_theory.recovery._checks import check_no_bias
-from lowrank_theory.recovery._leading_part import Convergence, leading_part
+from lowrank_theory.recovery._convex import Convergence, ConvexFit, leading_part
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
 from lowrank_theory.recovery._singular_value_threshold import singular_value_threshold
 
@@ -57,16 +56,7 @@ class NuclearNormBall(AbstractMethod):
         """Project what the layer can express on the ball. Raises `ValueError` without activations,
         or with a bias.
         """
-        check_no_bias(self, observed)
-        factors, certificate = nuclear_norm_ball(
-            observed.layer_inputs,
-            observed.exact_outputs,
-            self.radius,
-            rank=rank,
-            resolution=resolution(observed.layer_inputs),
-            dtype=observed.dtype,
-        )
-        return Recovery(factors, None, certificate, self)
+        return fit_outputs(self, observed, rank, nuclear_norm_ball, self.radius)
 
 
 @in_float64
@@ -131,16 +121,7 @@ class WeightNuclearNormPenalty(AbstractMethod):
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the outputs. Raises `ValueError` without activations, or with a bias."""
-        check_no_bias(self, observed)
-        fit = weight_nuclear_norm_penalty(
-            observed.layer_inputs,
-            observed.exact_outputs,
-            self.penalty,
-            tolerance=self.tolerance,
-            max_steps=self.max_steps,
-            dtype=observed.dtype,
-        )
-        return _recovery(self, observed, fit, rank)
+        return _fit(self, observed, rank, weight_nuclear_norm_penalty, self.penalty)
 
 
 class WeightNuclearNormBall(AbstractMethod):
@@ -162,33 +143,26 @@ class WeightNuclearNormBall(AbstractMethod):
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit the outputs. Raises `ValueError` without activations, or with a bias."""
-        check_no_bias(self, observed)
-        fit = weight_nuclear_norm_ball(
-            observed.layer_inputs,
-            observed.exact_outputs,
-            self.radius,
-            tolerance=self.tolerance,
-            max_steps=self.max_steps,
-            dtype=observed.dtype,
-        )
-        return _recovery(self, observed, fit, rank)
+        return _fit(self, observed, rank, weight_nuclear_norm_ball, self.radius)
 
 
-class WeightFit(InFloat64):
-    r"""Weights $Z$, and how far their objective can be from its minimum.
-
-    `objective` is that of the problem (for the ball $\tfrac12\lVert Y-\tilde XZ\rVert_F^2$), and
-    exceeds the minimum by at most `duality_gap`; `converged` says that the gap is within the
-    tolerance asked for. Numbers are float64, and about the `weights` as they are stored, in the
-    dtype of the data.
-    """
-
-    weights: Float[Array, "inputs outputs"]
-    objective: Float[Array, ""]
-    duality_gap: Float[Array, ""]
-    steps: Int[Array, ""]
-    converged: Bool[Array, ""]
-    reached: Convergence
+def _fit(
+    method: WeightNuclearNormPenalty | WeightNuclearNormBall,
+    observed: Observed,
+    rank: int,
+    solve: Callable[..., ConvexFit],
+    parameter: float,
+) -> Recovery:
+    check_no_bias(method, observed)
+    fit = solve(
+        observed.layer_inputs,
+        observed.exact_outputs,
+        parameter,
+        tolerance=method.tolerance,
+        max_steps=method.max_steps,
+        dtype=observed.dtype,
+    )
+    return leading_part(method, observed, fit, rank)
 
 
 @in_float64
@@ -200,7 +174,7 @@ def weight_nuclear_norm_penalty(
     tolerance: float = 1e-6,
     max_steps: int = 2000,
     dtype: Any = None,
-) -> WeightFit:
+) -> ConvexFit:
     r"""Minimise $\tfrac12\lVert Y-\tilde XZ\rVert_F^2 + \tau\lVert Z\rVert_*$ over $Z$.
 
     With $\rho = P(Y - \tilde XZ)$ and any $0 \le c \le \min(1, \tau/\lVert\tilde X^\top\rho\rVert)$
@@ -232,10 +206,9 @@ def weight_nuclear_norm_penalty(
 
     origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
     allowed = tolerance * jnp.sum(problem.target**2) / 2
-    fit = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
-    point, nuclear, reached, steps = fit
-    objective = problem.objective(point) + threshold * nuclear
-    return _weight_fit(problem, point, objective, reached, steps, allowed, power, dtype, penalty)
+    last = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
+    objective = problem.objective(last.point) + threshold * last.nuclear
+    return _weight_fit(layer_inputs, problem, last, objective, allowed, power, dtype, price=penalty)
 
 
 @in_float64
@@ -247,7 +220,7 @@ def weight_nuclear_norm_ball(
     tolerance: float = 1e-6,
     max_steps: int = 2000,
     dtype: Any = None,
-) -> WeightFit:
+) -> ConvexFit:
     r"""Minimise $\tfrac12\lVert Y-\tilde XZ\rVert_F^2$ over $\lVert Z\rVert_* \le R$.
 
     The objective of a feasible $Z$ exceeds the minimum by at most
@@ -275,51 +248,50 @@ def weight_nuclear_norm_ball(
 
     origin = gap(jnp.zeros_like(problem.target), jnp.zeros(()))
     allowed = tolerance * (origin - missed)
-    point, _, reached, steps = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
-    objective = problem.objective(point)
-    leeway = tolerance * radius
-    return _weight_fit(
-        problem, point, objective, reached, steps, allowed, power, dtype, leeway=leeway
-    )
+    last = _accelerated(problem, proximal, gap, origin, allowed, max_steps)
+    objective, leeway = problem.objective(last.point), tolerance * radius
+    return _weight_fit(layer_inputs, problem, last, objective, allowed, power, dtype, leeway=leeway)
 
 
 def _weight_fit(
+    layer_inputs: Array,
     problem: "_Coordinates",
-    point: Array,
+    last: "_Iterate",
     objective: Array,
-    gap: Array,
-    steps: Array,
     allowed: Array,
     power: Array,
     dtype: np.dtype | None,
+    *,
     price: Array | float = 0.0,
     leeway: Array | float = jnp.inf,
-) -> WeightFit:
+) -> ConvexFit:
     """The fit whose outputs are $2^p$ times those of the problem; `price` is that of the nuclear
     norm of the weights, and `leeway` how much too large it may be.
     """
-    residual = safe_sqrt(jnp.sum(problem.residual(point) ** 2) + 2 * problem.unattainable)
-    reached = Convergence(
-        times_power(gap, 2 * power),
-        times_power(allowed, 2 * power),
-        gap <= allowed,
-        times_power(residual, power),
-        jnp.asarray(price * math.sqrt(min(point.shape))),
-        jnp.asarray(jnp.inf),
-        jnp.asarray(leeway / math.sqrt(min(point.shape))),
+    residual = safe_sqrt(jnp.sum(problem.residual(last.point) ** 2) + 2 * problem.unattainable)
+    root_rank = math.sqrt(
+        min(last.point.shape)
+    )  # a nuclear norm is at most so many Frobenius norms
+    convergence = Convergence(
+        gap=times_power(last.gap, 2 * power),
+        allowed_gap=times_power(allowed, 2 * power),
+        closed=last.gap <= allowed,
+        output_slope=times_power(residual, power),
+        weight_slope=jnp.asarray(price * root_rank),
+        output_margin=jnp.asarray(jnp.inf),
+        weight_margin=jnp.asarray(leeway / root_rank),
     )
-    weights = problem.weights(point)
+    weights = problem.weights(last.point)
     stored = times_power(weights, power).astype(dtype)
     change = at_scale_one(widened(stored), power) - weights
     moved = norm(problem.values * matmul(problem.right, change)) * problem.largest
-    reached = reached.after(times_power(moved, power), times_power(norm(change), power))
-    return WeightFit(
-        stored,
-        times_power(objective, 2 * power),
-        reached.gap,
-        steps,
-        reached.closed,
-        reached,
+    (rows, rows_power), (layer, layer_power) = unit(layer_inputs), unit(widened(stored))
+    return ConvexFit(
+        weights=stored,
+        preactivations=times_power(matmul(rows, layer), rows_power + layer_power),
+        objective=times_power(objective, 2 * power),
+        steps=last.steps,
+        convergence=convergence.after(times_power(moved, power), times_power(norm(change), power)),
     )
 
 
@@ -396,6 +368,15 @@ def _operator_norm(matrix: Float[Array, "rows columns"]) -> Float[Array, ""]:
     return jnp.linalg.svd(matrix, compute_uv=False)[0]
 
 
+class _Iterate(eqx.Module):
+    """A point, its nuclear norm, its gap, and the number of steps to it."""
+
+    point: Float[Array, "count outputs"]
+    nuclear: Float[Array, ""]
+    gap: Float[Array, ""]
+    steps: Int[Array, ""]
+
+
 def _accelerated(
     problem: _Coordinates,
     proximal: Callable[[Array], tuple[Array, Array]],
@@ -403,16 +384,15 @@ def _accelerated(
     origin_gap: Float[Array, ""],
     allowed: Float[Array, ""],
     max_steps: int,
-) -> tuple[Array, Array, Array, Array]:
-    """The last point, its nuclear norm, its gap, and the number of steps.
-
-    Proximal gradient with momentum (Beck and Teboulle 2009), dropped whenever it points uphill
-    (O'Donoghue and Candès 2015, gradient scheme), from zero until the gap is allowed.
+) -> _Iterate:
+    """The last point of proximal gradient with momentum (Beck and Teboulle 2009), dropped whenever
+    it points uphill (O'Donoghue and Candès 2015, gradient scheme), from zero until the gap is
+    allowed.
     """
 
     def unfinished(state: Any) -> Bool[Array, ""]:
-        step, *_, reached = state
-        return (step < max_steps) & (reached > allowed)
+        step, *_, last_gap = state
+        return (step < max_steps) & (last_gap > allowed)
 
     def advance(state: Any) -> Any:
         step, previous, ahead, momentum, _, _ = state
@@ -426,16 +406,5 @@ def _accelerated(
 
     origin = jnp.zeros_like(problem.target)
     state = (jnp.int32(0), origin, origin, jnp.ones(()), jnp.zeros(()), origin_gap)
-    steps, point, _, _, nuclear, reached = jax.lax.while_loop(unfinished, advance, state)
-    return point, nuclear, reached, steps
-
-
-def _recovery(method: AbstractMethod, observed: Observed, fit: WeightFit, rank: int) -> Recovery:
-    preactivations = _product(observed.layer_inputs, fit.weights, dtype=np.float64)
-    return leading_part(method, observed, fit.weights, preactivations, fit.reached, rank)
-
-
-@in_float64
-def _product(layer_inputs: Array, weights: Array, *, dtype: Any = None) -> Array:
-    (rows, rows_power), (layer, layer_power) = unit(layer_inputs), unit(weights)
-    return times_power(matmul(rows, layer), rows_power + layer_power)
+    steps, point, _, _, nuclear, last_gap = jax.lax.while_loop(unfinished, advance, state)
+    return _Iterate(point, nuclear, last_gap, steps)

@@ -16,7 +16,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from lowrank_theory._numerics import (
-    InFloat64,
     check_array,
     check_count,
     check_positive,
@@ -30,8 +29,8 @@ from lowrank_theory._numerics import (
 from lowrank_theory._scale import at_scale_one, norm, times_power, unit, widened
 from lowrank_theory._subspaces import column_space
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._checks import check_no_bias
-from lowrank_theory.recovery._leading_part import Convergence, leading_part
+from lowrank_theory.recovery._checks import check_rectified
+from lowrank_theory.recovery._convex import Convergence, ConvexFit, leading_part
 from lowrank_theory.recovery._recover import AbstractMethod, Recovery, is_finite
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
 
@@ -56,38 +55,14 @@ class NuclearNormRelu(AbstractMethod):
 
     def fit(self, observed: Observed, rank: int) -> Recovery:
         """Fit outputs seen after a ReLU. Raises `ValueError` if there are none, or with a bias."""
-        if observed.outputs is None:
-            raise ValueError(
-                "`NuclearNormRelu` fits outputs seen after a ReLU: give "
-                "`Observed(activations=..., outputs=...)`."
-            )
-        check_no_bias(self, observed)
         fit = nuclear_norm_relu(
             observed.layer_inputs,
-            observed.outputs,
+            check_rectified(self, observed),
             self.radius,
             tolerance=self.tolerance,
             max_steps=self.max_steps,
         )
-        assert fit.reached is not None
-        return leading_part(self, observed, fit.weights, fit.preactivations, fit.reached, rank)
-
-
-class NuclearNormFit(InFloat64):
-    r"""A point $F$ of the ball, and how far from the minimum it can be; see `nuclear_norm_relu`.
-
-    `weights` is $\tilde X^+ F$, the smallest of the matrices that produce the `preactivations` $F$;
-    what the layer is fitted to give is $\rho(F)$. `objective` is $f(F)$, and `duality_gap` bounds
-    $f(F) - \min f$. `converged` says that the gap is within the tolerance asked for.
-    """
-
-    weights: Float[Array, "inputs outputs"]
-    preactivations: Float[Array, "samples outputs"]
-    objective: Float[Array, ""]
-    duality_gap: Float[Array, ""]
-    steps: Int[Array, ""]
-    converged: Bool[Array, ""]
-    reached: Convergence | None = None
+        return leading_part(self, observed, fit, rank)
 
 
 def nuclear_norm_relu(
@@ -97,7 +72,7 @@ def nuclear_norm_relu(
     *,
     tolerance: float = 1e-4,
     max_steps: int = 2000,
-) -> NuclearNormFit:
+) -> ConvexFit:
     r"""Fit outputs seen after a ReLU by pre-activations of bounded nuclear norm.
 
     With activations $\tilde X$ (samples, inputs), outputs $Y$ (samples, outputs) and radius $R$,
@@ -126,7 +101,8 @@ def nuclear_norm_relu(
     the bound $2 R \lVert P E \rVert$ on $\langle E, F - F_* \rangle$, the scale is proportional to
     $R$: with a radius far larger than needed, ask for a smaller tolerance.
 
-    `weights` reproduce `preactivations` up to rounding times the condition number of $\tilde X$.
+    `objective` is $f(F)$, and what the layer is fitted to give is $\rho(F)$. `weights` reproduce
+    `preactivations` up to rounding times the condition number of $\tilde X$.
 
     Runs under `jit`, `vmap` and `lax.map`, where the radius may be traced too; a batch takes the
     steps of its slowest member. Not differentiable in reverse mode: JAX raises its `ValueError`
@@ -163,7 +139,7 @@ def _solve(
     *,
     resolution: float,
     dtype: Any = None,
-) -> NuclearNormFit:
+) -> ConvexFit:
     r"""Accelerated projected gradient in the coordinates of the column space of $\tilde X$.
 
     With $F = Q T$, $Q$ an orthonormal basis, $\lVert F \rVert_* = \lVert T \rVert_*$ and the
@@ -215,29 +191,27 @@ def _solve(
     slope = gradient(point)
     gap = jnp.sum(slope * point) + radius * jnp.linalg.svd(slope, compute_uv=False)[0]
     preactivations = matmul(basis, point)
-    steepness = safe_sqrt(jnp.sum((jax.nn.relu(preactivations) - outputs) ** 2))
-    reached = Convergence(
-        times_power(gap, 2 * power),
-        times_power(allowed, 2 * power),
-        gap <= allowed,
-        times_power(steepness, power),
-        jnp.zeros(()),
-        times_power(tolerance * radius / math.sqrt(min(point.shape)), power),
-        jnp.asarray(jnp.inf),
+    slope_norm = safe_sqrt(jnp.sum((jax.nn.relu(preactivations) - outputs) ** 2))
+    leeway = tolerance * radius / math.sqrt(min(point.shape))
+    convergence = Convergence(
+        gap=times_power(gap, 2 * power),
+        allowed_gap=times_power(allowed, 2 * power),
+        closed=gap <= allowed,
+        output_slope=times_power(slope_norm, power),
+        weight_slope=jnp.zeros(()),
+        output_margin=times_power(leeway, power),
+        weight_margin=jnp.asarray(jnp.inf),
     )
     objective = jnp.sum(jax.nn.relu(preactivations) ** 2 / 2 - outputs * preactivations)
     weights = space.weights(point, power).astype(dtype)
     stored = times_power(preactivations, power).astype(dtype)
     moved = norm(at_scale_one(widened(stored), power) - preactivations)
-    reached = reached.after(times_power(moved, power), jnp.zeros(()))
-    return NuclearNormFit(
+    return ConvexFit(
         weights=weights,
         preactivations=stored,
         objective=times_power(objective, 2 * power),
-        duality_gap=reached.gap,
         steps=steps,
-        converged=reached.closed,
-        reached=reached,
+        convergence=convergence.after(times_power(moved, power), jnp.zeros(())),
     )
 
 

@@ -33,7 +33,6 @@ from lowrank_theory._numerics import (
     float64,
     in_float64,
     matmul,
-    resolution,
     safe_divide,
     safe_sqrt,
     settle,
@@ -42,8 +41,7 @@ from lowrank_theory._scale import at_scale_one
 from lowrank_theory._subspaces import all_right_vectors
 from lowrank_theory.approximations import LowRank
 from lowrank_theory.problems import Observed
-from lowrank_theory.recovery._attainable import attainable
-from lowrank_theory.recovery._checks import check_no_bias
+from lowrank_theory.recovery._attainable import attainable, fit_outputs
 from lowrank_theory.recovery._recover import AbstractMethod, Certificate, Recovery
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -189,17 +187,8 @@ class OptimalShrinkage(AbstractMethod):
         """Shrink what the layer can express. Raises `ValueError` without activations, or with a
         bias.
         """
-        check_no_bias(self, observed)
-        factors, certificate = optimal_shrinkage(
-            observed.layer_inputs,
-            observed.exact_outputs,
-            self.noise_scale,
-            shrinker=self.shrinker,
-            rank=rank,
-            resolution=resolution(observed.layer_inputs),
-            dtype=observed.dtype,
-        )
-        return Recovery(factors, None, certificate, self)
+        solve = functools.partial(optimal_shrinkage, shrinker=self.shrinker)
+        return fit_outputs(self, observed, rank, solve, self.noise_scale)
 
 
 @in_float64

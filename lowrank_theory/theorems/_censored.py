@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lowrank_theory._numerics import AnyArray, float64, matmul, rounding_allowance, safe_divide
 from lowrank_theory.generators import activations, noise, targets
 from lowrank_theory.problems import NoiseThenRelu, Observed, Problem, Setting, Truth
+from lowrank_theory.recovery import Convergence, ConvexFit
 from lowrank_theory.recovery.censored import (
-    CensoredFit,
     censored_gradient,
     censored_loss,
     censored_low_rank,
@@ -286,7 +286,5 @@ class OptimalCandidate(AbstractAdversary):
         problem = _stated(inputs, target * identity, above, above, 2)
         weights, zero = fitted * identity, jnp.zeros(())
         # The objective and the steps are of no use to the statement.
-        fit = CensoredFit(
-            weights, matmul(inputs, weights), zero, zero, jnp.int32(0), jnp.asarray(True)
-        )
+        fit = ConvexFit(weights, matmul(inputs, weights), zero, jnp.int32(0), Convergence.exact())
         return problem, fit

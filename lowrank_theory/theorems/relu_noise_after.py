@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lowrank_theory._numerics import matmul
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Observed, Problem, ReluThenNoise, Setting, Truth
-from lowrank_theory.recovery.relu import NuclearNormFit, nuclear_norm_relu
+from lowrank_theory.recovery import Convergence, ConvexFit, nuclear_norm_relu
 from lowrank_theory.theorems._quantities import (
     column_space,
     frobenius,
@@ -117,7 +117,7 @@ class FittedBall(AbstractAdversary):
             clean, outputs - jax.nn.relu(clean), inputs, jnp.asarray(jnp.inf), unknown, unknown
         )
         zero = jnp.zeros(())  # objective and steps are of no use to the statement
-        fit = NuclearNormFit(fitted, fitted, zero, zero, jnp.int32(0), jnp.asarray(True))
+        fit = ConvexFit(fitted, fitted, zero, jnp.int32(0), Convergence.exact())
         return Problem(Observed(activations=inputs, outputs=outputs), truth, 1), fit
 
 
@@ -139,7 +139,7 @@ class AbstractSlowRate(AbstractStatement):
     def noise_norm(self, problem: Problem) -> Float[Array, ""]:
         r"""The bound $b$ on $\lVert PE\rVert$."""
 
-    def estimate(self, instance: Problem) -> NuclearNormFit:
+    def estimate(self, instance: Problem) -> ConvexFit:
         """The matching-loss minimiser over the nuclear ball of the truth's own radius."""
         radius = jnp.sum(singular_values(instance.truth.clean_outputs))
         return nuclear_norm_relu(
@@ -153,14 +153,14 @@ class AbstractSlowRate(AbstractStatement):
         """Least squares that forgets the constraint: it fits the noise."""
         return least_squares(instance)
 
-    def formula(self, instance: Problem, estimate: NuclearNormFit) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: ConvexFit) -> Float[Array, ""]:
         r"""$2R\,b + g$."""
         radius = jnp.sum(singular_values(instance.truth.clean_outputs))
         return 2 * radius * self.noise_norm(instance) + estimate.duality_gap
 
-    def loss(self, instance: Problem, estimate: NuclearNormFit | Array) -> Float[Array, ""]:
+    def loss(self, instance: Problem, estimate: ConvexFit | Array) -> Float[Array, ""]:
         r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2$."""
-        weights = estimate.weights if isinstance(estimate, NuclearNormFit) else estimate
+        weights = estimate.weights if isinstance(estimate, ConvexFit) else estimate
         fitted = jax.nn.relu(matmul(instance.truth.layer_inputs, weights))
         return jnp.sum((fitted - jax.nn.relu(instance.truth.clean_outputs)) ** 2)
 

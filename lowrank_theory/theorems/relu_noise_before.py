@@ -43,7 +43,7 @@ from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import AnyArray
 from lowrank_theory.problems import Problem, Truth
-from lowrank_theory.recovery.censored import CensoredFit, censored_likelihood
+from lowrank_theory.recovery import ConvexFit, censored_likelihood
 from lowrank_theory.theorems._censored import (
     BOX,
     CANDIDATES,
@@ -253,9 +253,9 @@ class AbstractRecovery(AbstractStatement):
         """Least squares that takes what is censored for thirty noise scales below zero."""
         return imputed(instance)
 
-    def loss(self, instance: Problem, estimate: CensoredFit | Array) -> Float[Array, ""]:
+    def loss(self, instance: Problem, estimate: ConvexFit | Array) -> Float[Array, ""]:
         r"""$\lVert\hat F - F^*\rVert_F$."""
-        weights = estimate.weights if isinstance(estimate, CensoredFit) else estimate
+        weights = estimate.weights if isinstance(estimate, ConvexFit) else estimate
         return error(instance, weights)
 
     def magnitude(self, instance: Problem) -> Float[Array, ""]:
@@ -304,7 +304,7 @@ class AbstractConvex(AbstractRecovery):
     def penalty(self, problem: Problem) -> Float[Array, ""]:
         r"""The penalty $\lambda$."""
 
-    def estimate(self, instance: Problem) -> CensoredFit:
+    def estimate(self, instance: Problem) -> ConvexFit:
         """The penalised censored likelihood over the box."""
         scale = noise_scale(instance)
         return censored_likelihood(
@@ -339,7 +339,7 @@ class Convex(AbstractConvex):
         r"""$\lambda$, in proportion to $\lVert PS\rVert$."""
         return self.inflation * singular_values(attainable_score(problem))[0]
 
-    def formula(self, instance: Problem, estimate: CensoredFit) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: ConvexFit) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 4\kappa g})/(2\kappa)$ with $b = \sqrt r(\lVert PS\rVert +
         \lambda)$.
         """
@@ -366,7 +366,7 @@ class ConvexGaussian(AbstractConvex):
         r"""$\sigma(\sqrt q + \sqrt K + t)$."""
         return gaussian_edge(problem, self.failure_probability)
 
-    def formula(self, instance: Problem, estimate: CensoredFit) -> Float[Array, ""]:
+    def formula(self, instance: Problem, estimate: ConvexFit) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 4\kappa g})/(2\kappa)$ with $b = 2\sqrt r\,\lambda$."""
         b = 2 * math.sqrt(instance.rank) * self.penalty(instance)
         return _convex_bound(b, estimate.duality_gap, least_curvature(self.box))

@@ -12,7 +12,7 @@ from scipy import special
 
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import NoiseThenRelu, Observed, Problem, Setting
-from lowrank_theory.recovery.censored import CensoredFit
+from lowrank_theory.recovery import ConvexFit
 from lowrank_theory.theorems.relu_noise_before import (
     Candidate,
     CandidateSetting,
@@ -262,7 +262,7 @@ def test_adversary_of_the_convex_fit_knows_its_estimate(seed):
     adversary = statement.adversary
     with jax.enable_x64(True):
         problem, fit = adversary.play(adversary.start(key=jax.random.key(seed)))
-        assert isinstance(fit, CensoredFit)
+        assert isinstance(fit, ConvexFit)
         solved = statement.estimate(problem)
         np.testing.assert_allclose(solved.preactivations, fit.preactivations, atol=1e-5)
         assert bool(statement.bound(problem).holds)
