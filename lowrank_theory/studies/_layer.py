@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lowrank_theory._numerics import relative_rank_cutoff, rounding_allowance
+from lowrank_theory._numerics import float64, relative_rank_cutoff, rounding_allowance
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, every_rank
@@ -31,6 +31,7 @@ from lowrank_theory.studies.layer_rows import (
     half_rank,
 )
 from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
+from lowrank_theory.theorems.gaussian_noise import lower_edge
 from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 
 EXCESS = 0.01  # over the least squared error, for which calibration sizes are told
@@ -246,8 +247,9 @@ def _calibration_sizes(
     for weights that do not depend on the rows.
 
     To first order the excess is $\frac1m\sum_{j\le r<k}\frac{l_jl_k}{l_j-l_k}$. The bound
-    $\bigl(\frac{1+a/\sqrt m}{1-b/\sqrt m}\bigr)^2L^*$ with $a = t\sqrt{l_{r+1}/L^*}$ and $b =
-    \sqrt k + t$ is $1.01\,L^*$ at $\sqrt m = \frac{a+\sqrt{1.01}\,b}{\sqrt{1.01}-1}$.
+    $\bigl(\frac{1+a/\sqrt m}{1-b/\sqrt m}\bigr)^2L^*$ of `calibration_size.relative`, $a =
+    t\sqrt{l_{r+1}/L^*}$, is $1.01\,L^*$ at $\sqrt m = \frac{a+\sqrt{1.01}\,b}{\sqrt{1.01}-1}$, in
+    which $b$ hardly depends on $m$: the iteration gains three digits a step.
     """
     kept, dropped = values[:rank, None], values[rank:]
     least = float(np.sum(dropped))
@@ -257,15 +259,20 @@ def _calibration_sizes(
     if values[rank - 1] - values[rank] > relative_rank_cutoff((values.size,)) * values[0]:
         first_order = float(np.sum(kept * dropped / (kept - dropped)))
         needed = math.ceil(first_order / (EXCESS * least))
-    t, root = _deviation(), math.sqrt(1 + EXCESS)
-    slack = t * math.sqrt(values[rank] / least)
-    sufficient = (slack + root * (math.sqrt(dimension(values)) + t)) / (root - 1)
-    return needed, math.ceil(sufficient**2)
+    root = math.sqrt(1 + EXCESS)
+    slack = math.sqrt(2 * math.log(2 / FAILURE_PROBABILITY) * values[rank] / least)
+    sufficient, outputs = 0.0, dimension(values)
+    missing = math.sqrt(outputs)
+    for _ in range(8):
+        sufficient = ((slack + root * missing) / (root - 1)) ** 2
+        missing = _shortfall(outputs, sufficient)
+    return needed, math.ceil(sufficient)
 
 
-def _deviation() -> float:
-    """$t$ of the two-sided statements."""
-    return math.sqrt(2 * math.log(2 / FAILURE_PROBABILITY))
+def _shortfall(outputs: int, samples: float) -> float:
+    r"""$b$: by how much the edge of a Gaussian matrix is below $\sqrt m$."""
+    with float64():
+        return math.sqrt(samples) - float(lower_edge(samples, outputs, FAILURE_PROBABILITY / 2))
 
 
 # --- what one half says of the other --------------------------------------------------------------
@@ -389,12 +396,12 @@ def _resolved(layer: Layer) -> Iterator[LayerHypothesis]:
         )
     outputs = np.maximum(_eigenvalues(layer.outputs.scatter), 0)
     if outputs[0] > 0:
-        shortfall = math.sqrt(dimension(outputs)) + _deviation()
+        samples = float(layer.training.count)
         yield LayerHypothesis.checked(
             layer.name,
             "calibration_size.relative",
             "there are enough samples for the dimension of the outputs",
-            1 - shortfall / math.sqrt(float(layer.training.count)),
+            1 - _shortfall(dimension(outputs), samples) / math.sqrt(samples),
         )
         above, below = np.append(outputs, 0.0)[layer.half_rank - 1 :][:2]
         yield LayerHypothesis.checked(

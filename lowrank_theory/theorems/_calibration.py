@@ -27,10 +27,6 @@ from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import (
     LowRank,
 )
-from lowrank_theory.theorems._quantities import (
-    Number,
-    deviation,
-)
 
 
 class CalibrationSetting(eqx.Module):
@@ -167,13 +163,11 @@ def sample_count(problem: Problem) -> Float[Array, ""]:
     return jnp.asarray(observed.calibration.count, float)
 
 
-def relative_deviation(problem: Problem, failure_probability: Number) -> Float[Array, ""]:
-    r"""$e = \sqrt{k/m} + t/\sqrt m$."""
+def output_dimension(problem: Problem) -> Float[Array, ""]:
+    r"""$k$, the rank of $\Sigma$."""
     eigenvalues = output_spectrum(problem)
     cutoff = relative_rank_cutoff((eigenvalues.size,)) * eigenvalues[0]
-    dimensions = jnp.sum(eigenvalues > cutoff)
-    slack = deviation(failure_probability, sides=2)
-    return (jnp.sqrt(dimensions) + slack) / jnp.sqrt(sample_count(problem))
+    return jnp.sum(eigenvalues > cutoff).astype(float)
 
 
 def trained_weights(problem: Problem) -> Float[Array, "inputs outputs"]:

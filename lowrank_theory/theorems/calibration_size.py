@@ -9,8 +9,9 @@ outputs; the optimum is $L^* = \sum_{j>r}l_j$.
 
 **Claims** (squared losses; proved in paper_notes/calibration_size.md):
 
-- `relative` (probability $1-\delta$): with $t = \sqrt{2\ln(2/\delta)}$ and $e = \sqrt{k/m} +
-  t/\sqrt m < 1$, $L(\hat M) \le \Bigl(\dfrac{1 + t\sqrt{l_{r+1}/(mL^*)}}{1-e}\Bigr)^2L^*$.
+- `relative` (probability $1-\delta$): with $t = \sqrt{2\ln(2/\delta)}$ and $(1-e)\sqrt m > 0$ the
+  edge of `gaussian_noise.smallest` for an $m\times k$ matrix at $\delta/2$, where $e \le (\sqrt k +
+  t)/\sqrt m$, $L(\hat M) \le \Bigl(\dfrac{1 + t\sqrt{l_{r+1}/(mL^*)}}{1-e}\Bigr)^2L^*$.
 - `leading_constant` (asymptotic): $m\,(\mathbb E L(\hat M) - L^*) \to \sum_{j\le
   r<k}\dfrac{l_jl_k}{l_j-l_k}$ if $l_r > l_{r+1}$.
 
@@ -32,8 +33,8 @@ I)(W-Z)$, and $Q$ the same with $C$:
   Attained.
 - `ridge_gaussian` (probability $1-\delta$): with $Z^*$ the minimiser of $Q$, $\theta =
   l_1(C)/(l_1(C)+\mu)$ and $\epsilon = \bigl(\sqrt{\operatorname{tr}C(C+\mu)^{-1}} +
-  \sqrt\theta(t+\tfrac34)\bigr)/\sqrt m$, or $\sqrt\theta(\sqrt{\operatorname{rank}C} + t)/\sqrt
-  m$ if that is smaller, $Q(\hat M) \le \dfrac{(\lVert C^{1/2}(W-Z^*)\rVert_F +
+  \sqrt\theta(t+0.3688)\bigr)/\sqrt m$, or $\sqrt\theta e$ with the $e$ of `relative` for $k =
+  \operatorname{rank}C$ if that is smaller, $Q(\hat M) \le \dfrac{(\lVert C^{1/2}(W-Z^*)\rVert_F +
   t\lVert C^{1/2}(W-Z^*)\rVert/\sqrt m)^2 + \mu\lVert W-Z^*\rVert_F^2}{1-\theta +
   (\sqrt\theta-\epsilon)_+^2}$: no dimension enters, and it holds for any number of rows.
 """
@@ -70,9 +71,9 @@ from lowrank_theory.theorems._calibration import (
     first_order_excess,
     largest_exchange,
     output_deviation,
+    output_dimension,
     output_spectrum,
     population_loss,
-    relative_deviation,
     rows_only,
     sample_count,
     sample_second_moment,
@@ -98,14 +99,18 @@ from lowrank_theory.theorems._theorem import (
     Hypothesis,
     Rate,
 )
-from lowrank_theory.theorems.second_moment import gaussian_deviation
+from lowrank_theory.theorems.second_moment import (
+    gaussian_deviation,
+    gaussian_shortfall,
+    relative_shortfall,
+)
 
 INDEPENDENT_WEIGHTS = "the weights do not depend on the calibration rows"
 
 
 class Relative(AbstractStatement):
-    r"""$L(\hat M) \le \bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$ with $e = \sqrt{k/m} +
-    t/\sqrt m < 1$. Squared.
+    r"""$L(\hat M) \le \bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$ with $(1-e)\sqrt m > 0$
+    below the least singular value of a Gaussian $m\times k$ matrix. Squared.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -115,9 +120,14 @@ class Relative(AbstractStatement):
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         r"""Gaussian rows that the weights do not know, and enough of them."""
-        shortfall = 1 - relative_deviation(instance, self.failure_probability)
+        least = self.least_value(instance)
         name = "there are enough samples for the dimension of the outputs"
-        return (*gaussian_rows_hypotheses(instance), Hypothesis(name, shortfall))
+        return (*gaussian_rows_hypotheses(instance), Hypothesis(name, least))
+
+    def least_value(self, problem: Problem) -> Float[Array, ""]:
+        r"""$1 - e$."""
+        dimension, samples = output_dimension(problem), sample_count(problem)
+        return 1 - relative_shortfall(dimension, samples, self.failure_probability / 2)
 
     def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""
@@ -132,8 +142,8 @@ class Relative(AbstractStatement):
         dropped = output_spectrum(instance)[instance.rank :]
         slack = deviation(self.failure_probability, sides=2) / jnp.sqrt(sample_count(instance))
         numerator = jnp.sqrt(jnp.sum(dropped)) + slack * jnp.sqrt(jnp.max(dropped, initial=0.0))
-        shortfall = 1 - relative_deviation(instance, self.failure_probability)
-        return jnp.where(shortfall == 0, jnp.inf, safe_divide(numerator, shortfall) ** 2)
+        least = self.least_value(instance)
+        return jnp.where(least == 0, jnp.inf, safe_divide(numerator, least) ** 2)
 
     def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         """The population loss."""
@@ -423,7 +433,7 @@ class RidgeGaussian(AbstractRidged):
 
         shares = jnp.maximum(jnp.linalg.eigvalsh(second_moment)[::-1], 0)
         shares = shares / (shares + penalty)
-        a = gaussian_deviation(shares, samples, self.failure_probability)
+        a = gaussian_shortfall(shares, samples, self.failure_probability / 2)
         least = 1 - shares[0] * (1 - jnp.maximum(1 - a, 0) ** 2)
         return shown / least
 

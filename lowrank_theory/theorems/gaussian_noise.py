@@ -13,7 +13,8 @@ $\tau(w) = \min\{(\tfrac{9w}{32}\ell^2)^{1/3}, \sqrt{2\ell}\}$:
   \tau(q^{-1/2} + K^{-1/2}))$. In large matrices this is the exact rate of decay of the
   Tracy-Widom law; the classical form (Davidson and Szarek 2001, Theorem II.13) has $\sqrt{2\ell}$.
 - `smallest` (probability $1-\delta$), $L > S$: $s_S(PE) \ge \sigma(\sqrt{L-\tfrac12} - \sqrt S -
-  \tau(S^{-1/2} - (L-\tfrac12)^{-1/2}))$.
+  \tau(S^{-1/2} - (L-\tfrac12)^{-1/2}))$, and at least the classical $\sigma(\sqrt L - \sqrt S -
+  \sqrt{2\ell})$.
 - `expected_largest`, `expected_smallest`: $\mathbb E\lVert PE\rVert \le \sigma(\sqrt q + \sqrt K)$,
   $\mathbb Es_S(PE) \ge \sigma(\sqrt L - \sqrt S)$.
 - `leading`: $\mathbb E\lVert(PE)_{(r)}\rVert_F^2 \le \sigma^2\sum_{i\le r}\bigl((\sqrt L +
@@ -72,12 +73,15 @@ def upper_edge(rows: Number, columns: Number, failure_probability: Number) -> Fl
 
 
 def lower_edge(longer: Number, shorter: Number, failure_probability: Number) -> Float[Array, ""]:
-    r"""$\sqrt{L-\tfrac12} - \sqrt S - \tau(S^{-1/2} - (L-\tfrac12)^{-1/2})$, below the least
-    singular value of an $L\times S$ matrix of i.i.d. $N(0,1)$ entries, $L > S$, with probability
-    $1-\delta$; call it inside `float64`.
+    r"""The larger of $\sqrt{L-\tfrac12} - \sqrt S - \tau(S^{-1/2} - (L-\tfrac12)^{-1/2})$ and
+    $\sqrt L - \sqrt S - \sqrt{2\ln\tfrac1\delta}$, below the least singular value of an $L\times S$
+    matrix of i.i.d. $N(0,1)$ entries with probability $1-\delta$; negative where $L \le S$, and
+    where it says nothing. Call it inside `float64`.
     """
-    long, short = jnp.sqrt(longer - 0.5), jnp.sqrt(shorter)
-    return long - short - edge_fluctuation(1 / short - 1 / long, failure_probability)
+    long, short = jnp.sqrt(longer), jnp.sqrt(shorter)
+    less = jnp.sqrt(longer - 0.5)
+    fluctuation = edge_fluctuation(jnp.maximum(1 / short - 1 / less, 0), failure_probability)
+    return jnp.maximum(less - fluctuation, long - deviation(failure_probability)) - short
 
 
 def leading_squares(longer: Number, shorter: Number, rank: int) -> Float[Array, " rank"]:
@@ -250,8 +254,8 @@ class Leading(AbstractAboveNoise):
 
 class Smallest(AbstractBelowNoise):
     r"""$s_S(PE) \ge \sigma(\sqrt{L-\frac12} - \sqrt S - \tau)$ with probability $1-\delta$, where
-    $\tau^3 = \frac{9}{32}(S^{-1/2} - (L-\frac12)^{-1/2})\ln^2\frac1\delta$, or $\tau^2 =
-    2\ln\frac1\delta$ if that is less.
+    $\tau^3 = \frac{9}{32}(S^{-1/2} - (L-\frac12)^{-1/2})\ln^2\frac1\delta$, and at least
+    $\sigma(\sqrt L - \sqrt S - \sqrt{2\ln\frac1\delta})$.
     """
 
     kind = LOWER_WITH_PROBABILITY
@@ -262,7 +266,7 @@ class Smallest(AbstractBelowNoise):
         return (*noise, _expressible(instance), _longer_by(instance, 1))
 
     def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
-        r"""$\sigma(\sqrt{L-\frac12} - \sqrt S - \tau)$."""
+        """The larger of the two."""
         edge = lower_edge(estimate.longer, estimate.shorter, self.failure_probability)
         return _scale(instance) * edge
 

@@ -9,14 +9,15 @@ $\hat C$ in the coordinates in which $C$ is the identity.
 For Gaussian rows:
 
 - `relative` (probability $1-\delta$): the roots of the eigenvalues of $\hat C_w$ are within $e =
-  (\sqrt k + t)/\sqrt m$ of one, so $(1-e)^2C \preceq \hat C \preceq (1+e)^2C$ where $e < 1$
-  (Davidson and Szarek 2001, Theorem II.13).
+  (\sqrt k + \tau)/\sqrt m$ of one, so $(1-e)^2C \preceq \hat C \preceq (1+e)^2C$ where $e < 1$;
+  $\tau \le t$ is that of `gaussian_noise.largest` for an $m\times k$ matrix at $\delta/2$.
 - `absolute` (probability $1-\delta$): $\lVert\hat C - C\rVert \le \lVert C\rVert(2e + e^2)$.
 - `dimension_free` (probability $1-\delta$): $\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2)$
-  with $a = (\sqrt\rho + t + \tfrac34)/\sqrt m$. No dimension enters, and the leading constants
-  are those of the limit (Koltchinskii and Lounici 2017 give the order, Han 2022 the constants).
-- `expectation`: $\mathbb E\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2 + \tfrac{0.24}m)$ with
-  $a = (\sqrt\rho + 2.53)/\sqrt m$.
+  with $a = (\sqrt\rho + t + \tfrac1{2\sqrt\pi})/\sqrt m$. No dimension enters, and the leading
+  constants are those of the limit (Koltchinskii and Lounici 2017 give the order, Han 2022 the
+  constants).
+- `expectation`: $\mathbb E\lVert\hat C - C\rVert \le \lVert C\rVert(2a + b^2 + \tfrac1m)$ with $a =
+  (\sqrt\rho + 1.33)/\sqrt m$ and $b = (\sqrt\rho + \tfrac1{2\sqrt\pi})/\sqrt m$.
 
 For rows of bounded leverage, $x^\top C^+x \le R$ (always $R \ge k$; Tropp 2015, Theorem 5.1.1):
 
@@ -27,6 +28,7 @@ For rows of bounded leverage, $x^\top C^+x \le R$ (always $R \ge k$; Tropp 2015,
 """
 
 import abc
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -63,6 +65,11 @@ from lowrank_theory.theorems._theorem import (
     Hypothesis,
     Standing,
 )
+from lowrank_theory.theorems.gaussian_noise import lower_edge, upper_edge
+
+# What the length of a Gaussian vector in m dimensions strays above and below the root of m, on
+# average and at most.
+_ABOVE, _BELOW = 0.5 / math.sqrt(math.pi), 0.3688
 
 
 class Rows(eqx.Module):
@@ -135,17 +142,55 @@ def _draw_resampled(setting: ResampledRows, key: PRNGKeyArray) -> Rows:
     return Rows(population[chosen], second_moment, jnp.asarray(False), leverage)
 
 
+def relative_deviation(
+    rank: Number, samples: Number, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""$e = (\sqrt k + \tau)/\sqrt m$: with probability $1-\delta$ all singular values of an
+    $m\times k$ matrix of i.i.d. $N(0, 1)$ entries are within $e\sqrt m$ of $\sqrt m$; call it
+    inside `float64`.
+    """
+    return upper_edge(samples, rank, failure_probability / 2) / jnp.sqrt(samples) - 1
+
+
+def relative_shortfall(
+    rank: Number, samples: Number, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""$e$: with probability $1-\delta$ no singular value of such a matrix is below $(1-e)\sqrt m$;
+    call it inside `float64`.
+    """
+    return 1 - lower_edge(samples, rank, failure_probability) / jnp.sqrt(samples)
+
+
 def gaussian_deviation(
     eigenvalues: Float[Array, " inputs"], samples: Array, failure_probability: Number
 ) -> Float[Array, ""]:
-    r"""$a = \min(\sqrt k + t, \sqrt\rho + t + \tfrac34)/\sqrt m$ for the `eigenvalues` of $C$: for
-    Gaussian rows, and with probability $1-\delta$ for all $u$ at once, $\bigl\lvert\lVert
-    Xu\rVert/\sqrt m - \lVert C^{1/2}u\rVert\bigr\rvert \le a\,\lVert C\rVert^{1/2}\lVert u\rVert$.
+    r"""$a = \min(\sqrt k + \tau, \sqrt\rho + t + \tfrac1{2\sqrt\pi})/\sqrt m$ for the `eigenvalues`
+    of $C$: for Gaussian rows, and with probability $1-\delta$, $\lVert\hat C - C\rVert \le \lVert
+    C\rVert(2a + a^2)$.
     """
-    slack = deviation(failure_probability, sides=2)
-    dimension = jnp.sqrt(_rank(eigenvalues)) + slack
-    free = jnp.sqrt(_effective_rank(eigenvalues)) + slack + 0.75
-    return jnp.minimum(dimension, free) / jnp.sqrt(samples)
+    dimension = relative_deviation(_rank(eigenvalues), samples, failure_probability)
+    return jnp.minimum(dimension, _free_deviation(eigenvalues, samples, failure_probability))
+
+
+def gaussian_shortfall(
+    eigenvalues: Float[Array, " inputs"], samples: Array, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""The smaller $a$ of `relative_shortfall` and of $(\sqrt\rho + t + 0.3688)/\sqrt m$, $t =
+    \sqrt{2\ln(1/\delta)}$, for the `eigenvalues` of $C$: for Gaussian rows, and with probability
+    $1-\delta$ for all $u$ at once, $\lVert Xu\rVert/\sqrt m \ge \lVert C^{1/2}u\rVert - a\,\lVert
+    C\rVert^{1/2}\lVert u\rVert$.
+    """
+    free = jnp.sqrt(_effective_rank(eigenvalues)) + deviation(failure_probability) + _BELOW
+    dimension = relative_shortfall(_rank(eigenvalues), samples, failure_probability)
+    return jnp.minimum(dimension, free / jnp.sqrt(samples))
+
+
+def _free_deviation(
+    eigenvalues: Array, samples: Number, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""$(\sqrt\rho + t + \tfrac1{2\sqrt\pi})/\sqrt m$."""
+    slack = deviation(failure_probability, sides=2) + _ABOVE
+    return (jnp.sqrt(_effective_rank(eigenvalues)) + slack) / jnp.sqrt(samples)
 
 
 def _rank(eigenvalues: Array) -> Array:
@@ -250,17 +295,16 @@ def _relative_eigenvalues(instance: Rows, estimate: Array) -> Array:
 
 
 class Relative(AbstractGaussian):
-    r"""$\lvert s_i - 1\rvert \le (\sqrt k + t)/\sqrt m$ for the singular values $s_i$ of
+    r"""$\lvert s_i - 1\rvert \le (\sqrt k + \tau)/\sqrt m$ for the singular values $s_i$ of
     $XC^{-1/2}/\sqrt m$. Not squared; without unit.
     """
 
     kind = UPPER_WITH_PROBABILITY
 
     def formula(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
-        r"""$(\sqrt k + t)/\sqrt m$."""
+        r"""$(\sqrt k + \tau)/\sqrt m$."""
         rank = _rank(jnp.linalg.eigvalsh(instance.second_moment))
-        slack = deviation(self.failure_probability, sides=2)
-        return (jnp.sqrt(rank) + slack) / jnp.sqrt(instance.rows.shape[0])
+        return relative_deviation(rank, instance.rows.shape[0], self.failure_probability)
 
     def loss(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
         r"""$\max_i\lvert s_i - 1\rvert$."""
@@ -296,42 +340,41 @@ class AbstractNorm(AbstractGaussian):
 
 
 class Absolute(AbstractNorm):
-    r"""$\lVert\hat C - C\rVert \le \lVert C\rVert(2e + e^2)$, $e = (\sqrt k + t)/\sqrt m$."""
+    r"""$\lVert\hat C - C\rVert \le \lVert C\rVert(2e + e^2)$, $e = (\sqrt k + \tau)/\sqrt m$."""
 
     kind = UPPER_WITH_PROBABILITY
 
     def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2e + e^2$."""
-        slack = deviation(self.failure_probability, sides=2)
-        e = (jnp.sqrt(_rank(eigenvalues)) + slack) / jnp.sqrt(samples)
+        e = relative_deviation(_rank(eigenvalues), samples, self.failure_probability)
         return 2 * e + e**2
 
 
 class DimensionFree(AbstractNorm):
     r"""$\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2)$, $a = (\sqrt\rho + t +
-    \tfrac34)/\sqrt m$.
+    \tfrac1{2\sqrt\pi})/\sqrt m$.
     """
 
     kind = UPPER_WITH_PROBABILITY
 
     def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2a + a^2$."""
-        slack = deviation(self.failure_probability, sides=2) + 0.75
-        a = (jnp.sqrt(_effective_rank(eigenvalues)) + slack) / jnp.sqrt(samples)
+        a = _free_deviation(eigenvalues, samples, self.failure_probability)
         return 2 * a + a**2
 
 
 class Expectation(AbstractNorm):
-    r"""$\mathbb E\lVert\hat C - C\rVert \le \lVert C\rVert(2a + a^2 + \tfrac{0.24}m)$, $a =
-    (\sqrt\rho + 2.53)/\sqrt m$.
+    r"""$\mathbb E\lVert\hat C - C\rVert \le \lVert C\rVert(2a + b^2 + \tfrac1m)$, $a = (\sqrt\rho +
+    1.33)/\sqrt m$, $b = (\sqrt\rho + \tfrac1{2\sqrt\pi})/\sqrt m$.
     """
 
     kind = UPPER_IN_EXPECTATION
 
     def relative(self, eigenvalues: Array, samples: int) -> Array:
-        r"""$2a + a^2 + 0.24/m$."""
-        a = (jnp.sqrt(_effective_rank(eigenvalues)) + 2.53) / jnp.sqrt(samples)
-        return 2 * a + a**2 + 0.24 / samples
+        r"""$2a + b^2 + 1/m$."""
+        root = jnp.sqrt(_effective_rank(eigenvalues))
+        linear, square = root + 1.33, (root + _ABOVE) ** 2 + 1
+        return 2 * linear / jnp.sqrt(samples) + square / samples
 
 
 class AbstractLeverage(AbstractSecondMoment):

@@ -59,12 +59,12 @@ def stated(weights: Any, second_moment: Any, sample: Any, rank: int, count: floa
     return Problem(Observed(weights=weights, calibration=seen), truth, rank)
 
 
-def random_problem(size: float = 0.05, rank: int = 1, seed: int = 0) -> Problem:
+def random_problem(size: float = 0.05, rank: int = 1, seed: int = 0, count: float = 50) -> Problem:
     random = np.random.default_rng(seed)
     weights = random.standard_normal((5, 4)) @ np.diag([3.0, 1.5, 1.0, 0.5])
     root = random.standard_normal((7, 5))
     other = root + size * random.standard_normal((7, 5))
-    return stated(weights, root.T @ root, other.T @ other, rank)
+    return stated(weights, root.T @ root, other.T @ other, rank, count)
 
 
 def arrays(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -121,7 +121,9 @@ def test_gaussian_bound_by_hand(count):
     """Eigenvalues 4, 1, 0: dimension two, effective rank 5/4, a gap of three."""
     weights, sample = np.diag([2.0, 1.0, 0.0]), np.eye(3)
     problem = stated(weights, np.eye(3), sample, 1, count)
-    a = (min(math.sqrt(2), math.sqrt(1.25) + 0.75) + 2) / math.sqrt(count)
+    fluctuation = (9 * (2**-0.5 + count**-0.5) / 8) ** (1 / 3)
+    a = min(math.sqrt(2) + fluctuation, math.sqrt(1.25) + 2 + 0.5 / math.sqrt(math.pi))
+    a /= math.sqrt(count)
     spread = 8 * (2 * a + a**2)
     expected = spread if spread >= 3 else spread * math.tan(math.asin(spread / 3) / 2) / 2
     assert sides(calibration_size.gaussian, problem, failure_probability=SIDES) == pytest.approx(
@@ -168,14 +170,47 @@ def test_ridge_against_numpy(strength):
     lost = np.linalg.norm(residual) + 2 * np.linalg.norm(residual, 2) / math.sqrt(count)
     share = values[-1] / (values[-1] + mu)
     dimension = np.sum(values / (values + mu))
+    less = math.sqrt(count - 0.5)
+    fluctuation = (9 * (5**-0.5 - 1 / less) / 8) ** (1 / 3)
     epsilon = min(
-        math.sqrt(dimension) + math.sqrt(share) * 2.75, math.sqrt(share) * (math.sqrt(5) + 2)
+        math.sqrt(dimension) + math.sqrt(share) * 2.3688,
+        math.sqrt(share) * (math.sqrt(count) - less + math.sqrt(5) + fluctuation),
     ) / math.sqrt(count)
     expected = (lost**2 + mu * np.sum(best**2)) / (
         1 - share + max(math.sqrt(share) - epsilon, 0) ** 2
     )
     bound = gaussian.bound(problem, failure_probability=SIDES)
     assert float(bound.value) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("delta", [0.9, 0.05, 1e-9])
+def test_no_bound_is_above_the_classical_one(delta):
+    """With the deviations of Davidson and Szarek, and 3/4, in the place of the sharper ones."""
+    for count in (50.0, 2000.0):
+        problem = random_problem(0.3, 2, count=count)
+        weights, true, _, _ = arrays(problem)
+        t, root = math.sqrt(2 * math.log(2 / delta)), math.sqrt(count)
+        energies = descending(weights.T @ true @ weights)
+        numerator = math.sqrt(energies[2:].sum()) + t * math.sqrt(energies[2]) / root
+        bound = sides(calibration_size.relative, problem, failure_probability=delta)[1]
+        if 2 + t < root:
+            assert bound <= (numerator / (1 - (2 + t) / root)) ** 2
+
+        statement = RidgeGaussian()
+        values, vectors = np.linalg.eigh(true)
+        mu = statement.strength * values.mean()
+        total = true + mu * np.eye(5)
+        best = weights - recovered(weights, total, 2)
+        residual = (vectors * np.sqrt(values)) @ vectors.T @ best
+        lost = np.linalg.norm(residual) + t * np.linalg.norm(residual, 2) / root
+        share, dimension = values[-1] / (values[-1] + mu), np.sum(values / (values + mu))
+        epsilon = min(
+            math.sqrt(dimension) + math.sqrt(share) * (t + 0.75),
+            math.sqrt(share) * (math.sqrt(5) + t),
+        )
+        least = 1 - share + max(math.sqrt(share) - epsilon / root, 0) ** 2
+        bound = float(statement.bound(problem, failure_probability=delta).value)
+        assert bound <= (1 + 1e-9) * (lost**2 + mu * np.sum(best**2)) / least
 
 
 @new_statements
