@@ -149,3 +149,15 @@ def test_the_page_is_the_results(modules: dict[str, ModuleType]):
     for row in certified:
         limit = 1.005 if row["ours"].startswith("Randomized") else 1.001
         assert row["certified_error"] <= limit
+
+
+@pytest.mark.parametrize(
+    "name", ["batches of compress", pytest.param("network of transfer", marks=pytest.mark.slow)]
+)
+def test_arguments_pass_few_modules_and_none_twice(name: str, modules: dict[str, ModuleType]):
+    passages = modules["passages"]
+    chains = passages.FOLLOWED[name]()
+    assert any(len(chain) > 1 for chain in chains)
+    assert [chain for chain in chains if not passages.is_short(chain)] == []
+    assert not passages.is_short(("a", "b", "a"))
+    assert not passages.is_short(tuple("abcdefg"))
