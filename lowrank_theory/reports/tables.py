@@ -117,23 +117,23 @@ def _verdicts(report: Report) -> Table:
     )  # fmt: skip
     styles = {Verdict.CONSISTENT: "green", Verdict.REFUTED: "bold red"}
     theorem = None
-    for statement, row in zip(report.statements, report.rows(), strict=True):
+    for statement, row in zip(report.statements, report.summary(), strict=True):
         heading, _, name = statement.name.partition(".")
         if heading != theorem:
             theorem = heading
             table.add_section()
             table.add_row(heading, style="bold")
-        violations = "–" if row["violations"] is None else f"{row['violations']:,}"
+        violations = shown(row.violations)
         caught = sum(control.caught for control in statement.controls)
         table.add_row(
             f"  {name}",
-            row["kind"],
-            _whole(f"{row['applicable']:,} / {row['trials']:,}"),
-            _whole(f"{violations} / {percent(row['allowed'])}"),
-            _whole(f"{number(row['ratio_median'])}, {number(row['ratio_max'])}"),
-            number(row["critical_constant"]),
+            row.kind,
+            _whole(f"{row.applicable:,} / {row.trials:,}"),
+            _whole(f"{violations} / {percent(row.allowed)}"),
+            _whole(f"{number(row.ratio_median)}, {number(row.ratio_max)}"),
+            number(row.critical_constant),
             f"{caught} of {len(statement.controls)}",
-            Text(row["verdict"], styles.get(statement.verdict, "yellow")),
+            Text(row.verdict, styles.get(statement.verdict, "yellow")),
         )
     return table
 

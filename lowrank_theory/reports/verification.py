@@ -14,11 +14,12 @@ import equinox as eqx
 
 from lowrank_theory import plotting
 from lowrank_theory._files import plain, to_json, write_atomically
-from lowrank_theory.reports._page import number, render, svg, versions
+from lowrank_theory.reports._page import headings, number, render, svg, versions
 from lowrank_theory.studies.layer_rows import LayerAtRank, LayerHypothesis
 from lowrank_theory.studies.layer_study import LayerStudy
 from lowrank_theory.theorems import CONTENTS, AbstractTheorem
-from lowrank_theory.verification.monte_carlo import Report, StatementReport, Verdict
+from lowrank_theory.verification.monte_carlo import Control, Report, StatementReport, Verdict
+from lowrank_theory.verification.rows import RegimeRow, StatementRow
 
 FILES = ("report.json", "report.html", "tightness.svg", "layer_errors.svg")
 
@@ -83,7 +84,7 @@ class Record:
             "seed": self.seed,
             "failure_probability": self.failure_probability,
             "confidence": self.confidence,
-            "statements": [plain(_details(statement)) for statement in self.report.statements],
+            "statements": plain(map(Details.of, self.report.statements)),
             "skipped": list(self.skipped),
             "versions": self.versions,
             "seconds": round(self.seconds, 1),
@@ -119,30 +120,39 @@ def _docstring(theorem: AbstractTheorem) -> tuple[str, str]:
     return title.rstrip("."), body
 
 
-def _details(statement: StatementReport) -> dict[str, Any]:
-    settings = {}
-    for theorem in CONTENTS:
-        if statement.name in theorem.statements:
-            settings = theorem.statements[statement.name].regimes
-    return {
-        "name": statement.name,
-        "kind": statement.kind,
-        "verdict": statement.verdict.value,
-        "regimes": [
-            {
-                "name": regime.name,
-                "setting": _one_line(settings.get(regime.name)),
-                "trials": regime.sample.trials,
-                "applicable": regime.sample.applicable,
-                "violations": int(regime.sample.violated.sum()),
-                "ratio_max": regime.sample.ratio.max() if regime.sample.applicable else None,
-                "critical_constant": regime.critical_constant,
-                "verdict": regime.verdict.value,
-            }
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """One statement, regime by regime."""
+
+    name: str
+    kind: str
+    verdict: Verdict
+    regimes: tuple[RegimeRow, ...]
+    controls: tuple[Control, ...]
+
+    @staticmethod
+    def of(statement: StatementReport) -> "Details":
+        """What the report has on it."""
+        settings = {}
+        for theorem in CONTENTS:
+            if statement.name in theorem.statements:
+                settings = theorem.statements[statement.name].regimes
+        regimes = tuple(
+            RegimeRow(
+                name=regime.name,
+                setting=_one_line(settings.get(regime.name)),
+                trials=regime.sample.trials,
+                applicable=regime.sample.applicable,
+                violations=int(regime.sample.violated.sum()),
+                ratio_max=regime.sample.ratio.max() if regime.sample.applicable else None,
+                critical_constant=regime.critical_constant,
+                verdict=regime.verdict.value,
+            )
             for regime in statement.regimes
-        ],
-        "controls": [dataclasses.asdict(control) for control in statement.controls],
-    }
+        )
+        return Details(
+            statement.name, statement.kind, statement.verdict, regimes, statement.controls
+        )
 
 
 def _one_line(setting: Any) -> str:
@@ -165,14 +175,10 @@ def _page(record: Record, figures: Mapping[str, bytes]) -> str:
         figures,
         record=record,
         counts={verdict.value: verdicts.count(verdict) for verdict in Verdict},
-        statements=list(
-            zip(
-                record.report.statements,
-                record.report.rows(),
-                [plain(_details(statement)) for statement in record.report.statements],
-                strict=True,
-            )
-        ),
+        statements=[(each.summary(), Details.of(each)) for each in record.report.statements],
+        of_statement=headings(StatementRow),
+        of_regime=headings(RegimeRow),
+        statement_columns=StatementRow.columns(),
         theorems=theorems,
         layers=record.layers,
         columns=LayerAtRank.columns(),

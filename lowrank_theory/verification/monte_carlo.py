@@ -20,6 +20,7 @@ from scipy import stats
 from lowrank_theory._numerics import check_count, check_fraction, check_key
 from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Certainty, Direction
 from lowrank_theory.verification.point_store import PointStore
+from lowrank_theory.verification.rows import StatementRow
 from lowrank_theory.verification.sampling import (
     Point,
     Sample,
@@ -118,21 +119,25 @@ class StatementReport:
         """The ratios of all applicable trials."""
         return np.concatenate([regime.sample.ratio for regime in self.regimes])
 
-    def row(self) -> dict[str, Any]:
-        """The row of `report.json`; what does not apply or is not finite is `None`."""
+    def summary(self) -> StatementRow:
+        """What was found, in a row of a table."""
         ratios = self.ratios
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "trials": self.trials,
-            "applicable": self.applicable,
-            "violations": self.violations if self.failure_probability is not None else None,
-            "allowed": self.failure_probability,
-            "verdict": self.verdict.value,
-            "critical_constant": _finite(self.critical_constant),
-            "ratio_median": _finite(np.median(ratios)) if ratios.size else None,
-            "ratio_max": _finite(ratios.max()) if ratios.size else None,
-        }
+        return StatementRow(
+            name=self.name,
+            kind=self.kind,
+            trials=self.trials,
+            applicable=self.applicable,
+            violations=self.violations if self.failure_probability is not None else None,
+            allowed=self.failure_probability,
+            verdict=self.verdict.value,
+            critical_constant=_finite(self.critical_constant),
+            ratio_median=_finite(np.median(ratios)) if ratios.size else None,
+            ratio_max=_finite(ratios.max()) if ratios.size else None,
+        )
+
+    def row(self) -> dict[str, Any]:
+        """The row of `report.json`."""
+        return self.summary().row()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +154,10 @@ class Report:
             return Verdict.REFUTED
         consistent = verdicts and all(v is Verdict.CONSISTENT for v in verdicts)
         return Verdict.CONSISTENT if consistent else Verdict.INCONCLUSIVE
+
+    def summary(self) -> list[StatementRow]:
+        """A row for each statement."""
+        return [statement.summary() for statement in self.statements]
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `report.json`."""
