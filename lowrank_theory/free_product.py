@@ -24,15 +24,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import check_array, in_float64, safe_divide
 
-_COARSE, _FINE = 48, 96  # values q, before and after it is known where the spectrum lies
-_ANGLES = 32
+_VALUES = 96  # of q
+_PASSES = 2  # after the first it is known where the spectrum lies
+_ANGLES = 20
 _LEAST = 1e-14  # of the largest value: what lies below adds nothing in float64
-_START, _NEWTON = 10, 40  # steps, at most
+_START, _FEW, _NEWTON = 10, 6, 40  # steps; of Newton's method, after a few only if they still help
 _PRECISION = 1e-12
 
 
@@ -60,20 +61,19 @@ def tail_shares(first: ArrayLike, second: ArrayLike, ranks: Any) -> Float[Array,
     for name, values in (("first", first), ("second", second)):
         if not isinstance(values, Tracer) and not np.all(np.asarray(values) >= 0):
             raise ValueError(f"`{name}` must hold eigenvalues >= 0, all finite.")
-    return _tail_shares(first, second, ranks=tuple(ranks.tolist()))
+    return _tail_shares(first, second, ranks)
 
 
 @in_float64
 def _tail_shares(
-    first: Float[Array, " size"], second: Float[Array, " size"], *, ranks: tuple[int, ...]
+    first: Float[Array, " size"], second: Float[Array, " size"], ranks: Int[Array, " count"]
 ) -> Float[Array, " count"]:
-    size = first.size
-    kept = 1 - jnp.asarray(ranks) / size
+    kept = 1 - ranks / first.size
     spectra = [safe_divide(each, jnp.mean(each)) for each in (first, second)]
     positive = jnp.min(jnp.stack([jnp.sum(each > 0) for each in spectra]))
     share = _smallest(spectra[0], spectra[1], kept)
     # Beyond the rank of a factor there is nothing; before it, more than nothing and less than all.
-    return jnp.where(jnp.asarray(ranks) < positive, jnp.clip(share, 0, kept), 0)
+    return jnp.where(ranks < positive, jnp.clip(share, 0, kept), 0)
 
 
 def _smallest(
@@ -84,13 +84,17 @@ def _smallest(
     It is convex in that share, and its slope is the value $q$ there.
     """
     top = jnp.max(first) * jnp.max(second)
-    values = jnp.geomspace(_LEAST, 1, _COARSE) * top
-    mass, total = _below(first, second, values)
-    # As many values where mass lies, as where the sum does, and in every decade.
-    level = mass + total + jnp.linspace(0, 1, _COARSE)
-    levels = jnp.linspace(level[0], level[-1], _FINE)
-    values = jnp.exp(jnp.interp(levels, level, jnp.log(values)))
-    mass, total = _below(first, second, values)
+
+    def closer(values: Array, _: None) -> tuple[Array, tuple[Array, Array, Array]]:
+        mass, total = _below(first, second, values)
+        # As many values where mass lies, as where the sum does, and in every decade.
+        level = mass + total + jnp.linspace(0, 1, _VALUES)
+        levels = jnp.linspace(level[0], level[-1], _VALUES)
+        return jnp.exp(jnp.interp(levels, level, jnp.log(values))), (values, mass, total)
+
+    begin = jnp.geomspace(_LEAST, 1, _VALUES) * top
+    _, passes = jax.lax.scan(closer, begin, length=_PASSES)
+    values, mass, total = (each[-1] for each in passes)
     places, totals, slopes = (
         jnp.append(each, end) for each, end in ((mass, 1), (total, 1), (values, top))
     )
@@ -143,15 +147,17 @@ def _below(
     def follow(omega: Array, angle: Array) -> tuple[Array, tuple[Array, Array]]:
         z = values * jnp.exp(1j * angle)
 
-        def goes_on(state: tuple[Array, Array, Array]) -> Array:
-            return (state[1] > _PRECISION) & (state[2] < _NEWTON)
+        def goes_on(state: tuple[Array, Array, Array, Array]) -> Array:
+            _, change, before, steps = state
+            helps = (steps < _FEW) | (change < before)  # not so where rounding is all that is left
+            return (change > _PRECISION) & helps & (steps < _NEWTON)
 
-        def newton(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            return *step(state[0], z), state[2] + 1
+        def newton(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            omega, change, _, steps = state
+            return *step(omega, z), change, steps + 1
 
-        omega, _, _ = jax.lax.while_loop(
-            goes_on, newton, (omega, jnp.asarray(jnp.inf), jnp.asarray(0))
-        )
+        far = jnp.asarray(jnp.inf)
+        omega, *_ = jax.lax.while_loop(goes_on, newton, (omega, far, far, jnp.asarray(0)))
         product = omega * _mean(first, omega)[0]  # z ω₁ ω₂
         psi = product / (1 - product)
         return omega, (jnp.real(psi), jnp.real(z * psi))

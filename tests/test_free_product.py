@@ -48,6 +48,38 @@ def test_two_projections_of_trace_one_half_give_the_arcsine_law():
     np.testing.assert_allclose(tail_shares(halves, halves, ranks), exact, rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.parametrize(("one", "other"), [(150, 150), (180, 60), (40, 40), (200, 70)])
+def test_two_projections_have_a_density_and_atoms(one, other):
+    """At 1 where their traces are together above one, and at 0: of traces $a$ and $b$ the share of
+    each eigenvalue is in closed form (Voiculescu, Dykema and Nica 1992).
+    """
+    size = 200
+    a, b = one / size, other / size
+    middle, half = a + b - 2 * a * b, np.sqrt(4 * a * b * (1 - a) * (1 - b))
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    angle = (nodes + 1) * np.pi / 2
+    x = middle - half * np.cos(angle)  # rising, and all in one place where one of them is all
+    density = half * np.sin(angle) ** 2 * half / (2 * np.pi * x * (1 - x)) if half else 0 * x
+    masses = np.append(weights * np.pi / 2 * density, max(a + b - 1, 0))
+    places, sums = np.cumsum(masses[::-1]), np.cumsum((masses * np.append(x, 1))[::-1])
+    rank_share = min(a, b)
+    assert places[-1] == pytest.approx(rank_share if half else max(a + b - 1, 0), rel=1e-6)
+    ranks = np.array([0, 5, 20, 35, 38])
+    top = np.interp(ranks / size, np.append(0, places), np.append(0, sums))
+    found = tail_shares(
+        np.repeat([1.0, 0.0], [one, size - one]),
+        np.repeat([1.0, 0.0], [other, size - other]),
+        ranks,
+    )
+    np.testing.assert_allclose(found, 1 - top / (a * b), rtol=0.02, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_two_spectra_of_one_value_each_leave_an_equal_share_to_each(size):
+    found = tail_shares(np.full(size, 2.0), np.full(size, 1e-9), np.arange(size + 1))
+    np.testing.assert_allclose(found, 1 - np.arange(size + 1) / size, rtol=1e-6, atol=1e-12)
+
+
 def test_gaussian_weights_give_the_law_of_marchenko_and_pastur():
     # A projection of trace 1/2 seen through Gaussian weights: B is a Wishart matrix of the law
     # whose S-transform is 1/(1+z); the product is a Wishart matrix of half the size.

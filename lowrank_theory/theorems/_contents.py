@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "relu_noise_after",
         "relu_noise_before",
     ),
-    "Why data helps": ("orientation",),
+    "Why data helps": ("orientation", "gain_of_data"),
     "Data": (
         "price_of_ignoring_data",
         "calibration_size",

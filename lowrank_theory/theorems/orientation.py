@@ -122,6 +122,11 @@ class OrientationSetting(eqx.Module):
                 f"{self.input_values.size}."
             )
 
+    def grown(self, factor: int) -> "OrientationSetting":
+        """Every value `factor` times, at as many times the rank: the same two spectra."""
+        inputs, values = (np.repeat(v, factor) for v in (self.input_values, self.values))
+        return OrientationSetting(inputs, values, factor * self.rank, self.count)
+
     def draw(self, *, key: PRNGKeyArray) -> Orientations:
         """Random orientations, in float64."""
         with float64():
@@ -285,8 +290,13 @@ class AbstractChance(AbstractStatement):
 
     def hypotheses(self, instance: Orientations) -> tuple[Hypothesis, ...]:
         """Random directions."""
-        name = "the directions of the weights are random, and do not depend on the activations"
-        return (law_hypothesis(name, jnp.asarray(instance.independent)),)
+        return (chance_hypothesis(instance),)
+
+
+def chance_hypothesis(instance: Orientations) -> Hypothesis:
+    """That the orientations are chance."""
+    name = "the directions of the weights are random, and do not depend on the activations"
+    return law_hypothesis(name, jnp.asarray(instance.independent))
 
 
 class AbstractMoment(AbstractChance):
