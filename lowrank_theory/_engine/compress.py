@@ -36,7 +36,7 @@ from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.passes import blocks_of
 from lowrank_theory._engine.phases import Approximations, Phases
-from lowrank_theory._engine.replace import leaves_by_path, replace
+from lowrank_theory._engine.replace import replace
 from lowrank_theory._engine.targets import AbstractTarget
 from lowrank_theory._engine.targets import Bytes as Bytes
 from lowrank_theory._engine.targets import IdealBits as IdealBits
@@ -44,7 +44,7 @@ from lowrank_theory._engine.targets import LayerError as LayerError
 from lowrank_theory._engine.targets import MultiplyAdds as MultiplyAdds
 from lowrank_theory._engine.targets import Parameters as Parameters
 from lowrank_theory._engine.targets import RankRule as RankRule
-from lowrank_theory._engine.weights import Weight, tied_leaves
+from lowrank_theory._engine.weights import tied_leaves, weights_of
 from lowrank_theory._numerics import check_count
 from lowrank_theory.calibration import AbstractCalibration, Calibration
 from lowrank_theory.recovery import AbstractLadder, AbstractNestedMethod, ActivationWeighted, Need
@@ -105,11 +105,7 @@ def compress(
     tied = tied_leaves(parameters, select or (lambda _: True))
     observer = Observer(function, parameters, select, tied)
     survey = observer.survey(_first(batches))
-    leaves = leaves_by_path(parameters)
-    weights = {
-        path: Weight(path, leaves[path], site, tuple(tied.get(path, ())))
-        for path, site in survey.items()
-    }
+    weights = weights_of(parameters, survey, tied)
     remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
     free = [path for path in weights if path not in remarks]
     blocks = blocks_of(survey, free, needs=needs) if needs else [free]

@@ -22,6 +22,8 @@ def blocks_of(
     passes or, without it, as few as half of the free memory allows, for statistics of what they see
     or, `paired`, also of what they see in the compressed network.
     """
+    if not paths:
+        return []
     grouped = itertools.groupby(paths, lambda path: survey[path].group)
     groups = [list(group) for _, group in grouped]
     free = available_memory()

@@ -65,6 +65,16 @@ class Weight:
             raise ValueError(f"`parameters{self.path}`: {error}") from error
 
 
+def weights_of(parameters: PyTree, survey: Survey, tied: Tied) -> dict[str, Weight]:
+    """The followed weights by path, in the order of execution."""
+    leaves = jax.tree_util.tree_leaves_with_path(parameters)
+    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return {
+        path: Weight(path, arrays[path], site, tuple(tied.get(path, ())))
+        for path, site in survey.items()
+    }
+
+
 def stored_dtype(leaf: Any) -> np.dtype:
     """The dtype of what replaces a leaf: its own, as far as JAX has it."""
     return np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype))

@@ -250,6 +250,19 @@ def test_what_cannot_be_replaced_stays_dense_and_says_why():
     assert "looked up" in repr(compressed)
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+def test_where_no_weight_can_be_replaced_all_stays_as_it_is(sequential):
+    def function(p, x):
+        return x @ p["w"] + jnp.sum(p["w"])
+
+    arguments = function, {"w": normal(0, 6, 5)}, [rows(0, 8, 6)]
+    compressed = compress(*arguments, LayerError(0.5), sequential=sequential)
+    assert compressed.function is function
+    assert "its entries are used by" in compressed.layers["['w']"].remark
+    with pytest.raises(ValueError, match=r"cannot be met.* stays as it is: it cannot be replaced"):
+        compress(*arguments, Parameters(0.5), sequential=sequential)
+
+
 def test_a_branch_that_no_batch_takes_stays_dense():
     def function(p, x):
         return lax.cond(jnp.sum(x) > 1e9, lambda: x @ p["a"], lambda: x @ p["b"])
