@@ -21,7 +21,11 @@ from _save import CONFIDENCE, run
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.networks import Parameters, compress, output_errors, unit_errors
 from lowrank_theory.plotting import GREY, LIMIT, SERIES, legend_above, panels
-from lowrank_theory.theorems.held_out_certificate import Betting, HeldOut, held_out_certificate
+from lowrank_theory.theorems.held_out_certificate import (
+    AbstractBounded,
+    HeldOut,
+    held_out_certificate,
+)
 
 SEED = 23
 SHARES = (0.5, 0.25)
@@ -43,13 +47,16 @@ Limit = Callable[[Losses, float], Float[np.ndarray, " draws"]]
 
 def certificates(losses: Losses, failure_probability: float) -> Float[np.ndarray, " draws"]:
     """The bounds of `certify_losses`, of each row."""
+    return limits_by(held_out_certificate.order_free, losses, failure_probability)
+
+
+def limits_by(statement: AbstractBounded, losses: Losses, failure_probability: float) -> np.ndarray:
     with jax.enable_x64(True):
-        statement = held_out_certificate.betting.at(failure_probability)
-        return np.asarray(_certificates(statement, losses))
+        return np.asarray(_limits(statement.at(failure_probability), losses))
 
 
 @jax.jit
-def _certificates(statement: Betting, losses: Array) -> Array:
+def _limits(statement: AbstractBounded, losses: Array) -> Array:
     def limit(row: Array) -> Array:
         unknown, stated = jnp.asarray(jnp.nan), jnp.asarray(True)
         held_out = HeldOut(row, jnp.ones(()), jnp.asarray(jnp.inf), stated, unknown)
@@ -59,8 +66,8 @@ def _certificates(statement: Betting, losses: Array) -> Array:
 
 
 def sorted_certificates(losses: Losses, failure_probability: float) -> np.ndarray:
-    """A control: the order of the units is chosen by their losses."""
-    return certificates(np.sort(losses, axis=1), failure_probability)
+    """A control: `betting`, in an order that is chosen by the losses."""
+    return limits_by(held_out_certificate.betting, np.sort(losses, axis=1), failure_probability)
 
 
 def normal_limits(losses: Losses, failure_probability: float) -> np.ndarray:
@@ -186,7 +193,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
     lines = {
         "certificate, independent units": most(results, "certificate"),
         "certificate, against the units not drawn": most(real, "split"),
-        "control: units sorted by their losses": most(results, "sorted"),
+        "control: bets on units sorted by their losses": most(results, "sorted"),
         "control: rows of a unit counted as units": most(results, "repeated"),
         "control: normal interval": most(results, "normal"),
         "normal interval, real networks only": most(real, "normal"),

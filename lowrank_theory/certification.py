@@ -10,11 +10,11 @@ $$Z = \min\Bigl(1,\ \frac{\lVert Y - \hat Y\rVert_F^2}{\lVert Y\rVert_F^2}\Bigr)
 and where $Y = 0$ it is zero if $\hat Y = 0$ and one if not. So a unit that is wholly wrong counts
 one, however wrong it is, and outputs of zeros have loss one: a certificate of one says nothing.
 
-`theorems.held_out_certificate.betting`, with range one, makes of the losses of $n$ units a bound on
-the mean loss of their law, which holds with probability $1-\delta$ over these units. It rests on
-three things that no computation sees: the units are independent draws of one law; nothing was
-fitted to them, nor chosen by them (not even the better of two compressions); and they stand in an
-order that was fixed before their losses were known.
+`theorems.held_out_certificate.order_free`, with range one, makes of the losses of $n$ units a bound
+on the mean loss of their law, which holds with probability $1-\delta$ over these units, in
+whatever order they are given. It rests on two things that no computation sees: the units are
+independent draws of one law; and nothing was fitted to them, nor chosen by them (not even the
+better of two compressions).
 """
 
 import dataclasses
@@ -212,9 +212,8 @@ def _seen(observed: Observed) -> tuple[RowSample | None, str]:
 
 
 def certify_losses(losses: ArrayLike, failure_probability: float) -> OutputCertificate:
-    """Certify the mean of losses from zero to one, one for each independent unit, in an order that
-    was fixed before: those of `unit_losses`, of `networks.unit_errors` and
-    `networks.output_errors`, or one's own.
+    """Certify the mean of losses from zero to one, one for each independent unit, in any order:
+    those of `unit_losses`, of `networks.unit_errors` and `networks.output_errors`, or one's own.
 
     Several certificates hold together where the failure probability is divided by their number.
 

@@ -17,6 +17,11 @@ bounded that is fixed. $\bar Z$ is their mean, $\hat V$ their variance with deno
 - `betting`: $\mu \le \inf\{m : \max_i K_i(m) \ge 1/\delta\}$ with the capital $K_i(m) =
   \prod_{j\le i}\bigl(1 - \theta_j + \theta_j\tfrac{B-Z_j}{B-m}\bigr)$, whose stakes $\theta_j \in
   [0, 1)$ depend on earlier losses only (after Waudby-Smith and Ramdas 2024).
+- `order_free`: the same with one capital, which does not depend on the order of the losses, in the
+  place of $\max_i K_i(m)$: $K(m) = \tfrac13\Pi(3) + \tfrac23\Pi(1)$, $\Pi(a) =
+  \prod_{i\le n}\bigl(1 - \theta + \theta\tfrac{B-Z_i}{B-m}\bigr)$ with the stake $\theta =
+  \min\bigl(1, a\sqrt{2L(B-m)/(nm)}\bigr)$, which suits losses whose standard deviation is $1/a$ of
+  a coin's.
 - `clopper_pearson`, i.i.d. with $Z_i \in \{0, B\}$: the exact limit, for comparison.
 
 Without a range, but with $\mathbb EZ_i^2 \le \kappa\mu^2$ ($\kappa = 3$ for squared output errors
@@ -24,7 +29,7 @@ on Gaussian rows):
 
 - `moment_ratio`: $\mu \le \bar Z/a$, where $a < 1$ solves $n\,\mathrm{kl}(a/\kappa, 1/\kappa) = L$.
 
-`certificate` is the third and `moment_certificate` the last, for losses of one's own.
+`certificate` is `order_free` and `moment_certificate` the last, for losses of one's own.
 """
 
 import abc
@@ -33,13 +38,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import betainc, xlogy
+from jax.scipy.special import betainc, logsumexp, xlogy
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import (
-    check_positive,
-)
+from lowrank_theory._numerics import check_positive
 from lowrank_theory.theorems._held_out import (
     ALL,
     COINS,
@@ -60,22 +63,24 @@ from lowrank_theory.theorems._theorem import (
 )
 
 LARGEST_STAKE = 0.9  # the share of the capital that one loss at the range can cost
+# For losses of a third of a coin's standard deviation, and of a coin's: boldness, and share.
+BETS = ((3.0, 1 / 3), (1.0, 2 / 3))
 _HALVINGS = 52
 
 
 def certificate(losses: ArrayLike, range_bound: float, failure_probability: float) -> Bound:
-    r"""The betting certificate: with probability $1-\delta$ the mean loss is at most its value.
+    r"""The certificate `order_free`: with probability $1-\delta$ the mean loss is at most it.
 
     To call it is to state that the units are independent draws of one law, unseen by the
-    compression, in an order that was fixed before their losses were known, and that no loss of that
-    law exceeds `range_bound` $B$. A loss above $B$ contradicts it: the value is then infinite, and
-    `.require()` raises. The value is never above $B$; near it, the certificate says nothing.
+    compression, and that no loss of that law exceeds `range_bound` $B$. A loss above $B$
+    contradicts it: the value is then infinite, and `.require()` raises. The value is never above
+    $B$; near it, the certificate says nothing.
 
     Raises `ValueError` for fewer than two losses, for NaN, infinite or negative ones, for a range
     that is not positive, or for $\delta$ outside (0, 1).
     """
     held_out = HeldOut.stated(losses, range_bound=check_positive("range_bound", range_bound))
-    return held_out_certificate.betting.bound(held_out, failure_probability=failure_probability)
+    return held_out_certificate.order_free.bound(held_out, failure_probability=failure_probability)
 
 
 def moment_certificate(losses: ArrayLike, moment_ratio: float, failure_probability: float) -> Bound:
@@ -123,6 +128,20 @@ def stakes(shares: Float[Array, " units"], failure_probability: Number) -> Float
     variance = jnp.concatenate([jnp.array([0.25]), variances[:-1]])
     wanted = jnp.sqrt(2 * _log(1, failure_probability) / (count * variance))
     return jnp.minimum(LARGEST_STAKE, (1 - mean) * wanted)
+
+
+def order_free_capital(
+    shares: Float[Array, " units"], mean: Number, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""$\ln K(m)$ of `order_free` at the mean $m \in (0, 1)$, for losses given in shares of the
+    range. It increases with $m$, and falls with every loss.
+    """
+    level = _log(1, failure_probability)
+    boldness, share = map(jnp.array, zip(*BETS, strict=True))
+    wanted = boldness * jnp.sqrt(2 * level * (1 - mean) / (shares.size * mean))
+    stake = jnp.minimum(1.0, wanted)[:, None]
+    gains = jnp.log(1 - stake + stake * ((1 - shares) / (1 - mean)))  # never of less than zero
+    return logsumexp(jnp.sum(gains, axis=1), b=share)
 
 
 def _log(numerator: int, failure_probability: Number) -> Array:
@@ -245,6 +264,27 @@ class Betting(AbstractBounded):
         return jnp.asarray(held_out.range_bound) * _root(rich, jnp.ones(()))[1]
 
 
+class OrderFree(AbstractBounded):
+    r"""$\mu \le \inf\{m : K(m) \ge 1/\delta\}$, $K(m) = \tfrac13\Pi(3) + \tfrac23\Pi(1)$, $\Pi(a) =
+    \prod_{i\le n}\bigl(1 - \theta + \theta\tfrac{B-Z_i}{B-m}\bigr)$ with the stake $\theta =
+    \min\bigl(1, a\sqrt{2L(B-m)/(nm)}\bigr)$.
+    """
+
+    regimes = ALL
+    control = UNIFORM
+
+    def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
+        r"""The first $m$ at which the capital reaches $1/\delta$, by bisection, from above."""
+        # Sorted, so that not even the rounding of a sum depends on the order.
+        shares = jnp.sort(losses) / held_out.range_bound
+        goal = _log(1, self.failure_probability)
+
+        def rich(mean: Array) -> Array:
+            return order_free_capital(shares, mean, self.failure_probability) >= goal
+
+        return jnp.asarray(held_out.range_bound) * _root(rich, jnp.ones(()))[1]
+
+
 class ClopperPearson(AbstractBounded):
     r"""$\mu \le Bp$ with $\mathbb P(\mathrm{Bin}(n, p) \le S) = \delta$, for losses of 0 or $B$, of
     which $S$ are $B$.
@@ -312,6 +352,7 @@ class HeldOutCertificate(AbstractTheorem):
     hoeffding: Hoeffding = Hoeffding()
     empirical_bernstein: EmpiricalBernstein = EmpiricalBernstein()
     betting: Betting = Betting()
+    order_free: OrderFree = OrderFree()
     clopper_pearson: ClopperPearson = ClopperPearson()
     moment_ratio: MomentRatio = MomentRatio()
 

@@ -291,19 +291,18 @@ def unit_losses(outputs: Any, replaced: Any) -> Array:
     return np.where(squares > 0, clipped, errors > 0).astype(np.longdouble)
 
 
-def betting_bound(losses: Array, failure_probability: float) -> float:
-    """The least mean that the capital of no prefix refutes, by the formula of the docstring."""
-    count, log = len(losses), math.log(1 / failure_probability)
-    seen = np.arange(1, count + 1) + 1
-    means = (0.5 + np.cumsum(losses)) / seen
-    variances = (0.25 + np.cumsum((losses - means) ** 2)) / seen
-    mean = np.concatenate([[0.5], means[:-1]])
-    variance = np.concatenate([[0.25], variances[:-1]])
-    stakes = np.minimum(0.9, (1 - mean) * np.sqrt(2 * log / (count * variance)))
+def order_free_bound(losses: Array, failure_probability: float) -> float:
+    """The least mean that a mixture of bets refutes, by the formula of the docstring."""
+    log = math.log(1 / failure_probability)
 
     def refuted(m: float) -> bool:
-        grown = np.log1p(stakes * ((1 - losses) / (1 - m) - 1))
-        return bool(np.max(np.cumsum(grown)) >= log)
+        capital = []
+        for share, boldness in ((1 / 3, 3), (2 / 3, 1)):
+            stake = min(1.0, boldness * math.sqrt(2 * log * (1 - m) / (m * len(losses))))
+            with np.errstate(divide="ignore"):
+                grown = np.sum(np.log1p(stake * ((1 - losses) / (1 - m) - 1)))
+            capital.append(grown + math.log(share))
+        return bool(np.logaddexp.reduce(capital) >= log)
 
     low, high = 0.0, 1.0
     for _ in range(52):

@@ -51,7 +51,7 @@ def test_an_optimum_reaches_as_far_as_its_dtype():
 def test_the_certificate_of_losses_by_its_formula():
     losses = RANDOM.random(40) ** 4
     bound = lrt.certify_losses(losses, 0.05).bound
-    assert oracle.betting_bound(losses, 0.05) == pytest.approx(bound, rel=1e-12)
+    assert oracle.order_free_bound(losses, 0.05) == pytest.approx(bound, rel=1e-12)
 
 
 def promises(share: float = 0.0, **changes) -> bool:

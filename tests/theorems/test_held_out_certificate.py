@@ -16,11 +16,10 @@ from lowrank_theory import Setting, Verdict, verify
 from lowrank_theory.theorems import Standing
 from lowrank_theory.theorems.held_out_certificate import (
     HeldOut,
-    LayerLossLaw,
-    LossLaw,
     certificate,
     held_out_certificate,
     moment_certificate,
+    order_free_capital,
     stakes,
 )
 from statements import by_name
@@ -97,6 +96,8 @@ def test_order_matters_to_betting_alone(name):
     forwards = value(name, held_out(np.sort(losses)))
     if name == "betting":
         assert backwards != pytest.approx(forwards, rel=1e-3)
+    elif name == "order_free":
+        assert backwards == forwards == value(name, held_out(losses))
     else:
         assert backwards == pytest.approx(forwards, rel=1e-12)
 
@@ -109,7 +110,9 @@ def test_less_risk_and_fewer_units_cost_more(name):
     assert value(name, held_out(np.tile(losses, 4))) < limits[1]
 
 
-@pytest.mark.parametrize("name", ["hoeffding", "betting", "moment_ratio", "clopper_pearson"])
+@pytest.mark.parametrize(
+    "name", ["hoeffding", "betting", "order_free", "moment_ratio", "clopper_pearson"]
+)
 def test_larger_losses_never_lower_the_certificate(name):
     losses = fitting(name)
     larger = losses.copy()
@@ -176,6 +179,7 @@ def test_what_data_can_contradict_is_told_from_what_must_be_trusted():
         "hoeffding": [trusted, refutable],
         "empirical_bernstein": [trusted, refutable],
         "betting": [trusted, refutable],
+        "order_free": [trusted, refutable],
         "clopper_pearson": [trusted, refutable, refutable],
         "moment_ratio": [trusted, trusted, refutable],
     }
@@ -257,14 +261,106 @@ def test_stakes_depend_on_earlier_losses_only():
     assert np.all((before > 0) & (before <= 0.9))
 
 
-def test_betting_certifies_the_range_where_every_loss_is_there():
-    assert value("betting", held_out(np.full(20, 3.0), 3.0)) == 3.0
+@pytest.mark.parametrize("name", ["betting", "order_free"])
+def test_a_bet_certifies_the_range_where_every_loss_is_there(name):
+    assert value(name, held_out(np.full(20, 3.0), 3.0)) == 3.0
 
 
 def test_betting_near_the_exact_limit_of_no_loss():
     """Stakes of one would give the exact 1 - delta^(1/n); stakes of 0.9 cost a ninth more."""
     exact = 1 - DELTA ** (1 / 1000)
     assert exact < value("betting", held_out(np.zeros(1000))) < 1.2 * exact
+
+
+def capitals(samples: np.ndarray, means: Any, failure_probability: float = DELTA) -> np.ndarray:
+    """Of every sample, (samples, units), at its mean or at one mean for all."""
+    with jax.enable_x64(True):
+        means = jnp.broadcast_to(jnp.asarray(means, float), len(samples))
+        return np.exp(np.asarray(_log_capitals(jnp.asarray(samples), means, failure_probability)))
+
+
+@jax.jit
+def _log_capitals(samples: jax.Array, means: jax.Array, failure_probability: Any) -> jax.Array:
+    return jax.vmap(order_free_capital, in_axes=(0, 0, None))(samples, means, failure_probability)
+
+
+@pytest.mark.parametrize("losses", [LOSSES, COIN, np.full(9, 0.3), np.linspace(0, 1, 500)])
+def test_order_free_by_its_definition(losses):
+    largest, goal = 2.5, math.log(1 / DELTA)
+    shares = losses / largest
+
+    def excess(mean: float) -> float:
+        timid = (1 - mean) * math.sqrt(2 * goal / losses.size) / math.sqrt(mean * (1 - mean))
+        capital = [
+            np.prod(1 - stake + stake * (1 - shares) / (1 - mean))
+            for stake in (min(1, timid), min(1, 3 * timid))
+        ]
+        return float(2 * capital[0] + capital[1]) / 3 - 1 / DELTA
+
+    expected = largest * float(optimize.brentq(excess, 1e-9, 0.9, xtol=1e-14))  # pyright: ignore[reportArgumentType]
+    assert value("order_free", held_out(losses, largest)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_order_free_of_zeros_is_the_least_that_any_certificate_can_say():
+    for units in (3, 30, 1000):
+        exact = 1 - DELTA ** (1 / units)
+        assert value("order_free", held_out(np.zeros(units))) == pytest.approx(exact, rel=1e-11)
+
+
+def test_the_capital_rises_with_the_mean_and_falls_with_every_loss():
+    means = np.linspace(0.001, 0.999, 400)
+    for losses in (LOSSES, COIN):
+        grown = capitals(np.tile(losses, (400, 1)), means)
+        assert np.all(np.diff(grown) >= 0)
+        raised = np.minimum(losses + 0.1 * np.eye(losses.size), 1)
+        assert np.all(capitals(raised, 0.5) <= capitals(np.tile(losses, (30, 1)), 0.5))
+
+
+def paths() -> tuple[np.ndarray, np.ndarray]:
+    """All sequences of 8 losses of mean 0.3 whose law depends on the one before, with their
+    probabilities: after a loss above the mean it is 0 or 1, and otherwise 0.2 or 0.5.
+    """
+    choices = np.array(list(itertools.product((False, True), repeat=8)))
+    losses, probabilities = np.zeros(choices.shape), np.ones(len(choices))
+    wild = np.ones(len(choices), bool)
+    for unit, high in enumerate(choices.T):
+        losses[:, unit] = np.where(wild, np.where(high, 1.0, 0.0), np.where(high, 0.5, 0.2))
+        chance = np.where(wild, 0.3, 1 / 3)
+        probabilities *= np.where(high, chance, 1 - chance)
+        wild = losses[:, unit] > 0.3
+    return losses, probabilities
+
+
+@pytest.mark.parametrize("failure_probability", [0.01, 0.05, 0.3])
+def test_the_capital_at_the_mean_is_one_on_average_where_the_mean_is_known_in_advance(
+    failure_probability,
+):
+    losses, probabilities = paths()
+    assert probabilities.sum() == pytest.approx(1)
+    capital = capitals(losses, 0.3, failure_probability)
+    assert probabilities @ capital == pytest.approx(1)
+    with jax.enable_x64(True):
+        statement = held_out_certificate.order_free.at(failure_probability)
+        limits = np.asarray(_limits(statement, held_out(losses[0]), jnp.asarray(losses)))
+    assert probabilities[limits < 0.3 - 1e-12].sum() <= failure_probability
+
+
+@pytest.mark.parametrize(("descending", "at_least"), [(True, 100), (False, 1e9)])
+def test_a_bet_on_losses_in_the_order_of_their_size_wins_though_nothing_is_to_be_won(
+    descending, at_least
+):
+    """200 fair coins: the final capital, which should be one on average, and that of `order_free`,
+    which is.
+    """
+    heads = np.arange(201)
+    coins = (np.arange(200) < heads[:, None]).astype(float)
+    chances = stats.binom.pmf(heads, 200, 0.5)
+    assert chances @ capitals(coins, 0.5) == pytest.approx(1)
+    with jax.enable_x64(True):
+        ordered = jnp.asarray(coins if descending else coins[:, ::-1])
+        stake = jax.vmap(lambda shares: stakes(shares, DELTA))(ordered)
+        final = np.exp(np.asarray(jnp.sum(jnp.log1p(stake * (1 - 2 * ordered)), axis=1)))
+    assert chances @ final > at_least
 
 
 @pytest.mark.parametrize("failures", [0, 1, 7, 29, 30])
@@ -306,9 +402,9 @@ def test_moment_ratio_at_its_ends():
 # --- the door ------------------------------------------------------------------------------------
 
 
-def test_certificate_is_the_betting_one():
+def test_certificate_is_the_one_that_is_free_of_order():
     bound = certificate(LOSSES, 1.0, DELTA)
-    assert float(bound.value) == value("betting", held_out(LOSSES))
+    assert float(bound.value) == value("order_free", held_out(LOSSES))
     assert float(bound.require()) == float(bound.value)
     assert float(moment_certificate(LOSSES, 3.0, DELTA).value) == (
         value("moment_ratio", held_out(LOSSES))
@@ -361,61 +457,3 @@ def test_moment_certificate_refuses_what_no_law_has(ratio, message):
 def test_stated_refuses_a_range_that_is_no_number():
     with pytest.raises(ValueError, match="`range_bound` must be a positive"):
         HeldOut.stated([0.1, 0.2], range_bound=math.nan)
-
-
-# --- settings ------------------------------------------------------------------------------------
-
-
-def test_law_of_losses_is_what_it_says():
-    law = LossLaw(np.array([0.0, 0.5, 2.0]), np.array([2.0, 1.0, 1.0]), 3.0, 4000)
-    drawn = law.draw(key=jax.random.key(0))
-    assert drawn.sizes == (4000,)
-    losses, mean = np.asarray(drawn.losses), float(np.asarray(drawn.mean))
-    assert mean == 0.625
-    assert float(np.asarray(drawn.moment_ratio)) == pytest.approx((0.25 / 4 + 1) / 0.625**2)
-    assert float(np.asarray(drawn.range_bound)) == 3.0
-    counts = [int(np.sum(losses == x)) for x in (0.0, 0.5, 2.0)]
-    assert stats.chisquare(counts, [2000, 1000, 1000]).pvalue > 1e-3
-
-
-def test_law_without_losses_has_a_moment_ratio():
-    drawn = LossLaw(np.array([0.0]), np.array([1.0]), 1.0, 2).draw(key=jax.random.key(0))
-    assert float(np.asarray(drawn.moment_ratio)) == 1.0
-
-
-def test_losses_of_a_compressed_layer_are_those_of_its_recovery_on_fresh_rows():
-    layer = held_out_certificate.betting.regimes["compressed layer"]
-    key = jax.random.key(0)
-    drawn = dataclasses.replace(layer, units=20_000).draw(key=key)
-    losses = np.asarray(drawn.losses)
-    mean, largest = float(np.asarray(drawn.mean)), float(np.asarray(drawn.range_bound))
-    problem = layer.setting.draw(key=jax.random.split(key)[0])
-    rows, outputs = (
-        np.asarray(x) for x in (problem.observed.activations, problem.observed.outputs)
-    )
-    left, values, right = np.linalg.svd(rows @ np.linalg.pinv(rows) @ outputs)
-    rank = problem.rank
-    fitted = np.linalg.pinv(rows) @ (left[:, :rank] * values[:rank]) @ right[:rank]
-    difference = np.asarray(problem.observed.weights) - fitted
-    expected = np.trace(difference.T @ np.asarray(problem.truth.second_moment) @ difference)
-    assert mean == pytest.approx(expected, rel=1e-9)
-    assert abs(losses.mean() - mean) < 4 * losses.std() / math.sqrt(losses.size)
-    assert losses.max() <= largest
-    assert np.mean(losses**2) / losses.mean() ** 2 < float(np.asarray(drawn.moment_ratio)) == 3.0
-
-
-def test_range_of_a_compressed_layer_is_that_of_a_corner_of_the_cube():
-    """One output: the largest loss is that of one corner, at most the bound; N inputs share it."""
-    setting = Setting(samples=20, inputs=1, outputs=2, rank=1)
-    drawn = LayerLossLaw(setting, 2000).draw(key=jax.random.key(0))
-    largest, mean = float(np.asarray(drawn.range_bound)), float(np.asarray(drawn.mean))
-    assert largest == pytest.approx(3 * mean)
-    assert 0.95 * largest <= np.asarray(drawn.losses).max() <= largest
-
-
-def test_settings_need_two_units():
-    one = np.ones(1)
-    with pytest.raises(ValueError, match="`units` must be an integer >= 2"):
-        LossLaw(one, one, 1.0, 1)
-    with pytest.raises(ValueError, match="`units` must be an integer >= 2"):
-        LayerLossLaw(Setting(samples=20, inputs=8, outputs=6, rank=2), 1)
