@@ -13,12 +13,13 @@ import accumulate
 import accuracy
 import finish
 import growth
+import law
 import strategies
 import verification
 from _measure import ROOT, run
 from _report import write
 
-MODULES = (accumulate, finish, accuracy, verification, strategies, growth)
+MODULES = (accumulate, finish, accuracy, verification, strategies, law, growth)
 
 
 def main() -> None:

@@ -140,6 +140,12 @@ def test_an_error_is_small_or_announced(quick):
     assert not all(row["certified"] for row in ours)
 
 
+@pytest.mark.slow
+def test_the_law_is_timed_after_it_is_compiled(quick):
+    (row,) = quick("--only", "law")
+    assert 0 < row["ours_s"] < row["first_s"] and row["processor_s"] > 0
+
+
 def test_the_page_is_the_results(modules: dict[str, ModuleType]):
     rows = json.loads(RESULTS.read_text())
     assert all(set(row) >= ROW and not row["made"]["quick"] for row in rows)
