@@ -15,6 +15,7 @@ from lowrank_theory.reports._page import headings, number, percent, render, svg,
 from lowrank_theory.studies.layer_rows import (
     LayerAtRank,
     LayerData,
+    LayerGain,
     LayerHypothesis,
     Spectrum,
     at_half_rank,
@@ -23,7 +24,14 @@ from lowrank_theory.studies.transfer import CONFIDENCE, FAILURE_PROBABILITY, Tra
 from lowrank_theory.studies.transfer_rows import LayerCertificate, NetworkAtSize, Timing
 from lowrank_theory.studies.ways import AGNOSTIC, DRIVEN, OTHERS, SAME_RANKS, SEQUENTIAL, WAYS
 
-FIGURES = ("network", "layer_errors", "layer_spectra", "calibration_sizes", "residual_spectra")
+FIGURES = (
+    "network",
+    "layer_errors",
+    "gains",
+    "layer_spectra",
+    "calibration_sizes",
+    "residual_spectra",
+)
 FILES = ("report.json", "report.html", *(f"{name}.svg" for name in FIGURES))
 
 
@@ -46,6 +54,8 @@ def write(found: Transfer, folder: Path) -> None:
         "layer_spectra": plotting.layer_spectra(layers),
         "calibration_sizes": plotting.calibration_sizes(rows, layers),
     }
+    if found.layers.gains:
+        drawn["gains"] = plotting.gains(found.layers.gains)
     if residuals:
         drawn["residual_spectra"] = plotting.residual_spectra(layers)
     figures = {name: svg(figure) for name, figure in drawn.items()}
@@ -60,6 +70,8 @@ def write(found: Transfer, folder: Path) -> None:
         ways=ways(found),
         columns=[each for each in LayerAtRank.columns() if each.name != "network"],
         network_columns=NetworkAtSize.columns(),
+        gains=[row for row in found.layers.gains if row.is_at_quarter_rank],
+        gain_columns=[each for each in LayerGain.columns() if each.name != "network"],
         hypothesis_columns=LayerHypothesis.columns(),
         of_network=headings(NetworkAtSize),
         of_layer=headings(LayerData),

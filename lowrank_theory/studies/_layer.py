@@ -221,7 +221,7 @@ def _errors(layer: Layer, driven: np.ndarray) -> dict[str, list[float] | None]:
         "diagonal_error": _left_over(plain, diagonal.T),
         "data_driven_error": _left_over(shifted, driven),
         "optimal_error": _tails(_eigenvalues(layer.outputs.scatter)),
-        "price_bound": layer.energies[0] * _tails(values**2),
+        "price_bound": _most(layer.energies, values**2),
     }
     total = np.trace(plain)
     return {
@@ -238,6 +238,12 @@ def _left_over(moments: np.ndarray, directions: np.ndarray) -> np.ndarray:
 def _tails(values: np.ndarray) -> np.ndarray:
     """The sums of all, of all but the first, ..., of none."""
     return np.append(np.cumsum(values[::-1])[::-1], 0.0)
+
+
+def _most(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    r"""$\sum_ks_k(X)^2s_{r+k}(W)^2$ for each r from zero on: `orientation.upper`."""
+    count = weights.size
+    return np.array([inputs[: count - rank] @ weights[rank:] for rank in range(count + 1)])
 
 
 def _calibration_sizes(

@@ -20,6 +20,11 @@ def half_rank(inputs: int, outputs: int) -> int:
     return max(1, min(inputs, outputs) // 2)
 
 
+def quarter_rank(inputs: int, outputs: int) -> int:
+    """A quarter of the full rank, but at least one: the rank at which gains are summed up."""
+    return max(1, min(inputs, outputs) // 4)
+
+
 class LayerAtRank(AbstractRow):
     r"""One layer, compressed alone to one rank. Errors are $\lVert Y - \hat Y\rVert_F$ on held-out
     rows.
@@ -58,8 +63,8 @@ class LayerAtRank(AbstractRow):
     )  # fmt: skip
     price_bound: float | None = column(
         "price bound",
-        r"$\lVert X\rVert(\sum_{i>r}s_i(W)^2)^{1/2}$, which bounds the data-agnostic error "
-        "(`price_of_ignoring_data.weight_tail`, of the two forms never the larger)",
+        r"$(\sum_ks_k(X)^2s_{r+k}(W)^2)^{1/2}$, which bounds the data-agnostic error "
+        "(`orientation.upper`, never above `price_of_ignoring_data.weight_tail`)",
         unit=RELATIVE, brief=True, default=None,
     )  # fmt: skip
     recovery_error: float | None = column(
@@ -100,6 +105,67 @@ class LayerAtRank(AbstractRow):
 def at_half_rank(rows: Iterable[LayerAtRank]) -> list[LayerAtRank]:
     """The row of each layer at half its full rank."""
     return [row for row in rows if row.is_at_half_rank]
+
+
+class LayerGain(AbstractRow):
+    r"""Why data help at one layer and rank: what the best layer for these rows gains over truncated
+    weights, and what says so. The gain is a ratio of squared errors, $\lVert X(W -
+    [W]_r)\rVert_F^2$ over the least that is possible.
+    """
+
+    network: str = column("network", NETWORK)
+    layer: str = column("layer", LAYER)
+    shape: tuple[int, int] = column("shape", SHAPE)
+    rank: int = column("rank", "of the compressed layer")
+    centred: bool = column("centred", "whether the mean input is subtracted: what a bias can do")
+    gain: float | None = column("gain", "measured; `None` where the optimum is rounding")
+    certified_by_split: float | None = column(
+        "certified, split",
+        "what the gain is at least, by the best split of the rank between inputs and weights "
+        "(`gain_of_data.split`)",
+    )
+    certified_by_angles: float | None = column(
+        "certified, angles",
+        "what it is at least, by the angles between the directions of $W$ and of $XW$ "
+        "(`gain_of_data.excess_below`)",
+    )
+    explained: float | None = column(
+        "explained",
+        "what it would be, for large layers of the same two spectra, if the orientation were "
+        "chance (`gain_of_data.law`)",
+    )
+    alignment: float | None = column("alignment", "measured over explained gain")
+    output_excitation: float = column(
+        "outputs", r"$\lVert XW\rVert_F^2$ over its mean over orientations"
+    )
+    excitation: float | None = column(
+        "truncated part", "the squared data-agnostic error over its mean over orientations"
+    )
+    above: float | None = column(
+        "p above",
+        "how probable it is, if the orientation is chance, that the truncated directions are "
+        "excited as strongly (`orientation.p_value`)",
+    )
+    below: float | None = column("p below", "that they are excited as weakly")
+    error: float = column("agnostic error", "of the truncated weights", unit=RELATIVE)
+    orientation_bound: float = column(
+        "orientation bound", "its largest value over orientations (`orientation.upper`)",
+        unit=RELATIVE,
+    )  # fmt: skip
+    weight_tail_bound: float = column(
+        "weight tail", "`price_of_ignoring_data.weight_tail`, never the smaller", unit=RELATIVE
+    )
+
+    @property
+    def is_at_quarter_rank(self) -> bool:
+        """Whether it is a row by which the layer is summed up."""
+        return self.rank == quarter_rank(*self.shape)
+
+    @property
+    def certified(self) -> float | None:
+        """The larger of both certified gains."""
+        known = [each for each in (self.certified_by_split, self.certified_by_angles) if each]
+        return max(known, default=None)
 
 
 class Spectrum(AbstractRow):

@@ -9,19 +9,21 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.studies import _layer
+from lowrank_theory.studies import _layer, gains
 from lowrank_theory.studies._layer import Layer
 from lowrank_theory.studies.layer_rows import (
     LayerAtRank,
     LayerData,
+    LayerGain,
     LayerHypothesis,
     LayerSummary,
     at_half_rank,
@@ -35,12 +37,14 @@ class LayerStudy:
 
     - `rows`: one for each layer and rank;
     - `layers`: one for each layer;
+    - `gains`: for each layer and rank, why data help there;
     - `hypotheses`: for each layer at half its full rank, which hypotheses of the theorems hold;
     - `not_followed`: of every other leaf that was selected, why it was not studied.
     """
 
     rows: tuple[LayerAtRank, ...]
     layers: tuple[LayerData, ...]
+    gains: tuple[LayerGain, ...]
     hypotheses: tuple[LayerHypothesis, ...]
     not_followed: Mapping[str, tuple[str, ...]]
 
@@ -58,6 +62,7 @@ def study(
     *,
     ranks: int = 8,
     select: Callable[[str], bool] | None = None,
+    key: PRNGKeyArray | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LayerStudy:
     """Compress each layer of a trained network alone, and hold the theorems against it.
@@ -67,8 +72,8 @@ def study(
     is half A, the others are half B: each should be a fair sample.
 
     About `ranks` ranks per layer: a geometric sweep from one to the largest rank whose factors are
-    smaller than the matrix, and half the full rank. `progress(name, done, total)` is called after
-    every layer.
+    smaller than the matrix, and half the full rank. With a `key` the orientation of each layer is
+    held beside random ones. `progress(name, done, total)` is called after every layer.
 
     Raises `ValueError` for fewer than two calibration batches, `ranks` below one, and whatever
     `observe` raises it for.
@@ -97,14 +102,20 @@ def study(
     total = sum(len(seen[0].slices(path)) for path in studied)
     rows: list[LayerAtRank] = []
     found: list[LayerData] = []
+    gained: list[LayerGain] = []
     hypotheses: list[LayerHypothesis] = []
     for done, layer in enumerate(_layers(studied, seen), start=1):
         rows += _layer.at_ranks(name, layer, ranks)
         found.append(_layer.described(name, layer))
         hypotheses += _layer.hypotheses(layer)
+        gained += gains.layer_gains(
+            name, layer.name, layer.weights, layer.inputs,
+            gains.sweep(layer.weights.shape, ranks),
+            None if key is None else jax.random.fold_in(key, done),
+        )  # fmt: skip
         if progress is not None:
             progress(name, done, total)
-    return LayerStudy(tuple(rows), tuple(found), tuple(hypotheses), not_followed)
+    return LayerStudy(tuple(rows), tuple(found), tuple(gained), tuple(hypotheses), not_followed)
 
 
 def _observed(observer: Observer, source: str, batches: Iterable[PyTree]) -> Observation:

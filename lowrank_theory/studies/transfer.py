@@ -102,9 +102,9 @@ def transfer(
     """Study one network of the catalogue.
 
     `ways` names more ways to compress it, of `ways.OTHERS`, besides the three of every study.
-    `seed` is that of the bootstrap; nothing else is random. In `folder`, each finished piece is
-    kept: the same call goes on from there. `progress(name, done, total)` is called after every
-    piece.
+    `seed` is that of the bootstrap, and of the random orientations beside which layers are held.
+    In `folder`, each finished piece is kept: the same call goes on from there. `progress(name,
+    done, total)` is called after every piece.
 
     Raises `ValueError` for budgets that are not shares between 0 and 1, and unknown ways, `OSError`
     where the folder cannot be written, and what `case.load` and `compress` raise.
@@ -121,7 +121,7 @@ def transfer(
     pieces = _Pieces(folder, [case.name, dataclasses.asdict(sizes), seed, _digest(loaded)])
     half = min(shares, key=lambda share: abs(share - 0.5))
     jobs: dict[str, Callable[[], Any]] = {
-        "layers": functools.partial(_layers, case.name, loaded),
+        "layers": functools.partial(_layers, case.name, loaded, seed),
         **{
             f"budget {share}": functools.partial(
                 _at_budget, loaded, share, seed, sizes.passes, also_half=share == half
@@ -229,7 +229,7 @@ class _Pieces:
 # --- the pieces of the work -----------------------------------------------------------------------
 
 
-def _layers(name: str, loaded: Loaded) -> LayerStudy:
+def _layers(name: str, loaded: Loaded, seed: int) -> LayerStudy:
     return layer_study.study(
         name,
         loaded.function,
@@ -237,6 +237,7 @@ def _layers(name: str, loaded: Loaded) -> LayerStudy:
         loaded.calibration,
         loaded.held_out,
         select=loaded.select,
+        key=jax.random.key(seed),
     )
 
 
