@@ -60,9 +60,7 @@ def _certain(instance: Orientations) -> tuple[Any, Any, Any]:
     """The best splits at every rank, and both sides of the excess at some."""
     gram = jnp.diag(jnp.asarray(instance.input_values) ** 2)
     weights = instance.bases[0] * instance.values
-    sides = [jnp.stack(excess_bounds(gram, weights, rank)) for rank in RANKS]
-    below, above = jnp.stack(sides, axis=1)
-    return split_bounds(gram, weights), below, above
+    return split_bounds(gram, weights), *excess_bounds(gram, weights, RANKS)
 
 
 def _all(instance: Orientations) -> Any:

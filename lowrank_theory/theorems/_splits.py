@@ -4,18 +4,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import (
     check_array,
-    check_rank,
     check_same,
     in_float64,
     matmul,
     safe_divide,
 )
-from lowrank_theory._subspaces import all_eigenvectors, leading_right_vectors
+from lowrank_theory._subspaces import all_eigenvectors, all_right_vectors
 from lowrank_theory.theorems._quantities import singular_values
 
 
@@ -30,16 +30,22 @@ def split_bounds(gram: ArrayLike, weights: ArrayLike) -> Float[Array, " ranks"]:
 
 
 def excess_bounds(
-    gram: ArrayLike, weights: ArrayLike, rank: int
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    gram: ArrayLike, weights: ArrayLike, ranks: Any
+) -> tuple[Float[Array, " ranks"], Float[Array, " ranks"]]:
     r"""The least and the largest $\mathrm{da}^2 - \mathrm{opt}^2$ that the angles between $W$ and
-    $XW$ allow at this rank: `excess_below` and `excess_above`.
+    $XW$ allow, at each of the `ranks`: `excess_below` and `excess_above`.
 
     `gram` $X^\top X$ (N, N), `weights` (N, K). Squared. Raises `ValueError` for shapes that do not
-    match and for a rank that the layer cannot have.
+    match and for ranks other than integers from zero to $\min(N, K)$.
     """
     seen, applied = _checked(gram, weights)
-    return _excess_bounds(seen, applied, rank=check_rank(rank, *applied.shape))
+    found, full = np.asarray(ranks), min(applied.shape)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or np.any((found < 0) | (found > full)):
+        raise ValueError(
+            f"`ranks` must be a sequence of integers from 0 to {full}, the full rank; got "
+            f"{ranks!r}."
+        )
+    return _excess_bounds(seen, applied, found)
 
 
 def spectral_bounds(input_values: ArrayLike, values: ArrayLike) -> Float[Array, " ranks"]:
@@ -96,13 +102,22 @@ def _split_bounds(
 
 @in_float64
 def _excess_bounds(
-    gram: Float[Array, "inputs inputs"], weights: Float[Array, "inputs outputs"], *, rank: int
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    gram: Float[Array, "inputs inputs"],
+    weights: Float[Array, "inputs outputs"],
+    ranks: Int[Array, " ranks"],
+) -> tuple[Float[Array, " ranks"], Float[Array, " ranks"]]:
     weights = narrowed(weights)
     outputs = matmul(weights.T, gram, weights)
     vectors, energies = all_eigenvectors((outputs + outputs.T) / 2)
-    kept, _ = leading_right_vectors(weights, rank)
-    return excess_sides(jnp.maximum(energies, 0), vectors[:, :rank], kept)
+    kept, _ = all_right_vectors(weights)
+    cosines, place = matmul(vectors.T, kept), jnp.arange(energies.size)
+
+    def sides(rank: Array) -> tuple[Array, Array]:
+        crossed = (place[:, None] >= rank) & (place < rank)  # what weights keep and data do not
+        sines = singular_values(jnp.where(crossed, cosines, 0)) ** 2
+        return excess_sides(jnp.maximum(energies, 0), sines, rank)
+
+    return jax.lax.map(sides, ranks)
 
 
 @in_float64
@@ -174,17 +189,11 @@ def best_splits(
 
 
 def excess_sides(
-    energies: Float[Array, " outputs"],
-    leading: Float[Array, "outputs rank"],
-    kept: Float[Array, "outputs rank"],
+    energies: Float[Array, " side"], sines: Float[Array, " angles"], rank: Int[Array, ""] | int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Both bounds on the excess, given all $l_j$, the leading right singular vectors of the
-    outputs, and those that a layer keeps.
-    """
-    outputs, rank = kept.shape
-    count = min(rank, outputs - rank)
-    sines = singular_values(kept - matmul(leading, leading.T, kept))[:count] ** 2
-    strong, weak = energies[:rank], energies[rank:]
-    below = jnp.sum((strong[::-1][:count] - weak[:count]) * sines)
-    above = jnp.sum((strong[:count] - weak[::-1][:count]) * sines)
-    return below, above
+    r"""Both bounds on the excess, given all $l_j$ and the $\sin^2\theta_t$, largest first."""
+    count, place = energies.size, jnp.arange(energies.size)
+    sines = jnp.pad(sines, (0, count - sines.size))
+    sines = jnp.where(place < jnp.minimum(rank, count - rank), sines, 0)
+    strong, weak = (energies[jnp.clip(at, 0, count - 1)] for at in (rank - 1 - place, rank + place))
+    return jnp.sum((strong - weak) * sines), jnp.sum((energies - energies[::-1]) * sines)

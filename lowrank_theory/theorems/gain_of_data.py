@@ -271,7 +271,9 @@ class AbstractExcess(AbstractSure):
     def formula(self, instance: Problem | Layer, estimate: Array) -> Float[Array, ""]:
         r"""The sum over the angles."""
         leading, energies = leading_right_vectors(_outputs(instance), instance.rank)
-        return self.side(*excess_sides(energies, leading, estimate))
+        turned = estimate - matmul(leading, leading.T, estimate)
+        sides = excess_sides(energies, singular_values(turned) ** 2, instance.rank)
+        return self.side(*sides)
 
     def loss(self, instance: Problem | Layer, estimate: Array) -> Float[Array, ""]:
         r"""$\mathrm{da}^2 - \mathrm{opt}^2$."""

@@ -111,9 +111,11 @@ def test_grams_and_spectra_say_what_rows_say(shape):
     assert splits[0] == pytest.approx(np.linalg.norm(rows @ weights) ** 2)
     assert splits[-1] == pytest.approx(0) == aligned[-1]
     assert np.all(np.diff(splits) <= 1e-12) and np.all(np.diff(aligned) <= 1e-12)
+    below, above = map(np.asarray, excess_bounds(gram, weights, range(count + 1)))
+    assert below[0] == above[0] == 0
     for rank in range(1, count + 1):
         wanted = by_hand(rows, weights, rank)
-        found = (*map(float, excess_bounds(gram, weights, rank)), splits[rank], aligned[rank])
+        found = below[rank], above[rank], splits[rank], aligned[rank]
         names = ("excess_below", "excess_above", "split", "spectra")
         np.testing.assert_allclose(found, [wanted[n][1] for n in names], rtol=1e-8, atol=1e-10)
 
@@ -311,9 +313,10 @@ def test_what_cannot_be_meant_is_refused():
     with pytest.raises(ValueError, match="`gram`"):
         split_bounds(np.ones((3, 2)), np.ones((3, 2)))
     with pytest.raises(ValueError, match="`gram`"):
-        excess_bounds(np.eye(4), np.ones((3, 2)), 1)
-    with pytest.raises(ValueError, match="`rank` must be an integer from 1 to 2"):
-        excess_bounds(np.eye(3), np.ones((3, 2)), 3)
+        excess_bounds(np.eye(4), np.ones((3, 2)), [1])
+    for ranks in ([3], [-1], [0.5], 1):
+        with pytest.raises(ValueError, match="`ranks` must be a sequence of integers from 0 to 2"):
+            excess_bounds(np.eye(3), np.ones((3, 2)), ranks)
     with pytest.raises(ValueError, match="`input_values`"):
         spectral_bounds(np.eye(3), np.ones(3))
     with pytest.raises(ValueError, match="`values`"):
