@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lowrank_theory._numerics import InFloat64, in_float64, matmul
+from lowrank_theory._numerics import AnyArray, InFloat64, in_float64, matmul
 from lowrank_theory._scale import norm, times_power, unit
 from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.approximations import LowRank
@@ -71,12 +71,12 @@ class ConvexFit(InFloat64):
     convergence: Convergence
 
     @property
-    def duality_gap(self) -> Float[Array, ""]:
+    def duality_gap(self) -> Float[AnyArray, ""]:
         """The objective exceeds its minimum by at most this."""
         return self.convergence.gap
 
     @property
-    def converged(self) -> Bool[Array, ""]:
+    def converged(self) -> Bool[AnyArray, ""]:
         """Whether the gap is within the tolerance that was asked for."""
         return self.convergence.closed
 

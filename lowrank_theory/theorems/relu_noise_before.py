@@ -95,7 +95,7 @@ def _likely_bound(b: Array, excess: Array, curvature: Array) -> Array:
     return (b + jnp.sqrt(b**2 + 2 * curvature * excess)) / curvature
 
 
-def _convex_bound(b: Array, gap: Array, curvature: Array) -> Array:
+def _convex_bound(b: Array, gap: AnyArray, curvature: Array) -> Array:
     r"""The larger root of $\kappa x^2 = bx + g$."""
     return (b + jnp.sqrt(b**2 + 4 * curvature * gap)) / (2 * curvature)
 
