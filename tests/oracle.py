@@ -134,6 +134,18 @@ def mills(x: Any) -> Any:
     return math.sqrt(2 / math.pi) / scipy.special.erfcx(x / math.sqrt(2))
 
 
+def edge_fluctuation(width: float, failure_probability: float) -> float:
+    """How far an extreme singular value of a Gaussian matrix strays beyond its edge."""
+    log = math.log(1 / failure_probability)
+    return min((9 * width * log**2 / 32) ** (1 / 3), math.sqrt(2 * log))
+
+
+def upper_edge(rows: int, columns: int, failure_probability: float) -> float:
+    """What the norm of a Gaussian matrix exceeds no more often than that."""
+    fluctuation = edge_fluctuation(rows**-0.5 + columns**-0.5, failure_probability)
+    return math.sqrt(rows) + math.sqrt(columns) + fluctuation
+
+
 def censored_loss(point: Array, outputs: Array, scale: float) -> float:
     """The negative log-likelihood of rectified outputs, times the variance of the noise."""
     hidden = -(scale**2) * scipy.special.log_ndtr(-point / scale)

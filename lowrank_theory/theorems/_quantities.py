@@ -291,15 +291,6 @@ def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:
     return Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0)
 
 
-def gaussian_edge(problem: Problem, failure_probability: Number) -> Float[Array, ""]:
-    r"""$\sigma(\sqrt q + \sqrt K + t)$, above $\lVert PE\rVert$ with probability $1-\delta$ for
-    i.i.d. Gaussian noise.
-    """
-    q = resolved_rank(problem)
-    edge = jnp.sqrt(q) + math.sqrt(problem.observed.shape[1]) + deviation(failure_probability)
-    return jnp.asarray(problem.truth.noise_scale) * edge
-
-
 def largest_rank(problem: Problem) -> Float[Array, ""]:
     r"""$d = \min(q, K)$, above which no outputs of the layer have their rank."""
     return jnp.minimum(resolved_space(problem).dimension, problem.observed.shape[1])

@@ -14,8 +14,9 @@ their $(1+\sqrt2)^2 = 5.83$):
 
 - `oracle` (sure), $\tau \ge \nu$: $\lVert\hat F - F^*\rVert_F^2 \le \inf_F\{\lVert F-F^*\rVert_F^2
   + (\tau+\nu)^2\operatorname{rank}F\} = \sum_i\min(s_i^2, (\tau+\nu)^2)$.
-- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$ and $\tau = \sigma(\sqrt
-  q+\sqrt K+t)$, $t = \sqrt{2\ln(1/\delta)}$: $\le \sum_i\min(s_i^2, 4\tau^2)$.
+- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$ and $\tau$ the bound of
+  `gaussian_noise.largest` on $\nu$, at most $\sigma(\sqrt q + \sqrt K + \sqrt{2\ln(1/\delta)})$:
+  $\le \sum_i\min(s_i^2, 4\tau^2)$.
 - `schatten_ball` (sure), $\tau \ge \nu$, $0 < a < 2$: $\le 2^{2-a}R_a\tau^{2-a}$ with $R_a =
   \sum_is_i^a$.
 - `nuclear_ball` (sure), constrained with $R \ge \lVert F^*\rVert_*$: $\le \nu(R + \lVert
@@ -54,7 +55,6 @@ from lowrank_theory.theorems._quantities import (
     attainable_noise,
     error_magnitude,
     frobenius,
-    gaussian_edge,
     gaussian_noise_hypotheses,
     largest_rank,
     least_squares,
@@ -83,6 +83,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
 )
+from lowrank_theory.theorems.gaussian_noise import gaussian_edge
 
 _REGIMES = {
     "wide": WELL_POSED["wide"],
@@ -192,8 +193,8 @@ class Oracle(AbstractThresholded):
 
 
 class Gaussian(AbstractThresholded):
-    r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, 4\tau^2)$ with $\tau = \sigma(\sqrt q +
-    \sqrt K + t)$.
+    r"""$\lVert\hat F - F^*\rVert_F^2 \le \sum_i\min(s_i^2, 4\tau^2)$ with the $\tau$ of
+    `gaussian_noise.largest`, near $\sigma(\sqrt q + \sqrt K)$.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -204,7 +205,7 @@ class Gaussian(AbstractThresholded):
         return (planted_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
     def threshold(self, problem: Problem) -> Float[Array, ""]:
-        r"""$\sigma(\sqrt q + \sqrt K + t)$."""
+        """`gaussian_edge`."""
         return gaussian_edge(problem, self.failure_probability)
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:

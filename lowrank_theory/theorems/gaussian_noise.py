@@ -35,6 +35,7 @@ from lowrank_theory.theorems._quantities import (
     deviation,
     frobenius,
     gaussian_noise_hypotheses,
+    resolved_rank,
     singular_values,
     squared,
 )
@@ -92,6 +93,29 @@ def leading_squares(longer: Number, shorter: Number, rank: int) -> Float[Array, 
     left = shorter - jnp.arange(rank)
     squares = (jnp.sqrt(longer) + jnp.sqrt(jnp.maximum(left, 0))) ** 2 - 0.5
     return jnp.where(left > 0, squares, 0)
+
+
+def leading_edge(
+    rows: Number, columns: Number, rank: int, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""The smaller of $\sqrt r\,(\sqrt q + \sqrt K + \tau)$ and $(\min(\ell_r, qK))^{1/2} +
+    \sqrt{2\ln\tfrac1\delta}$, $\ell_r$ the sum of `leading_squares`: above the root sum of squares
+    of the $r$ largest singular values of a $q\times K$ matrix of i.i.d. $N(0,1)$ entries with
+    probability $1-\delta$; call it inside `float64`.
+    """
+    q, outputs = (jnp.asarray(side, float) for side in (rows, columns))
+    longer, shorter = jnp.maximum(q, outputs), jnp.minimum(q, outputs)
+    energy = jnp.minimum(jnp.sum(leading_squares(longer, shorter, rank)), q * outputs)
+    flat = jnp.sqrt(jnp.minimum(rank, shorter)) * upper_edge(q, outputs, failure_probability)
+    return jnp.minimum(flat, jnp.sqrt(energy) + deviation(failure_probability))
+
+
+def gaussian_edge(problem: Problem, failure_probability: Number) -> Float[Array, ""]:
+    r"""$\sigma(\sqrt q + \sqrt K + \tau)$, above $\lVert PE\rVert$ with probability $1-\delta$ for
+    i.i.d. Gaussian noise.
+    """
+    q, outputs = resolved_rank(problem), problem.observed.shape[1]
+    return _scale(problem) * upper_edge(q, outputs, failure_probability)
 
 
 class NoiseValues(eqx.Module):

@@ -17,7 +17,8 @@ $\lambda = \sqrt\mu$ as they are: $\hat F = \operatorname{arg}\min\lVert Y-\tild
 - `exact_rank` (sure), $\operatorname{rank}F^* \le r$ and $\lambda \ge \nu$: $\le
   r\max((\lambda+\nu)^2, 5\nu^2)$.
 - `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$: `oracle` with $\sigma(\sqrt
-  q+\sqrt K+t)$ in the place of $\nu$, $t = \sqrt{2\ln(1/\delta)}$, for every $\lambda$.
+  q+\sqrt K+\tau)$, the bound of `gaussian_noise.largest`, in the place of $\nu$, for every
+  $\lambda$.
 
 The sure ones are attained: $F^* = \operatorname{diag}(\lambda+\nu, \dots)$ and noise $-\nu$ on it
 leave nothing above the threshold.
@@ -38,7 +39,6 @@ from lowrank_theory.theorems._adversaries import TargetAndNoise
 from lowrank_theory.theorems._quantities import (
     attainable_noise,
     error_magnitude,
-    gaussian_edge,
     gaussian_noise_hypotheses,
     largest_rank,
     least_squares,
@@ -68,6 +68,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
 )
+from lowrank_theory.theorems.gaussian_noise import gaussian_edge
 
 
 def _at_the_threshold(strength: float) -> Setting:
@@ -310,7 +311,7 @@ class ExactRank(AbstractRisk):
 
 
 class Gaussian(AbstractRisk):
-    r"""`oracle` with $\sigma(\sqrt q + \sqrt K + t)$ in the place of $\nu$, with probability
+    r"""`oracle` with $\sigma(\sqrt q + \sqrt K + \tau)$ in the place of $\nu$, with probability
     $1-\delta$ for i.i.d. Gaussian noise.
     """
 
@@ -326,7 +327,7 @@ class Gaussian(AbstractRisk):
         return (planted_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
     def threshold(self, problem: Problem) -> Float[Array, ""]:
-        r"""$\lambda$, in proportion to $\sigma(\sqrt q + \sqrt K + t)$."""
+        r"""$\lambda$, in proportion to $\sigma(\sqrt q + \sqrt K + \tau)$."""
         return math.sqrt(self.price) * gaussian_edge(problem, self.failure_probability)
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:

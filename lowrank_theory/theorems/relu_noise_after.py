@@ -8,8 +8,8 @@ first-order method that stops at a duality gap $g$.
 **Claims** (squared errors of the *activations*; proved in paper_notes/relu_noise_after.md):
 
 - `any_noise` (sure): $\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\lVert PE\rVert + g$.
-- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$, $t = \sqrt{2\ln(1/\delta)}$:
-  $\le 2R\sigma(\sqrt q+\sqrt K+t) + g$.
+- `gaussian` (probability $1-\delta$), $E_{ij}$ i.i.d. $N(0,\sigma^2)$: $\le 2R\sigma(\sqrt q +
+  \sqrt K + \tau) + g$, by `gaussian_noise.largest`.
 
 A slow rate (the first power of the noise), without logarithms. Only $\rho(F^*)$ is identifiable:
 where both $F^*$ and $\hat F$ are negative the data say nothing.
@@ -27,9 +27,9 @@ from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Observed, Problem, ReluThenNoise, Setting, Truth
 from lowrank_theory.recovery import Convergence, ConvexFit, nuclear_norm_relu
 from lowrank_theory.theorems._quantities import (
+    column_rank,
     column_space,
     frobenius,
-    gaussian_edge,
     gaussian_noise_hypotheses,
     least_squares,
     model_hypothesis,
@@ -44,6 +44,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
 )
+from lowrank_theory.theorems.gaussian_noise import upper_edge
 
 _BASE: dict[str, Any] = {
     "samples": 40,
@@ -189,8 +190,8 @@ class AnyNoise(AbstractSlowRate):
 
 
 class Gaussian(AbstractSlowRate):
-    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\sigma(\sqrt q + \sqrt K + t) + g$ with
-    probability $1-\delta$.
+    r"""$\lVert\rho(\hat F) - \rho(F^*)\rVert_F^2 \le 2R\sigma(\sqrt q + \sqrt K + \tau) + g$
+    with probability $1-\delta$.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -201,8 +202,10 @@ class Gaussian(AbstractSlowRate):
         return (_rectified_hypothesis(instance), *gaussian_noise_hypotheses(instance.truth))
 
     def noise_norm(self, problem: Problem) -> Float[Array, ""]:
-        r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-        return gaussian_edge(problem, self.failure_probability)
+        r"""$\sigma(\sqrt q + \sqrt K + \tau)$."""
+        q, outputs = column_rank(problem.truth.layer_inputs), problem.observed.shape[1]
+        edge = upper_edge(q, outputs, self.failure_probability)
+        return jnp.asarray(problem.truth.noise_scale) * edge
 
 
 class ReluNoiseAfter(AbstractTheorem):

@@ -11,23 +11,25 @@ $$ f(F) = \sum_{Y_{ij} > 0} \tfrac12 (Y_{ij} - F_{ij})^2
 let $S = -\nabla f(F^*)$ be the score, and $\kappa = h'(-\alpha/\sigma)$ its least curvature on the
 box, $h(x) = \varphi(x)/\Phi(-x)$. $\alpha$ = `box` times $\sigma$ throughout.
 
-**Claims** (not squared; proved in paper_notes/relu_noise_before.md; $t = \sqrt{2\ln(1/\delta)}$):
+**Claims** (not squared; proved in paper_notes/relu_noise_before.md; $t = \sqrt{2\ln(1/\delta)}$,
+and $\tau \le t$ is that of `gaussian_noise.largest`):
 
 - `curvature` (sure): $\langle\nabla f(F) - \nabla f(F^*), F - F^*\rangle \ge \kappa\lVert F -
   F^*\rVert_F^2$ on the box.
 - `score_expectation`: $\mathbb E\lVert PS\rVert \le \sigma(\sqrt q + \sqrt K)$, and `score`
-  (probability $1-\delta$): $\lVert PS\rVert \le \sigma(\sqrt q + \sqrt K + t)$.
+  (probability $1-\delta$): $\lVert PS\rVert \le \sigma(\sqrt q + \sqrt K + \tau)$.
 - `likely` (sure): every $\hat F$ of rank $r$ in the box, with $e = \max(0, f(\hat F) - f(F^*))$,
   has $\lVert\hat F - F^*\rVert_F \le \bigl(b + \sqrt{b^2 + 2\kappa e}\bigr)/\kappa$, $b =
   \lVert(PS)_{(2r)}\rVert_F$: at most $2b/\kappa$ for one at least as likely as the truth.
-- `likely_gaussian` (probability $1-\delta$): the same with $b = \sqrt{2r}\,\sigma(\sqrt q + \sqrt K
-  + t)$; squared, $8r\sigma^2(\sqrt q + \sqrt K + t)^2/\kappa^2$.
+- `likely_gaussian` (probability $1-\delta$): the same with $b$ the smaller of $\sqrt{2r}\,\sigma
+  (\sqrt q + \sqrt K + \tau)$ and $\sigma(\sqrt{\min(\ell_{2r}, qK)} + t)$, $\ell_j$ the sum of
+  `gaussian_noise.leading`; squared, at most $8r\sigma^2(\sqrt q + \sqrt K + \tau)^2/\kappa^2$.
 - `convex` (sure): $\hat F$ minimising $f(F) + \lambda\lVert F\rVert_*$ over the box up to a duality
   gap $g$, $\lambda \ge \lVert PS\rVert$, has $\lVert\hat F - F^*\rVert_F \le \bigl(b + \sqrt{b^2 +
   4\kappa g}\bigr)/(2\kappa)$, $b = \sqrt r(\lVert PS\rVert + \lambda)$: that is $b/\kappa$ for
   $g = 0$.
 - `convex_gaussian` (probability $1-\delta$): the same with $\lambda = \sigma(\sqrt q + \sqrt K +
-  t)$ and $b = 2\sqrt r\,\lambda$; squared, $4r\lambda^2/\kappa^2$.
+  \tau)$ and $b = 2\sqrt r\,\lambda$; squared, $4r\lambda^2/\kappa^2$.
 
 `curvature`, `likely` and `convex` are attained in the limit of one censored output at the lower
 edge of the box whose score another output, seen through a weak input, cancels.
@@ -71,9 +73,8 @@ from lowrank_theory.theorems._censored import (
     truth_in_box,
 )
 from lowrank_theory.theorems._quantities import (
-    column_space,
+    column_rank,
     frobenius,
-    gaussian_edge,
     singular_values,
     target_rank_hypothesis,
 )
@@ -86,6 +87,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
 )
+from lowrank_theory.theorems.gaussian_noise import leading_edge, upper_edge
 
 _TOLERANCE = 1e-11  # of the convex fit
 
@@ -98,6 +100,11 @@ def _likely_bound(b: Array, excess: Array, curvature: Array) -> Array:
 def _convex_bound(b: Array, gap: AnyArray, curvature: Array) -> Array:
     r"""The larger root of $\kappa x^2 = bx + g$."""
     return (b + jnp.sqrt(b**2 + 4 * curvature * gap)) / (2 * curvature)
+
+
+def _sides(problem: Problem) -> tuple[Array, int]:
+    """$q$ and $K$."""
+    return column_rank(problem.truth.layer_inputs), problem.observed.shape[1]
 
 
 class Curvature(AbstractStatement):
@@ -179,18 +186,18 @@ class ScoreExpectation(AbstractScore):
 
     def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K)$."""
-        q = column_space(instance.truth.layer_inputs).dimension
-        return noise_scale(instance) * (jnp.sqrt(q) + math.sqrt(instance.observed.shape[1]))
+        q, outputs = _sides(instance)
+        return noise_scale(instance) * (jnp.sqrt(q) + math.sqrt(outputs))
 
 
 class Score(AbstractScore):
-    r"""$\lVert PS\rVert \le \sigma(\sqrt q + \sqrt K + t)$ with probability $1-\delta$."""
+    r"""$\lVert PS\rVert \le \sigma(\sqrt q + \sqrt K + \tau)$ with probability $1-\delta$."""
 
     kind = UPPER_WITH_PROBABILITY
 
     def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
-        r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-        return gaussian_edge(instance, self.failure_probability)
+        r"""$\sigma(\sqrt q + \sqrt K + \tau)$."""
+        return noise_scale(instance) * upper_edge(*_sides(instance), self.failure_probability)
 
 
 class Likely(AbstractStatement):
@@ -271,8 +278,9 @@ class AbstractRecovery(AbstractStatement):
 
 
 class LikelyGaussian(AbstractRecovery):
-    r"""$\lVert\hat F - F^*\rVert_F \le \tfrac2\kappa\sqrt{2r}\,\sigma(\sqrt q + \sqrt K + t)$ with
-    probability $1-\delta$, for all such $\hat F$ at once. In the units of the outputs.
+    r"""$\lVert\hat F - F^*\rVert_F \le \tfrac2\kappa b$ with probability $1-\delta$, for all such
+    $\hat F$ at once, where $b = \sigma\min\bigl(\sqrt{2r}(\sqrt q + \sqrt K + \tau),
+    \sqrt{\min(\ell_{2r}, qK)} + t\bigr)$. In the units of the outputs.
     """
 
     box: float = BOX
@@ -288,11 +296,10 @@ class LikelyGaussian(AbstractRecovery):
         return local_fit(instance, self.box)
 
     def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
-        r"""$(b + \sqrt{b^2 + 2\kappa e})/\kappa$ with $b = \sqrt{2r}\,\sigma(\sqrt q + \sqrt K +
-        t)$.
-        """
-        b = math.sqrt(2 * instance.rank) * gaussian_edge(instance, self.failure_probability)
-        return _likely_bound(b, excess_loss(instance, estimate), least_curvature(self.box))
+        r"""$(b + \sqrt{b^2 + 2\kappa e})/\kappa$, $b$ by `leading_edge`."""
+        edge = leading_edge(*_sides(instance), 2 * instance.rank, self.failure_probability)
+        b, excess = noise_scale(instance) * edge, excess_loss(instance, estimate)
+        return _likely_bound(b, excess, least_curvature(self.box))
 
 
 class AbstractConvex(AbstractRecovery):
@@ -350,8 +357,8 @@ class Convex(AbstractConvex):
 
 class ConvexGaussian(AbstractConvex):
     r"""$\lVert\hat F - F^*\rVert_F \le 2\sqrt r\,\lambda/\kappa$ with probability $1-\delta$ for
-    the penalised fit with $\lambda = \sigma(\sqrt q + \sqrt K + t)$, up to its duality gap. In the
-    units of the outputs.
+    the penalised fit with $\lambda = \sigma(\sqrt q + \sqrt K + \tau)$, up to its duality gap. In
+    the units of the outputs.
     """
 
     box: float = BOX
@@ -363,8 +370,8 @@ class ConvexGaussian(AbstractConvex):
         return (*rectified_gaussian(instance), *self._low_rank_in_box(instance))
 
     def penalty(self, problem: Problem) -> Float[Array, ""]:
-        r"""$\sigma(\sqrt q + \sqrt K + t)$."""
-        return gaussian_edge(problem, self.failure_probability)
+        r"""$\sigma(\sqrt q + \sqrt K + \tau)$."""
+        return noise_scale(problem) * upper_edge(*_sides(problem), self.failure_probability)
 
     def formula(self, instance: Problem, estimate: ConvexFit) -> Float[Array, ""]:
         r"""$(b + \sqrt{b^2 + 4\kappa g})/(2\kappa)$ with $b = 2\sqrt r\,\lambda$."""

@@ -11,8 +11,9 @@ singular values.
   the stable rank. Attained where the $r$ largest singular values are equal.
 - `expected`, i.i.d. Gaussian entries: the mean share is at most $\tfrac1{LS}\sum_{i\le
   r}\bigl((\sqrt L + \sqrt{S-i+1})^2 - \tfrac12\bigr) \le r(L^{-1/2} + S^{-1/2})^2$ at every size.
-- `gaussian` (probability $1-\delta$): the share is at most $\dfrac{r(\sqrt L + \sqrt S +
-  \tau)^2}{LS - \frac12}$, with the $\tau$ of `gaussian_noise.largest`.
+- `gaussian` (probability $1-\delta$): the share is at most $\dfrac{b^2}{LS - \frac12}$, with $b$
+  the smaller of $\sqrt r(\sqrt L + \sqrt S + \tau)$, $\tau$ that of `gaussian_noise.largest`, and
+  $\sqrt{\min(\ell_r, LS)} + \sqrt{2\ln(1/\delta)}$, $\ell_r$ the sum in `expected`.
 - `edge` (asymptotic), i.i.d. entries of any law with four moments: the share is at most
   $r(L^{-1/2} + S^{-1/2})^2$.
 - `limit` (asymptotic), the same, $r$ in proportion to $L$ and $S$: the share tends to
@@ -56,7 +57,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
 )
-from lowrank_theory.theorems.gaussian_noise import leading_squares, upper_edge
+from lowrank_theory.theorems.gaussian_noise import leading_edge, leading_squares
 
 
 class Residual(eqx.Module):
@@ -272,8 +273,9 @@ class Expected(AbstractShare):
 
 
 class Gaussian(AbstractShare):
-    r"""$\frac{\lVert R_{(r)}\rVert_F^2}{\lVert R\rVert_F^2} \le \frac{r(\sqrt L + \sqrt S +
-    \tau)^2}{LS - 1/2}$ with probability $1-\delta$ for i.i.d. Gaussian entries.
+    r"""$\frac{\lVert R_{(r)}\rVert_F^2}{\lVert R\rVert_F^2} \le \frac{b^2}{LS - 1/2}$ with
+    probability $1-\delta$ for i.i.d. Gaussian entries, $b = \min\bigl(\sqrt r(\sqrt L + \sqrt S +
+    \tau), \sqrt{\min(\ell_r, LS)} + \sqrt{2\ln(1/\delta)}\bigr)$.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -284,10 +286,10 @@ class Gaussian(AbstractShare):
         return (_gaussian_hypothesis(instance),)
 
     def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
-        r"""$r(\sqrt L + \sqrt S + \tau)^2/(LS - \frac12)$."""
+        r"""$b^2/(LS - \frac12)$, $b$ by `leading_edge`."""
         rows, columns = instance.matrix.shape
-        edge = upper_edge(rows, columns, self.failure_probability)
-        return instance.rank * edge**2 / (rows * columns - 0.5)
+        edge = leading_edge(rows, columns, instance.rank, self.failure_probability)
+        return edge**2 / (rows * columns - 0.5)
 
 
 class Edge(AbstractShare):

@@ -1,6 +1,7 @@
 """Extreme singular values of Gaussian noise: laws, exact cases, and an oracle in NumPy."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import oracle
 from lowrank_theory.generators import activations, noise
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, Truth
 from lowrank_theory.theorems.gaussian_noise import (
     edge_fluctuation,
     gaussian_noise,
+    leading_edge,
     leading_squares,
     lower_edge,
     upper_edge,
@@ -43,11 +46,6 @@ def random_problem(seed: int, q: int, outputs: int, scale: float = 0.7, rank: in
     return problem(rows, scale * random.standard_normal((15, outputs)), scale, rank)
 
 
-def tau(width: float, delta: float = DELTA) -> float:
-    log = math.log(1 / delta)
-    return min((9 * width * log**2 / 32) ** (1 / 3), math.sqrt(2 * log))
-
-
 @pytest.mark.parametrize(("q", "outputs"), [(7, 3), (3, 7)])
 def test_every_statement_against_its_formula_in_numpy(q, outputs):
     instance, scale = random_problem(q, q, outputs), 0.7
@@ -56,10 +54,11 @@ def test_every_statement_against_its_formula_in_numpy(q, outputs):
     assert projected.shape == (q, outputs)
     s = np.linalg.svd(projected, compute_uv=False)
     long, short = math.sqrt(6.5), math.sqrt(3)
+    tau = oracle.edge_fluctuation(1 / short - 1 / long, DELTA)
     above = math.sqrt(7) + math.sqrt(3)
     expected = {
-        "largest": (s[0], scale * (above + tau(7**-0.5 + 3**-0.5))),
-        "smallest": (s[2], scale * (long - short - tau(1 / short - 1 / long))),
+        "largest": (s[0], scale * oracle.upper_edge(7, 3, DELTA)),
+        "smallest": (s[2], scale * (long - short - tau)),
         "expected_largest": (s[0], scale * above),
         "expected_smallest": (s[2], scale * (math.sqrt(7) - math.sqrt(3))),
         "leading": (
@@ -154,6 +153,23 @@ def test_leading_squares_by_hand():
     by_hand = [25, (3 + math.sqrt(3)) ** 2, (3 + math.sqrt(2)) ** 2, 16]
     assert squares == pytest.approx(np.array(by_hand) - 0.5)
     assert beyond == pytest.approx([15.5, 0, 0])  # beyond the shorter side there is nothing
+
+
+def test_leading_edge_is_the_smaller_of_two_bounds():
+    """Never above that of the norm, times the root of how many are counted; all of them are no more
+    than the whole matrix.
+    """
+    for delta, rows, columns in itertools.product((0.5, 0.05, 1e-9), (9, 40), (4, 24)):
+        edge, t = oracle.upper_edge(rows, columns, delta), math.sqrt(2 * math.log(1 / delta))
+        longer, shorter = max(rows, columns), min(rows, columns)
+        for rank in (1, 3, shorter, shorter + 5):
+            found = in_float64(leading_edge, float(rows), columns, rank, delta)
+            squares = [
+                (math.sqrt(longer) + math.sqrt(shorter - i)) ** 2 - 0.5
+                for i in range(min(rank, shorter))
+            ]
+            mean = math.sqrt(min(sum(squares), rows * columns))
+            assert found == pytest.approx(min(math.sqrt(len(squares)) * edge, mean + t))
 
 
 @pytest.mark.parametrize("q", [1, 2, 5, 30, 1000])

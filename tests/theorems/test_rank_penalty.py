@@ -19,6 +19,7 @@ from lowrank_theory.theorems.rank_penalty import (
     rank_penalty,
 )
 from lowrank_theory.verification.attack import replay
+from oracle import upper_edge
 from statements import by_name, drawn, sides, stated
 
 pytestmark = pytest.mark.thinned(5)
@@ -172,8 +173,7 @@ def test_the_exact_rank_bound_is_above_the_oracle(price):
 @pytest.mark.parametrize("failure_probability", [0.3, 0.01])
 def test_gaussian_is_the_oracle_of_the_largest_noise(failure_probability):
     problem = drawn(LINEAR)
-    t = math.sqrt(2 * math.log(1 / failure_probability))
-    edge = 0.1 * (math.sqrt(8) + math.sqrt(6) + t)
+    edge = 0.1 * upper_edge(8, 6, failure_probability)
     rows, target = (
         np.asarray(part) for part in (problem.truth.layer_inputs, problem.truth.target_weights)
     )

@@ -21,6 +21,7 @@ from lowrank_theory.theorems.second_moment import (
     second_moment,
 )
 from lowrank_theory.verification import verify
+from oracle import upper_edge
 from statements import by_name, in_float64, sides
 
 pytestmark = pytest.mark.thinned(6)
@@ -72,16 +73,10 @@ def test_realised_against_numpy(name):
     assert sides(STATEMENTS[name], instance)[0] == pytest.approx(expected, rel=1e-9)
 
 
-def fluctuation(rank: float, samples: float, delta: float) -> float:
-    """The tau of `gaussian_noise.largest` at delta/2."""
-    log, width = math.log(2 / delta), rank**-0.5 + samples**-0.5
-    return min((9 * width * log**2 / 32) ** (1 / 3), math.sqrt(2 * log))
-
-
 def test_gaussian_bounds_by_hand():
     """M = 100, k = 4, t = 2, and rho = (9 + 4 + 1 + 1/4)/9."""
     instance = GaussianRows(100, SCALES).draw(key=jax.random.key(0))
-    root, e = math.sqrt(14.25 / 9), (2 + fluctuation(4, 100, SIDES)) / 10
+    root, e = math.sqrt(14.25 / 9), upper_edge(100, 4, SIDES / 2) / 10 - 1
     half = 0.5 / math.sqrt(math.pi)
     a, linear, square = (root + 2 + half) / 10, (root + 1.33) / 10, (root + half) / 10
     for name, bound in (
@@ -96,7 +91,7 @@ def test_gaussian_bounds_by_hand():
 
 def test_dimension_counts_only_what_is_there():
     instance = GaussianRows(100, np.array([3.0, 2.0, 0.0, 0.0])).draw(key=jax.random.key(0))
-    e = (math.sqrt(2) + fluctuation(2, 100, SIDES)) / 10
+    e = upper_edge(100, 2, SIDES / 2) / 10 - 1
     assert sides(second_moment.relative, instance, failure_probability=SIDES)[1] == pytest.approx(e)
     assert (
         sides(second_moment.relative, instance)[0] < 1
@@ -106,7 +101,7 @@ def test_dimension_counts_only_what_is_there():
 def test_deviation_is_the_better_of_both():
     half = 0.5 / math.sqrt(math.pi)
     flat = in_float64(gaussian_deviation, jnp.ones(9), jnp.asarray(100.0), SIDES)
-    assert flat == pytest.approx((3 + fluctuation(9, 100, SIDES)) / 10)
+    assert flat == pytest.approx(upper_edge(100, 9, SIDES / 2) / 10 - 1)
     decaying = jnp.array([1.0] + [1e-4] * 99)
     steep = in_float64(gaussian_deviation, decaying, jnp.asarray(100.0), SIDES)
     assert steep == pytest.approx((math.sqrt(1.0099) + 2 + half) / 10)

@@ -18,6 +18,7 @@ from lowrank_theory.theorems.white_residual import (
     share_limit,
     white_residual,
 )
+from oracle import upper_edge
 from statements import by_name, drawn, sides
 
 STATEMENTS = by_name(white_residual)
@@ -30,13 +31,12 @@ def test_every_statement_against_its_formula_in_numpy(transposed):
     matrix = np.random.default_rng(0).standard_normal((7, 4))
     s = np.linalg.svd(matrix, compute_uv=False)
     instance = Residual(matrix.T if transposed else matrix, 2, YES, YES)
-    log, width = math.log(20), 7**-0.5 + 0.5
-    edge = math.sqrt(7) + 2 + (9 * width * log**2 / 32) ** (1 / 3)
+    edge = upper_edge(7, 4, 0.05)
     expected = {
         "any_residual": 2 * s[0] ** 2 / np.sum(s**2),
         "expected": ((math.sqrt(7) + 2) ** 2 + (math.sqrt(7) + math.sqrt(3)) ** 2 - 1) / 28,
-        "gaussian": 2 * edge**2 / 27.5,
-        "edge": 2 * width**2,
+        "gaussian": min(2 * edge**2, (math.sqrt(28) + math.sqrt(2 * math.log(20))) ** 2) / 27.5,
+        "edge": 2 * (7**-0.5 + 0.5) ** 2,
         "limit": share_limit(7, 4, 2),
     }
     share = (s[0] ** 2 + s[1] ** 2) / np.sum(s**2)
