@@ -109,6 +109,7 @@ def _gains(
     law = np.asarray(tail_shares(np.asarray(excited.input_values) ** 2, spectrum, ranks))
     truncated = np.append(np.cumsum(squares[::-1])[::-1], 0.0) / np.sum(squares)
     splits = np.asarray(split_bounds(gram, weights))
+    excess = np.asarray(excess_bounds(gram, weights, ranks)[0], np.float64)
     loss, optimum, most, expected = (
         np.asarray(each(ranks), np.float64)
         for each in (excited.loss, excited.optimum, excited.most, excited.expected)
@@ -117,7 +118,6 @@ def _gains(
     if key is not None:
         chance = excited.p_values(ranks, references=REFERENCES, key=key)
     for place, rank in enumerate(ranks):
-        below, _ = excess_bounds(gram, weights, rank)
         attainable = max(float(optimum[place]), 0.0)
         resolved = attainable > near
         gain = float(loss[place]) / attainable if resolved else None
@@ -130,7 +130,7 @@ def _gains(
             centred=centred,
             gain=gain,
             certified_by_split=_least_gain(loss[place], splits[rank], near),
-            certified_by_angles=_least_gain(loss[place], loss[place] - float(below), near),
+            certified_by_angles=_least_gain(loss[place], loss[place] - excess[place], near),
             explained=explained,
             alignment=gain / explained if gain is not None and explained else None,
             output_excitation=total / float(excited.scale),
