@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "Recovery": (
         "planted_rank",
+        "projected_truth",
         "strong_signal",
         "approximate_rank",
         "rank_penalty",

@@ -203,15 +203,7 @@ class AbstractTruncated(AbstractStatement):
 
     def estimate(self, instance: Problem | Layer) -> LowRank:
         """$[W]_r$."""
-        left, values, right = _decomposed(instance)
-        kept = slice(0, instance.rank)
-        return LowRank(left[:, kept] * values[kept], right[kept])
-
-    def broken_estimate(self, instance: Problem | Layer) -> LowRank:
-        """The weakest components of the weights in the place of the strongest."""
-        left, values, right = _decomposed(instance)
-        kept = slice(-instance.rank, None)
-        return LowRank(left[:, kept] * values[kept], right[kept])
+        return _kept(instance, slice(instance.rank))
 
     def loss(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\lVert X(W-[W]_r)\rVert_F$."""
@@ -231,6 +223,12 @@ def _decomposed(instance: Problem | Layer) -> tuple[Array, Array, Array]:
     return left, values, right
 
 
+def _kept(instance: Problem | Layer, places: slice) -> LowRank:
+    """Some of the components of the weights."""
+    left, values, right = _decomposed(instance)
+    return LowRank(left[:, places] * values[places], right[places])
+
+
 def _spectra(instance: Problem | Layer) -> tuple[Array, Array]:
     """$s_j(X)$, one for each input, and $s_i(W)$."""
     rows, weights = rows_and_weights(instance)
@@ -242,6 +240,10 @@ class Directions(AbstractTruncated):
     r"""$\lVert X(W-[W]_r)\rVert_F = \bigl(\sum_{i>r}s_i^2\lVert Xu_i\rVert^2\bigr)^{1/2}$."""
 
     kind = EQUALITY
+
+    def broken_estimate(self, instance: Problem | Layer) -> LowRank:
+        """The weakest components of the weights in the place of the strongest."""
+        return _kept(instance, slice(-instance.rank, None))
 
     def formula(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\bigl(\sum_{i>r}s_i^2\lVert Xu_i\rVert^2\bigr)^{1/2}$."""
@@ -256,6 +258,10 @@ class Upper(AbstractTruncated):
     kind = UPPER
     adversary = MetricAdversary(_metric, inputs=3)
     sharp = True
+
+    def broken_estimate(self, instance: Problem | Layer) -> LowRank:
+        """The weakest components of the weights in the place of the strongest."""
+        return _kept(instance, slice(-instance.rank, None))
 
     def formula(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\bigl(\sum_ks_k(X)^2s_{r+k}(W)^2\bigr)^{1/2}$."""
@@ -272,8 +278,7 @@ class Lower(AbstractTruncated):
 
     def broken_estimate(self, instance: Problem | Layer) -> LowRank:
         """The weights themselves, of which nothing is lost."""
-        left, values, right = _decomposed(instance)
-        return LowRank(left * values, right)
+        return _kept(instance, slice(None))
 
     def formula(self, instance: Problem | Layer, estimate: LowRank) -> Float[Array, ""]:
         r"""$\bigl(\sum_ks_{N+1-k}(X)^2s_{r+k}(W)^2\bigr)^{1/2}$."""

@@ -187,6 +187,12 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 noise, np.array([2.0, 1.0, 0.5])[:rank], np.asarray(given.scale), YES
             )
         ],
+        "Projected": [
+            lambda: _of("projected_truth").Projected(
+                Layer(Observed(weights=given.target, activations=rows), rank),
+                np.linalg.qr(random.standard_normal((outputs, outputs)))[0],
+            )
+        ],
         "Orientations": [lambda: _orientations(given, found)],
         "RoundedLayer": [
             lambda bits=bits, group=group, axis=axis: _of("rounding").RoundedLayer(
