@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 STATEMENT = "best_possible.truncated_svd"
 ROW_KEYS = {
     "name", "kind", "trials", "applicable", "violations", "allowed", "verdict",
-    "critical_constant", "ratio_median", "ratio_max",
+    "critical_constant", "refuted_below", "refuted_by", "ratio_median", "ratio_max",
 }  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def _exponent(predicted: float | None) -> str:
 def _verdicts(report: Report) -> Table:
     table = _table(
         "statement", "kind", ">applicable / trials", ">violations / allowed",
-        ">median, largest ratio", ">critical constant", ">controls caught", "verdict",
+        ">median, largest ratio", ">critical constant", ">by theory", ">controls caught", "verdict",
     )  # fmt: skip
     styles = {Verdict.CONSISTENT: "green", Verdict.REFUTED: "bold red"}
     theorem = None
@@ -132,6 +132,7 @@ def _verdicts(report: Report) -> Table:
             _whole(f"{violations} / {percent(row.allowed)}"),
             _whole(f"{number(row.ratio_median)}, {number(row.ratio_max)}"),
             number(row.critical_constant),
+            number(row.refuted_below),
             f"{caught} of {len(statement.controls)}",
             Text(row.verdict, styles.get(statement.verdict, "yellow")),
         )

@@ -17,6 +17,7 @@ from lowrank_theory.theorems._theorem import Direction as Direction
 from lowrank_theory.theorems._theorem import Hypothesis as Hypothesis
 from lowrank_theory.theorems._theorem import Kind as Kind
 from lowrank_theory.theorems._theorem import Rate as Rate
+from lowrank_theory.theorems._theorem import Refuted as Refuted
 from lowrank_theory.theorems._theorem import Standing as Standing
 from lowrank_theory.theorems._theorem import assess as assess
 

@@ -140,6 +140,15 @@ class AbstractAdversary(eqx.Module):
         """
 
 
+class Refuted(eqx.Module):
+    """No smaller constant is true: the bound times less than `factor` fails `by` an instance or in
+    a limit, in words. For a lower bound, divided by less.
+    """
+
+    factor: float
+    by: str
+
+
 class Rate(eqx.Module):
     """A power law that a statement predicts along one quantity, where all else stays.
 
@@ -169,6 +178,8 @@ class AbstractStatement(eqx.Module):
     - `control`: a setting on which the bound must be broken by `broken_estimate`;
     - `adversary`: what an attack may choose, for a sure statement; `sharp`: whether the bound is
       attained, so that the attack must come within 1 % of it;
+    - `refuted_below`: what theory knows of smaller constants of a statement that is not `sharp`, at
+      every δ and over all instances, of which the regimes are some;
     - `rates`: the power laws that it predicts;
     - `growth`, `trials_per_mean`: the sizes at which a limit is looked at, in units of its
       settings, and how many trials of it stand for one of another statement.
@@ -180,6 +191,7 @@ class AbstractStatement(eqx.Module):
     control: AbstractClassVar[Any]
     adversary: ClassVar[AbstractAdversary | None] = None
     sharp: ClassVar[bool] = False
+    refuted_below: ClassVar[Refuted | None] = None
     rates: ClassVar[tuple[Rate, ...]] = ()
     growth: ClassVar[tuple[int, ...]] = (1, 4, 16)
     trials_per_mean: ClassVar[float] = 64
@@ -214,6 +226,13 @@ class AbstractStatement(eqx.Module):
         """The magnitude, in the units of the loss, of what it is computed from: rounding scales
         with it.
         """
+
+    @property
+    def refutation(self) -> Refuted | None:
+        """What theory knows of smaller constants; `None` where it knows nothing."""
+        if self.kind.direction is Direction.EQUALITY:
+            return Refuted(1.0, "an equality")
+        return Refuted(1.0, "attained") if self.sharp else self.refuted_below
 
     def instance(self, setting: Any, *, key: PRNGKeyArray) -> Any:
         """A random instance of the setting."""

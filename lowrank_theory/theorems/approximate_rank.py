@@ -82,6 +82,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.gaussian_noise import gaussian_edge
 
@@ -199,6 +200,10 @@ class Gaussian(AbstractThresholded):
 
     kind = UPPER_WITH_PROBABILITY
     regimes = _REGIMES
+    refuted_below = Refuted(
+        1.0,
+        "signals that the noise hides: nothing is kept, and all of them is the error",
+    )
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise."""

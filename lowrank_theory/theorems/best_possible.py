@@ -46,6 +46,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 
 _REGIMES = {
@@ -173,6 +174,7 @@ class Optimality(AbstractStatement):
     needs = Truth
     regimes = _WITH_DATA
     control = _REGIMES["square"]
+    refuted_below = Refuted(1.0, "the recovery itself attains it")
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """None: the competitor has rank at most r by construction."""

@@ -53,6 +53,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
     Rate,
+    Refuted,
 )
 from lowrank_theory.theorems.calibration_size import (
     AbstractExcess,
@@ -205,6 +206,7 @@ class Gaussian(AbstractGapped):
     kind = UPPER_WITH_PROBABILITY
     regimes = _GAUSSIAN
     control = DEVIATING["many rows"]
+    refuted_below = Refuted(1.0, "many rows and outputs: the leading term of the mean")
     rates = (
         Rate(
             "samples",

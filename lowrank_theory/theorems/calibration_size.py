@@ -98,6 +98,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
     Rate,
+    Refuted,
 )
 from lowrank_theory.theorems.second_moment import (
     gaussian_deviation,
@@ -106,6 +107,9 @@ from lowrank_theory.theorems.second_moment import (
 )
 
 INDEPENDENT_WEIGHTS = "the weights do not depend on the calibration rows"
+
+
+_MANY_ROWS = Refuted(1.0, "many rows: both sides tend to the optimum")
 
 
 class Relative(AbstractStatement):
@@ -117,6 +121,7 @@ class Relative(AbstractStatement):
     needs = Truth
     regimes = ROWS
     control = ROWS["massive directions"]
+    refuted_below = _MANY_ROWS
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         r"""Gaussian rows that the weights do not know, and enough of them."""
@@ -311,6 +316,10 @@ class Gaussian(AbstractExcess):
     kind = UPPER_WITH_PROBABILITY
     regimes = DEVIATING
     control = DEVIATING["many rows"]
+    refuted_below = Refuted(
+        0.25,
+        "`leading_constant` for many outputs, of which one is just above all others",
+    )
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Gaussian rows that the weights do not know."""
@@ -414,6 +423,7 @@ class RidgeGaussian(AbstractRidged):
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _MANY_ROWS
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """A ridge, and Gaussian rows that the weights do not know."""

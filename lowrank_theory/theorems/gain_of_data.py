@@ -82,6 +82,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.orientation import (
     Orientations,
@@ -398,6 +399,7 @@ class ExpectedOptimum(AbstractChance):
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = Refuted(1.0, "white activations: the tail of the weights is the optimum")
 
     def formula(self, instance: Orientations, estimate: _Losses) -> Float[Array, ""]:
         """The least over the splits."""

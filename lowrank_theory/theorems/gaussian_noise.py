@@ -49,6 +49,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 
 
@@ -212,6 +213,10 @@ class AbstractBelowNoise(AbstractSpectrumOfNoise):
         return frobenius(instance.truth.noise)
 
 
+_EDGE = Refuted(1.0, "large matrices: the norm over √q + √K tends to one")
+_LOWER_EDGE = Refuted(1.0, "large matrices: the least value over √L − √S tends to one")
+
+
 class Largest(AbstractAboveNoise):
     r"""$\lVert PE\rVert \le \sigma(\sqrt q + \sqrt K + \tau)$ with probability $1-\delta$, where
     $\tau^3 = \frac{9}{32}(q^{-1/2} + K^{-1/2})\ln^2\frac1\delta$, or $\tau^2 = 2\ln\frac1\delta$ if
@@ -220,6 +225,7 @@ class Largest(AbstractAboveNoise):
 
     kind = UPPER_WITH_PROBABILITY
     regimes = _REGIMES
+    refuted_below = _EDGE
 
     def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + \tau)$."""
@@ -240,6 +246,7 @@ class ExpectedLargest(AbstractAboveNoise):
 
     kind = UPPER_IN_EXPECTATION
     regimes = _REGIMES
+    refuted_below = _EDGE
 
     def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K)$."""
@@ -261,6 +268,7 @@ class Leading(AbstractAboveNoise):
 
     kind = UPPER_IN_EXPECTATION
     regimes = _RANKS
+    refuted_below = Refuted(1.0, "large matrices: the largest values all tend to √q + √K")
 
     def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma^2\sum_{i\le r}((\sqrt L + \sqrt{S-i+1})^2 - \frac12)$."""
@@ -283,6 +291,7 @@ class Smallest(AbstractBelowNoise):
     """
 
     kind = LOWER_WITH_PROBABILITY
+    refuted_below = _LOWER_EDGE
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian noise, and unequal sides that are not zero."""
@@ -299,6 +308,7 @@ class ExpectedSmallest(AbstractBelowNoise):
     r"""$\mathbb Es_S(PE) \ge \sigma(\sqrt L - \sqrt S)$."""
 
     kind = LOWER_IN_EXPECTATION
+    refuted_below = _LOWER_EDGE
 
     def formula(self, instance: Problem, estimate: NoiseValues) -> Float[Array, ""]:
         r"""$\sigma(\sqrt L - \sqrt S)$."""

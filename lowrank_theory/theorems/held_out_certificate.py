@@ -59,6 +59,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Bound,
     Hypothesis,
+    Refuted,
     Standing,
 )
 
@@ -212,11 +213,16 @@ def _not_negative(held_out: HeldOut) -> Hypothesis:
     return Hypothesis("no loss is negative", margin, Standing.REFUTABLE)
 
 
+_MANY_UNITS = Refuted(1.0, "many units: both sides tend to the mean")
+_ZEROS = Refuted(1.0, "coins of which too few heads are expected to be seen: a sample of zeros")
+
+
 class Hoeffding(AbstractBounded):
     r"""$\mu \le \bar Z + B\sqrt{\ln(1/\delta)/(2n)}$ with probability $1-\delta$."""
 
     regimes = ALL
     control = UNIFORM
+    refuted_below = _MANY_UNITS
 
     def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""$\bar Z + B\sqrt{L/(2n)}$."""
@@ -232,6 +238,7 @@ class EmpiricalBernstein(AbstractBounded):
 
     regimes = ALL
     control = UNIFORM
+    refuted_below = _MANY_UNITS
 
     def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""Bernstein's bound at the upper limit of the standard deviation."""
@@ -250,6 +257,7 @@ class Betting(AbstractBounded):
 
     regimes = ALL
     control = UNIFORM
+    refuted_below = _MANY_UNITS
 
     def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""The first $m$ at which the capital reaches $1/\delta$, by bisection, from above."""
@@ -272,6 +280,7 @@ class OrderFree(AbstractBounded):
 
     regimes = ALL
     control = UNIFORM
+    refuted_below = _ZEROS
 
     def limit(self, held_out: HeldOut, losses: Float[Array, " units"]) -> Float[Array, ""]:
         r"""The first $m$ at which the capital reaches $1/\delta$, by bisection, from above."""
@@ -292,6 +301,7 @@ class ClopperPearson(AbstractBounded):
 
     regimes = COINS
     control = COINS["common"]
+    refuted_below = _ZEROS
 
     def law(self, held_out: HeldOut) -> tuple[Hypothesis, ...]:
         """Each loss is zero or the range bound."""
@@ -319,6 +329,7 @@ class MomentRatio(AbstractCertificate):
 
     regimes = SPREAD
     control = UNIFORM
+    refuted_below = Refuted(1.0, "losses that are all equal")
 
     def law(self, held_out: HeldOut) -> tuple[Hypothesis, ...]:
         """A known ratio of moments, and losses that are not negative."""

@@ -56,6 +56,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 
 LARGEST_MOMENT = 64
@@ -256,12 +257,16 @@ class AbstractSeparable(AbstractStatement):
         return frobenius(instance.noise)
 
 
+_EQUAL_SCALES = Refuted(1.0, "equal scales: the norm of large Gaussian matrices")
+
+
 class ExpectedSeparable(AbstractSeparable):
     r"""$\mathbb E\lVert PE\rVert \le \lVert PA\rVert\,\lVert c\rVert + \lVert PA\rVert_F\max_jc_j$
     for scales $a_ic_j$, with $A$ the diagonal matrix of the $a_i$.
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = _EQUAL_SCALES
 
     def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert PA\rVert\,\lVert c\rVert + \lVert PA\rVert_F\max_jc_j$."""
@@ -274,6 +279,7 @@ class Separable(AbstractSeparable):
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _EQUAL_SCALES
 
     def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert PA\rVert\,\lVert c\rVert + (\lVert PA\rVert_F + t\,\lVert
@@ -317,6 +323,7 @@ class ExpectedNorm(AbstractAnyScales):
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = _EQUAL_SCALES
 
     def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\beta$."""
@@ -329,6 +336,7 @@ class Norm(AbstractAnyScales):
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _EQUAL_SCALES
 
     def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
         r"""$\beta + t\,s_*$."""

@@ -67,6 +67,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 
 
@@ -261,10 +262,15 @@ class AbstractFloor(AbstractStatement):
         return coarseness(instance.problem.observed) * squared(rounded_outputs(instance.problem))
 
 
+_STRONG = Refuted(1.0, "strong signals with a wide prior: only noise in the tangent space is left")
+
+
 class Truncation(AbstractFloor):
     r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge d^2/(T/\sigma^2 + d/\rho^2)$ for the
     truncated decomposition of $PY$ at the true rank.
     """
+
+    refuted_below = _STRONG
 
     def estimate(self, instance: PriorDraw) -> LowRank:
         """The data-driven recovery at the true rank."""
@@ -276,6 +282,11 @@ class SoftThreshold(AbstractFloor):
     r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge d^2/(T/\sigma^2 + d/\rho^2)$ for the
     singular values of $PY$ lowered by $\sigma(\sqrt q+\sqrt K)$.
     """
+
+    refuted_below = Refuted(
+        1.0,
+        "full rank and a prior far below the noise: zero is the best guess",
+    )
 
     def estimate(self, instance: PriorDraw) -> LowRank:
         r"""Soft thresholding at $\sigma(\sqrt q+\sqrt K)$."""
@@ -294,6 +305,8 @@ class Shrinkage(AbstractFloor):
     r"""$\mathbb E\lVert\tilde X(\hat M - M)\rVert_F^2 \ge d^2/(T/\sigma^2 + d/\rho^2)$ for the
     shrinkage of singular values that is optimal in large layers (Gavish and Donoho 2017).
     """
+
+    refuted_below = _STRONG
 
     def estimate(self, instance: PriorDraw) -> LowRank:
         """Optimal shrinkage in Frobenius norm, with the noise level known."""

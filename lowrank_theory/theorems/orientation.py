@@ -73,6 +73,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.price_of_ignoring_data import MetricAdversary
 
@@ -372,6 +373,10 @@ class PValue(AbstractChance):
     """
 
     kind = LOWER_WITH_PROBABILITY
+    refuted_below = Refuted(
+        1.0,
+        "many references: the rank among them is uniform",
+    )
 
     def estimate(self, instance: Orientations) -> Float[Array, ""]:
         """The share."""

@@ -90,6 +90,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
     Rate,
+    Refuted,
 )
 from lowrank_theory.theorems.gaussian_noise import leading_squares, upper_edge
 from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
@@ -289,6 +290,13 @@ def gaussian_worst_square(
     return jnp.minimum(flat, (mean + lipschitz * deviation(failure_probability)) ** 2)
 
 
+_FULL_RANK = Refuted(
+    1.0,
+    "full rank: nothing is cut and the noise is the error; a quarter at r ≤ d/2, by "
+    "`spiked_limit.truncation_worst_case` at q = K",
+)
+
+
 class Gaussian(AbstractKnownScale):
     r"""$\lVert\tilde X(\hat M - M)\rVert_F^2 \le \sigma^2\min\bigl((4k+r)e^2, (\sqrt{4\ell_k +
     \min(\ell_r, qK)} + ct)^2\bigr)$ with probability $1-\delta$ for i.i.d. Gaussian noise.
@@ -297,6 +305,7 @@ class Gaussian(AbstractKnownScale):
     kind = UPPER_WITH_PROBABILITY
     regimes = _GAUSSIAN
     control = NOT_TRUNCATED
+    refuted_below = _FULL_RANK
 
     def law(self, truth: Truth) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
@@ -316,6 +325,7 @@ class Expectation(AbstractKnownScale):
     regimes = _GAUSSIAN
     control = NOT_TRUNCATED
     rates = _RATES
+    refuted_below = _FULL_RANK
 
     def law(self, truth: Truth) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
@@ -335,6 +345,10 @@ class SubGaussian(AbstractKnownScale):
     kind = UPPER_WITH_PROBABILITY
     regimes = _SUB_GAUSSIAN
     control = Setting(samples=64, inputs=64, outputs=64, rank=1, noise=noise.Rademacher(1.0))
+    refuted_below = Refuted(
+        0.995,
+        "one output and many rows of signs: nothing is cut, and the noise is the error",
+    )
 
     def law(self, truth: Truth) -> tuple[Hypothesis, ...]:
         """Independent entries with a finite sub-Gaussian constant."""
@@ -372,6 +386,7 @@ class UnknownScale(AbstractSquaredLoss):
     kind = UPPER_WITH_PROBABILITY
     regimes = _SPARE_ROWS
     control = Setting(samples=96, inputs=48, outputs=48, rank=1, noise=noise.Gaussian(1.0))
+    refuted_below = _FULL_RANK
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Planted rank, Gaussian noise, and enough rows to tell how strong it is."""

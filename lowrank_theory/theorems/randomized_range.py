@@ -81,6 +81,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 
 _INDEX = np.arange(1.0, SIZE + 1)
@@ -260,12 +261,20 @@ def _expected(instance: Sketched, kept: int) -> Array:
     return _tail(values, kept) + excess / (instance.sketch.shape[1] - kept - 1)
 
 
+_MUCH_OVERSAMPLING = Refuted(1.0, "much oversampling of a long tail: both sides tend to it")
+_MANY_POWERS = Refuted(
+    1.0,
+    "many power iterations on equal values: both sides tend to the next of them",
+)
+
+
 class Frobenius(AbstractSquared, AbstractGaussian):
     r"""$\mathbb E\lVert A - QQ^\top A\rVert_F^2 \le \min_{k\le\ell-2}\bigl(\mathrm{tail}_k^2 +
     \tfrac1{\ell-k-1}\sum_{i\le k<j}s_j^2(s_j/s_i)^{4q}\bigr)$. Squared.
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = _MUCH_OVERSAMPLING
 
     def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         """The smallest over what may be kept; infinite for a sketch of one column."""
@@ -284,6 +293,7 @@ class Truncated(AbstractTruncated, AbstractGaussian):
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = _MUCH_OVERSAMPLING
 
     def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         r"""$\sum_{j>r}s_j^2 + \tfrac1{p-1}\sum_{i\le r<j}s_j^2(s_j/s_i)^{4q}$."""
@@ -306,6 +316,7 @@ class Spectral(AbstractSpectral, AbstractGaussian):
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = _MANY_POWERS
 
     def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         """The bound, by `mean_inverse_norm`."""
@@ -321,6 +332,7 @@ class FrobeniusTail(AbstractTruncated):
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _MUCH_OVERSAMPLING
 
     def hypotheses(self, instance: Sketched) -> tuple[Hypothesis, ...]:
         """A Gaussian sketch, wide enough; with power iterations, $A$ of rank at least r."""
@@ -345,6 +357,7 @@ class SpectralTail(AbstractSpectral, AbstractGaussian):
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _MANY_POWERS
 
     def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
         """The bound, by `inverse_moment` and `inverse_norm`."""

@@ -67,6 +67,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.gaussian_noise import gaussian_edge
 
@@ -203,6 +204,9 @@ class AbstractSelection(AbstractPenalised):
         return jnp.ones(())
 
 
+_STRONG_COMPONENTS = Refuted(1.0, "components far above the threshold: just they are kept")
+
+
 class SelectedRank(AbstractSelection):
     r"""$\operatorname{rank}\hat F \le \#\{i \le d: s_i > \lambda-\nu\}$, with $\mu$ = `price`
     $\cdot\,\nu^2$.
@@ -212,6 +216,7 @@ class SelectedRank(AbstractSelection):
     kind = UPPER
     regimes = _REGIMES
     control = NOT_TRUNCATED
+    refuted_below = _STRONG_COMPONENTS
 
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)
@@ -235,6 +240,7 @@ class DetectedRank(AbstractSelection):
     kind = LOWER
     regimes = _REGIMES
     control = _STRONG
+    refuted_below = _STRONG_COMPONENTS
 
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)
@@ -318,6 +324,10 @@ class Gaussian(AbstractRisk):
     price: float = 3.0
     kind = UPPER_WITH_PROBABILITY
     regimes = _GAUSSIAN_REGIMES
+    refuted_below = Refuted(
+        1.0,
+        "signals that the noise hides: nothing is kept, and all of them is the error",
+    )
 
     def __check_init__(self) -> None:
         settle(self, "price", check_positive)

@@ -86,6 +86,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.gaussian_noise import leading_edge, upper_edge
 
@@ -177,12 +178,16 @@ class AbstractScore(AbstractStatement):
         return total_norm(instance)
 
 
+_NOT_CENSORED = Refuted(1.0, "nothing is censored: the score is Gaussian noise")
+
+
 class ScoreExpectation(AbstractScore):
     r"""$\mathbb E\lVert PS\rVert \le \sigma(\sqrt q + \sqrt K)$: the score is no larger than the
     noise.
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = _NOT_CENSORED
 
     def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K)$."""
@@ -194,6 +199,7 @@ class Score(AbstractScore):
     r"""$\lVert PS\rVert \le \sigma(\sqrt q + \sqrt K + \tau)$ with probability $1-\delta$."""
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _NOT_CENSORED
 
     def formula(self, instance: Problem, estimate: Array) -> Float[Array, ""]:
         r"""$\sigma(\sqrt q + \sqrt K + \tau)$."""

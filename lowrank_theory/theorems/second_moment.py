@@ -63,6 +63,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
     Standing,
 )
 from lowrank_theory.theorems.gaussian_noise import lower_edge, upper_edge
@@ -294,12 +295,20 @@ def _relative_eigenvalues(instance: Rows, estimate: Array) -> Array:
     return jnp.linalg.eigvalsh(whole + jnp.diag(1.0 - kept))
 
 
+_WHITE_ROWS = Refuted(
+    1.0,
+    "white rows, as many inputs as rows or fewer, in the limit of Marchenko and Pastur",
+)
+_MANY_ROWS = Refuted(1.0, "many rows: both sides tend to one")
+
+
 class Relative(AbstractGaussian):
     r"""$\lvert s_i - 1\rvert \le (\sqrt k + \tau)/\sqrt m$ for the singular values $s_i$ of
     $XC^{-1/2}/\sqrt m$. Not squared; without unit.
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _WHITE_ROWS
 
     def formula(self, instance: Rows, estimate: Array) -> Float[Array, ""]:
         r"""$(\sqrt k + \tau)/\sqrt m$."""
@@ -343,6 +352,7 @@ class Absolute(AbstractNorm):
     r"""$\lVert\hat C - C\rVert \le \lVert C\rVert(2e + e^2)$, $e = (\sqrt k + \tau)/\sqrt m$."""
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _WHITE_ROWS
 
     def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2e + e^2$."""
@@ -356,6 +366,7 @@ class DimensionFree(AbstractNorm):
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _WHITE_ROWS
 
     def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2a + a^2$."""
@@ -369,6 +380,7 @@ class Expectation(AbstractNorm):
     """
 
     kind = UPPER_IN_EXPECTATION
+    refuted_below = _WHITE_ROWS
 
     def relative(self, eigenvalues: Array, samples: int) -> Array:
         r"""$2a + b^2 + 1/m$."""
@@ -419,6 +431,7 @@ class LeverageAbove(AbstractLeverage):
     """
 
     kind = UPPER_WITH_PROBABILITY
+    refuted_below = _MANY_ROWS
 
     def broken_estimate(self, instance: Rows) -> Array:
         r"""$4\hat C$: every row counts four times."""
@@ -441,6 +454,7 @@ class LeverageBelow(AbstractLeverage):
     """
 
     kind = LOWER_WITH_PROBABILITY
+    refuted_below = _MANY_ROWS
 
     def broken_estimate(self, instance: Rows) -> Array:
         r"""$\tfrac14\hat C$: one row in four counts."""

@@ -74,6 +74,7 @@ from lowrank_theory.theorems._theorem import (
     ASYMPTOTIC_EQUALITY,
     ASYMPTOTIC_UPPER,
     AbstractTheorem,
+    Refuted,
 )
 
 
@@ -289,6 +290,7 @@ class TruncationWorstCase(AbstractSquaredLoss):
     kind = ASYMPTOTIC_UPPER
     regimes = WORST
     control = STRONG
+    refuted_below = Refuted(1.0, "signals at the detection threshold")
 
     def estimate(self, instance: SpikedMatrix) -> LowRank:
         """Truncation at the rank of the signal."""
@@ -326,6 +328,7 @@ class HardThresholdWorstCase(AbstractSquaredLoss):
     kind = ASYMPTOTIC_UPPER
     regimes = HARDEST
     control = CONTROL
+    refuted_below = Refuted(1.0, "signals that are seen at the threshold")
 
     def estimate(self, instance: SpikedMatrix) -> LowRank:
         r"""Singular values kept above $\lambda_*(\beta)\sigma\sqrt L$."""
@@ -364,6 +367,7 @@ class FrobeniusWorstCase(AbstractSquaredLoss):
     kind = ASYMPTOTIC_UPPER
     regimes = WORST
     control = CONTROL
+    refuted_below = Refuted(1.0, "strong signals")
 
     def estimate(self, instance: SpikedMatrix) -> LowRank:
         """The optimal shrinkage."""

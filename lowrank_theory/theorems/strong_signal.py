@@ -23,6 +23,8 @@ signal is strong, truncation is optimal. Near the detection threshold `planted_r
 better, and says something for every signal.
 """
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -61,6 +63,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.gaussian_noise import upper_edge
 from lowrank_theory.theorems.planted_rank import AbstractSquaredLoss
@@ -104,6 +107,7 @@ class Tangent(AbstractStatement):
     regimes = _PERTURBED
     control = perturbed([3, 2, 1], [0.01, 0.006, 0.003])
     adversary = KnownTruncation()
+    refuted_below = Refuted(math.sqrt(2 / 3), "the signal diag(2, 0) with the noise diag(−1, 1)")
 
     def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         """The rank is r: no more, and no less, beyond rounding."""
@@ -188,6 +192,7 @@ class Gaussian(AbstractSquaredLoss):
     control = Setting(
         samples=64, inputs=64, outputs=64, rank=1, target=_STRONG, noise=noise.Gaussian(1.0)
     )
+    refuted_below = Refuted(1.0, "strong signals in large layers: the noise in the tangent space")
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Clean outputs of rank r exactly, and Gaussian noise."""

@@ -42,6 +42,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 
 
@@ -120,6 +121,8 @@ class PacBayes(AbstractNormOfNoise):
     2\ln\frac1\delta)$ with probability $1-\delta$ for independent sub-Gaussian entries.
     """
 
+    refuted_below = Refuted(0.997, "one output and many rows of signs: the norm is √q")
+
     def squared_bound(self, q: Float[Array, ""], outputs: int) -> Float[Array, ""]:
         r"""$\min_{a,b}(ab)^{-2}\bigl(q\ln\frac1{1-a^2} + K\ln\frac1{1-b^2} + t^2\bigr)$."""
         return squared_cloud_bound(q, outputs, self.failure_probability)
@@ -130,6 +133,8 @@ class Net(AbstractNormOfNoise):
     2K\ln(1+2/\eta) + 2\ln(1/\delta)}{(1-\epsilon^2/2)^2(1-\eta^2/2)^2}$ with probability $1-\delta$
     for independent sub-Gaussian entries.
     """
+
+    refuted_below = Refuted(0.639, "large Gaussian noise with q = K: the norm is 2√q")
 
     def squared_bound(self, q: Float[Array, ""], outputs: int) -> Float[Array, ""]:
         r"""$\min_{\epsilon,\eta}\dfrac{2q\ln(1+2/\epsilon) + 2K\ln(1+2/\eta) +

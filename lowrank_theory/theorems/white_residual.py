@@ -56,6 +56,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.gaussian_noise import leading_edge, leading_squares
 
@@ -253,6 +254,9 @@ class AnyResidual(AbstractShare):
         return instance.rank * safe_divide(squares[0], jnp.sum(squares))
 
 
+_EDGE_VALUES = Refuted(1.0, "fixed rank and large matrices: its values all tend to the edge")
+
+
 class Expected(AbstractShare):
     r"""$\mathbb E\frac{\lVert R_{(r)}\rVert_F^2}{\lVert R\rVert_F^2} \le \frac1{LS}\sum_{i\le
     r}((\sqrt L + \sqrt{S-i+1})^2 - \frac12) \le r(L^{-1/2} + S^{-1/2})^2$ for i.i.d. Gaussian
@@ -261,6 +265,7 @@ class Expected(AbstractShare):
 
     kind = UPPER_IN_EXPECTATION
     regimes = _GAUSSIAN
+    refuted_below = _EDGE_VALUES
 
     def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
@@ -280,6 +285,7 @@ class Gaussian(AbstractShare):
 
     kind = UPPER_WITH_PROBABILITY
     regimes = _GAUSSIAN
+    refuted_below = _EDGE_VALUES
 
     def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """i.i.d. Gaussian."""
@@ -301,6 +307,7 @@ class Edge(AbstractShare):
     regimes = _LAWS
     growth = (1, 2, 4)
     trials_per_mean = 0.125
+    refuted_below = _EDGE_VALUES
 
     def hypotheses(self, instance: Residual) -> tuple[Hypothesis, ...]:
         """i.i.d. entries."""

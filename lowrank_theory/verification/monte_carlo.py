@@ -18,7 +18,13 @@ from jaxtyping import PRNGKeyArray
 from scipy import stats
 
 from lowrank_theory._numerics import check_count, check_fraction, check_key
-from lowrank_theory.theorems import AbstractStatement, AbstractTheorem, Certainty, Direction
+from lowrank_theory.theorems import (
+    AbstractStatement,
+    AbstractTheorem,
+    Certainty,
+    Direction,
+    Refuted,
+)
 from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.rows import StatementRow
 from lowrank_theory.verification.sampling import (
@@ -74,6 +80,7 @@ class StatementReport:
     - `critical_constant`: the factor below which these data would refute the bound (the power of
       the test);
     - `controls`: the bound shrunk to what independent data must refute, and a broken estimator;
+    - `refutation`: what theory knows of the critical constant, `None` where it knows nothing;
     - `verdict`: refuted if any regime is; consistent if all are and every control was caught.
     """
 
@@ -82,6 +89,7 @@ class StatementReport:
     failure_probability: float | None
     regimes: tuple[RegimeReport, ...]
     controls: tuple[Control, ...]
+    refutation: Refuted | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -131,6 +139,8 @@ class StatementReport:
             allowed=self.failure_probability,
             verdict=self.verdict.value,
             critical_constant=_finite(self.critical_constant),
+            refuted_below=self.refutation.factor if self.refutation else None,
+            refuted_by=self.refutation.by if self.refutation else None,
             ratio_median=_finite(np.median(ratios)) if ratios.size else None,
             ratio_max=_finite(ratios.max()) if ratios.size else None,
         )
@@ -264,7 +274,9 @@ class Plan:
             Control("broken estimator", judge.refutes(broken, 1.0)),
         )
         kind = str(statement.kind)
-        return StatementReport(self.name, kind, judge.allowed_rate, tuple(reports), found)
+        return StatementReport(
+            self.name, kind, judge.allowed_rate, tuple(reports), found, statement.refutation
+        )
 
     def points(self) -> int:
         """How many points it takes: as many, whichever regime proves the tightest."""

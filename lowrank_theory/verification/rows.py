@@ -24,6 +24,12 @@ class StatementRow(AbstractRow):
     allowed: float | None = column("allowed", "the share of trials that may violate the statement")
     verdict: str = column("verdict", "over all regimes and controls")
     critical_constant: float | None = column("critical constant", CONSTANT)
+    refuted_below: float | None = column(
+        "by theory",
+        "what the critical constant is at least, over all instances, by an exact limit or a known "
+        "instance, whatever these trials show; none where no such thing is known",
+    )
+    refuted_by: str | None = column("shown by", "that limit or instance")
     ratio_median: float | None = column("median ratio", RATIO)
     ratio_max: float | None = column("largest ratio", RATIO)
 

@@ -477,8 +477,10 @@ def test_first_order_excess_against_its_sum():
 
 
 def test_relative_bound_by_hand():
-    """K = 2, eigenvalues 2 and 1, m = 400, t = 2: e = 0.1707, and l_{r+1} = L*."""
+    """K = 2, eigenvalues 2 and 1, m = 400, t = 2: e = 0.1165, and l_{r+1} = L*."""
     problem = drawn(CalibrationSetting(np.asarray(400), 2, 1, spectra.Given((1.0, 0.5**0.5))))
     bound = theorems.calibration_size.relative.bound(problem, failure_probability=2 * math.exp(-2))
     optimum = 0.5
-    assert float(bound.value) / optimum == pytest.approx((1.1 / (0.9 - 0.5**0.5 / 10)) ** 2)
+    width = 0.5**0.5 - 399.5**-0.5
+    least = (399.5**0.5 - 2**0.5 - (9 / 8 * width) ** (1 / 3)) / 20  # 1 - e
+    assert float(bound.value) / optimum == pytest.approx((1.1 / least) ** 2)

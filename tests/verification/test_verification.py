@@ -40,6 +40,8 @@ ROW = {
     "allowed",
     "verdict",
     "critical_constant",
+    "refuted_below",
+    "refuted_by",
     "ratio_median",
     "ratio_max",
 }
