@@ -20,13 +20,19 @@ from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks import LayerStudy, Perceptron, digits_data, digits_network, study
 from lowrank_theory.problems import Layer
 from lowrank_theory.recovery.published import DiagonalQERA
-from lowrank_theory.studies import _layer
+from lowrank_theory.studies._halves import deviation_of_halves
+from lowrank_theory.studies._moments import Moments
 from lowrank_theory.studies._residual import Residual
 from lowrank_theory.studies.layer_rows import half_rank
 from lowrank_theory.studies.transfer_rows import Composition, DenseMetric
-from lowrank_theory.theorems import Standing, calibration_size, orientation, planted_rank
-from lowrank_theory.theorems._calibration import first_order_excess
-from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS
+from lowrank_theory.theorems import (
+    STATEMENTS,
+    Standing,
+    calibration_size,
+    orientation,
+    planted_rank,
+)
+from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS, first_order_excess
 from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 from made_rows import network_at_size
 
@@ -228,6 +234,7 @@ def with_rows(samples: int, weights, moment) -> Problem:
 
 def test_which_hypotheses_hold(digits):
     table = digits.hypotheses
+    assert {row.statement for row in table} <= STATEMENTS.keys()
     for layer in range(3):
         of_layer = [row for row in table if row.layer == f".weights[{layer}]"]
         holds = {(row.statement, row.name): row.holds for row in of_layer}
@@ -426,7 +433,7 @@ def test_independent_gaussian_rows_are_told_from_others():
 
     def deviation(repeats: int) -> float:
         halves = (np.repeat(rng.normal(size=(200, 6)), repeats, axis=0) for _ in range(2))
-        return _layer._deviation_of_halves(*(moments(half) for half in halves)) or 0.0
+        return deviation_of_halves(*(moments(half) for half in halves)) or 0.0
 
     squares = np.array([deviation(1) for _ in range(400)]) ** 2
     assert abs(np.mean(squares) - 1) < 0.1
@@ -434,9 +441,9 @@ def test_independent_gaussian_rows_are_told_from_others():
     assert 9 < np.mean([deviation(10) ** 2 for _ in range(100)]) < 11
 
 
-def moments(rows: np.ndarray) -> _layer.Moments:
+def moments(rows: np.ndarray) -> Moments:
     centred = rows - rows.mean(axis=0)
-    return _layer.Moments(float(len(rows)), rows.mean(axis=0), centred.T @ centred)
+    return Moments(float(len(rows)), rows.mean(axis=0), centred.T @ centred)
 
 
 def residual(noise: np.ndarray) -> Residual:

@@ -12,6 +12,7 @@ from typing import Any
 from lowrank_theory import plotting
 from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory.reports._page import headings, number, percent, render, svg, versions
+from lowrank_theory.studies import FAILURE_PROBABILITY
 from lowrank_theory.studies.layer_rows import (
     LayerAtRank,
     LayerData,
@@ -20,7 +21,7 @@ from lowrank_theory.studies.layer_rows import (
     Spectrum,
     at_half_rank,
 )
-from lowrank_theory.studies.transfer import CONFIDENCE, FAILURE_PROBABILITY, Transfer
+from lowrank_theory.studies.transfer import CONFIDENCE, Transfer
 from lowrank_theory.studies.transfer_rows import LayerCertificate, NetworkAtSize, Timing
 from lowrank_theory.studies.ways import AGNOSTIC, DRIVEN, OTHERS, SAME_RANKS, SEQUENTIAL, WAYS
 

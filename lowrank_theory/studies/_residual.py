@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lowrank_theory.studies.layer_rows import LayerHypothesis, ResidualSpectrum
+from lowrank_theory.theorems import planted_rank
 from lowrank_theory.theorems.white_residual import counted_share
 
 POINTS = 60  # of a spectrum, for a picture
@@ -20,14 +21,14 @@ class Residual:
 
     Of a white $PE$, in its $q \times K$ coordinates, a fit of rank r would leave about a white
     matrix of sides $L = \max(q, K)$ and $S = \min(q, K) - r$, with variance $\hat\sigma^2 = \lVert
-    E\rVert_F^2/(LS)$. `energies`: the S squared singular values of $E$ over $\hat\sigma^2L$;
+    E\rVert_F^2/(LS)$. `squares`: the S squared singular values of $E$ over $\hat\sigma^2L$;
     `columns`: the norms of its columns, in the coordinates that the fit leaves, where $K
     \le q$.
     """
 
     longer: int
     shorter: int
-    energies: Float[np.ndarray, " shorter"]
+    squares: Float[np.ndarray, " shorter"]
     columns: Float[np.ndarray, " rest"]
 
     @staticmethod
@@ -36,14 +37,14 @@ class Residual:
     ) -> "Residual | None":
         r"""`noise` is $E^\top E$; `None` where nothing is left."""
         longer, shorter = max(dimension, outputs), min(dimension, outputs) - rank
-        energies = np.maximum(np.linalg.eigvalsh(noise)[::-1], 0)[: max(shorter, 0)]
-        total = float(np.sum(energies))
+        squares = np.maximum(np.linalg.eigvalsh(noise)[::-1], 0)[: max(shorter, 0)]
+        total = float(np.sum(squares))
         if total <= 0:
             return None
         columns = np.zeros(0)
         if outputs <= dimension:
             columns = np.sqrt(np.maximum(np.diagonal(noise), 0))
-        return Residual(longer, shorter, energies * shorter / total, columns)
+        return Residual(longer, shorter, squares * shorter / total, columns)
 
     @property
     def ratio(self) -> float:
@@ -53,12 +54,12 @@ class Residual:
     @property
     def edge_ratio(self) -> float:
         """The largest singular value over the edge of the law of Marchenko and Pastur."""
-        return math.sqrt(self.energies[0]) / (1 + math.sqrt(self.ratio))
+        return math.sqrt(self.squares[0]) / (1 + math.sqrt(self.ratio))
 
     def spectrum(self) -> ResidualSpectrum:
         """Its singular values beside the law of a white one."""
         root, count = math.sqrt(self.ratio), self.shorter
-        cosines = np.clip((self.energies - 1 - self.ratio) / (2 * root), -1, 1)
+        cosines = np.clip((self.squares - 1 - self.ratio) / (2 * root), -1, 1)
         above = np.array([counted_share(angle, self.ratio) for angle in np.arccos(cosines)])
         steps = np.arange(count + 1) / count
         distance = max(np.max(np.abs(above - steps[1:])), np.max(np.abs(above - steps[:-1])))
@@ -71,7 +72,7 @@ class Residual:
             edge_ratio=self.edge_ratio,
             distance=float(distance),
             position=tuple(position.tolist()),
-            singular_value=tuple(np.sqrt(self.energies[chosen]).tolist()),
+            singular_value=tuple(np.sqrt(self.squares[chosen]).tolist()),
             marchenko_pastur=tuple(np.sqrt(np.maximum(white, 0)).tolist()),
         )
 
@@ -86,7 +87,7 @@ class Residual:
         t = math.sqrt(2 * math.log(1 / FALSE_ALARM))
         yield LayerHypothesis.refutable(
             layer,
-            "planted_rank.gaussian",
+            planted_rank.gaussian,
             "the noise is i.i.d. Gaussian: its largest singular value",
             self.edge_ratio,
             1 + t / (math.sqrt(self.longer) + math.sqrt(self.shorter)),
@@ -94,7 +95,7 @@ class Residual:
         if self.columns.size > 1:
             yield LayerHypothesis.refutable(
                 layer,
-                "planted_rank.gaussian",
+                planted_rank.gaussian,
                 "the noise is i.i.d. Gaussian: the spread of its columns",
                 float(np.std(self.columns, ddof=1) / np.mean(self.columns)),
                 (1 + t / math.sqrt(self.shorter - 1)) / math.sqrt(2 * self.longer),

@@ -22,8 +22,8 @@ from lowrank_theory.approximations import Affine, LowRank
 from lowrank_theory.certification import certify_losses
 from lowrank_theory.models.catalogue import Loaded
 from lowrank_theory.models.perceptron import Perceptron
+from lowrank_theory.studies import FAILURE_PROBABILITY
 from lowrank_theory.studies._sizes import (
-    FAILURE_PROBABILITY,
     Factors,
     factors_of,
     low_rank,

@@ -19,10 +19,10 @@ from lowrank_theory.certification import certify_losses
 from lowrank_theory.models.catalogue import Function, Loaded
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import LowRank, TruncatedSVD, every_rank
+from lowrank_theory.studies import FAILURE_PROBABILITY
 from lowrank_theory.studies.transfer_rows import NetworkAtSize
 from lowrank_theory.studies.ways import DRIVEN, SAME_RANKS, SEQUENTIAL, STANDARD, Way
 
-FAILURE_PROBABILITY = 0.05
 CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 999
 

@@ -18,7 +18,7 @@ from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count, rounding_allowance
 from lowrank_theory.excitation import Excitation
 from lowrank_theory.free_product import tail_shares
-from lowrank_theory.studies._layer import Moments
+from lowrank_theory.studies._moments import Moments
 from lowrank_theory.studies.layer_rows import LayerGain, quarter_rank
 from lowrank_theory.theorems.gain_of_data import excess_bounds, split_bounds
 

@@ -7,7 +7,8 @@ nowhere. `None` stands for what is infinite, does not apply, or was not kept.
 from collections.abc import Iterable
 
 from lowrank_theory._rows import AbstractRow, column
-from lowrank_theory.theorems import Standing
+from lowrank_theory.theorems import AbstractStatement, Hypothesis, Standing
+from lowrank_theory.verification.sampling import name_of
 
 RELATIVE = r"$\lVert Y\rVert_F$"
 NETWORK = "the name of the network"
@@ -245,31 +246,35 @@ class LayerHypothesis(AbstractRow):
     )  # fmt: skip
 
     @classmethod
-    def trusted(cls, layer: str, statement: str, name: str) -> "LayerHypothesis":
-        """What only whoever made the layer could say, and nobody said."""
+    def of(
+        cls, layer: str, statement: AbstractStatement, hypothesis: Hypothesis
+    ) -> "LayerHypothesis":
+        """What a theorem asks, with its margin on the layer."""
+        margin = float(hypothesis.margin)
         return cls(
-            layer=layer, statement=statement, name=name, standing=Standing.TRUSTED,
-            holds=False, margin=-1.0,
-        )  # fmt: skip
-
-    @classmethod
-    def checked(cls, layer: str, statement: str, name: str, margin: float) -> "LayerHypothesis":
-        """What can be computed."""
-        return cls(
-            layer=layer, statement=statement, name=name, standing=Standing.CHECKED,
-            holds=bool(margin >= 0), margin=float(margin),
-        )  # fmt: skip
+            layer=layer,
+            statement=name_of(statement),
+            name=hypothesis.name,
+            standing=hypothesis.standing,
+            holds=margin >= 0,
+            margin=margin,
+        )
 
     @classmethod
     def refutable(
-        cls, layer: str, statement: str, name: str, statistic: float, allowed: float
+        cls, layer: str, statement: AbstractStatement, name: str, statistic: float, allowed: float
     ) -> "LayerHypothesis":
         """What data can contradict, by a statistic that exceeds what is allowed."""
         return cls(
-            layer=layer, statement=statement, name=name, standing=Standing.REFUTABLE,
-            holds=bool(statistic <= allowed), margin=allowed - statistic,
-            statistic=statistic, allowed=allowed,
-        )  # fmt: skip
+            layer=layer,
+            statement=name_of(statement),
+            name=name,
+            standing=Standing.REFUTABLE,
+            holds=bool(statistic <= allowed),
+            margin=allowed - statistic,
+            statistic=statistic,
+            allowed=allowed,
+        )
 
 
 class LayerSummary(AbstractRow):

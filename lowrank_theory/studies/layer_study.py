@@ -18,8 +18,11 @@ from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.studies import _layer, gains
-from lowrank_theory.studies._layer import Layer
+from lowrank_theory.studies import gains
+from lowrank_theory.studies._at_ranks import at_ranks
+from lowrank_theory.studies._layer_data import described
+from lowrank_theory.studies._layer_data import hypotheses as hypotheses_of
+from lowrank_theory.studies._observed_layer import ObservedLayer, gram_eigenvalues
 from lowrank_theory.studies.layer_rows import (
     LayerAtRank,
     LayerData,
@@ -105,9 +108,9 @@ def study(
     gained: list[LayerGain] = []
     hypotheses: list[LayerHypothesis] = []
     for done, layer in enumerate(_layers(studied, seen), start=1):
-        rows += _layer.at_ranks(name, layer, ranks)
-        found.append(_layer.described(name, layer))
-        hypotheses += _layer.hypotheses(layer)
+        rows += at_ranks(name, layer, ranks)
+        found.append(described(name, layer))
+        hypotheses += hypotheses_of(layer)
         gained += gains.layer_gains(
             name, layer.name, layer.weights, layer.inputs,
             gains.sweep(layer.weights.shape, ranks),
@@ -125,14 +128,14 @@ def _observed(observer: Observer, source: str, batches: Iterable[PyTree]) -> Obs
         raise ValueError(f"In `{source}`: {error}") from error
 
 
-def _layers(leaves: dict[str, Any], seen: Sequence[Observation]) -> Iterator[Layer]:
+def _layers(leaves: dict[str, Any], seen: Sequence[Observation]) -> Iterator[ObservedLayer]:
     """The matrices of these leaves, and what each saw in the three passes."""
     known: dict[int, Float[np.ndarray, " inputs"]] = {}
 
-    def energies(calibration: Calibration) -> Float[np.ndarray, " inputs"]:
+    def eigenvalues(calibration: Calibration) -> Float[np.ndarray, " inputs"]:
         """Computed once for all weights that share their inputs."""
         if id(calibration) not in known:
-            known[id(calibration)] = _layer.energies_of(calibration)
+            known[id(calibration)] = gram_eigenvalues(calibration)
         return known[id(calibration)]
 
     for path, leaf in leaves.items():
@@ -145,7 +148,7 @@ def _layers(leaves: dict[str, Any], seen: Sequence[Observation]) -> Iterator[Lay
         )
         for number, (weights, half_a, half_b, held_out) in enumerate(slices):
             place = number if view.stack else None
-            yield Layer.of(path, place, weights, (half_a, half_b, held_out), energies)
+            yield ObservedLayer.of(path, place, weights, (half_a, half_b, held_out), eigenvalues)
 
 
 # --- in one sentence ------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ from lowrank_theory.models.catalogue import Case, Loaded, Sizes
 from lowrank_theory.studies import layer_study
 from lowrank_theory.studies._scrutiny import scrutinised
 from lowrank_theory.studies._sizes import CONFIDENCE as CONFIDENCE
-from lowrank_theory.studies._sizes import FAILURE_PROBABILITY as FAILURE_PROBABILITY
 from lowrank_theory.studies._sizes import by_each_way, by_way, compared
 from lowrank_theory.studies.layer_study import LayerStudy
 from lowrank_theory.studies.transfer_rows import (

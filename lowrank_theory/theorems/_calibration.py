@@ -24,9 +24,10 @@ from lowrank_theory.generators import activations, spectra, targets
 from lowrank_theory.generators.activations import AbstractActivations, Isotropic, haar
 from lowrank_theory.generators.targets import AbstractTarget, ApproximateRank
 from lowrank_theory.problems import Observed, Problem, Truth
-from lowrank_theory.recovery import (
-    LowRank,
-)
+from lowrank_theory.recovery import LowRank
+from lowrank_theory.theorems._quantities import Number, deviation
+from lowrank_theory.theorems._theorem import Hypothesis
+from lowrank_theory.theorems.second_moment import relative_shortfall
 
 
 class CalibrationSetting(eqx.Module):
@@ -136,12 +137,85 @@ def output_spectrum(problem: Problem) -> Float[Array, " outputs"]:
     return jnp.maximum(jnp.linalg.eigvalsh(covariance)[::-1], 0)
 
 
-def first_order_excess(eigenvalues: Float[Array, " outputs"], rank: int) -> Float[Array, ""]:
+def first_order_excess(
+    eigenvalues: Float[Array, " outputs"], rank: Int[Array, ""] | int
+) -> Float[Array, ""]:
     r"""$\sum_{j\le r<k}\dfrac{l_jl_k}{l_j-l_k}$: divided by $m$, the leading term of the excess
     loss; meaningful where $l_r > l_{r+1}$.
     """
-    kept, dropped = eigenvalues[:rank, None], eigenvalues[None, rank:]
+    is_kept = jnp.arange(eigenvalues.size) < rank
+    kept, dropped = jnp.where(is_kept, eigenvalues, 0)[:, None], jnp.where(is_kept, 0, eigenvalues)
     return jnp.sum(safe_divide(kept, kept - dropped) * dropped)
+
+
+def likely_loss(
+    eigenvalues: Float[Array, " outputs"],
+    rank: Int[Array, ""] | int,
+    dimension: Number,
+    samples: Number,
+    failure_probability: Number,
+) -> Float[Array, ""]:
+    r"""$\bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$, infinite at $e = 1$; call it inside
+    `float64`. `dimension` is $k$.
+    """
+    dropped = jnp.where(jnp.arange(eigenvalues.size) < rank, 0, eigenvalues)
+    slack = deviation(failure_probability, sides=2) / jnp.sqrt(samples)
+    numerator = jnp.sqrt(jnp.sum(dropped)) + slack * jnp.sqrt(jnp.max(dropped))
+    least = likely_least_value(dimension, samples, failure_probability)
+    return jnp.where(least == 0, jnp.inf, safe_divide(numerator, least) ** 2)
+
+
+def likely_least_value(
+    dimension: Number, samples: Number, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""$1 - e$ of the same."""
+    return 1 - relative_shortfall(dimension, samples, failure_probability / 2)
+
+
+def sufficient_samples(
+    eigenvalues: Float[Array, " outputs"],
+    rank: Int[Array, ""] | int,
+    dimension: Number,
+    excess: float,
+    failure_probability: Number,
+) -> Float[Array, ""]:
+    r"""The fewest rows for which `likely_loss` is at most $(1 + \mathrm{excess})L^*$, by bisection
+    up to $2^{52}$; call it inside `float64`. Meaningful where $L^* > 0$.
+    """
+    allowed = (1 + excess) * jnp.sum(jnp.where(jnp.arange(eigenvalues.size) < rank, 0, eigenvalues))
+
+    def halved(_: Array | int, between: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = between
+        middle = jnp.floor((low + high) / 2)
+        loss = likely_loss(eigenvalues, rank, dimension, middle, failure_probability)
+        least = likely_least_value(dimension, middle, failure_probability)
+        enough = (least > 0) & (loss <= allowed)
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    # As many rows as dimensions are never enough.
+    ends = jnp.asarray(dimension, float), jnp.asarray(2.0**52)
+    return jax.lax.fori_loop(0, 52, halved, ends)[1]
+
+
+def enough_samples_hypothesis(
+    dimension: Number, samples: Number, failure_probability: Number
+) -> Hypothesis:
+    """Rows enough for the Gram of the outputs to be seen in all its dimensions."""
+    name = "there are enough samples for the dimension of the outputs"
+    return Hypothesis(name, likely_least_value(dimension, samples, failure_probability))
+
+
+def gap_hypothesis(eigenvalues: Float[Array, " outputs"], rank: int) -> Hypothesis:
+    """$l_r > l_{r+1}$, as far as rounding tells."""
+    gap = safe_divide(_gap(eigenvalues, rank), eigenvalues[0])
+    margin = gap - relative_rank_cutoff((eigenvalues.size,))
+    return Hypothesis("the output covariance has a gap at the rank", margin)
+
+
+def _gap(eigenvalues: Float[Array, " outputs"], rank: int) -> Float[Array, ""]:
+    """With zeros after the last eigenvalue."""
+    padded = jnp.append(eigenvalues, 0.0)
+    return padded[rank - 1] - padded[rank]
 
 
 def true_second_moment(problem: Problem) -> Float[Array, "inputs inputs"]:
@@ -221,8 +295,7 @@ def largest_exchange(values: Float[Array, " count"], rank: int) -> Float[Array, 
 
 def eigengap(problem: Problem) -> Float[Array, ""]:
     r"""$l_r - l_{r+1}$, with zeros after the last eigenvalue."""
-    eigenvalues = jnp.append(output_spectrum(problem), 0.0)
-    return eigenvalues[problem.rank - 1] - eigenvalues[problem.rank]
+    return _gap(output_spectrum(problem), problem.rank)
 
 
 _BASE: dict[str, Any] = {

@@ -286,6 +286,15 @@ def same_activations_hypothesis(instance: Problem | Layer) -> Hypothesis:
     return Hypothesis("the compressed layer sees the same activations", 0.0 if same else -1.0)
 
 
+def full_column_rank_hypothesis(
+    name: str, ratio: Float[AnyArray, ""] | float, cutoff: float
+) -> Hypothesis:
+    """`ratio` is that of the smallest singular value to the largest, zero where there are fewer
+    rows than columns.
+    """
+    return Hypothesis(f"{name} full column rank", jnp.asarray(ratio - cutoff))
+
+
 def no_bias_hypothesis(instance: Problem | Layer) -> Hypothesis:
     """No bias, with which the recovery would solve another problem, the centred one."""
     return Hypothesis("the layer has no bias", 0.0 if instance.observed.bias is None else -1.0)

@@ -46,7 +46,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lowrank_theory._numerics import (
     check_positive,
     matmul,
-    relative_rank_cutoff,
     safe_divide,
     settle,
 )
@@ -68,8 +67,8 @@ from lowrank_theory.theorems._calibration import (
     ROWS,
     SAMPLES,
     eigengap,
-    first_order_excess,
     largest_exchange,
+    likely_loss,
     output_deviation,
     output_dimension,
     output_spectrum,
@@ -83,6 +82,12 @@ from lowrank_theory.theorems._calibration import (
 )
 from lowrank_theory.theorems._calibration import CalibrationSetting as CalibrationSetting
 from lowrank_theory.theorems._calibration import FreshRows as FreshRows
+from lowrank_theory.theorems._calibration import (
+    enough_samples_hypothesis as enough_samples_hypothesis,
+)
+from lowrank_theory.theorems._calibration import first_order_excess as first_order_excess
+from lowrank_theory.theorems._calibration import gap_hypothesis as gap_hypothesis
+from lowrank_theory.theorems._calibration import sufficient_samples as sufficient_samples
 from lowrank_theory.theorems._quantities import (
     coarseness,
     deviation,
@@ -103,7 +108,6 @@ from lowrank_theory.theorems._theorem import (
 from lowrank_theory.theorems.second_moment import (
     gaussian_deviation,
     gaussian_shortfall,
-    relative_shortfall,
 )
 
 INDEPENDENT_WEIGHTS = "the weights do not depend on the calibration rows"
@@ -125,14 +129,9 @@ class Relative(AbstractStatement):
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         r"""Gaussian rows that the weights do not know, and enough of them."""
-        least = self.least_value(instance)
-        name = "there are enough samples for the dimension of the outputs"
-        return (*gaussian_rows_hypotheses(instance), Hypothesis(name, least))
-
-    def least_value(self, problem: Problem) -> Float[Array, ""]:
-        r"""$1 - e$."""
-        dimension, samples = output_dimension(problem), sample_count(problem)
-        return 1 - relative_shortfall(dimension, samples, self.failure_probability / 2)
+        dimension, samples = output_dimension(instance), sample_count(instance)
+        enough = enough_samples_hypothesis(dimension, samples, self.failure_probability)
+        return (*gaussian_rows_hypotheses(instance), enough)
 
     def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""
@@ -144,11 +143,13 @@ class Relative(AbstractStatement):
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$, infinite at $e = 1$."""
-        dropped = output_spectrum(instance)[instance.rank :]
-        slack = deviation(self.failure_probability, sides=2) / jnp.sqrt(sample_count(instance))
-        numerator = jnp.sqrt(jnp.sum(dropped)) + slack * jnp.sqrt(jnp.max(dropped, initial=0.0))
-        least = self.least_value(instance)
-        return jnp.where(least == 0, jnp.inf, safe_divide(numerator, least) ** 2)
+        return likely_loss(
+            output_spectrum(instance),
+            instance.rank,
+            output_dimension(instance),
+            sample_count(instance),
+            self.failure_probability,
+        )
 
     def loss(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         """The population loss."""
@@ -174,12 +175,8 @@ class LeadingConstant(AbstractStatement):
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
         """Gaussian rows and an eigengap at the rank."""
-        eigenvalues = output_spectrum(instance)
-        around = eigenvalues[instance.rank - 1 : instance.rank + 1]
-        gap = safe_divide(around[0] - around[-1], eigenvalues[0])
-        margin = gap - relative_rank_cutoff((eigenvalues.size,))
-        name = "the output covariance has a gap at the rank"
-        return (*gaussian_rows_hypotheses(instance), Hypothesis(name, margin))
+        gap = gap_hypothesis(output_spectrum(instance), instance.rank)
+        return (*gaussian_rows_hypotheses(instance), gap)
 
     def estimate(self, instance: Problem) -> LowRank:
         """The data-driven recovery from m rows."""

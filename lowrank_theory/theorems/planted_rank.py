@@ -38,7 +38,7 @@ import abc
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.generators import activations, noise, spectra, targets
@@ -54,6 +54,7 @@ from lowrank_theory.theorems._quantities import (
     deviation,
     error_magnitude,
     frobenius,
+    full_column_rank_hypothesis,
     gaussian_noise_hypotheses,
     least_squares,
     no_bias_hypothesis,
@@ -94,7 +95,6 @@ from lowrank_theory.theorems._theorem import (
 )
 from lowrank_theory.theorems.gaussian_noise import leading_squares, upper_edge
 from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
-from lowrank_theory.theorems.truncation_stability import worst_values
 
 
 def _planted(problem: Problem) -> tuple[Hypothesis, ...]:
@@ -185,11 +185,21 @@ class AbstractDataDriven(AbstractStatement):
         return least_squares(instance)
 
 
+def worst_error(
+    noise_values: Float[AnyArray, " count"], rank: Int[AnyArray, ""] | int, shorter: Number
+) -> Float[Array, ""]:
+    r"""$\sqrt{4\zeta_k^2 + \zeta_r^2}$, from the decreasing singular values of $PE$ and $d$, the
+    `shorter` side; call it inside `float64`.
+    """
+    values = jnp.asarray(noise_values)
+    place = jnp.arange(values.size)
+    hidden = jnp.where(place < jnp.minimum(rank, shorter - rank), math.sqrt(5), 1.0)
+    return frobenius(jnp.where(place < rank, hidden * values, 0.0))
+
+
 def _worst_error(problem: Problem) -> Float[Array, ""]:
-    r"""$\sqrt{4\zeta_k^2 + \zeta_r^2}$."""
     values, q = attainable_noise(problem)
-    shorter = jnp.minimum(q, problem.observed.shape[1])
-    return frobenius(worst_values(values, problem.rank, shorter))
+    return worst_error(values, problem.rank, jnp.minimum(q, problem.observed.shape[1]))
 
 
 class AnyNoise(AbstractDataDriven):
@@ -264,8 +274,7 @@ def squared_count(q: Number, outputs: Number, rank: int) -> Float[Array, ""]:
     `float64`.
     """
     shorter = jnp.minimum(q, outputs)
-    flat = jnp.where(jnp.arange(rank) < shorter, 1.0, 0.0)
-    return jnp.sum(worst_values(flat, rank, shorter) ** 2)
+    return 4.0 * jnp.clip(shorter - rank, 0, rank) + jnp.minimum(rank, shorter)
 
 
 def mean_worst_square(q: Number, outputs: Number, rank: int) -> Float[Array, ""]:
@@ -437,9 +446,9 @@ class Weights(AbstractDataDriven):
         layer_inputs = instance.truth.layer_inputs
         least, largest = _extreme_values(layer_inputs)
         cutoff = relative_rank_cutoff(layer_inputs.shape, stored_resolution(instance.observed))
-        margin = safe_divide(least, largest) - cutoff
-        name = "the activations have full column rank"
-        return (*_planted(instance), Hypothesis(name, margin))
+        ratio = safe_divide(least, largest)
+        full = full_column_rank_hypothesis("the activations have", ratio, cutoff)
+        return (*_planted(instance), full)
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$\sqrt{4\zeta_k^2 + \zeta_r^2}/s_N(\tilde X)$."""

@@ -52,6 +52,9 @@ from lowrank_theory.theorems._quantities import (
     singular_values,
     tail_norm,
 )
+from lowrank_theory.theorems._quantities import (
+    full_column_rank_hypothesis as full_column_rank_hypothesis,
+)
 from lowrank_theory.theorems._regimes import (
     POWER_LAW,
     SINGULAR,
@@ -115,9 +118,8 @@ def price_bound(observed: Observed, rank: int) -> Float[Array, ""]:
 def _full_column_rank(name: str, matrix: Array) -> Hypothesis:
     rows, columns = matrix.shape
     values = singular_values(matrix)
-    smallest = safe_divide(values[-1], values[0]) if rows >= columns else -1.0
-    margin = jnp.asarray(smallest - relative_rank_cutoff(matrix.shape))
-    return Hypothesis(f"{name} full column rank", margin)
+    ratio = safe_divide(values[-1], values[0]) if rows >= columns else -1.0
+    return full_column_rank_hypothesis(name, ratio, relative_rank_cutoff(matrix.shape))
 
 
 def _no_metric(rows: Array) -> tuple[Array, Array]:
