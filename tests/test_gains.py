@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from lowrank_theory.studies._layer import Moments
+from lowrank_theory.studies._moments import Moments
 
 import routes
 from lowrank_theory import theorems
