@@ -322,7 +322,34 @@ def _coverage_table(numbers: Row) -> str:
     return table(header, rows)
 
 
+def _gains_table(numbers: Row) -> str:
+    header = ["network", "layers", "gain", "centred", "certified", "centred", "alignment, centred"]
+    header += ["law within 1.25, centred", "not by chance", "bounds below outputs"]
+    rows = []
+    everything = {**numbers["networks"], "all": numbers["together"]}
+    for name, (plain, centred) in everything.items():
+        shares = (plain["bound_below_outputs"], plain["weight_tail_below_outputs"])
+        rows.append(
+            [
+                name,
+                str(plain["layers"]),
+                *(number(each["gain"][1]) for each in (plain, centred)),
+                *(number(each["certified_share"][1]) for each in (plain, centred)),
+                number(centred["alignment"][1]),
+                _percent(centred["law_within"]),
+                f"{centred['not_by_chance']} of {centred['layers']}",
+                " / ".join(map(_percent, shares)),
+            ]
+        )
+    return table(header, rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 TABLES: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "gains": ("why_data_helps", _gains_table),
     "size": ("transfer_summary", _size_table),
     "errors": ("transfer_summary", _error_table),
     "ways": ("transfer_summary", _ways_table),

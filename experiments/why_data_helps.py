@@ -8,6 +8,7 @@ python experiments/why_data_helps.py [--quick]
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,13 +17,16 @@ from matplotlib.figure import Figure
 
 from _save import run
 from _transfer import QUICK, SKIPPED, rounded
+from _transfer_note import filled
 from lowrank_theory import plotting
+from lowrank_theory._files import write_atomically
 from lowrank_theory._rows import typed
 from lowrank_theory.models import catalogue
 from lowrank_theory.studies import gains
 from lowrank_theory.studies.layer_rows import LayerGain
 
 SEED = 0
+NOTE = Path(__file__).resolve().parents[1] / "paper_notes" / "why_data_helps.md"
 WITHIN = 1.25  # the factor up to which the law is said to explain a gain
 
 
@@ -96,5 +100,12 @@ def draw(numbers: dict[str, Any]) -> Figure:
     return plotting.gains([typed(LayerGain, row) for row in numbers["rows"]])
 
 
+def write_table() -> None:
+    """Set that of the note anew."""
+    write_atomically(NOTE, filled(NOTE.read_text(), NOTE.parents[1] / "figures").encode())
+
+
 if __name__ == "__main__":
     run(__file__, measure, draw, seed=SEED)
+    if "--quick" not in sys.argv:
+        write_table()
