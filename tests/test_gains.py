@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from lowrank_theory.studies._moments import Moments
 
 import routes
 from lowrank_theory import theorems
 from lowrank_theory.free_product import tail_shares
 from lowrank_theory.problems import Layer, Observed
 from lowrank_theory.studies import gains
+from lowrank_theory.studies._moments import Moments
 from lowrank_theory.studies.layer_rows import LayerGain
 
 INPUTS, OUTPUTS, RANKS = 8, 6, [1, 2, 4]
