@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from _summary import Size, Spread, Summary
 from lowrank_theory._rows import typed
+from lowrank_theory.reports._page import number
 from lowrank_theory.studies import ways
 from lowrank_theory.studies.transfer_rows import NetworkAtSize
 
@@ -42,21 +43,6 @@ def filled(note: str, folder: Path) -> str:
             text = made(json.loads(file.read_text()))
             note = re.sub(place, lambda m, t=text: f"{m[1]}\n{t}\n\n{m[2]}", note, flags=re.DOTALL)
     return note
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "none"
-    if not value:
-        return "0"
-    return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 10**digits else _power(value, digits)
-
-
-def _power(value: float, digits: int) -> str:
-    if abs(value) >= 1:
-        return f"{float(f'{value:.{digits}g}'):,.0f}"
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -204,8 +204,8 @@ def test_a_statement_without_applicable_trials_is_reported(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (np.inf, "–"), (0.0, "0"), (1.0, "1"), (0.12345, "0.123"), (1234.6, "1,235"),
-     (1e-14, "1.00e-14"), (-0.25, "-0.25"), (2e7, "2.00e7")],
+    [(None, "–"), (np.inf, "–"), (0.0, "0"), (1.0, "1"), (0.12345, "0.123"), (999.7, "1,000"),
+     (1234.6, "1,230"), (1e-14, "1.00e-14"), (-0.25, "-0.25"), (2e7, "2.00e7")],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
     assert _page.number(value) == text

@@ -46,6 +46,7 @@ from lowrank_theory._engine.targets import Parameters as Parameters
 from lowrank_theory._engine.targets import RankRule as RankRule
 from lowrank_theory._engine.weights import tied_leaves, weights_of
 from lowrank_theory._numerics import check_count
+from lowrank_theory._progress import Progress
 from lowrank_theory.calibration import AbstractCalibration, Calibration
 from lowrank_theory.recovery import AbstractLadder, AbstractNestedMethod, ActivationWeighted, Need
 
@@ -64,7 +65,7 @@ def compress(
     select: Callable[[str], bool] | None = None,
     calibration: type[AbstractCalibration] = Calibration,
     passes: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Compressed:
     """Compress the weights of `function(parameters, batch)`.
 

@@ -16,6 +16,7 @@ from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count, rounding_allowance
+from lowrank_theory._progress import Progress
 from lowrank_theory.excitation import Excitation
 from lowrank_theory.free_product import tail_shares
 from lowrank_theory.studies._moments import Moments
@@ -34,7 +35,7 @@ def study(
     ranks: int = 6,
     select: Callable[[str], bool] | None = None,
     key: PRNGKeyArray | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[LayerGain, ...]:
     """What data gain at each layer of the network `function(parameters, batch)`, on these batches.
 

@@ -17,6 +17,7 @@ from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count
+from lowrank_theory._progress import Progress
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.studies import gains
 from lowrank_theory.studies._at_ranks import at_ranks
@@ -66,7 +67,7 @@ def study(
     ranks: int = 8,
     select: Callable[[str], bool] | None = None,
     key: PRNGKeyArray | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LayerStudy:
     """Compress each layer of a trained network alone, and hold the theorems against it.
 

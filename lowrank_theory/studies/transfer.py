@@ -31,6 +31,7 @@ import numpy as np
 from lowrank_theory._files import make_folder, plain
 from lowrank_theory._fingerprint import fingerprint
 from lowrank_theory._numerics import check_count, check_fraction
+from lowrank_theory._progress import Progress
 from lowrank_theory._rows import typed
 from lowrank_theory._store import ENTRIES, Results
 from lowrank_theory.models.catalogue import Case, Loaded, Sizes
@@ -96,7 +97,7 @@ def transfer(
     seed: int,
     sizes: Sizes | None = None,
     folder: Path | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Transfer:
     """Study one network of the catalogue.
 

@@ -9,7 +9,6 @@ import enum
 import functools
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from lowrank_theory._numerics import (
     rounding_allowance,
     safe_divide,
 )
+from lowrank_theory._progress import Progress
 from lowrank_theory.theorems import (
     AbstractAdversary,
     AbstractStatement,
@@ -42,8 +42,6 @@ SMALLER = 0.95  # a sharp bound times this is broken by the attack
 _CLOSE = 0.9999  # so near that further rounds could show nothing more
 _FLOOR = 1e-12  # ratios below are as good as none
 _RATES = (0.1, 0.01, 0.001)  # learning rate of each round
-
-Progress = Callable[[str, int, int], None]
 
 
 class Finding(enum.Enum):

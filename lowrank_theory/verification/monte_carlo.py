@@ -18,6 +18,7 @@ from jaxtyping import PRNGKeyArray
 from scipy import stats
 
 from lowrank_theory._numerics import check_count, check_fraction, check_key
+from lowrank_theory._progress import Progress
 from lowrank_theory.theorems import (
     AbstractStatement,
     AbstractTheorem,
@@ -36,7 +37,7 @@ from lowrank_theory.verification.sampling import (
     reference,
     request,
 )
-from lowrank_theory.verification.sweep import Progress, sweep
+from lowrank_theory.verification.sweep import sweep
 
 KNOWN_TO = 0.03  # how near one the mean ratio of a limit must end
 CONTROL_TRIALS = 200  # at least

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +10,12 @@ from jaxtyping import PRNGKeyArray
 from scipy import stats
 
 from lowrank_theory._numerics import check_count, check_key
+from lowrank_theory._progress import Progress
 from lowrank_theory.theorems import AbstractStatement, Rate
 from lowrank_theory.verification.sampling import measure, name_of, request
 
 WITHIN = 0.05  # how far a slope, with its interval, may be from the predicted exponent
 CONFIDENCE = 0.99
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ import functools
 import itertools
 import math
 import platform
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol, runtime_checkable
 
 from lowrank_theory._fingerprint import PACKAGES, fingerprint
+from lowrank_theory._progress import Progress
 from lowrank_theory.verification.executors import Here, lost_workers
 from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.sampling import Point, Sample, join, measure
@@ -22,8 +23,6 @@ from lowrank_theory.verification.sampling import Point, Sample, join, measure
 TASKS = 16  # a sweep comes in at least so many, as far as it has points,
 LARGEST = 16_384  # and none of them has more trials
 APART = 16  # plans that begin one after another stand so far apart
-
-Progress = Callable[[str, int, int], None]
 
 
 @runtime_checkable
