@@ -26,6 +26,8 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import normal
 from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.theorems._quantities import (
+    Number,
+    deviation,
     singular_values,
 )
 from lowrank_theory.theorems._theorem import (
@@ -300,6 +302,39 @@ def mean_inverse_norm(rank: int, oversampling: int) -> float:
     r"""$\min\{C(p+1)/p, \sqrt{r/(p-1)}\} \ge \mathbb E\lVert\Omega_1^+\rVert$."""
     p = oversampling
     return min(inverse_norm(rank, p) * (p + 1) / p, math.sqrt(rank / (p - 1)))
+
+
+class SketchTails(eqx.Module):
+    r"""With probability $1-\delta$ at once: $\lVert\Omega_1^+S\rVert_F \le$ `whole` $\lVert
+    S\rVert_F$ for a diagonal $S$, $\lVert\Omega_1^+\rVert \le$ `largest`, and a function of
+    $\Omega_2$ with Lipschitz constant one exceeds its mean by `moved` at most.
+    """
+
+    whole: Float[Array, ""]
+    largest: Float[Array, ""]
+    moved: Float[Array, ""]
+
+
+def sketch_tails(
+    rank: int, oversampling: int, failure_probability: Number
+) -> tuple[SketchTails, ...]:
+    r"""Two such triples: of three events, for $p \ge 2$; and of two, because $\lVert\Omega_1^+
+    S\rVert_F \le \lVert\Omega_1^+\rVert\lVert S\rVert_F$.
+    """
+    p = oversampling
+    constant, share = inverse_norm(rank, p), 1 / jnp.asarray(failure_probability)
+
+    def largest(events: int) -> Array:
+        return constant * (events * share) ** (1 / (p + 1))
+
+    def moved(events: int) -> Array:
+        return deviation(failure_probability, sides=events)
+
+    two = SketchTails(largest(2), largest(2), moved(2))
+    if p < 2:
+        return (two,)
+    whole = math.sqrt(inverse_moment(p)) * (3 * share) ** (1 / p)
+    return (SketchTails(whole, largest(3), moved(3)), two)
 
 
 SIZE, RANK, OVERSAMPLING = 16, 3, 5

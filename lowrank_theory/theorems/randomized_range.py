@@ -28,8 +28,10 @@ For a Gaussian sketch, with $p \ge 2$:
 - `spectral`: $(\mathbb E\lVert A - QQ^\top A\rVert)^{2q+1} \le \bigl(1 +
   \sqrt{\tfrac{r}{p-1}}\bigr)s_{r+1}^{2q+1} + c\,\bigl(\sum_{j>r}s_j^{4q+2}\bigr)^{1/2}$, with $c$
   = `mean_inverse_norm(r, p)`, below $e\sqrt{r+p}/p$ and below $\sqrt{r/(p-1)}$.
-- `frobenius_tail` and `spectral_tail`, probability $1-\delta$: the same two with the deviations of
-  $\Omega_1^+$ and of $\Omega_2$ added, each with its share $\delta/3$.
+- `frobenius_tail` and `spectral_tail`, probability $1-\delta$, for any $p \ge 0$: the same two with
+  the deviations of $\lVert\Omega_1^+\rVert$ and of $\Omega_2$ added, each with its share
+  $\delta/2$; or, for $p \ge 2$ and if that is less, that of $\lVert\Omega_1^+\rVert_F$ too, each
+  with its share $\delta/3$.
 
 Afterwards, for any subspace $Q$ of the row space that does not depend on the Gaussian probes, and
 $M = A^\top A$:
@@ -50,7 +52,6 @@ from jaxtyping import Array, Float
 from lowrank_theory._a_posteriori import Ritz, leading_sum_bound, outside_norm_bound, ritz
 from lowrank_theory._numerics import matmul, relative_rank_cutoff, rounding_allowance, safe_divide
 from lowrank_theory.theorems._quantities import (
-    deviation,
     frobenius,
     law_hypothesis,
     singular_values,
@@ -65,14 +66,13 @@ from lowrank_theory.theorems._sketches import (
     SketchAdversary,
     Sketched,
     SketchSetting,
-    inverse_moment,
-    inverse_norm,
     mean_inverse_norm,
     outside,
     outside_truncated,
     parts,
     powers,
     range_basis,
+    sketch_tails,
 )
 from lowrank_theory.theorems._theorem import (
     UPPER,
@@ -104,6 +104,7 @@ _REGIMES = {
     "exponential decay, two power iterations": _setting(_STEEP, 2),
     "ties, two power iterations": _setting(np.ones(SIZE), 2),
 }
+_TAIL_REGIMES = {**_REGIMES, "no oversampling": SketchSetting(1 / _INDEX, RANK, 0)}
 
 
 class AbstractSketchStatement(AbstractStatement):
@@ -325,48 +326,59 @@ class Spectral(AbstractSpectral, AbstractGaussian):
 
 
 class FrobeniusTail(AbstractTruncated):
-    r"""$\lVert A - Q[Q^\top A]_r\rVert_F^2 \le \sum_{j>r}s_j^2 + \bigl(t\,f\,
-    \lVert\Sigma_2^{2q+1}\rVert_F + u\,t'\,C\,s_r^{-2q}s_{r+1}^{2q+1}\bigr)^2$ with probability
-    $1-\delta$, where $t^p = t'^{p+1} = e^{u^2/2} = 3/\delta$ and $f^2 =
-    \mu_p\sum_{i\le r}s_i^{-4q}$. Squared.
+    r"""$\lVert A - Q[Q^\top A]_r\rVert_F^2 \le \sum_{j>r}s_j^2 + \bigl(w\,
+    \lVert\Sigma_1^{-2q}\rVert_F\lVert\Sigma_2^{2q+1}\rVert_F + u\,t'\,C\,s_r^{-2q}s_{r+1}^{2q+1}
+    \bigr)^2$ with probability $1-\delta$, where $w = t'C$ and $t'^{p+1} = e^{u^2/2} = 2/\delta$, or
+    $w = t\sqrt{\mu_p}$ and $t^p = t'^{p+1} = e^{u^2/2} = 3/\delta$ for $p \ge 2$. Squared.
     """
 
     kind = UPPER_WITH_PROBABILITY
+    regimes = _TAIL_REGIMES
     refuted_below = _MUCH_OVERSAMPLING
 
     def hypotheses(self, instance: Sketched) -> tuple[Hypothesis, ...]:
-        """A Gaussian sketch, wide enough; with power iterations, $A$ of rank at least r."""
-        return (*_gaussian(instance), _oversampled(instance), _of_rank(instance))
+        """A Gaussian sketch; with power iterations, $A$ of rank at least r."""
+        return (*_gaussian(instance), _of_rank(instance))
 
     def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
-        """The bound, by `inverse_moment` and `inverse_norm`."""
-        rank, p = instance.rank, max(instance.oversampling, 2)
+        """The smaller of the bounds, by `sketch_tails`."""
         leading, others = powers(instance)
-        share = 3 / jnp.asarray(self.failure_probability)
-        whole = jnp.sqrt(inverse_moment(p) * jnp.sum(leading**2)) * share ** (1 / p)
-        largest = inverse_norm(rank, p) * share ** (1 / (p + 1))
-        moved = deviation(self.failure_probability, sides=3) * jnp.max(others, initial=0.0)
-        missed = whole * jnp.linalg.norm(others) + largest * moved
-        return _tail(instance.values, rank) + missed**2
+        whole = jnp.linalg.norm(leading) * jnp.linalg.norm(others)
+        first = jnp.max(others, initial=0.0)
+        rank, p = instance.rank, instance.oversampling
+        missed = [
+            tails.whole * whole + tails.largest * tails.moved * first
+            for tails in sketch_tails(rank, p, self.failure_probability)
+        ]
+        return _tail(instance.values, rank) + jnp.min(jnp.stack(missed)) ** 2
 
 
-class SpectralTail(AbstractSpectral, AbstractGaussian):
-    r"""$\lVert A - QQ^\top A\rVert \le \Bigl(\bigl(1 + t\sqrt{\mu_pr} + u\,t'\,C\bigr)
-    s_{r+1}^{2q+1} + t'\,C\,\bigl(\sum_{j>r}s_j^{4q+2}\bigr)^{1/2}\Bigr)^{1/(2q+1)}$ with
-    probability $1-\delta$, with the same $t, t', u$. The operator norm, not squared.
+class SpectralTail(AbstractSpectral):
+    r"""$\lVert A - QQ^\top A\rVert \le \Bigl(\bigl(1 + w\sqrt r + u\,t'\,C\bigr)s_{r+1}^{2q+1} +
+    t'\,C\,\bigl(\sum_{j>r}s_j^{4q+2}\bigr)^{1/2}\Bigr)^{1/(2q+1)}$ with probability $1-\delta$,
+    with the same choices of $w, t', u$. The operator norm, not squared.
     """
 
     kind = UPPER_WITH_PROBABILITY
+    regimes = _TAIL_REGIMES
     refuted_below = _MANY_POWERS
 
+    def hypotheses(self, instance: Sketched) -> tuple[Hypothesis, ...]:
+        """A Gaussian sketch."""
+        return _gaussian(instance)
+
     def formula(self, instance: Sketched, estimate: Array) -> Float[Array, ""]:
-        """The bound, by `inverse_moment` and `inverse_norm`."""
-        rank, p = instance.rank, max(instance.oversampling, 2)
-        share = 3 / jnp.asarray(self.failure_probability)
-        whole = math.sqrt(inverse_moment(p) * rank) * share ** (1 / p)
-        largest = inverse_norm(rank, p) * share ** (1 / (p + 1))
-        moved = deviation(self.failure_probability, sides=3) * largest
-        return _root(instance, 1 + whole + moved, largest)
+        """The smaller of the bounds, by `sketch_tails`."""
+        rank, p = instance.rank, instance.oversampling
+        bounds = [
+            _root(
+                instance,
+                1 + tails.whole * math.sqrt(rank) + tails.moved * tails.largest,
+                tails.largest,
+            )
+            for tails in sketch_tails(rank, p, self.failure_probability)
+        ]
+        return jnp.min(jnp.stack(bounds))
 
 
 def _probed(
