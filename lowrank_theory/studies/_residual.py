@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
+from lowrank_theory._numerics import float64
 from lowrank_theory.studies.layer_rows import LayerHypothesis, ResidualSpectrum
 from lowrank_theory.theorems import planted_rank
+from lowrank_theory.theorems.gaussian_noise import upper_edge
 from lowrank_theory.theorems.white_residual import counted_share
 
 POINTS = 60  # of a spectrum, for a picture
@@ -79,18 +81,21 @@ class Residual:
     def hypotheses(self, layer: str) -> Iterator[LayerHypothesis]:
         r"""What i.i.d. Gaussian noise would make of it.
 
-        With $t = \sqrt{2\ln(1/\delta)}$ the largest singular value is at most
-        $\hat\sigma(\sqrt L + \sqrt S + t)$ (Davidson and Szarek 2001), and the norms of n columns
+        The largest singular value is bounded by `white_residual.gaussian`. The norms of n columns
         of length L, each about normal with relative deviation $1/\sqrt{2L}$, spread by at most $(1
-        + t/\sqrt{n-1})/\sqrt{2L}$. Both to first order in $1/L$.
+        + t/\sqrt{n-1})/\sqrt{2L}$, $t = \sqrt{2\ln(1/\delta)}$, to first order in $1/L$.
         """
         t = math.sqrt(2 * math.log(1 / FALSE_ALARM))
+        size = self.longer * self.shorter
+        with float64():
+            edge = float(upper_edge(self.longer, self.shorter, FALSE_ALARM))
+        edge *= math.sqrt(size / (size - 0.5))
         yield LayerHypothesis.refutable(
             layer,
             planted_rank.gaussian,
             "the noise is i.i.d. Gaussian: its largest singular value",
             self.edge_ratio,
-            1 + t / (math.sqrt(self.longer) + math.sqrt(self.shorter)),
+            edge / (math.sqrt(self.longer) + math.sqrt(self.shorter)),
         )
         if self.columns.size > 1:
             yield LayerHypothesis.refutable(

@@ -10,13 +10,16 @@ $m$ rows and $K$ columns; $P$ is any fixed projector; $t = \sqrt{2\ln(1/\delta)}
   $\mathbb E\lVert PE\rVert \le \lVert PA\rVert\,\lVert c\rVert + \lVert PA\rVert_F\max_jc_j$
   (Chevet 1978, Gordon 1985). Without $P$ this is $s_R + s_C$. No logarithm, and the projector
   counts.
-- `separable` (probability $1-\delta$): the same plus $t\,\lVert PA\rVert\max_jc_j$.
+- `separable` (probability $1-\delta$): the same plus $t\,\lVert PA\rVert\max_jc_j$; or, if that is
+  less, the edge of `gaussian_noise.largest` for entries that all have the scale $\lVert
+  PA\rVert\max_jc_j$.
 - `expected_norm`, any scales: $\mathbb E\lVert E\rVert \le \beta$, the least of the
   *covering* bounds $s_*\sqrt K + (\sum_i\max_jb_{ij}^2)^{1/2}$ and $s_*\sqrt m +
   (\sum_j\max_ib_{ij}^2)^{1/2}$, of *Khintchine's* $\max(s_R, s_C)\sqrt{2\ln(m+K)}$, and of the
   *moment* bounds $\min(m,K)^{1/2p}\bigl(\sqrt{s_C^2 + (2p-1)s_*^2} + \sqrt{s_R^2 +
   (2p-1)s_*^2}\bigr)$ over $p = 1, 2, \dots$
-- `norm` (probability $1-\delta$), any scales: $\lVert E\rVert \le \beta + t\,s_*$.
+- `norm` (probability $1-\delta$), any scales: $\lVert E\rVert \le \beta + t\,s_*$; or the edge for
+  entries that all have the scale $s_*$.
 
 The moment bounds are in the manner of Bandeira and van Handel (2016). For $0 < \epsilon \le 1$ they
 give $(1+\epsilon)\bigl(s_R + s_C + 2s_*\sqrt{1 + \ln\min(m,K)/\ln(1+\epsilon)}\bigr)$.
@@ -58,6 +61,7 @@ from lowrank_theory.theorems._theorem import (
     Hypothesis,
     Refuted,
 )
+from lowrank_theory.theorems.gaussian_noise import upper_edge
 
 LARGEST_MOMENT = 64
 
@@ -182,6 +186,13 @@ def _rank_one(scales: Float[AnyArray, "samples outputs"]) -> Hypothesis:
     return Hypothesis("the scales have rank one", safe_divide(allowed - rest, values[0]))
 
 
+def _sides(instance: ScaledNoise) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """How many rows and columns hold noise."""
+    loud = jnp.asarray(instance.scales) > 0
+    rows, columns = (jnp.sum(jnp.any(loud, axis=axis)).astype(float) for axis in (1, 0))
+    return rows, columns
+
+
 def _gaussian(instance: ScaledNoise) -> tuple[Hypothesis, ...]:
     """The law of the entries, which know nothing of what scales and projects them."""
     least, largest = jnp.min(instance.scales), jnp.max(jnp.abs(instance.scales))
@@ -275,18 +286,19 @@ class ExpectedSeparable(AbstractSeparable):
 
 class Separable(AbstractSeparable):
     r"""$\lVert PE\rVert \le \lVert PA\rVert\,\lVert c\rVert + (\lVert PA\rVert_F + t\,\lVert
-    PA\rVert)\max_jc_j$ with probability $1-\delta$ for scales $a_ic_j$.
+    PA\rVert)\max_jc_j$, and $\le \lVert PA\rVert(\sqrt q + \sqrt K + \tau)\max_jc_j$, with
+    probability $1-\delta$ for scales $a_ic_j$.
     """
 
     kind = UPPER_WITH_PROBABILITY
     refuted_below = _EQUAL_SCALES
 
     def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
-        r"""$\lVert PA\rVert\,\lVert c\rVert + (\lVert PA\rVert_F + t\,\lVert
-        PA\rVert)\max_jc_j$.
-        """
-        scales = separable_scales(instance)
-        return scales.mean + deviation(self.failure_probability) * scales.norm
+        """The smaller of the two; outputs without noise do not count."""
+        scales, q = separable_scales(instance), instance.basis.shape[1]
+        equal = upper_edge(q, _sides(instance)[1], self.failure_probability)
+        uneven = scales.mean + deviation(self.failure_probability) * scales.norm
+        return jnp.minimum(uneven, scales.norm * equal)
 
 
 class AbstractAnyScales(AbstractStatement):
@@ -331,20 +343,18 @@ class ExpectedNorm(AbstractAnyScales):
 
 
 class Norm(AbstractAnyScales):
-    r"""$\lVert E\rVert \le \beta + t\,s_*$ with probability $1-\delta$ for any scales, $\beta$
-    being the bound on $\mathbb E\lVert E\rVert$.
+    r"""$\lVert E\rVert \le \min\bigl(\beta + t\,s_*, s_*(\sqrt m + \sqrt K + \tau)\bigr)$ with
+    probability $1-\delta$ for any scales, $\beta$ being the bound on $\mathbb E\lVert E\rVert$.
     """
 
     kind = UPPER_WITH_PROBABILITY
     refuted_below = _EQUAL_SCALES
 
     def formula(self, instance: ScaledNoise, estimate: Array) -> Float[Array, ""]:
-        r"""$\beta + t\,s_*$."""
-        largest = jnp.max(instance.scales)
-        return (
-            expected_norm_bounds(instance.scales).least
-            + deviation(self.failure_probability) * largest
-        )
+        """The smaller of the two; rows and columns without noise do not count."""
+        largest, mean = jnp.max(instance.scales), expected_norm_bounds(instance.scales).least
+        equal = upper_edge(*_sides(instance), self.failure_probability)
+        return jnp.minimum(mean + deviation(self.failure_probability) * largest, largest * equal)
 
 
 class HeteroskedasticNoise(AbstractTheorem):

@@ -14,6 +14,7 @@ from lowrank_theory.theorems.heteroskedastic_noise import (
     norm_parameters,
     separable_scales,
 )
+from oracle import upper_edge
 from statements import by_name, drawn, sides
 
 pytestmark = pytest.mark.thinned(4)
@@ -71,7 +72,7 @@ def test_separable_against_numpy():
         (realised, mean)
     )
     assert sides(heteroskedastic_noise.separable, instance) == pytest.approx(
-        (realised, mean + T * s[0])
+        (realised, min(mean + T * s[0], s[0] * upper_edge(2, 3, 0.05)))
     )
 
 
@@ -82,8 +83,19 @@ def test_any_scales_against_numpy():
     least = min(beta(b))
     assert sides(heteroskedastic_noise.expected_norm, instance) == pytest.approx((realised, least))
     assert sides(heteroskedastic_noise.norm, instance) == pytest.approx(
-        (realised, least + T * b.max())
+        (realised, min(least + T * b.max(), b.max() * upper_edge(5, 3, 0.05)))
     )
+
+
+def test_equal_scales_have_the_edge_of_equal_noise():
+    """Of rows and columns that are loud: silent ones change nothing."""
+    loud, silent = np.ones(4), np.zeros(2)
+    for columns in (loud, np.concatenate([loud, silent])):
+        instance = drawn(ScaledNoiseSetting(3 * np.outer(np.ones(6), columns), 2))
+        bound = sides(heteroskedastic_noise.separable, instance)[1]
+        assert bound == pytest.approx(3 * upper_edge(2, 4, 0.05))
+        bound = sides(heteroskedastic_noise.norm, instance)[1]
+        assert bound == pytest.approx(3 * upper_edge(6, 4, 0.05))
 
 
 @pytest.mark.parametrize(
