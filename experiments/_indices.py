@@ -1,19 +1,22 @@
-"""Write the lists of theorems that stand in documents, from the one in `theorems/_contents.py`.
+"""Write the lists of theorems that stand in documents, from the one in `theorems/_contents.py`, and
+the table of their constants, from `_constants.py` and what the attack found.
 
 python experiments/_indices.py
 
 A theorem says in one sentence, its docstring, what it claims; its experiment says in its own what
-the figure shows. What is written stands between `<!-- theorems -->` and `<!-- end -->`, and in
-`theorems/__init__.py` between two such comments.
+the figure shows. What is written stands between `<!-- theorems -->` and `<!-- end -->`, or
+`<!-- constants -->` and `<!-- end -->`, and in `theorems/__init__.py` between two such comments.
 """
 
 import ast
+import json
 import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from lowrank_theory.theorems import CONTENTS, PARTS
+from _constants import constants
+from lowrank_theory.theorems import CONTENTS, PARTS, STATEMENTS, Direction
 
 ROOT = Path(__file__).resolve().parents[1]
 THEOREMS = {theorem.name: theorem for theorem in CONTENTS}
@@ -73,25 +76,70 @@ def gallery() -> str:
     )
 
 
-PLACES: dict[str, Callable[[], str]] = {
-    "README.md": readme,
-    "paper_notes/README.md": notes,
-    "figures/README.md": gallery,
-    "lowrank_theory/theorems/__init__.py": imports,
+def cited(key: str) -> str:
+    """The authors and the year of a source in references.bib."""
+    entry = (ROOT / "paper_notes" / "references.bib").read_text().split(f"{{{key},")[1]
+    authors, year = (
+        re.findall(rf"\b{field}\s*=\s*{{(.*?)}},?\n", entry)[0] for field in ("author", "year")
+    )
+    *others, last = [author.split(",")[0] for author in authors.split(" and ")]
+    return f"{', '.join(others)} & {last} {year}" if others else f"{last} {year}"
+
+
+def table_of_constants() -> str:
+    """Of every statement but equalities: its constant here and as published, and how far it can be
+    lowered.
+    """
+    known = constants()
+    attacks = json.loads((ROOT / "figures" / "attack" / "table.json").read_text())
+    reached = {each["name"]: f"{each['best_ratio']:.4f}" for each in attacks}
+
+    def row(name: str) -> str:
+        constant, refutation = known.get(name), STATEMENTS[name].refutation
+        of = here = published = refuted = ""
+        if constant:
+            of, here = constant.of, f"{constant.here:.4g}"
+        if constant and constant.published and constant.source:
+            ratio = f"{constant.published / constant.here:.3g}"
+            much = (
+                "the same" if ratio == "1" else f"{constant.published:.4g}, {ratio} times as much"
+            )
+            published = f"{much}: {cited(constant.source)}"
+        if refutation:
+            refuted = f"{refutation.factor:.3g}: {refutation.by}"
+        cells = (f"`{name}`", of, here, published, refuted, reached.get(name, ""))
+        return f"| {' | '.join(cells)} |"
+
+    header = [
+        "| statement | factor of | here | best published | refuted below | attack |",
+        "|---|---|---|---|---|---|",
+    ]
+    bounds = [
+        name for name, each in STATEMENTS.items() if each.kind.direction is not Direction.EQUALITY
+    ]
+    return "\n".join([*header, *map(row, bounds)])
+
+
+PLACES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"theorems": readme},
+    "paper_notes/README.md": {"theorems": notes, "constants": table_of_constants},
+    "figures/README.md": {"theorems": gallery},
+    "lowrank_theory/theorems/__init__.py": {"theorems": imports},
 }
 
 
 def filled(file: str) -> str:
     """A file as it should be."""
-    text, made = (ROOT / file).read_text(), PLACES[file]()
-    if file.endswith(".py"):
-        place, made = r"(\n# theorems\n).*?(\n# end\n)", f"{made}\n"
-    else:
-        place, made = r"(<!-- theorems -->\n).*?(\n<!-- end -->)", f"\n{made}\n"
-    new, count = re.subn(place, lambda m: m[1] + made + m[2], text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{file} must have one place for the theorems; it has {count}")
-    return new
+    text = (ROOT / file).read_text()
+    for name, make in PLACES[file].items():
+        if file.endswith(".py"):
+            place, made = rf"(\n# {name}\n).*?(\n# end\n)", f"{make()}\n"
+        else:
+            place, made = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", f"\n{make()}\n"
+        text, count = re.subn(place, lambda m, made=made: m[1] + made + m[2], text, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"{file} must have one place for the {name}; it has {count}")
+    return text
 
 
 if __name__ == "__main__":

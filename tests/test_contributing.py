@@ -88,7 +88,7 @@ def test_a_theorem_is_added_by_its_own_files_and_one_line(tmp_path):
     for name in ("lowrank_theory", "experiments"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     lists = ["README.md", "paper_notes/README.md", "figures/README.md"]
-    for name in lists:
+    for name in [*lists, "paper_notes/references.bib", "figures/attack/table.json"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     theorems = tmp_path / "lowrank_theory" / "theorems"

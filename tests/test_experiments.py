@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.models.catalogue import CASES, available
-from lowrank_theory.theorems import CONTENTS, PARTS
+from lowrank_theory.theorems import CONTENTS, PARTS, STATEMENTS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
@@ -91,6 +91,16 @@ def test_the_lists_of_theorems_are_as_they_are_made(monkeypatch):
     for file in indices.PLACES:
         assert indices.filled(file) == (ROOT / file).read_text(), "`make indices` makes it anew"
     assert [name for names in PARTS.values() for name in names] == NAMES
+
+
+def test_no_published_constant_is_smaller(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    known = importlib.import_module("_constants").constants()
+    assert set(known) <= set(STATEMENTS)
+    for constant in known.values():
+        assert (constant.published is None) == (constant.source is None)
+        assert constant.here <= (constant.published or constant.here)
+    assert any(each.published and each.here < 0.7 * each.published for each in known.values())
 
 
 def test_the_bound_is_tightest_for_few_components_near_the_threshold(experiment):
