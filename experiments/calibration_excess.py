@@ -81,7 +81,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    figure, both = panels(2, width=4.6, height=4)
+    figure, both = panels(2, width=4.6, height=4.0)
     for panel, result in zip(both, numbers["results"], strict=True):
         points = result["points"]
         rows = column(points, "rows")

@@ -23,7 +23,7 @@ NAMES = [theorem.name for theorem in CONTENTS]
 TRANSFERS = [f"transfer_{name}" for name in CASES]
 FIGURES_OF_OTHERS = {
     *TRANSFERS, "phase_diagram", "certificate_coverage", "fine_tune", "transfer_calibration",
-    "transfer_summary",
+    "transfer_summary", "why_data_helps",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_alexnet"}
 
@@ -61,7 +61,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
         ("experiments", ".py", SCRIPTS_OF_OTHERS),
         ("figures", ".svg", FIGURES_OF_OTHERS),
         ("figures", ".json", FIGURES_OF_OTHERS),
-        ("paper_notes", ".md", {"README", "notation", "transfer"}),
+        ("paper_notes", ".md", {"README", "notation", "transfer", "why_data_helps"}),
     ],
 )
 def test_every_theorem_has_its_place(folder: str, suffix: str, others: set[str]):
