@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lowrank_theory.perturbations import Perturbation
 from statements import sides
+from tolerance import approx, assert_close
 
 TALL, SQUARE = (6, 4), (4, 4)
 
@@ -63,12 +63,12 @@ def obeys_the_laws(
     assert 0 < expected[0] <= expected[1]
     for factor in (2.0**-20, 2.0**20):
         there = sides(statement, mapped(instance, lambda part, f=factor: f * np.asarray(part)))
-        np.testing.assert_allclose(there, factor**degree * expected, rtol=1e-9)
+        assert_close(there, factor**degree * expected)
     there = sides(statement, rotated(instance, symmetric=symmetric))
-    np.testing.assert_allclose(there, expected, rtol=1e-9)
+    assert_close(there, expected, condition=10)
     there = sides(statement, mapped(instance, np.transpose))
-    np.testing.assert_allclose(there, expected, rtol=1e-9)
-    assert at_once(statement, instance) == pytest.approx(sides(statement, instance), rel=1e-12)
+    assert_close(there, expected, condition=10)
+    assert at_once(statement, instance) == approx(sides(statement, instance))
 
 
 def compiles_for_many(statement: Any, instance: Perturbation) -> None:
@@ -82,7 +82,7 @@ def compiles_for_many(statement: Any, instance: Perturbation) -> None:
         )(both)
     halved = mapped(instance, lambda part: part / 2)
     expected = np.transpose([at_once(statement, instance), at_once(statement, halved)])
-    np.testing.assert_allclose(np.asarray(mapped_sides), expected, rtol=1e-9)
+    assert_close(np.asarray(mapped_sides), expected)
 
 
 def freely(statement: Any, seed: int) -> Any:
@@ -102,7 +102,7 @@ def adversary_keeps_its_word(statement: Any) -> None:
             assert 0 < realised <= bound
             if known is not None:
                 there = statement.loss(instance, known), statement.formula(instance, known)
-                assert there == pytest.approx((realised, bound), rel=1e-7)
+                assert there == approx((realised, bound))
 
 
 def control_is_broken(statement: Any) -> None:

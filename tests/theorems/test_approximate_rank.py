@@ -19,6 +19,7 @@ from lowrank_theory.theorems.approximate_rank import (
     Truncation,
 )
 from statements import drawn, sides, stated
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -36,7 +37,7 @@ ANY = Setting(
 def test_the_nuclear_ball_is_attained(slack):
     """One component hidden, and `slack` false ones of the same size shown."""
     problem = stated([1] + [0] * slack, [-1] + [1] * slack, rank=1)
-    assert sides(NuclearBall(slack=float(slack)), problem) == pytest.approx((1 + slack,) * 2)
+    assert sides(NuclearBall(slack=float(slack)), problem) == approx((1 + slack,) * 2)
 
 
 def test_a_ball_that_excludes_the_target_gives_no_bound():
@@ -48,21 +49,21 @@ def test_the_exact_radius_is_attained(rank, size):
     """Noise against the target and for everything else."""
     problem = stated([9] * rank + [0] * (size - rank), [-1] * rank + [1] * (size - rank), rank)
     expected = 4 * rank * (size - rank) / size
-    assert sides(ExactRadius(), problem) == pytest.approx((expected, expected))
+    assert sides(ExactRadius(), problem) == approx((expected, expected))
 
 
 @pytest.mark.parametrize("rank", [3, 4])
 def test_beyond_half_of_the_sides_the_exact_radius_costs_all_of_the_noise(rank):
     problem = stated([9] * rank + [0] * (4 - rank), [-1, -1, 1, 1], rank)
-    assert sides(ExactRadius(), problem) == pytest.approx((4, 4))
+    assert sides(ExactRadius(), problem) == approx((4, 4))
 
 
 @pytest.mark.slow
 def test_the_sides_are_those_of_the_smaller_one():
     """Three rows, five columns: d = 3."""
     problem = stated(np.eye(3, 5) * [[9], [0], [0]], np.eye(3, 5) * [[-1], [1], [1]])
-    assert sides(ExactRadius(), problem)[1] == pytest.approx(8 / 3)
-    assert sides(Truncation(), problem)[1] == pytest.approx(5)
+    assert sides(ExactRadius(), problem)[1] == approx(8 / 3)
+    assert sides(Truncation(), problem)[1] == approx(5)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_the_sides_are_those_of_the_smaller_one():
 )
 def test_truncation_is_attained(target, error, rank, expected):
     realised, bound = sides(Truncation(), stated(target, error, rank))
-    assert realised == pytest.approx(expected, rel=3e-3)
+    assert realised == approx(expected)
     assert realised <= bound * (1 + 1e-12)
     assert bound == pytest.approx(expected, rel=3e-3)
 
@@ -86,7 +87,7 @@ def test_the_golden_ratio_is_attained():
     problem = stated([GOLDEN_RATIO - 1e-9, 0], [1 - GOLDEN_RATIO, 1], rank=1)
     realised, bound = sides(GoldenRatio(), problem)
     assert realised == pytest.approx(bound)
-    assert bound == pytest.approx(GOLDEN_RATIO * math.sqrt(1 + (GOLDEN_RATIO - 1) ** 2))
+    assert bound == approx(GOLDEN_RATIO * math.sqrt(1 + (GOLDEN_RATIO - 1) ** 2))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -112,7 +113,7 @@ def test_bounds_are_their_formulas(seed):
     }
     for name, value in expected.items():
         realised, bound = sides(getattr(approximate_rank, name), problem)
-        assert bound == pytest.approx(value)
+        assert bound == approx(value)
         assert 0 < realised <= bound
     # The forms with the operator norm and the whole tail are corollaries.
     tail = norm(s[r:])
@@ -131,9 +132,9 @@ def test_adversaries_stay_inside_the_hypotheses(adversary):
         target = np.asarray(problem.truth.clean_outputs)
         outputs = np.asarray(problem.observed.target_outputs)
         assert np.linalg.matrix_rank(target, tol=1e-10) == 2
-        np.testing.assert_allclose(outputs - target, problem.truth.noise, atol=1e-12)
+        assert_close(outputs - target, problem.truth.noise)
         if estimate is not None:
             left, values, right = np.linalg.svd(outputs, full_matrices=False)
             best = left[:, :1] * values[:1] @ right[:1]
-            np.testing.assert_allclose(estimate.left @ estimate.right, best, atol=1e-12)
+            assert_close(estimate.left @ estimate.right, best)
             assert values[0] > values[1]

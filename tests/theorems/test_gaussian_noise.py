@@ -22,6 +22,7 @@ from lowrank_theory.theorems.gaussian_noise import (
     upper_edge,
 )
 from statements import by_name, drawn, in_float64, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -68,9 +69,7 @@ def test_every_statement_against_its_formula_in_numpy(q, outputs):
         "inverse": (np.sum(s**-2.0), 3 / (scale**2 * (7 - 3 - 1))),
     }
     for name, pair in expected.items():
-        np.testing.assert_allclose(
-            sides(STATEMENTS[name], instance), pair, rtol=1e-10, err_msg=name
-        )
+        assert_close(sides(STATEMENTS[name], instance), pair)
 
 
 @pytest.mark.parametrize("name", ["largest", "smallest", "leading", "inverse"])
@@ -84,7 +83,7 @@ def test_both_sides_scale_with_the_units_of_the_noise(name, factor):
         factor * 0.7,
     )
     expected = factor**degree * np.array(sides(STATEMENTS[name], instance))
-    np.testing.assert_allclose(sides(STATEMENTS[name], scaled), expected, rtol=1e-9)
+    assert_close(sides(STATEMENTS[name], scaled), expected)
 
 
 def test_rotations_of_samples_inputs_and_outputs_change_nothing():
@@ -94,9 +93,7 @@ def test_rotations_of_samples_inputs_and_outputs_change_nothing():
     a, b, c = (np.linalg.qr(random.standard_normal((n, n)))[0] for n in (15, 6, 3))
     turned = problem(a @ rows @ b, a @ residual @ c, 0.7)
     for name in ("largest", "smallest", "leading", "inverse"):
-        np.testing.assert_allclose(
-            sides(STATEMENTS[name], turned), sides(STATEMENTS[name], instance), rtol=1e-9
-        )
+        assert_close(sides(STATEMENTS[name], turned), sides(STATEMENTS[name], instance))
 
 
 @pytest.mark.slow
@@ -109,9 +106,7 @@ def test_only_the_rank_of_the_activations_enters():
     assert least > 1e-3 > np.asarray(seen.values)[3]
     many = dataclasses.replace(SETTING, samples=60).draw(key=jax.random.key(0))
     few = drawn(SETTING)
-    assert sides(gaussian_noise.largest, many)[1] == pytest.approx(
-        sides(gaussian_noise.largest, few)[1]
-    )
+    assert sides(gaussian_noise.largest, many)[1] == approx(sides(gaussian_noise.largest, few)[1])
 
 
 def test_unprojected_noise_is_larger_and_half_of_it_smaller():
@@ -121,27 +116,27 @@ def test_unprojected_noise_is_larger_and_half_of_it_smaller():
             wrong = float(statement.loss(instance, statement.broken_estimate(instance)))
         realised = float(statement.realised(instance))
         if name in BELOW:
-            assert wrong == pytest.approx(realised / 2)
+            assert wrong == approx(realised / 2)
         else:
             s = np.linalg.svd(np.asarray(instance.truth.noise), compute_uv=False)
             expected = {"leading": np.sum(s[:2] ** 2), "inverse": np.sum(s**-2.0)}
-            assert wrong == pytest.approx(expected.get(name, s[0]))
+            assert wrong == approx(expected.get(name, s[0]))
 
 
 def test_edge_fluctuation_by_hand():
-    assert in_float64(edge_fluctuation, 0.5, math.exp(-2)) == pytest.approx((9 / 16) ** (1 / 3))
+    assert in_float64(edge_fluctuation, 0.5, math.exp(-2)) == approx((9 / 16) ** (1 / 3))
     # For tiny probabilities Gaussian concentration is the better one.
-    assert in_float64(edge_fluctuation, 2.0, math.exp(-100)) == pytest.approx(math.sqrt(200))
+    assert in_float64(edge_fluctuation, 2.0, math.exp(-100)) == approx(math.sqrt(200))
     assert in_float64(edge_fluctuation, 0.0, 0.5) == 0
 
 
 def test_edges_by_hand():
     # q = 16, K = 4, δ = 1/e: the widths are 3/4, and 1/2 - 15.5^(-1/2).
     delta = math.exp(-1)
-    assert in_float64(upper_edge, 16.0, 4, delta) == pytest.approx(6 + (27 / 128) ** (1 / 3))
+    assert in_float64(upper_edge, 16.0, 4, delta) == approx(6 + (27 / 128) ** (1 / 3))
     width = 0.5 - 15.5**-0.5
     expected = math.sqrt(15.5) - 2 - (9 * width / 32) ** (1 / 3)
-    assert in_float64(lower_edge, 16.0, 4.0, delta) == pytest.approx(expected)
+    assert in_float64(lower_edge, 16.0, 4.0, delta) == approx(expected)
     assert in_float64(upper_edge, 16.0, 4, 0.1) < in_float64(upper_edge, 16.0, 4, 0.01)
     assert in_float64(lower_edge, 16.0, 4.0, 0.1) > in_float64(lower_edge, 16.0, 4.0, 0.01)
 
@@ -151,8 +146,8 @@ def test_leading_squares_by_hand():
         squares = np.asarray(leading_squares(9.0, 4.0, 4))
         beyond = np.asarray(leading_squares(9.0, 1.0, 3))
     by_hand = [25, (3 + math.sqrt(3)) ** 2, (3 + math.sqrt(2)) ** 2, 16]
-    assert squares == pytest.approx(np.array(by_hand) - 0.5)
-    assert beyond == pytest.approx([15.5, 0, 0])  # beyond the shorter side there is nothing
+    assert squares == approx(np.array(by_hand) - 0.5)
+    assert beyond == approx([15.5, 0, 0])  # beyond the shorter side there is nothing
 
 
 def test_leading_edge_is_the_smaller_of_two_bounds():
@@ -189,7 +184,7 @@ def test_fluctuations_are_those_of_tracy_and_widom():
     for width in (0.01, 1.0):
         delta = 1e-3
         t = in_float64(edge_fluctuation, width, delta)
-        assert (2 / 3) * (2 * t / width ** (1 / 3)) ** 1.5 == pytest.approx(math.log(1 / delta))
+        assert (2 / 3) * (2 * t / width ** (1 / 3)) ** 1.5 == approx(math.log(1 / delta))
 
 
 VIOLATIONS = {
@@ -232,4 +227,4 @@ def test_one_trial_after_another_is_each_by_itself():
     with jax.enable_x64(True):
         together = np.transpose(jax.jit(lambda k: jax.lax.map(both, k))(keys))
         alone = [sides(gaussian_noise.smallest, SETTING.draw(key=key)) for key in keys]
-    np.testing.assert_allclose(together, alone, rtol=1e-12)
+    assert_close(together, alone)

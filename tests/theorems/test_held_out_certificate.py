@@ -23,6 +23,7 @@ from lowrank_theory.theorems.held_out_certificate import (
     stakes,
 )
 from statements import by_name
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(5)
 
@@ -72,7 +73,7 @@ def test_coverage_is_exact_over_all_samples(name, atoms):
             law = HeldOut(samples[0], one, ratio, known, jnp.asarray(mean))
             limits = np.asarray(_limits(STATEMENTS[name], law, samples))
             weights = np.prod(probabilities[choices], axis=1)
-            assert weights.sum() == pytest.approx(1)
+            assert weights.sum() == approx(1)
             assert weights[limits < mean - 1e-12].sum() <= DELTA
 
 
@@ -86,7 +87,7 @@ def _limits(statement: Any, law: HeldOut, samples: jax.Array) -> jax.Array:
 def test_certificate_scales_with_the_units_of_the_losses(name, factor):
     losses = fitting(name)
     scaled = held_out(factor * losses, range_bound=factor)
-    assert value(name, scaled) == pytest.approx(factor * value(name, held_out(losses)), rel=1e-9)
+    assert value(name, scaled) == approx(factor * value(name, held_out(losses)))
 
 
 @every_statement
@@ -99,7 +100,7 @@ def test_order_matters_to_betting_alone(name):
     elif name == "order_free":
         assert backwards == forwards == value(name, held_out(losses))
     else:
-        assert backwards == pytest.approx(forwards, rel=1e-12)
+        assert backwards == approx(forwards)
 
 
 @every_statement
@@ -130,8 +131,8 @@ def test_jit_and_vmap_change_nothing(name):
         with jax.disable_jit():
             eager = statement.limit(law, jnp.asarray(losses))
     one_by_one = [value(name, held_out(row)) for row in rolled]
-    np.testing.assert_allclose(np.asarray(lanes), one_by_one, rtol=1e-12)
-    assert float(np.asarray(eager)) == pytest.approx(one_by_one[0], rel=1e-12)
+    assert_close(np.asarray(lanes), one_by_one)
+    assert float(np.asarray(eager)) == approx(one_by_one[0])
 
 
 @every_statement
@@ -196,7 +197,7 @@ def test_another_instance_is_refused():
 
 def test_hoeffding_by_hand():
     expected = LOSSES.mean() + 2 * math.sqrt(math.log(20) / 60)
-    assert value("hoeffding", held_out(LOSSES, 2.0)) == pytest.approx(expected, rel=1e-12)
+    assert value("hoeffding", held_out(LOSSES, 2.0)) == approx(expected)
 
 
 @pytest.mark.parametrize("units", [2, 3, 8, 29])
@@ -208,7 +209,7 @@ def test_empirical_bernstein_by_hand_and_below_its_published_form(units):
     upper = math.hypot(deviation, unseen) + unseen
     expected = losses.mean() + math.sqrt(2 * level / units) * upper + largest * level / (3 * units)
     limit = value("empirical_bernstein", held_out(losses, largest))
-    assert limit == pytest.approx(expected, rel=1e-12)
+    assert limit == approx(expected)
     published = (
         losses.mean()
         + deviation * math.sqrt(2 * level / units)
@@ -243,10 +244,10 @@ def test_betting_by_its_definition(losses):
 
     expected = largest * float(optimize.brentq(excess, 1e-9, 1 - 1e-9, xtol=1e-14))  # pyright: ignore[reportArgumentType]
     limit = value("betting", held_out(losses, largest))
-    assert limit == pytest.approx(expected, rel=1e-9)
+    assert limit == approx(expected)
     assert limit < largest
     with jax.enable_x64(True):
-        np.testing.assert_allclose(np.asarray(stakes(jnp.asarray(shares), DELTA)), stake)
+        assert_close(np.asarray(stakes(jnp.asarray(shares), DELTA)), stake)
 
 
 def test_stakes_depend_on_earlier_losses_only():
@@ -367,12 +368,12 @@ def test_a_bet_on_losses_in_the_order_of_their_size_wins_though_nothing_is_to_be
 def test_clopper_pearson_against_scipy(failures):
     losses = np.where(np.arange(30) < failures, 2.0, 0.0)
     exact = stats.beta.ppf(1 - DELTA, failures + 1, 30 - failures) if failures < 30 else 1.0
-    assert value("clopper_pearson", held_out(losses, 2.0)) == pytest.approx(2 * exact, rel=1e-10)
+    assert value("clopper_pearson", held_out(losses, 2.0)) == approx(2 * exact, condition=10)
 
 
 def test_clopper_pearson_of_no_loss():
     limit = value("clopper_pearson", held_out(np.zeros(50)), 0.01)
-    assert limit == pytest.approx(1 - 0.01 ** (1 / 50), rel=1e-12)
+    assert limit == approx(1 - 0.01 ** (1 / 50))
 
 
 @pytest.mark.parametrize("ratio", [1.2, 3.0, 9.0])
@@ -385,14 +386,14 @@ def test_moment_ratio_by_its_equation(ratio):
 
     share = float(optimize.brentq(divergence, 1e-12, 1 - 1e-12, xtol=1e-15))  # pyright: ignore[reportArgumentType]
     limit = value("moment_ratio", held_out(LOSSES, moment_ratio=ratio))
-    assert limit == pytest.approx(LOSSES.mean() / share, rel=1e-9)
+    assert limit == approx(LOSSES.mean() / share)
     # The exponential form of the same inequality.
     assert share >= 1 - math.sqrt(2 * ratio * level)
 
 
 def test_moment_ratio_at_its_ends():
     constant = np.full(5, 0.7)
-    assert value("moment_ratio", held_out(constant, moment_ratio=1.0)) == pytest.approx(0.7)
+    assert value("moment_ratio", held_out(constant, moment_ratio=1.0)) == approx(0.7)
     # n ln(k/(k-1)) must exceed ln(1/delta) = 2.9957; with 30 units, k = 10.52.
     assert value("moment_ratio", held_out(LOSSES, moment_ratio=10.5)) < math.inf
     assert value("moment_ratio", held_out(LOSSES, moment_ratio=10.6)) == math.inf

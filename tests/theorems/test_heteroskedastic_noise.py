@@ -16,6 +16,7 @@ from lowrank_theory.theorems.heteroskedastic_noise import (
 )
 from oracle import upper_edge
 from statements import by_name, drawn, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -52,10 +53,10 @@ def beta(b: np.ndarray) -> tuple[float, float, float]:
 def test_a_draw_is_scaled_noise_and_an_orthonormal_basis():
     instance = drawn(SETTING)
     basis, standard = np.asarray(instance.basis), np.asarray(instance.standard)
-    np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-12)
+    assert_close(basis.T @ basis, np.eye(2), scale=1)
     np.testing.assert_array_equal(np.asarray(instance.scales), np.outer(ROWS, COLUMNS))
     with jax.enable_x64(True):
-        np.testing.assert_allclose(instance.noise, np.outer(ROWS, COLUMNS) * standard)
+        assert_close(instance.noise, np.outer(ROWS, COLUMNS) * standard)
     assert instance.sizes == (5, 3)
     many = np.stack([np.asarray(drawn(SETTING, seed).standard) for seed in range(40)])
     assert np.std(many) == pytest.approx(1, abs=0.15)
@@ -68,12 +69,9 @@ def test_separable_against_numpy():
     s = np.linalg.svd(basis.T @ np.diag(ROWS), compute_uv=False)
     mean = s[0] * np.linalg.norm(COLUMNS) + np.linalg.norm(s) * 1.0
     realised = np.linalg.norm(basis.T @ residual, 2)
-    assert sides(heteroskedastic_noise.expected_separable, instance) == pytest.approx(
-        (realised, mean)
-    )
-    assert sides(heteroskedastic_noise.separable, instance) == pytest.approx(
-        (realised, min(mean + T * s[0], s[0] * upper_edge(2, 3, 0.05)))
-    )
+    least = (realised, min(mean + T * s[0], s[0] * upper_edge(2, 3, 0.05)))
+    assert sides(heteroskedastic_noise.expected_separable, instance) == approx((realised, mean))
+    assert sides(heteroskedastic_noise.separable, instance) == approx(least)
 
 
 def test_any_scales_against_numpy():
@@ -81,10 +79,9 @@ def test_any_scales_against_numpy():
     b = np.asarray(instance.scales)
     realised = np.linalg.norm(b * np.asarray(instance.standard), 2)
     least = min(beta(b))
-    assert sides(heteroskedastic_noise.expected_norm, instance) == pytest.approx((realised, least))
-    assert sides(heteroskedastic_noise.norm, instance) == pytest.approx(
-        (realised, min(least + T * b.max(), b.max() * upper_edge(5, 3, 0.05)))
-    )
+    edge = (realised, min(least + T * b.max(), b.max() * upper_edge(5, 3, 0.05)))
+    assert sides(heteroskedastic_noise.expected_norm, instance) == approx((realised, least))
+    assert sides(heteroskedastic_noise.norm, instance) == approx(edge)
 
 
 def test_equal_scales_have_the_edge_of_equal_noise():
@@ -110,7 +107,7 @@ def test_equal_scales_have_the_edge_of_equal_noise():
     ],
 )
 def test_expected_norm_bounds_by_their_definitions(scales):
-    assert bounds(scales) == pytest.approx(beta(scales))
+    assert bounds(scales) == approx(beta(scales))
 
 
 def test_each_bound_is_the_least_somewhere():
@@ -123,7 +120,7 @@ def test_each_bound_is_the_least_somewhere():
 def test_norm_parameters_by_hand():
     with jax.enable_x64(True):
         found = norm_parameters(np.array([[3.0, 4.0], [0.0, 1.0]]))
-    assert [float(x) for x in found] == pytest.approx([5, math.sqrt(17), 4])
+    assert [float(x) for x in found] == approx([5, math.sqrt(17), 4])
 
 
 def test_splitting_the_scales_between_rows_and_columns_is_free():
@@ -132,8 +129,8 @@ def test_splitting_the_scales_between_rows_and_columns_is_free():
     with jax.enable_x64(True):
         found = separable_scales(instance)
         row, column, entry = norm_parameters(np.outer(ROWS, COLUMNS))
-        assert float(found.mean) == pytest.approx(float(row + column))
-        assert float(found.norm) == pytest.approx(float(entry))
+        assert float(found.mean) == approx(float(row + column))
+        assert float(found.norm) == approx(float(entry))
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -141,9 +138,8 @@ def test_splitting_the_scales_between_rows_and_columns_is_free():
 def test_both_sides_scale_with_the_scales(name, factor):
     instance = drawn(SETTING)
     scaled = dataclasses.replace(instance, scales=factor * np.outer(ROWS, COLUMNS))
-    np.testing.assert_allclose(
-        sides(STATEMENTS[name], scaled), factor * np.array(sides(STATEMENTS[name], instance))
-    )
+    expected = factor * np.array(sides(STATEMENTS[name], instance))
+    assert_close(sides(STATEMENTS[name], scaled), expected)
 
 
 def test_broken_estimates_are_too_large():
@@ -154,8 +150,8 @@ def test_broken_estimates_are_too_large():
             wrong = float(statement.loss(instance, statement.broken_estimate(instance)))
             projected = name.endswith("separable")
             other = residual if projected else 3.0 * np.asarray(instance.standard)
-            assert wrong == pytest.approx(np.linalg.norm(other, 2))
-            assert float(statement.magnitude(instance)) == pytest.approx(np.linalg.norm(residual))
+            assert wrong == approx(np.linalg.norm(other, 2))
+            assert float(statement.magnitude(instance)) == approx(np.linalg.norm(residual))
 
 
 def test_no_bound_outside_the_hypotheses():

@@ -17,6 +17,7 @@ from lowrank_theory.theorems.network_composition import (
 from lowrank_theory.verification.attack import replay
 from oracle import norm, operator_norm, tail
 from statements import by_name, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -77,7 +78,7 @@ def test_values_against_numpy(name, law, seed):
             + tail(projectors[-1] @ outputs, rank) ** 2,
         ),
     }[name]
-    np.testing.assert_allclose(sides(STATEMENTS[name], network), expected, rtol=1e-9)
+    assert_close(sides(STATEMENTS[name], network), expected)
     assert expected[0] <= expected[1] * (1 + 1e-12)
 
 
@@ -88,7 +89,7 @@ def test_both_sides_scale_with_the_units_of_the_inputs(name, factor):
     other = Network(network.weights, network.compressed, factor * network.inputs, network.rank)
     degree = 1 if name == "telescoping" else 2
     expected = factor**degree * np.array(sides(STATEMENTS[name], network))
-    np.testing.assert_allclose(sides(STATEMENTS[name], other), expected, rtol=1e-9)
+    assert_close(sides(STATEMENTS[name], other), expected)
 
 
 @every_statement
@@ -96,8 +97,8 @@ def test_no_compression_is_no_error(name):
     network = drawn()
     same = Network(network.weights, network.weights, network.inputs, 3)
     realised, bound = sides(STATEMENTS[name], same)
-    assert realised == pytest.approx(0, abs=1e-10)
-    assert bound == pytest.approx(0, abs=1e-10)
+    assert realised == approx(0)
+    assert bound == approx(0)
 
 
 @every_statement
@@ -111,9 +112,7 @@ def test_order_of_hidden_units_and_rotated_outputs_do_not_matter(name):
         return first[:, order], second[order], last @ turn
 
     other = Network(turned(network.weights), turned(network.compressed), network.inputs, 2)
-    np.testing.assert_allclose(
-        sides(STATEMENTS[name], other), sides(STATEMENTS[name], network), rtol=1e-9
-    )
+    assert_close(sides(STATEMENTS[name], other), sides(STATEMENTS[name], network))
 
 
 def test_layers_are_fitted_one_after_the_other():
@@ -125,20 +124,19 @@ def test_layers_are_fitted_one_after_the_other():
     ):
         assert np.linalg.matrix_rank(fitted, tol=1e-9) <= 2
         projected = seen @ np.linalg.pinv(seen) @ x @ layer
-        assert norm(projected - seen @ fitted) == pytest.approx(tail(projected, 2), rel=1e-9)
+        assert norm(projected - seen @ fitted) == approx(tail(projected, 2), scale=norm(projected))
     with jax.enable_x64(True):
         again = compressed_by_layers(network.weights, network.inputs, 2)
-    np.testing.assert_allclose(again[-1], network.compressed[-1], atol=1e-12)
+    assert_close(again[-1], network.compressed[-1])
     # A fitted network is charged for the truncations alone, which add in squares.
-    assert sides(network_composition.last_layer, network)[0] == pytest.approx(
-        norm(outputs - replaced[-1] @ network.compressed[-1]) ** 2
-    )
+    lost = norm(outputs - replaced[-1] @ network.compressed[-1]) ** 2
+    assert sides(network_composition.last_layer, network)[0] == approx(lost)
 
 
 def test_telescoping_is_attained_by_positive_scalars():
     one = np.ones((1, 1))
     network = Network((one, 2 * one, 3 * one), (0.5 * one, one, one), one, 1)
-    assert sides(network_composition.telescoping, network) == pytest.approx((5.5, 5.5))
+    assert sides(network_composition.telescoping, network) == approx((5.5, 5.5))
 
 
 def test_residuals_are_attained_where_errors_are_orthogonal():
@@ -151,8 +149,8 @@ def test_residuals_are_attained_where_errors_are_orthogonal():
         1,
     )
     realised, bound = sides(network_composition.residuals, network)
-    assert realised == pytest.approx(2**2 * 1 + 1.5**2)
-    assert bound == pytest.approx(realised)
+    assert realised == approx(2**2 * 1 + 1.5**2)
+    assert bound == approx(realised)
 
 
 def test_which_bound_is_smaller_depends_on_the_compression():
@@ -170,8 +168,8 @@ def test_one_layer_is_its_own_residual():
     weights, compressed, inputs = (random.standard_normal(s) for s in ((4, 3), (4, 3), (6, 4)))
     network = Network((weights,), (compressed,), inputs, 1)
     error = norm(inputs @ (weights - compressed))
-    assert sides(network_composition.telescoping, network) == pytest.approx((error, error))
-    assert sides(network_composition.residuals, network) == pytest.approx((error**2, error**2))
+    assert sides(network_composition.telescoping, network) == approx((error, error))
+    assert sides(network_composition.residuals, network) == approx((error**2, error**2))
 
 
 def test_broken_estimate_of_the_last_layer_ignores_data():
@@ -181,7 +179,7 @@ def test_broken_estimate_of_the_last_layer_ignores_data():
         found = np.asarray(statement.broken_estimate(network).materialise())
     left, values, right = np.linalg.svd(network.weights[-1], full_matrices=False)
     rank = network.rank
-    np.testing.assert_allclose(found, left[:, :rank] * values[:rank] @ right[:rank], atol=1e-12)
+    assert_close(found, left[:, :rank] * values[:rank] @ right[:rank])
 
 
 @pytest.mark.parametrize("name", ["telescoping", "residuals"])

@@ -14,6 +14,7 @@ from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.theorems.numerical_route import Perturbed, RouteSetting, numerical_route
 from lowrank_theory.verification import Verdict, attack, verify
 from statements import drawn, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -47,7 +48,7 @@ def oracle(name: str, instance: Perturbed) -> tuple[float, float]:
 @pytest.mark.parametrize("seed", range(4))
 def test_both_sides_against_numpy(name, seed):
     instance = drawn(SETTING, seed)
-    assert sides(STATEMENTS[name], instance) == pytest.approx(oracle(name, instance), rel=1e-9)
+    assert sides(STATEMENTS[name], instance) == approx(oracle(name, instance))
     realised, bound = sides(STATEMENTS[name], instance)
     assert 0 < realised < bound
 
@@ -64,10 +65,10 @@ def test_units_of_the_outputs(name, factor):
     )
     degree = 2 if name == "gram" else 1
     expected = [side * factor**degree for side in sides(STATEMENTS[name], one)]
-    assert sides(STATEMENTS[name], scaled) == pytest.approx(expected, rel=1e-9)
+    assert sides(STATEMENTS[name], scaled) == approx(expected)
     with jax.enable_x64(True):
         sizes = [float(STATEMENTS[name].magnitude(each)) for each in (one, scaled)]
-    assert sizes[1] == pytest.approx(sizes[0] * factor**degree)
+    assert sizes[1] == approx(sizes[0] * factor**degree)
 
 
 @every_statement
@@ -81,18 +82,16 @@ def test_rotations_change_nothing(name):
         left @ np.asarray(one.outputs_change) @ right,
         RANK,
     )
-    assert sides(STATEMENTS[name], turned) == pytest.approx(sides(STATEMENTS[name], one), rel=1e-9)
+    assert sides(STATEMENTS[name], turned) == approx(sides(STATEMENTS[name], one))
 
 
 def test_a_multiple_of_the_identity_costs_nothing():
     one = drawn(SETTING)
     shifted = np.asarray(one.gram_change) + 3 * np.eye(OUTPUTS)
     moved = Perturbed(one.outputs, shifted, one.outputs_change, RANK)
-    assert sides(numerical_route.gram, moved) == pytest.approx(
-        sides(numerical_route.gram, one), rel=1e-9
-    )
+    assert sides(numerical_route.gram, moved) == approx(sides(numerical_route.gram, one))
     alone = Perturbed(one.outputs, 3 * np.eye(OUTPUTS), one.outputs_change, RANK)
-    assert sides(numerical_route.gram, alone) == pytest.approx((0, 0), abs=1e-12)
+    assert sides(numerical_route.gram, alone) == approx((0, 0), scale=1)
 
 
 def test_gram_is_attained_by_hand():
@@ -128,9 +127,9 @@ def test_only_the_directions_that_can_turn_count():
     for rank, expected in ((4, values[-1] - values[0]), (5, 0.0)):
         instance = Perturbed(outputs, change, np.zeros_like(outputs), rank)
         realised, bound = sides(numerical_route.gram, instance)
-        assert bound == pytest.approx(expected)
+        assert bound == approx(expected)
         assert realised <= bound + 1e-12
-        assert sides(numerical_route.triangular, instance) == pytest.approx((0, 0), abs=1e-12)
+        assert sides(numerical_route.triangular, instance) == approx((0, 0), scale=1)
 
 
 def test_asymmetric_perturbation_is_no_gram():
@@ -148,7 +147,7 @@ def test_sources_of_perturbation():
     values = np.array([4.0, 4.0, 1.0, 0.5, 0.25])
     quiet = drawn(RouteSetting(values, SAMPLES, RANK))
     outputs = np.asarray(quiet.outputs)
-    np.testing.assert_allclose(scipy.linalg.svdvals(outputs), values)
+    assert_close(scipy.linalg.svdvals(outputs), values)
     for change in (quiet.gram_change, quiet.outputs_change):
         assert np.abs(np.asarray(change)).max() <= 1e-13
     coarse = drawn(RouteSetting(values, SAMPLES, RANK, bits=8.0))
@@ -158,14 +157,14 @@ def test_sources_of_perturbation():
     np.testing.assert_array_equal(stored * 2**8, np.round(stored * 2**8))
     aimed = drawn(RouteSetting(values, SAMPLES, RANK, aim=1.0))
     moved = scipy.linalg.svdvals(outputs + np.asarray(aimed.outputs_change))
-    np.testing.assert_allclose(moved, [2.5, 2.5, 2.25, 2.25, 0.25])
+    assert_close(moved, [2.5, 2.5, 2.25, 2.25, 0.25])
     gram = outputs.T @ outputs + np.asarray(aimed.gram_change)
     expected = [8.5, 8.5, 8.125, 8.125, 0.0625]
-    np.testing.assert_allclose(scipy.linalg.eigvalsh(gram)[::-1], expected)
+    assert_close(scipy.linalg.eigvalsh(gram)[::-1], expected)
     loud = drawn(RouteSetting(values, 200, RANK, strength=0.5))
     assert np.std(np.asarray(loud.outputs_change)) == pytest.approx(0.5 * 4, rel=0.1)
     noise = np.asarray(loud.gram_change)
-    np.testing.assert_allclose(noise, noise.T, rtol=1e-12)
+    assert_close(noise, noise.T)
     assert 0.4 < np.std(noise[np.triu_indices(OUTPUTS, 1)]) / (0.5 * 16) < 1.8
 
 
@@ -182,7 +181,7 @@ def test_jit_is_eager_and_vmap_is_a_loop(name):
             one = jax.tree.map(lambda leaf, i=index: leaf[i], instances)
             expected = sides(STATEMENTS[name], one)
             got = [float(side[index]) for side in together]
-            assert got == pytest.approx(expected, rel=1e-9)
+            assert got == approx(expected)
 
 
 @every_statement

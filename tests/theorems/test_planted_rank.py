@@ -19,6 +19,7 @@ from lowrank_theory.theorems.planted_rank import (
 )
 from lowrank_theory.verification.attack import replay
 from statements import drawn
+from tolerance import approx
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -33,7 +34,7 @@ def test_the_residual_variance_is_that_of_the_rows_to_spare():
         variance, freedom = residual_variance(rows, outputs)
     rest = outputs - rows @ np.linalg.pinv(rows, rcond=1e-10) @ outputs
     assert float(freedom) == (9 - 3) * 3
-    assert float(variance) == pytest.approx(np.sum(rest**2) / 18)
+    assert float(variance) == approx(np.sum(rest**2) / 18)
 
 
 def test_the_residual_variance_is_unbiased():
@@ -71,7 +72,7 @@ def test_unknown_scale_is_its_formula(failure_probability):
     by_mean = math.sqrt(5 * (first + second)) + math.sqrt(5) * t
     expected = variance * min(10 * edge**2, by_mean**2)
     bound = planted_rank.unknown_scale.bound(problem, failure_probability=failure_probability)
-    assert float(bound.value) == pytest.approx(expected)
+    assert float(bound.value) == approx(expected)
     # It is never told the noise level.
     lied = dataclasses.replace(problem.truth, noise_scale=np.asarray(1e9))
     told = planted_rank.unknown_scale.bound(
@@ -86,7 +87,7 @@ def test_the_weights_are_found_up_to_the_least_singular_value():
     outputs = np.diag([1 - 1e-9, 1.0])
     problem = Problem.stated(Observed(activations=rows, outputs=outputs), target, 1)
     statement = planted_rank.weights
-    assert float(statement.realised(problem)) == pytest.approx(math.sqrt(16 + 1))
+    assert float(statement.realised(problem)) == approx(math.sqrt(16 + 1))
     assert float(statement.bound(problem).value) == pytest.approx(math.sqrt(5) / 0.5)
 
 
@@ -105,7 +106,7 @@ def test_stronger_activations_tell_more_of_the_weights(factor):
     for side in ("realised", "bound"):
         once, twice = (getattr(planted_rank.weights, side)(p) for p in (problem, scaled))
         once, twice = (float(getattr(x, "value", x)) for x in (once, twice))
-        assert twice == pytest.approx(once / factor)
+        assert twice == approx(once / factor)
 
 
 @pytest.mark.parametrize(("q", "outputs"), [(24, 20), (7, 30), (50, 50)])
@@ -135,13 +136,11 @@ def test_what_cuts_nothing_errs_by_its_noise():
     setting = Setting(samples=40, inputs=24, outputs=20, rank=20, noise=noise.Gaussian(1.0))
     problem = setting.draw(key=jax.random.key(0))
     statement = planted_rank.any_noise
-    assert float(statement.realised(problem)) == pytest.approx(
-        float(statement.bound(problem).value)
-    )
-    assert float(planted_rank.expectation.bound(problem).value) == pytest.approx(24 * 20)
+    assert float(statement.realised(problem)) == approx(float(statement.bound(problem).value))
+    assert float(planted_rank.expectation.bound(problem).value) == approx(24 * 20)
     t = math.sqrt(2 * math.log(20))
     likely = (math.sqrt(480) + t) ** 2
-    assert float(planted_rank.gaussian.bound(problem).value) == pytest.approx(likely)
+    assert float(planted_rank.gaussian.bound(problem).value) == approx(likely)
 
 
 @pytest.mark.parametrize("name", ["any_noise", "weights"])

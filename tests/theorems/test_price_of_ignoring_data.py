@@ -21,6 +21,7 @@ from lowrank_theory.theorems.price_of_ignoring_data import (
 from lowrank_theory.verification import Verdict, attack, verify
 from oracle import tail, truncated
 from statements import by_name, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(5)
 
@@ -66,7 +67,7 @@ def test_both_sides_against_numpy(name, seed):
         bound = np.linalg.norm(rows, 2) * tail(weights, RANK)
     else:
         bound = np.linalg.cond(judged @ inverse) * tail(judged @ weights, RANK)
-    assert sides(STATEMENTS[name], layer(seed)) == pytest.approx((realised, bound), rel=1e-8)
+    assert sides(STATEMENTS[name], layer(seed)) == approx((realised, bound))
     assert realised <= bound
 
 
@@ -77,12 +78,10 @@ def test_units_of_activations_and_weights(name, factor):
     plain = sides(STATEMENTS[name], layer())
     for seen, applied in ((factor * rows, weights), (rows, factor * weights)):
         scaled = Layer(Observed(weights=applied, activations=seen), RANK)
-        assert sides(STATEMENTS[name], scaled) == pytest.approx(
-            [factor * s for s in plain], rel=1e-8
-        )
+        assert sides(STATEMENTS[name], scaled) == approx([factor * s for s in plain])
         with jax.enable_x64(True):
             size = float(STATEMENTS[name].magnitude(scaled))
-        assert size == pytest.approx(factor * np.linalg.norm(rows) * np.linalg.norm(weights))
+        assert size == approx(factor * np.linalg.norm(rows) * np.linalg.norm(weights))
 
 
 @every_statement
@@ -90,9 +89,7 @@ def test_rotating_outputs_changes_nothing(name):
     rows, weights = rows_and_weights(1)
     rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((OUTPUTS, OUTPUTS)))[0]
     turned = Layer(Observed(weights=weights @ rotation, activations=rows), RANK)
-    assert sides(STATEMENTS[name], turned) == pytest.approx(
-        sides(STATEMENTS[name], layer(1)), rel=1e-8
-    )
+    assert sides(STATEMENTS[name], turned) == approx(sides(STATEMENTS[name], layer(1)))
 
 
 @every_metric
@@ -103,7 +100,7 @@ def test_orthonormal_activations_cost_nothing(name):
     realised, bound = sides(
         STATEMENTS[name], Layer(Observed(weights=weights, activations=rows), RANK)
     )
-    assert realised == pytest.approx(bound)
+    assert realised == approx(bound)
 
 
 def test_channel_norms_undo_channel_scales():
@@ -113,12 +110,12 @@ def test_channel_norms_undo_channel_scales():
     _, weights = rows_and_weights()
     instance = Layer(Observed(weights=weights, activations=rows), RANK)
     realised, bound = sides(price_of_ignoring_data.channel_scaling, instance)
-    assert realised == pytest.approx(bound) == pytest.approx(tail(rows @ weights, RANK))
+    assert realised == approx(bound) == approx(tail(rows @ weights, RANK))
     with jax.enable_x64(True):
         seen = jnp.asarray(rows)
-        assert float(distortion(seen, jnp.eye(INPUTS))) == pytest.approx(1e6)
-        assert float(distortion(seen, seen.T @ seen)) == pytest.approx(1e6, rel=1e-3)
-        assert float(distortion(seen, seen)) == pytest.approx(1)
+        assert float(distortion(seen, jnp.eye(INPUTS))) == approx(1e6)
+        assert float(distortion(seen, seen.T @ seen)) == approx(1e6)
+        assert float(distortion(seen, seen)) == approx(1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -143,7 +140,7 @@ def test_metric_of_the_data_itself_is_the_data_driven_layer():
     )
     seen = Observed(weights=weights, activations=rows[half:])
     certificate: Any = recover(seen, RANK, ActivationWeighted()).certificate
-    assert realised == pytest.approx(float(certificate.optimal_error)) == pytest.approx(bound)
+    assert realised == approx(float(certificate.optimal_error)) == approx(bound)
 
 
 def test_weights_alone_are_the_library_s_truncated_svd():
@@ -152,7 +149,7 @@ def test_weights_alone_are_the_library_s_truncated_svd():
     with jax.enable_x64(True):
         for name in ("condition_number", "weight_tail"):
             got = STATEMENTS[name].estimate(instance)
-            np.testing.assert_allclose(got.left @ got.right, expected, atol=1e-12)
+            assert_close(got.left @ got.right, expected)
 
 
 @every_metric
@@ -172,7 +169,7 @@ def test_factor_is_attained_in_the_limit_at_every_rank(name, rank):
     instance = Layer(Observed(weights=weights, activations=rows), rank)
     realised, bound = sides(STATEMENTS[name], instance)
     assert 0.999 * bound <= realised <= bound
-    assert realised == pytest.approx(kappa / (1 + eta) * tail(judged @ weights, rank), rel=1e-6)
+    assert realised == approx(kappa / (1 + eta) * tail(judged @ weights, rank))
     assert kappa > 1.5
 
 

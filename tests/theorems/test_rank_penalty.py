@@ -21,6 +21,7 @@ from lowrank_theory.theorems.rank_penalty import (
 from lowrank_theory.verification.attack import replay
 from oracle import upper_edge
 from statements import by_name, drawn, sides, stated
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(5)
 
@@ -52,7 +53,7 @@ def test_nothing_above_the_threshold_costs_everything():
     problem = stated([2.999, 2.999, 0], [-1, -1, 1], rank=2)
     for statement in (Oracle(price=4.0), ExactRank(price=4.0)):
         realised, bound = sides(statement, problem)
-        assert realised == pytest.approx(2 * 2.999**2)
+        assert realised == approx(2 * 2.999**2)
         assert bound == pytest.approx(18, rel=1e-3)
     assert sides(SelectedRank(price=4.0), problem) == (0.0, 2.0)
     assert sides(DetectedRank(price=4.0), problem) == (0.0, 0.0)
@@ -74,10 +75,10 @@ def test_swapped_components_cost_five():
     problem = stated([2, 2, 0, 0], [-1, -1, 1, 1], rank=2)
     level = 1 - 1e-9
     realised, bound = sides(ExactRank(price=1.0), stated([2, 2, 0, 0], [-1, -1, 0.5, 0.5], 2))
-    assert realised == pytest.approx(8)
-    assert bound == pytest.approx(10)
+    assert realised == approx(8)
+    assert bound == approx(10)
     realised, bound = sides(Oracle(price=level), problem)
-    assert bound == pytest.approx(10)
+    assert bound == approx(10)
 
 
 def test_five_is_approached_at_the_least_price():
@@ -99,7 +100,7 @@ def test_no_rank_is_above_that_of_the_activations():
         Observed(activations=activations, outputs=np.eye(4)), np.zeros((4, 4)), 2
     )
     assert sides(SelectedRank(price=0.25), problem) == (2.0, 2.0)
-    assert sides(Oracle(price=0.25), problem) == pytest.approx((2.0, 2.0))
+    assert sides(Oracle(price=0.25), problem) == approx((2.0, 2.0))
 
 
 @pytest.mark.slow
@@ -108,9 +109,9 @@ def test_strong_components_are_detected():
     assert sides(DetectedRank(), problem) == (2.0, 2.0)
     assert sides(SelectedRank(), problem) == (2.0, 2.0)
     realised, bound = sides(Oracle(), problem)
-    assert realised == pytest.approx(0.5)
+    assert realised == approx(0.5)
     # j = 2 only: 2 nu^2, and one more from s_1 that may hide behind s_3 + 2 nu = 1
-    assert bound == pytest.approx(0.5 + 1)
+    assert bound == approx(0.5 + 1)
 
 
 @pytest.mark.parametrize("price", [0.3, 3.0])
@@ -136,12 +137,12 @@ def test_the_oracle_is_its_formula(price, scale):
     clean = np.linalg.svd(rows @ target, compute_uv=False)
     level = float(np.linalg.norm(np.linalg.qr(rows)[0].T @ error, 2))
     realised, bound = sides(Oracle(price), problem)
-    assert bound == pytest.approx(worst_case(clean, math.sqrt(price) * level, level))
+    assert bound == approx(worst_case(clean, math.sqrt(price) * level, level))
     assert realised <= bound
     left, values, right = np.linalg.svd(rows @ np.linalg.pinv(rows) @ (rows @ target + error))
     kept = values > math.sqrt(price) * level
     fit = left[:, : len(values)] * (values * kept) @ right
-    assert realised == pytest.approx(np.sum((fit - rows @ target) ** 2))
+    assert realised == approx(np.sum((fit - rows @ target) ** 2), condition=10)
     most, least = SelectedRank(price), DetectedRank(price)
     assert sides(most, problem)[0] == sides(least, problem)[0] == kept.sum()
     assert sides(most, problem)[1] == np.sum(clean > (math.sqrt(price) - 1) * level)
@@ -179,7 +180,7 @@ def test_gaussian_is_the_oracle_of_the_largest_noise(failure_probability):
     )
     clean = np.linalg.svd(rows @ target, compute_uv=False)
     bound = Gaussian(2.0).bound(problem, failure_probability=failure_probability)
-    assert float(bound.value) == pytest.approx(worst_case(clean, math.sqrt(2) * edge, edge))
+    assert float(bound.value) == approx(worst_case(clean, math.sqrt(2) * edge, edge))
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -189,7 +190,7 @@ def test_units_do_not_matter(name):
     for factor in (1e-6, 1e6):
         target, error = factor * np.array([5.0, 2, 1]), factor * np.array([-1, 0.5, 1])
         scaled = sides(STATEMENTS[name], stated(target, error, rank=3))
-        np.testing.assert_allclose(scaled, factor**degree * np.array(base), rtol=1e-9)
+        assert_close(scaled, factor**degree * np.array(base))
 
 
 @pytest.mark.parametrize(

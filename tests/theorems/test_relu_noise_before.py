@@ -24,6 +24,7 @@ from lowrank_theory.theorems.relu_noise_before import (
 from lowrank_theory.verification.attack import replay
 from oracle import censored_loss, mills, upper_edge
 from statements import by_name, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -88,7 +89,7 @@ def test_both_sides_scale_with_the_units_of_the_outputs(name, factor):
         other = Candidate(other, factor * np.asarray(instance.weights))
     degree = 2 if name == "curvature" else 1
     expected = factor**degree * np.array(sides(statement, instance))
-    np.testing.assert_allclose(sides(statement, other), expected, rtol=1e-9)
+    assert_close(sides(statement, other), expected)
 
 
 @every_statement
@@ -132,18 +133,18 @@ def test_values_against_numpy(name):
         error = np.linalg.norm(estimate.preactivations - clean)
         expected = (error, (b + root) / (2 * CURVATURE))
         assert gap < 1e-6
-    np.testing.assert_allclose(sides(statement, instance), np.array(expected), rtol=1e-8)
+    assert_close(sides(statement, instance), np.array(expected))
 
 
 def test_convex_penalty_is_what_the_statement_says():
     problem = drawn("convex")
     values = np.linalg.svd(parts(problem)[-1], compute_uv=False)
     with jax.enable_x64(True):
-        assert float(Convex(inflation=2.0).penalty(problem)) == pytest.approx(2 * values[0])
+        assert float(Convex(inflation=2.0).penalty(problem)) == approx(2 * values[0])
         gaussian = relu_noise_before.convex_gaussian.penalty(problem)
-        assert float(gaussian) == pytest.approx(EDGE)
+        assert float(gaussian) == approx(EDGE)
     twice, once = (float(Convex(inflation=i).bound(problem).value) for i in (2.0, 1.0))
-    assert twice / once == pytest.approx(1.5, rel=1e-6)
+    assert twice / once == approx(1.5, condition=1e3)
     assert float(Convex(inflation=0.9).bound(problem).value) == math.inf
 
 
@@ -226,7 +227,7 @@ def test_broken_curvature_is_that_of_a_quarter_of_the_way():
             for estimate in (statement.estimate, statement.broken_estimate)
         )
     clean = np.asarray(candidate.problem.truth.clean_outputs)
-    np.testing.assert_allclose(part, (3 * clean + whole) / 4)
+    assert_close(part, (3 * clean + whole) / 4)
 
 
 @pytest.mark.parametrize("gap", [0.0, 3.0])
@@ -234,7 +235,7 @@ def test_an_unfinished_fit_costs_the_larger_root(gap):
     b, curvature = np.asarray(2.0), np.asarray(0.7)
     with jax.enable_x64(True):
         root = float(_convex_bound(jnp.asarray(b), jnp.asarray(gap), jnp.asarray(curvature)))
-    assert 0.7 * root**2 == pytest.approx(2 * root + gap)
+    assert 0.7 * root**2 == approx(2 * root + gap)
 
 
 def test_wider_box_less_curvature():
@@ -269,11 +270,11 @@ def test_adversary_of_the_convex_fit_knows_its_estimate(seed):
         problem, fit = adversary.play(adversary.start(key=jax.random.key(seed)))
         assert isinstance(fit, ConvexFit)
         solved = statement.estimate(problem)
-        np.testing.assert_allclose(solved.preactivations, fit.preactivations, atol=1e-5)
+        assert_close(solved.preactivations, fit.preactivations)
         assert bool(statement.bound(problem).holds)
     outputs = np.asarray(problem.observed.target_outputs)
     shown = np.asarray(problem.truth.clean_outputs) + np.asarray(problem.truth.noise)
-    np.testing.assert_allclose(np.maximum(shown, 0), outputs, atol=1e-12)
+    assert_close(np.maximum(shown, 0), outputs)
     assert (outputs[:2] == 0).all()
     assert (outputs[2:] > 0).all()
 
@@ -314,12 +315,12 @@ def test_bounded_outputs_are_bounded_and_of_their_rank():
     for law in (targets.BoundedOutputs(0.7), targets.BoundedOutputs(0.7, spectra.PowerLaw(2.0))):
         with jax.enable_x64(True):
             weights = np.asarray(law.draw(jnp.asarray(rows), 6, 2, key=jax.random.key(0)))
-        assert np.abs(rows @ weights).max() == pytest.approx(0.7, rel=1e-14)
+        assert np.abs(rows @ weights).max() == approx(0.7, side=1)
         values = np.linalg.svd(weights, compute_uv=False)
         assert values[2] < 1e-14
-        assert values[1] / values[0] == pytest.approx(1 if law.spectrum == spectra.Flat() else 0.25)
+        assert values[1] / values[0] == approx(1 if law.spectrum == spectra.Flat() else 0.25)
     with pytest.raises(ValueError, match="`bound` must be a positive finite number"):
         targets.BoundedOutputs(0.0)
     setting = dataclasses.replace(SETTING, activations=activations.RankDeficient(3))
     problem = setting.draw(key=jax.random.key(0))
-    assert np.abs(parts(problem)[2]).max() == pytest.approx(1.5, rel=1e-12)
+    assert np.abs(parts(problem)[2]).max() == approx(1.5)

@@ -23,6 +23,7 @@ from lowrank_theory.theorems.rounding import (
 )
 from lowrank_theory.verification.attack import replay
 from statements import by_name, rounding_of, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -119,9 +120,7 @@ def test_values_against_numpy(bits, grid):
     expected = oracle(instance)
     assert set(expected) == set(ONE if bits == 1 else MANY)
     for name, values in expected.items():
-        assert sides(STATEMENTS[name], instance) == pytest.approx(values, rel=1e-10, abs=1e-12), (
-            name
-        )
+        assert sides(STATEMENTS[name], instance) == approx(values), name
         assert values[0] <= values[1] * (1 + 1e-12) + 1e-12
 
 
@@ -172,18 +171,18 @@ def test_half_way_between_levels(bits, count):
     instance = RoundedLayer(weights, bits, activations=seen)
     lost = 2 * (count - 1)
     a = (count - 1) / (4 * levels**2)
-    assert lost == pytest.approx(a / (1 + a) * np.sum(weights**2), rel=1e-14)
+    assert lost == approx(a / (1 + a) * np.sum(weights**2), side=1)
     assert exactly(instance) == (lost, lost, lost)
-    assert sides(rounding.absmax, instance) == pytest.approx((lost, lost), rel=1e-14)
-    assert sides(rounding.peak, instance) == pytest.approx((lost, lost), rel=1e-14)
+    assert sides(rounding.absmax, instance) == approx((lost, lost), side=1)
+    assert sides(rounding.peak, instance) == approx((lost, lost), side=1)
     through = (count - 1) * math.sqrt(2)
-    assert sides(rounding.outputs, instance) == pytest.approx((through, through), rel=1e-14)
+    assert sides(rounding.outputs, instance) == approx((through, through), side=1)
 
 
 def test_one_bit_of_one_weight_and_of_weights_of_one_size():
     alone = RoundedLayer(np.eye(5)[:, :2], 1)
-    assert sides(rounding.one_bit, alone) == pytest.approx((1.6, 1.6))
-    assert sides(rounding.one_bit_worst, alone) == pytest.approx((1.6, 1.6))
+    assert sides(rounding.one_bit, alone) == approx((1.6, 1.6))
+    assert sides(rounding.one_bit_worst, alone) == approx((1.6, 1.6))
     alike = RoundedLayer(np.array([[0.3], [-0.3], [0.3]]), 1)
     assert sides(rounding.one_bit, alike) == pytest.approx((0, 0), abs=1e-15)
 
@@ -222,9 +221,7 @@ def test_both_sides_scale_with_the_units_of_the_weights(name, factor):
     other = layer(name, factor * random_weights(), group=3)
     degree = 1 if name == "outputs" else 2
     expected = np.array(sides(STATEMENTS[name], instance))
-    np.testing.assert_allclose(
-        np.array(sides(STATEMENTS[name], other)) / factor**degree, expected, rtol=1e-12
-    )
+    assert_close(np.array(sides(STATEMENTS[name], other)) / factor**degree, expected)
 
 
 @every_statement
@@ -237,7 +234,7 @@ def test_nothing_is_said_where_squares_leave_float64(name, power):
     if name == "outputs":
         assert 0 < realised <= bound < math.inf
         expected = sides(STATEMENTS[name], layer(name, random_weights()))
-        np.testing.assert_allclose(np.ldexp([realised, bound], -power), expected, rtol=1e-12)
+        assert_close(np.ldexp([realised, bound], -power), expected)
     else:
         assert bound == math.inf
 
@@ -268,18 +265,14 @@ def test_order_and_signs_within_a_group_do_not_matter(name):
     order, signs = random.permutation(7), random.choice([-1.0, 1.0], 7)
     rows = np.asarray(instance.activations)[:, order] * signs
     moved = RoundedLayer(weights[order] * signs[:, None], instance.bits, activations=rows)
-    np.testing.assert_allclose(
-        sides(STATEMENTS[name], moved), sides(STATEMENTS[name], instance), rtol=1e-11
-    )
+    assert_close(sides(STATEMENTS[name], moved), sides(STATEMENTS[name], instance))
 
 
 @pytest.mark.parametrize("name", ["absmax", "peak", *ONE])
 def test_groups_of_outputs_are_groups_of_inputs_of_the_transpose(name):
     instance = layer(name, random_weights(), group=2, axis=1)
     other = layer(name, random_weights().T, group=2)
-    np.testing.assert_allclose(
-        sides(STATEMENTS[name], other), sides(STATEMENTS[name], instance), rtol=1e-12
-    )
+    assert_close(sides(STATEMENTS[name], other), sides(STATEMENTS[name], instance))
 
 
 @every_statement
@@ -319,9 +312,7 @@ def test_many_at_once_are_each_as_alone(name, way):
 
         each = jax.vmap(both) if way == "vmap" else lambda all_: jax.lax.map(both, all_)
         found = np.transpose(np.asarray(jax.jit(each)(stacked)))
-    np.testing.assert_allclose(
-        found, [sides(STATEMENTS[name], one) for one in instances], rtol=1e-12
-    )
+    assert_close(found, [sides(STATEMENTS[name], one) for one in instances])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -336,7 +327,7 @@ def test_clipped_grids_lose_no_more(bits, law):
     realised, _ = sides(STATEMENTS[name], drawn)
     assert lost <= realised * (1 + 1e-12)
     if bits == 1:
-        assert lost == pytest.approx(realised)
+        assert lost == approx(realised)
 
 
 def test_single_precision_is_rounded_as_what_it_is_in_double():
@@ -390,7 +381,7 @@ def test_the_adversary_knows_the_estimate(name):
             free = jax.tree.map(lambda x: jnp.asarray(2 * random.standard_normal(x.shape)), shapes)
             instance, known = statement.adversary.play(free)
             found = statement.estimate(instance)
-            np.testing.assert_allclose(known, found, rtol=1e-13, atol=1e-13)
+            assert_close(known, found)
             assert all(bool(h.holds) for h in statement.hypotheses(instance))
             assert 0 < replay(statement, free) <= 1
 
@@ -402,13 +393,13 @@ def test_adversaries_leave_nothing_out_of_one_group():
     with jax.enable_x64(True):
         instance, known = KnownCodes().play(jax.tree.map(jnp.asarray, free))
         wanted = np.concatenate([[[3.0, 3.0]], places]) * [2.0, 0.5]
-        np.testing.assert_allclose(instance.weights, wanted, rtol=1e-12)
+        assert_close(instance.weights, wanted)
         codes = np.concatenate([[[3.0, 3.0]], np.rint(places)]) * [2.0, 0.5]
-        np.testing.assert_allclose(known, codes, rtol=1e-12)
+        assert_close(known, codes)
         weights = random_weights((4, 2))
         instance, known = KnownSigns().play(jnp.asarray(weights))
     np.testing.assert_array_equal(instance.weights, weights)
-    np.testing.assert_allclose(known, np.sign(weights) * np.mean(np.abs(weights), axis=0))
+    assert_close(known, np.sign(weights) * np.mean(np.abs(weights), axis=0))
 
 
 @every_statement

@@ -23,6 +23,7 @@ from lowrank_theory.theorems.second_moment import (
 from lowrank_theory.verification import verify
 from oracle import upper_edge
 from statements import by_name, in_float64, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(6)
 
@@ -70,7 +71,7 @@ def test_realised_against_numpy(name):
         "leverage_above": relative[-1],
         "leverage_below": relative[0],
     }.get(name, np.linalg.norm(sample - second, 2))
-    assert sides(STATEMENTS[name], instance)[0] == pytest.approx(expected, rel=1e-9)
+    assert sides(STATEMENTS[name], instance)[0] == approx(expected)
 
 
 def test_gaussian_bounds_by_hand():
@@ -86,16 +87,15 @@ def test_gaussian_bounds_by_hand():
         ("expectation", 9 * (2 * linear + square**2 + 0.01)),
     ):
         found = sides(STATEMENTS[name], instance, failure_probability=SIDES)[1]
-        assert found == pytest.approx(bound, rel=1e-9), name
+        assert found == approx(bound), name
 
 
 def test_dimension_counts_only_what_is_there():
     instance = GaussianRows(100, np.array([3.0, 2.0, 0.0, 0.0])).draw(key=jax.random.key(0))
     e = upper_edge(100, 2, SIDES / 2) / 10 - 1
-    assert sides(second_moment.relative, instance, failure_probability=SIDES)[1] == pytest.approx(e)
-    assert (
-        sides(second_moment.relative, instance)[0] < 1
-    )  # the directions without rows do not count
+    assert sides(second_moment.relative, instance, failure_probability=SIDES)[1] == approx(e)
+    # The directions without rows do not count.
+    assert sides(second_moment.relative, instance)[0] < 1
 
 
 def test_deviation_is_the_better_of_both():
@@ -175,14 +175,14 @@ def test_leverage_bounds_invert_the_exponents(level):
     above = sides(second_moment.leverage_above, instance, failure_probability=0.5)[1]
     below = sides(second_moment.leverage_below, instance, failure_probability=0.5)[1]
     high: Any = optimize.brentq(lambda d: (1 + d) * math.log1p(d) - d - level, 0, 1e3)
-    assert above == pytest.approx(1 + high, rel=1e-9)
+    assert above == approx(1 + high, condition=10)
     if level >= 1:
         assert below == 0
     else:
         low: Any = optimize.brentq(
             lambda d: (1 - d) * math.log1p(-d) + d - level, 0, 1 - 1e-12, xtol=1e-14
         )
-        assert below == pytest.approx(1 - low, rel=1e-9)
+        assert below == pytest.approx(1 - low)
         # The quadratic forms that textbooks quote are weaker.
         assert below >= 1 - math.sqrt(2 * level)
     assert above <= 1 + level / 3 + math.sqrt(level**2 / 9 + 2 * level)
@@ -198,18 +198,18 @@ def test_leverage_counts_dimension_and_rows():
             )[1]
             for n, r in ((20, 2.0), (80, 8.0))
         ]
-        assert bounds[0] == pytest.approx(bounds[1], rel=1e-9)
+        assert bounds[0] == approx(bounds[1])
     instance = given(np.eye(2)[[0, 1] * 20], np.eye(2) / 2, gaussian=False, leverage=2.0)
     d = sides(second_moment.leverage_above, instance, failure_probability=0.1)[1] - 1
-    assert (1 + d) * math.log1p(d) - d == pytest.approx(2 / 40 * math.log(2 / 0.1))
+    assert (1 + d) * math.log1p(d) - d == approx(2 / 40 * math.log(2 / 0.1))
 
 
 def test_resampled_rows_know_their_law():
     instance = ResampledRows(500, POPULATION).draw(key=jax.random.key(3))
     second = POPULATION.T @ POPULATION / 12
-    np.testing.assert_allclose(instance.second_moment, second, rtol=1e-12)
+    assert_close(instance.second_moment, second)
     scores = np.sum(POPULATION @ np.linalg.inv(second) * POPULATION, axis=1)
-    assert float(instance.leverage) == pytest.approx(scores.max())
+    assert float(instance.leverage) == approx(scores.max())
     drawn_rows = np.asarray(instance.rows)
     found = [int(np.argmin(np.linalg.norm(POPULATION - row, axis=1))) for row in drawn_rows]
     np.testing.assert_allclose(drawn_rows, POPULATION[found], rtol=1e-15)
@@ -224,9 +224,7 @@ def test_both_sides_scale_with_the_units_of_the_activations(name, factor):
     instance = drawn(name)
     degree = 2 if name in ("absolute", "dimension_free", "expectation") else 0
     found = sides(STATEMENTS[name], changed(instance, factor * np.eye(4)))
-    np.testing.assert_allclose(
-        found, factor**degree * np.array(sides(STATEMENTS[name], instance)), rtol=1e-9
-    )
+    assert_close(found, factor**degree * np.array(sides(STATEMENTS[name], instance)))
 
 
 @every_statement
@@ -234,14 +232,14 @@ def test_both_sides_do_not_depend_on_the_basis(name):
     instance = drawn(name)
     basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))
     found = sides(STATEMENTS[name], changed(instance, basis))
-    np.testing.assert_allclose(found, sides(STATEMENTS[name], instance), rtol=1e-9)
+    assert_close(found, sides(STATEMENTS[name], instance))
 
 
 @pytest.mark.parametrize("name", ["relative", *BOUNDED])
 def test_relative_forms_do_not_depend_on_any_coordinates(name):
     instance = drawn(name)
     found = sides(STATEMENTS[name], changed(instance, np.triu(np.ones((4, 4)))))
-    np.testing.assert_allclose(found, sides(STATEMENTS[name], instance), rtol=1e-8)
+    assert_close(found, sides(STATEMENTS[name], instance), condition=10)
 
 
 @every_statement

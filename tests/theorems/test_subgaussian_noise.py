@@ -19,6 +19,7 @@ from lowrank_theory.theorems.subgaussian_noise import (
     subgaussian_noise,
 )
 from statements import by_name, drawn, in_float64
+from tolerance import approx
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -74,16 +75,14 @@ def test_statement_against_numpy(name):
     left, _, _ = np.linalg.svd(np.asarray(problem.truth.layer_inputs), full_matrices=False)
     residual = np.asarray(problem.truth.noise)
     realised = float(statement.realised(problem))
-    assert realised == pytest.approx(np.linalg.norm(left.T @ residual, 2))
+    assert realised == approx(np.linalg.norm(left.T @ residual, 2))
     square = squared_cloud_bound if name.endswith("pac_bayes") else squared_net_bound
     bound = statement.bound(problem, failure_probability=0.01)
-    assert float(bound.require()) == pytest.approx(
-        0.7 * math.sqrt(in_float64(square, 7.0, 4, 0.01))
-    )
+    assert float(bound.require()) == approx(0.7 * math.sqrt(in_float64(square, 7.0, 4, 0.01)))
     with jax.enable_x64(True):
         wrong = statement.broken_estimate(problem)
-        assert float(statement.loss(problem, wrong)) == pytest.approx(np.linalg.norm(residual, 2))
-        assert float(statement.magnitude(problem)) == pytest.approx(np.linalg.norm(residual))
+        assert float(statement.loss(problem, wrong)) == approx(np.linalg.norm(residual, 2))
+        assert float(statement.magnitude(problem)) == approx(np.linalg.norm(residual))
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -106,4 +105,4 @@ def test_both_sides_scale_with_the_units_of_the_noise(factor):
     scaled = dataclasses.replace(problem, truth=truth)
     for statement in STATEMENTS.values():
         for side in (statement.realised, lambda p, s=statement: s.bound(p).value):
-            assert float(side(scaled)) == pytest.approx(factor * float(side(problem)))
+            assert float(side(scaled)) == approx(factor * float(side(problem)))

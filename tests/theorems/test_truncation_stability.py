@@ -32,6 +32,7 @@ from perturbed import (
     mapped,
     obeys_the_laws,
 )
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -75,9 +76,9 @@ def test_adversary_reaches_every_target():
     values = np.array([[1.0, 2.0, -0.5, 0.25]])
     with jax.enable_x64(True):
         instance, estimate = adversary.play(tuple(map(jnp.asarray, (left, right, values))))
-    np.testing.assert_allclose(instance.matrix, left.T @ right)
-    np.testing.assert_allclose(np.diagonal(instance.perturbed), [1.500005, 4.500005, 0.5, 0.25])
-    np.testing.assert_allclose(estimate, np.diag([1.500005, 4.500005, 0, 0]))
+    assert_close(instance.matrix, left.T @ right)
+    assert_close(np.diagonal(instance.perturbed), [1.500005, 4.500005, 0.5, 0.25])
+    assert_close(estimate, np.diag([1.500005, 4.500005, 0, 0]))
 
 
 def worst(noise, rank):
@@ -92,7 +93,7 @@ def test_schatten_against_numpy(instance, exponent):
     error = truncated(instance.perturbed, instance.rank) - instance.matrix
     caps = worst(singular_values(instance.noise), instance.rank)
     expected = np.linalg.norm(singular_values(error), exponent), np.linalg.norm(caps, exponent)
-    assert at_once(Schatten(exponent), instance) == pytest.approx(expected, rel=1e-11)
+    assert at_once(Schatten(exponent), instance) == approx(expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -102,7 +103,7 @@ def test_ky_fan_against_numpy(count):
     first, second, *_ = singular_values(instance.noise)
     caps = [2 * first, 2 * second, first, second]
     expected = sum(singular_values(error)[:count]), sum(caps[:count])
-    assert at_once(KyFan(count), instance) == pytest.approx(expected, rel=1e-11)
+    assert at_once(KyFan(count), instance) == approx(expected)
 
 
 @pytest.mark.parametrize("instance", INSTANCES.values(), ids=INSTANCES)
@@ -110,7 +111,7 @@ def test_golden_ratio_against_numpy(instance):
     error = truncated(instance.perturbed, instance.rank) - instance.matrix
     noise = np.linalg.norm(singular_values(instance.noise)[: 2 * instance.rank])
     expected = np.linalg.norm(error), (1 + math.sqrt(5)) / 2 * noise
-    assert at_once(GoldenRatio(), instance) == pytest.approx(expected, rel=1e-11)
+    assert at_once(GoldenRatio(), instance) == approx(expected)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
@@ -121,7 +122,7 @@ def test_approximate_rank_against_numpy(rank):
     noise, hidden = singular_values(instance.noise), min(rank, 4 - rank)
     zeta, twice = np.linalg.norm(noise[:rank]), 2 * np.linalg.norm(noise[:hidden])
     expected = np.linalg.norm(error), math.hypot(tau + zeta, tau + twice)
-    assert at_once(ApproximateRank(), instance) == pytest.approx(expected, rel=1e-11)
+    assert at_once(ApproximateRank(), instance) == approx(expected)
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0, 3.0, 4.0, 10.0, math.inf])
@@ -131,7 +132,7 @@ def test_schatten_is_attained(exponent, copies):
     realised, bound = at_once(Schatten(exponent), instance)
     total = copies ** (1 / exponent)
     expected = 2 if exponent == math.inf else (1 + 2**exponent) ** (1 / exponent)
-    assert realised == pytest.approx(expected * total)
+    assert realised == approx(expected * total)
     assert bound == pytest.approx(expected * total, rel=1e-5)
 
 
@@ -161,11 +162,11 @@ def test_ky_fan_takes_the_caps_in_their_order():
     """Not the largest first: $2z_1 + 2z_2$ is less than $2z_1 + z_1$ here."""
     instance = diagonal([3, 3, 0, 0], [1, 0.1, 0, 0], 2)
     bounds = [at_once(KyFan(count), instance)[1] for count in (1, 2, 3, 4, 5)]
-    np.testing.assert_allclose(bounds, [2, 2.2, 3.2, 3.3, 3.3])
+    assert_close(bounds, [2, 2.2, 3.2, 3.3, 3.3])
 
 
 def test_golden_ratio_is_attained():
-    assert pytest.approx(GOLDEN_RATIO**2) == GOLDEN_RATIO + 1
+    assert approx(GOLDEN_RATIO**2) == GOLDEN_RATIO + 1
     instance = diagonal([GOLDEN_RATIO, 0], [1 - GOLDEN_RATIO - 1e-9, 1])
     expected = math.hypot(GOLDEN_RATIO, 1)
     assert at_once(GoldenRatio(), instance) == pytest.approx((expected, expected), rel=1e-8)
@@ -184,7 +185,7 @@ def test_frobenius_is_the_theorem_on_planted_layers():
     problem = Problem.stated(observed, instance.matrix, instance.rank)
     planted = theorems.planted_rank.any_noise
     expected = float(planted.realised(problem)), float(planted.bound(problem).value)
-    assert at_once(Schatten(2.0), instance) == pytest.approx(expected, rel=1e-11)
+    assert at_once(Schatten(2.0), instance) == approx(expected)
 
 
 @pytest.mark.parametrize("name", LOW_RANK)
@@ -233,4 +234,4 @@ def test_rounding_scales_with_all_that_is_added():
     instance = Perturbation(np.full((3, 2), 1.0), np.full((3, 2), 2.0), 1)
     with jax.enable_x64(True):
         expected = 3 * math.sqrt(6) * math.sqrt(2)
-        assert float(GoldenRatio().magnitude(instance)) == pytest.approx(expected)
+        assert float(GoldenRatio().magnitude(instance)) == approx(expected)
