@@ -278,16 +278,14 @@ def judged(
     bias = None if route.objective == "weights" else returned.bias
     error = _exact.error(seen, returned.left, returned.right, bias)
     known = best if resolved is None else resolved
-    sketched = isinstance(route.method({"penalty": 0}), lrt.Randomized)
-    share = (1 + EXCESS) ** 0.5 - 1 if sketched else returned.tolerance
 
     def beside(optimum: _exact.Optimum) -> tuple[Any, Any, Any]:
-        allowed = np.maximum(share * optimum.value, NEGLIGIBLE * optimum.target)
+        allowed = np.maximum(returned.tolerance * optimum.value, NEGLIGIBLE * optimum.target)
         return error.value - optimum.value, error.doubt + optimum.doubt, allowed
 
     excess, doubt, allowed = beside(known)
     of_all, doubt_of_all, allowed_of_all = beside(best)
-    stated = returned.optimal_error - (error.value if sketched else known.value)
+    stated = returned.optimal_error - known.value
     arrays = [each for each in (returned.left, returned.right, returned.bias) if each is not None]
     finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
     right = excess - doubt <= allowed

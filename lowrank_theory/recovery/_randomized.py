@@ -89,9 +89,8 @@ class Randomized(AbstractMethod):
     judge it, where the certificate says `certified`; nothing is assumed about the layer. Steps are
     taken until then, at most `max_steps` of them in float64. The result is a function of the `key`.
 
-    The certificate holds the error of the layer found as `optimal_error`, and `excess_bound`,
-    which the distance of the layer returned from the optimum exceeds with probability at most
-    `failure_probability`.
+    With that probability the optimum is at least the `optimal_error` of the certificate, which the
+    error of the layer returned exceeds by at most `excess_bound`.
 
     Raises `ValueError` if `excess` is not positive, if `failure_probability` does not lie between 0
     and 1, if `max_steps` is not an integer >= 1, or if `key` is not one key at hand: its words are
@@ -177,20 +176,20 @@ def randomized(
     rounding = rounding_allowance(scale, *weights.shape)
     square_rounding = rounding * scale + jnp.sum(weights**2) * underflow
 
-    tolerance = 1 - (1 + excess) ** -0.5
+    tolerance = (1 + excess) ** 0.5 - 1
 
-    def bounds(captured: Array, missed: Array) -> tuple[Array, Array, Array]:
-        """Of the squared error of directions that capture so much, where the best capture at most
-        so much more: as computed, the least of the best, and the most of these.
+    def bounds(captured: Array, missed: Array) -> tuple[Array, Array]:
+        """The least that the squared optimum can be where directions capture so much and miss at
+        most so much, and the most that their squared error can be.
         """
         doubt = (2 * rank + 1) * square_rounding  # the trace, r eigenvalues on either side
         error = jnp.maximum(target_square - captured, 0)
-        return error, jnp.maximum(error - missed - doubt, 0), error + doubt
+        return jnp.maximum(error - missed - doubt, 0), error + doubt
 
     def certificate(captured: Array, missed: Array) -> Certificate:
-        error, lower, upper = bounds(captured, missed)
+        lower, upper = bounds(captured, missed)
         return Certificate(
-            optimal_error=safe_sqrt(error),
+            optimal_error=safe_sqrt(lower),
             excess_bound=safe_sqrt(upper) - safe_sqrt(lower) + 2 * rounding,
             target_norm=safe_sqrt(target_square),
             finite=is_finite(captured, missed),
@@ -207,12 +206,12 @@ def randomized(
         max_steps=max_steps,
     )
     image = moment.applied(vectors)
-    optimum, lower, upper = bounds(captured, missed)
+    lower, upper = bounds(captured, missed)
     fit = Fit(
         left=matmul(weights, vectors),
         right=vectors.T,
         eigenvalues=jnp.sum(vectors * image, axis=0),
-        optimum=optimum,
+        optimum=lower,
         lower=lower,
         upper=upper,
         rounding=2 * rounding,

@@ -57,8 +57,8 @@ def rank_penalised(
 ) -> tuple[LowRank, Certificate]:
     r"""The pure function beneath `RankPenalised`.
 
-    Columns of the left factor beyond the selected rank are zero. The certificate is about the
-    residual $\lVert Y-\tilde XZ\rVert_F$ at that rank. Works under `jit`, `vmap` and `grad`; the
+    Columns of the left factor beyond the selected rank are zero, and the certificate is about the
+    error at that rank. Works under `jit`, `vmap` and `grad`; the
     product of the factors is differentiable where no squared singular value is at the penalty, and
     $s_r > s_{r+1}$ if more than r are above it.
     """

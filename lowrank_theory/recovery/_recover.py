@@ -30,10 +30,17 @@ class Certificate(InFloat64):
     r"""What is known of the factors and the bias as they are returned, in the dtype of the layer,
     from computed quantities only. Its numbers are float64.
 
-    - `optimal_error`: the computed best rank-r error of the method's own objective, a Frobenius
-      norm in the units of the outputs (of the weights, for data-agnostic methods);
+    The *error* of a layer is $\lVert Y - \tilde XZ\rVert_F$, in the units of the outputs;
+    $\lVert W - Z\rVert_F$ for methods that see weights alone; of `Ridge` the root of its whole
+    objective. The *optimum* is the least error of any layer of rank r, affine where the method
+    makes a new bias. Where a method lowers singular values, it is the least among layers whose
+    outputs have none larger than those that it keeps.
+
+    - `optimal_error`: the optimum as it is known: within `excess_bound` of the true one, and no
+      more than the error of the returned factors, but for rounding in float64;
     - `excess_bound`: the error of the returned factors exceeds the true optimum by at most this
-      much: what rounding them added, as measured, and the rounding analysis of the route taken;
+      much: what rounding them added, as measured, and the rounding analysis of the route taken. Of
+      a published recipe, most of it is what it loses;
     - `target_norm`: the Frobenius norm of what is approximated;
     - `finite`: every returned number is finite;
     - `tolerance`: what share of `optimal_error` the excess may be, to be certified.

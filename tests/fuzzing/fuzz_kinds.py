@@ -44,7 +44,7 @@ def finite_number(value: Any, otherwise: float = 1.0) -> float:
     return number if np.isfinite(number) and number > 0 else otherwise
 
 
-def kept_promises(found: lrt.Recovery, layer: Layer, optimum: Any, **options: Any) -> Verdict:
+def kept_promises(found: lrt.Recovery, layer: Layer, optimum: Any) -> Verdict:
     """Of a certificate about |Y - XZ| and this optimum."""
     left, right, *bias = arrays_of(found)
     finite = all(np.isfinite(exact(each)).all() for each in (left, right, *bias))
@@ -55,7 +55,6 @@ def kept_promises(found: lrt.Recovery, layer: Layer, optimum: Any, **options: An
         optimum=optimum,
         norm=layer.norm,
         noise=layer.noise(left, right) if finite else np.longdouble(0),
-        **options,
     )
     return RIGHT if certified else HONEST
 
@@ -79,11 +78,6 @@ def best_of_weights(_: Generator, drawn: Drawn, __: Any, found: lrt.Recovery) ->
     if found.bias is not None and not np.array_equal(exact(found.bias), exact(drawn.bias)):
         raise Lie("the bias that is kept as it is has changed")
     return kept_promises(dataclasses.replace(found, bias=None), layer, layer.optimum(drawn.rank))
-
-
-def sketched(_: Generator, drawn: Drawn, __: Any, found: lrt.Recovery) -> Verdict:
-    layer = drawn.truth()
-    return kept_promises(found, layer, layer.optimum(drawn.rank), states_error=True)
 
 
 def measured(_: Generator, drawn: Drawn, __: Any, found: lrt.Recovery) -> Verdict:
@@ -258,7 +252,7 @@ METHODS: dict[str, Method] = {
             excess=pick(rng, (0.01, 0.5)), key=jax.random.key(int(rng.integers(9)))
         ),
         UNCHANGED,
-        sketched,
+        best_of_rank,
         3,
     ),
     **{

@@ -170,12 +170,10 @@ def check_promises(
     optimum: Number,
     norm: Number,
     noise: Number,
-    states_error: bool = False,
 ) -> bool:
     """Whether the result is certified; a `Lie` where anything it promises is false.
 
-    `optimum` is that of the exact problem; `states_error`: its `optimal_error` is the error of what
-    was returned.
+    `optimum` is that of the exact problem.
     """
     finite = all(np.isfinite(exact(array)).all() for array in arrays)
     numbers = [np.asarray(x) for x in (certificate.optimal_error, certificate.excess_bound)]
@@ -200,8 +198,7 @@ def check_promises(
                 f"certified, and exceeds the optimum {float(optimum):.4g} by {float(excess):.4g} "
                 f"(norm {float(norm):.3g})"
             )
-        true = error if states_error else optimum
-        check_close("optimal_error", stated, true, 2 * allowed + 1e-6 * true + noise)
+        check_close("optimal_error", stated, optimum, 2 * allowed + 1e-6 * optimum + noise)
         check_close("target_norm", certificate.target_norm, norm, 1e-6 * norm + noise)
     return certified
 

@@ -14,7 +14,7 @@ import pytest
 
 import lowrank_theory as lrt
 from lowrank_theory import recovery as recoveries
-from lowrank_theory.recovery import AbstractMethod, Certificate
+from lowrank_theory.recovery import AbstractMethod, Certificate, published
 from oracle import Question, attainable, norm, objective, product, solve, svd
 from regimes import Case, Regime, orthonormal
 
@@ -281,16 +281,18 @@ def test_nothing_comes_of_nothing(method):
     assert found.bias is None or not np.any(found.bias)
 
 
-def errors(method: Method, case: Case, recovery: Any) -> tuple[float, float, float]:
+def errors(
+    method: Method, case: Case, recovery: Any, rank: int = RANK
+) -> tuple[float, float, float]:
     """Of what came back and of the best there is, by the oracle; and the size of what was asked."""
     asked = method.asks(method.sees(case.cast(np.float64)))
     bias = None if recovery.bias is None else np.asarray(recovery.bias, np.float64)
     if asked.affine or asked.penalty:
-        best = objective(asked, *solve(asked, RANK))
+        best = objective(asked, *solve(asked, rank))
     else:
         left, values, right = svd(attainable(asked.inputs, asked.outputs))
-        kept = method.keeps(values, int(np.linalg.matrix_rank(asked.inputs)))[:RANK]
-        fitted = product(left[:, :RANK] * kept, right[:RANK])
+        kept = method.keeps(values, int(np.linalg.matrix_rank(asked.inputs)))[:rank]
+        fitted = product(left[:, :rank] * kept, right[:rank])
         best = norm(asked.outputs - fitted)
     return objective(asked, dense(recovery), bias), best, norm(asked.outputs)
 
@@ -335,6 +337,41 @@ def test_what_the_certificate_says_of_the_numbers_returned_is_true(method, case)
 @pytest.mark.thinned(4)
 def test_what_it_says_after_one_sample_is_true(method):
     judged(method, changed(lambda each: each[:1], "activations", "compressed", "outputs"))
+
+
+CONVEX = (
+    recoveries.WeightNuclearNormBall,
+    recoveries.WeightNuclearNormPenalty,
+    recoveries.NuclearNormRelu,
+    recoveries.CensoredLikelihood,
+)  # which know a duality gap and no optimum
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, id=name)
+        for name, method in METHODS.items()
+        if not isinstance(method.make(1.0, 1.0), CONVEX)
+    ],
+)
+@pytest.mark.thinned(4)
+def test_the_optimal_error_is_the_least_error_of_any_layer_of_the_rank(method):
+    """It is the oracle's; what comes back has it if the method minimises the error, and never less;
+    and a larger rank has no larger one.
+    """
+    recipe = isinstance(method.make(1.0, 1.0), published.AbstractRecipe)
+    below = np.inf
+    for rank in (1, RANK, OUTPUTS):
+        recovery = fit(method, CASE, rank=rank)
+        certificate = recovery.certificate
+        error, best, size = errors(method, CASE, recovery, rank)
+        stated, excess = float(certificate.optimal_error), float(certificate.excess_bound)
+        rounding = ROUNDING * size
+        assert abs(stated - best) <= min(excess, rounding)
+        assert stated <= min(error, below) + rounding
+        assert recipe or error <= stated + rounding
+        below = stated
 
 
 # --- transformations and bad numbers --------------------------------------------------------------
