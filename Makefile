@@ -55,6 +55,7 @@ indices: $(VENV)/.library ## write the lists of theorems in documents, from theo
 
 attack: $(VENV)/.library ## attack every sure statement; writes its worst instances to figures/attack
 	$(BIN)/lowrank-theory attack --workers $(WORKERS) --out figures/attack --json figures/attack/table.json
+	$(BIN)/python experiments/_indices.py
 
 bench: $(VENV)/.tools ## measure everything beside others; writes benchmarks/ (SIZE=--quick: small, to out/benchmarks)
 	$(BIN)/python benchmarks/run.py $(SIZE)

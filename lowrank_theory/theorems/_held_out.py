@@ -187,7 +187,8 @@ _LAYER = Setting(
     noise=noise.Gaussian(0.3),
 )
 UNIFORM = _law(tuple(np.linspace(0, 1, 8)), (1.0,) * 8)
-_MILD = {
+# On these every certificate is finite.
+_SEEN = {
     "compressed layer": LayerLossLaw(_LAYER, _UNITS),
     "uniform": UNIFORM,
     "geometric": _law(tuple(2.0 ** -np.arange(8)), tuple(1.5 ** np.arange(8))),
@@ -196,15 +197,15 @@ _MILD = {
     "zero": _law((0.0,), (1.0,)),
     "fair coin at the range": _two_point(0.5),
 }
-# Above 1 - 0.05^(1/100) = 0.02951 a sample of zeros makes the exact limit fail, at a rate just
-# below 0.05.
-_RARE = {
+BOUNDED = {
+    **_SEEN,
+    # Above 1 - 0.05^(1/100) = 0.02951 a sample of zeros makes the exact limit fail, at a rate just
+    # below 0.05.
     "rare events at the range": _two_point(0.0296),
     "rarer than the units can show": _law((0.0, 0.001, 1.0), (0.5, 0.499, 0.001)),
     "two units": _law((0.1, 1.0), (0.8, 0.2), units=2),
 }
-ALL = {**_MILD, **_RARE}
-SPREAD = {**_MILD, "biased coin at the range": _two_point(0.2)}
+OF_KNOWN_RATIO = {**_SEEN, "biased coin at the range": _two_point(0.2)}
 COINS = {
     "rare": _two_point(0.0296),
     "common": _two_point(0.2),

@@ -44,9 +44,9 @@ from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import check_positive
 from lowrank_theory.theorems._held_out import (
-    ALL,
+    BOUNDED,
     COINS,
-    SPREAD,
+    OF_KNOWN_RATIO,
     UNIFORM,
     HeldOut,
 )
@@ -214,13 +214,13 @@ def _not_negative(held_out: HeldOut) -> Hypothesis:
 
 
 _MANY_UNITS = Refuted(1.0, "many units: both sides tend to the mean")
-_ZEROS = Refuted(1.0, "coins of which too few heads are expected to be seen: a sample of zeros")
+_ZEROS = Refuted(1.0, "rare coins: a sample of zeros, which no certificate can bound by less")
 
 
 class Hoeffding(AbstractBounded):
     r"""$\mu \le \bar Z + B\sqrt{\ln(1/\delta)/(2n)}$ with probability $1-\delta$."""
 
-    regimes = ALL
+    regimes = BOUNDED
     control = UNIFORM
     refuted_below = _MANY_UNITS
 
@@ -236,7 +236,7 @@ class EmpiricalBernstein(AbstractBounded):
     n/2\rfloor$.
     """
 
-    regimes = ALL
+    regimes = BOUNDED
     control = UNIFORM
     refuted_below = _MANY_UNITS
 
@@ -255,7 +255,7 @@ class Betting(AbstractBounded):
     + \theta_j\tfrac{B-Z_j}{B-m}\bigr)$.
     """
 
-    regimes = ALL
+    regimes = BOUNDED
     control = UNIFORM
     refuted_below = _MANY_UNITS
 
@@ -278,7 +278,7 @@ class OrderFree(AbstractBounded):
     \min\bigl(1, a\sqrt{2L(B-m)/(nm)}\bigr)$.
     """
 
-    regimes = ALL
+    regimes = BOUNDED
     control = UNIFORM
     refuted_below = _ZEROS
 
@@ -327,7 +327,7 @@ class MomentRatio(AbstractCertificate):
     $\mathbb EZ^2 \le \kappa\mu^2$ and no range.
     """
 
-    regimes = SPREAD
+    regimes = OF_KNOWN_RATIO
     control = UNIFORM
     refuted_below = Refuted(1.0, "losses that are all equal")
 
