@@ -123,7 +123,8 @@ def test_committed_numbers_can_be_drawn(imported, name: str):
 
 
 def test_the_tables_of_the_note_are_those_of_the_numbers(imported):
-    note = (ROOT / "paper_notes" / "transfer.md").read_text()
+    notes = [ROOT / "paper_notes" / f"{name}.md" for name in ("transfer", "why_data_helps")]
+    texts = [note.read_text() for note in notes]
     tables = imported("_transfer_note")
-    assert all(f"<!-- table: {name} -->" in note for name in tables.TABLES)
-    assert tables.filled(note, ROOT / "figures") == note
+    assert all(f"<!-- table: {name} -->" in "".join(texts) for name in tables.TABLES)
+    assert [tables.filled(text, ROOT / "figures") for text in texts] == texts
