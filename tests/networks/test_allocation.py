@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lowrank_theory._engine import allocation
 from lowrank_theory.networks import Options, allocate
+from tolerance import approx
 
 
 @st.composite
@@ -48,7 +49,7 @@ def assert_consistent(curves, budget, found):
     """What is said of the allocation is true of its options."""
     pairs = list(zip(curves, found.chosen, strict=True))
     assert found.cost == sum(c.cost(k) for c, k in pairs) <= budget
-    assert found.loss == pytest.approx(sum(0.0 if k is None else c.losses[k] for c, k in pairs))
+    assert found.loss == approx(sum(0.0 if k is None else c.losses[k] for c, k in pairs))
     assert all(k is None or 0 <= k < c.cheaper for c, k in pairs)
 
 
@@ -57,7 +58,7 @@ def test_nothing_within_the_budget_loses_less(drawn):
     curves, budget = drawn
     found = allocate(curves, budget)
     assert_consistent(curves, budget, found)
-    assert found.loss == pytest.approx(best(curves, budget))
+    assert found.loss == approx(best(curves, budget))
     assert found.lower_bound == found.loss
 
 
@@ -87,7 +88,7 @@ def test_the_relaxation_is_a_linear_program(drawn):
         A_eq=layer == np.arange(len(points))[:, None],
         b_eq=np.ones(len(points)),
     )
-    assert np.interp(budget, *knots.T) == pytest.approx(solved.fun, rel=1e-9, abs=1e-9)
+    assert np.interp(budget, *knots.T) == approx(solved.fun)
 
 
 @given(layers(), st.sampled_from([1e-9, 1e6]), st.integers(2, 1000))
@@ -97,14 +98,14 @@ def test_units_do_not_matter(drawn, loss_unit, cost_unit):
         Options(c.costs * cost_unit, c.losses * loss_unit, c.dense * cost_unit) for c in curves
     ]
     found, other = allocate(curves, budget), allocate(scaled, budget * cost_unit * (1 + 1e-12))
-    assert other.loss == pytest.approx(loss_unit * found.loss, rel=1e-9)
+    assert other.loss == approx(loss_unit * found.loss)
 
 
 @given(layers(), st.randoms(use_true_random=False))
 def test_the_order_of_the_layers_does_not_matter(drawn, random):
     curves, budget = drawn
     shuffled = random.sample(curves, len(curves))
-    assert allocate(shuffled, budget).loss == pytest.approx(allocate(curves, budget).loss)
+    assert allocate(shuffled, budget).loss == approx(allocate(curves, budget).loss)
 
 
 def test_the_step_of_greatest_gain_per_cost_is_not_always_the_best():

@@ -15,6 +15,7 @@ from lowrank_theory.calibration import Calibration
 from lowrank_theory.calibration.measured import measured_errors
 from lowrank_theory.networks import LayerError, Parameters, RankRule, compress
 from routes import normal
+from tolerance import approx
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -73,9 +74,9 @@ def test_errors_at_all_ranks_are_those_of_the_rows(dtype, power):
             made = inputs @ exactly(left[..., :rank]) @ exactly(right[:, :rank])
             made = made if shift is None else made + exactly(shift)[:, None, rank]
             true = norm(outputs - made) / norm(outputs)
-            assert np.sqrt(measured.squares[rank]) == pytest.approx(true, rel=1e-9, abs=1e-12)
+            assert np.sqrt(measured.squares[rank]) == approx(true)
             assert true <= measured.upper[rank] <= true * (1 + 1e-6) + 1e-6
-        assert measured.norm == pytest.approx(norm(outputs), rel=1e-12)
+        assert measured.norm == approx(norm(outputs))
 
 
 @pytest.mark.parametrize("dtype", TOPS)
@@ -183,7 +184,7 @@ def test_the_stated_error_is_that_of_the_returned_numbers(target, sequential, dt
             assert true <= 0.04, name
     if not sequential and target == "a share":
         planned = sum(layer.relative_error**2 for layer in replaced)
-        assert compressed.provenance["planned"] == pytest.approx(planned, rel=1e-9)
+        assert compressed.provenance["planned"] == approx(planned)
 
 
 def test_a_certificate_is_about_the_returned_numbers():

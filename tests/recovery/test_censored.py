@@ -20,6 +20,7 @@ from lowrank_theory.recovery.censored import (
     hazard_slope,
     negative_log_survival,
 )
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -88,8 +89,8 @@ def test_derivatives_are_each_other():
     with jax.enable_x64(True):
         first = jax.vmap(jax.grad(negative_log_survival))(jnp.asarray(x))
         second = jax.vmap(jax.grad(hazard))(jnp.asarray(x))
-    np.testing.assert_allclose(first, in_numpy(hazard, x), rtol=1e-10)
-    np.testing.assert_allclose(second, in_numpy(hazard_slope, x), rtol=1e-7)
+    assert_close(first, in_numpy(hazard, x), condition=10)
+    assert_close(second, in_numpy(hazard_slope, x), condition=10)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +109,11 @@ def test_values_by_hand():
 def test_loss_and_gradient_against_scipy():
     _, outputs, options, clean = instance()
     scale = options["noise_scale"]
-    assert in_numpy(censored_loss, clean, outputs, scale) == pytest.approx(
-        oracle.censored_loss(clean, outputs, scale), rel=1e-12
+    assert in_numpy(censored_loss, clean, outputs, scale) == approx(
+        oracle.censored_loss(clean, outputs, scale)
     )
-    np.testing.assert_allclose(
-        in_numpy(censored_gradient, clean, outputs, scale),
-        gradient(clean, outputs, scale),
-        rtol=1e-12,
-        atol=1e-14,
+    assert_close(
+        in_numpy(censored_gradient, clean, outputs, scale), gradient(clean, outputs, scale)
     )
     assert (outputs == 0).any()
     assert (outputs > 0).any()
@@ -141,7 +139,7 @@ def test_agrees_with_proximal_gradient_where_the_box_is_wide(penalty):
     assert fit.converged
     np.testing.assert_allclose(fit.preactivations, point, atol=2e-5)
     best = oracle.censored_loss(point, outputs, scale) + penalty * oracle.nuclear(point)
-    assert fit.objective == pytest.approx(best, abs=1e-8)
+    assert fit.objective == approx(best)
 
 
 def test_agrees_with_a_general_solver_where_the_box_binds():
@@ -157,7 +155,7 @@ def test_agrees_with_a_general_solver_where_the_box_binds():
     box = optimize.LinearConstraint(np.kron(activations, np.eye(2)), -bound, bound)
     best = optimize.minimize(objective, np.zeros(4), jac=slope, method="SLSQP", constraints=[box])
     fit = solve(activations, outputs, **options, penalty=0.0, tolerance=1e-10)
-    assert np.abs(fit.preactivations).max() == pytest.approx(bound)
+    assert np.abs(fit.preactivations).max() == approx(bound)
     assert fit.objective == pytest.approx(best.fun, rel=1e-6)
     np.testing.assert_allclose(fit.weights.ravel(), best.x, atol=1e-3)
 
@@ -170,9 +168,9 @@ def test_guarantee_holds_for_every_feasible_point_even_before_convergence(penalt
     fit = solve(activations, outputs, **options, penalty=penalty, max_steps=max_steps)
     point = fit.preactivations
     assert np.abs(point).max() <= bound * (1 + 1e-12)
-    np.testing.assert_allclose(activations @ fit.weights, point, atol=1e-12)
+    assert_close(activations @ fit.weights, point, scale=oracle.norm(point))
     value = oracle.censored_loss(point, outputs, scale) + penalty * oracle.nuclear(point)
-    assert fit.objective == pytest.approx(value, rel=1e-12)
+    assert fit.objective == approx(value)
     slope = gradient(point, outputs, scale)
     allowed = 1e-6 * bound * np.abs(gradient(np.zeros_like(outputs), outputs, scale)).sum()
     assert bool(fit.converged) == (fit.duality_gap <= allowed)
@@ -211,7 +209,7 @@ def test_one_entry_by_hand(output, penalty, expected):
         tolerance=1e-12,
     )
     assert fit.converged
-    assert fit.preactivations.item() == pytest.approx(expected, abs=1e-9)
+    assert fit.preactivations.item() == approx(expected)
 
 
 def test_large_penalty_gives_zero_without_a_gap():
@@ -219,7 +217,7 @@ def test_large_penalty_gives_zero_without_a_gap():
     fit = solve(activations, outputs, **options, penalty=100.0)
     assert fit.steps == 1
     assert not fit.weights.any()
-    assert fit.duality_gap == pytest.approx(0, abs=1e-12)
+    assert fit.duality_gap == approx(0, scale=1)
 
 
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
@@ -238,10 +236,10 @@ def test_scale_equivariance(factor):
         (other_units, 1 / factor, 1.0, 1.0),
     ]:
         assert scaled.steps == fit.steps
-        np.testing.assert_allclose(scaled.weights / on_weights, fit.weights, atol=1e-12)
-        np.testing.assert_allclose(scaled.preactivations / on_point, fit.preactivations, atol=1e-12)
-        assert scaled.objective / on_value == pytest.approx(fit.objective, rel=1e-12)
-        assert scaled.duality_gap / on_value == pytest.approx(fit.duality_gap, abs=1e-12)
+        assert_close(scaled.weights / on_weights, fit.weights)
+        assert_close(scaled.preactivations / on_point, fit.preactivations)
+        assert scaled.objective / on_value == approx(fit.objective)
+        assert scaled.duality_gap / on_value == approx(fit.duality_gap)
 
 
 def test_only_the_column_space_and_no_order_matters():
@@ -252,9 +250,11 @@ def test_only_the_column_space_and_no_order_matters():
     fit = solve(activations, outputs, **options, penalty=0.3)
     mixed = solve(activations @ mixing, outputs, **options, penalty=0.3)
     again = solve(activations[rows], outputs[rows][:, columns], **options, penalty=0.3)
-    np.testing.assert_allclose(mixed.preactivations, fit.preactivations, atol=1e-11)
-    np.testing.assert_allclose(
-        again.preactivations, fit.preactivations[rows][:, columns], atol=1e-11
+    assert_close(mixed.preactivations, fit.preactivations, scale=oracle.norm(fit.preactivations))
+    assert_close(
+        again.preactivations,
+        fit.preactivations[rows][:, columns],
+        scale=oracle.norm(fit.preactivations),
     )
 
 
@@ -274,7 +274,7 @@ def test_transformed_equals_loop(mapped):
     for single, fit in zip(singles, fits, strict=True):
         alone = jax.tree.map(np.asarray, fitted(*single))
         assert fit.steps == alone.steps
-        np.testing.assert_allclose(fit.weights, alone.weights, atol=1e-12)
+        assert_close(fit.weights, alone.weights)
 
 
 def test_dependent_inputs_and_float32():
@@ -282,13 +282,15 @@ def test_dependent_inputs_and_float32():
     doubled = np.concatenate([activations, activations], axis=1)
     fit = solve(activations, outputs, **options, penalty=0.3)
     dependent = solve(doubled, outputs, **options, penalty=0.3)
-    np.testing.assert_allclose(dependent.preactivations, fit.preactivations, atol=1e-11)
-    np.testing.assert_allclose(dependent.weights[:4], fit.weights / 2, atol=1e-11)
+    assert_close(
+        dependent.preactivations, fit.preactivations, scale=oracle.norm(fit.preactivations)
+    )
+    assert_close(dependent.weights[:4], fit.weights / 2)
     stored = solve(
         activations.astype(np.float32), outputs.astype(np.float32), **options, penalty=0.3
     )
     assert stored.weights.dtype == np.float32
-    np.testing.assert_allclose(stored.weights, fit.weights, atol=1e-4)
+    assert_close(stored.weights, fit.weights, scale=oracle.norm(fit.weights), side=4)
 
 
 def test_recover_keeps_the_leading_components():
@@ -301,8 +303,10 @@ def test_recover_keeps_the_leading_components():
         left, values, right = np.linalg.svd(fit.preactivations, full_matrices=False)
         expected = left[:, :rank] * values[:rank] @ right[:rank]
         product = np.asarray(recovery.factors.left) @ np.asarray(recovery.factors.right)
-        np.testing.assert_allclose(activations @ product, expected, atol=1e-10)
-        assert float(recovery.certificate.gap) == pytest.approx(float(fit.duality_gap), abs=1e-12)
+        assert_close(activations @ product, expected, scale=oracle.norm(expected))
+        assert float(recovery.certificate.gap) == approx(
+            float(fit.duality_gap), scale=float(fit.objective)
+        )
     short = recover(observed, 1, CensoredLikelihood(**options, penalty=0.3, max_steps=1))
     assert not short.certificate.certified
     with pytest.raises(RuntimeError, match="not certified"):

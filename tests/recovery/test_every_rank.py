@@ -14,6 +14,7 @@ from lowrank_theory.calibration import TriangularCalibration
 from lowrank_theory.recovery import EveryRank, every_rank
 from oracle import norm, svd
 from regimes import REGIMES
+from tolerance import approx
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -179,7 +180,7 @@ def test_one_program_factorises_and_maps_over_the_ranks():
 def test_a_traced_rank_is_clipped():
     sweep: Any = every_rank(observed(), ActivationWeighted())
     at = jax.jit(lambda rank: sweep.at(rank).certificate.optimal_error)
-    assert float(at(-1)) == pytest.approx(float(sweep.errors[0]), rel=1e-6)
+    assert float(at(-1)) == approx(float(sweep.errors[0]))
     assert float(at(FULL + 3)) <= 1e-6 * float(sweep.errors[0])
 
 

@@ -17,6 +17,7 @@ from lowrank_theory import recovery as recoveries
 from lowrank_theory.recovery import AbstractMethod, Certificate, published
 from oracle import Question, attainable, norm, objective, product, solve, svd
 from regimes import Case, Regime, orthonormal
+from tolerance import approx
 
 Array = np.ndarray
 Seen = dict[str, Any]
@@ -220,7 +221,7 @@ def test_units_do_not_matter(method):
             number = getattr(one.certificate, name, None)
             if number is not None:
                 told = float(getattr(far.certificate, name)) / unit**power
-                assert told == pytest.approx(float(number), rel=1e-9)
+                assert told == approx(float(number))
 
 
 def turned_inputs(turn: Array) -> Case:

@@ -22,7 +22,8 @@ from lowrank_theory.recovery import (
     weight_nuclear_norm_penalty,
 )
 from lowrank_theory.recovery.nuclear_norm import ball_threshold
-from oracle import nuclear
+from oracle import norm, nuclear
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -80,16 +81,16 @@ def test_ball_is_the_projection_of_what_the_layer_can_express(radius, dependent)
     assert isinstance(recovery.certificate, Certificate)
     attainable = rows @ np.linalg.pinv(rows, rcond=1e-10) @ outputs
     expected = project(attainable, radius)
-    np.testing.assert_allclose(rows @ recovery.factors, expected, atol=1e-12)
+    assert_close(rows @ recovery.factors, expected, scale=norm(outputs))
     residual = np.linalg.norm(outputs - expected)
-    np.testing.assert_allclose(recovery.certificate.optimal_error, residual, rtol=1e-12)
+    assert_close(recovery.certificate.optimal_error, residual)
 
 
 def test_ball_threshold_by_hand():
     with jax.enable_x64(True):
         values = jnp.array([5.0, 3.0, 1.0])
         assert float(ball_threshold(values, 4.0)) == 2.0  # 3 + 1 + 0
-        assert float(ball_threshold(values, 6.0)) == pytest.approx(1.0)
+        assert float(ball_threshold(values, 6.0)) == approx(1.0)
         assert float(ball_threshold(values, 9.0)) == 0.0
         assert float(ball_threshold(values, 100.0)) == 0.0
         assert float(ball_threshold(values, 0.0)) == 5.0
@@ -101,7 +102,7 @@ def test_ball_keeps_the_leading_components_of_a_lower_rank():
     everything = rows @ recover(observed, 3, NuclearNormBall(2.0)).factors
     one = recover(observed, 1, NuclearNormBall(2.0)).factors
     left, values, right = np.linalg.svd(everything, full_matrices=False)
-    np.testing.assert_allclose(rows @ one, left[:, :1] * values[:1] @ right[:1], atol=1e-12)
+    assert_close(rows @ one, left[:, :1] * values[:1] @ right[:1])
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
@@ -113,7 +114,7 @@ def test_ball_scales(factor):
         for c in (1.0, factor)
     ]
     expected = factor * np.asarray(fits[0])
-    np.testing.assert_allclose(fits[1], expected, rtol=1e-9, atol=1e-12 * factor)
+    assert_close(fits[1], expected, scale=norm(expected))
 
 
 def test_ball_is_the_threshold_that_it_finds():
@@ -124,7 +125,7 @@ def test_ball_is_the_threshold_that_it_finds():
     assert lowered < values[-1]
     by_radius = rows @ recover(observed, 3, NuclearNormBall(2.0)).factors
     by_threshold = rows @ recover(observed, 3, SingularValueThreshold(float(lowered))).factors
-    np.testing.assert_allclose(by_radius, by_threshold, atol=1e-12)
+    assert_close(by_radius, by_threshold)
 
 
 def test_ball_has_the_derivative_of_differences():
@@ -154,8 +155,8 @@ def test_penalised_weights_are_those_of_plain_iterations(penalty, dependent):
     weights = np.asarray(fit.weights)
     objective = half_square(outputs - rows @ weights) + penalty * nuclear(weights)
     assert bool(fit.converged)
-    np.testing.assert_allclose(fit.objective, objective, rtol=1e-12)
-    np.testing.assert_allclose(objective, minimum, rtol=1e-8)
+    assert_close(fit.objective, objective)
+    assert_close(objective, minimum)
     np.testing.assert_allclose(weights, expected, atol=1e-4)
 
 
@@ -169,8 +170,8 @@ def test_constrained_weights_are_those_of_plain_iterations(radius, dependent):
     assert bool(fit.converged)
     assert nuclear(weights) <= radius * (1 + 1e-12)
     objective = half_square(outputs - rows @ weights)
-    np.testing.assert_allclose(fit.objective, objective, rtol=1e-12)
-    np.testing.assert_allclose(objective, half_square(outputs - rows @ expected), rtol=1e-8)
+    assert_close(fit.objective, objective)
+    assert_close(objective, half_square(outputs - rows @ expected), condition=1e3)
     np.testing.assert_allclose(weights, expected, atol=1e-4)
 
 
@@ -196,7 +197,7 @@ def test_iterations_are_accelerated(steps):
     largest = float(np.linalg.norm(rows, 2))
     fit = weight_nuclear_norm_ball(rows, outputs, 0.6, tolerance=1e-14, max_steps=steps)
     expected = accelerated(rows, outputs, lambda point: project(point, 0.6 * largest), steps)
-    np.testing.assert_allclose(fit.weights, expected, atol=1e-10)
+    assert_close(fit.weights, expected, scale=norm(expected))
 
 
 def test_functions_and_methods_stop_alike_unless_told():
@@ -227,7 +228,7 @@ def test_the_gaps_are_those_of_their_formulas():
     weights = np.asarray(fit.weights)
     slope = rows.T @ (rows @ weights - outputs)
     gap = np.sum(slope * weights) + 0.6 * np.linalg.norm(slope, 2)
-    np.testing.assert_allclose(fit.duality_gap, gap, rtol=1e-9)
+    assert_close(fit.duality_gap, gap)
 
     fit = weight_nuclear_norm_penalty(rows, outputs, 0.3, tolerance=1e-12, max_steps=4)
     weights = np.asarray(fit.weights)
@@ -236,7 +237,7 @@ def test_the_gaps_are_those_of_their_formulas():
     scale = min(1, 0.3 / np.linalg.norm(rows.T @ residual, 2))
     primal = half_square(residual) + 0.3 * nuclear(weights)
     dual = half_square(projector @ outputs) - half_square(projector @ outputs - scale * residual)
-    np.testing.assert_allclose(fit.duality_gap, primal - dual, rtol=1e-9)
+    assert_close(fit.duality_gap, primal - dual)
 
 
 @pytest.mark.parametrize("weak", [1e-15, 1e-17])
@@ -262,7 +263,7 @@ def test_a_price_above_the_gradient_at_zero_buys_nothing():
     assert np.any(np.asarray(weight_nuclear_norm_penalty(rows, outputs, 0.99 * price).weights))
     nothing = weight_nuclear_norm_ball(rows, outputs, 0.0)
     assert not np.any(np.asarray(nothing.weights))
-    np.testing.assert_allclose(nothing.objective, half_square(outputs))
+    assert_close(nothing.objective, half_square(outputs))
 
 
 def test_orthonormal_activations_have_the_closed_form():
@@ -270,9 +271,9 @@ def test_orthonormal_activations_have_the_closed_form():
     rows, _ = np.linalg.qr(random.standard_normal(SHAPE[:2]))
     outputs = random.standard_normal((SHAPE[0], SHAPE[2]))
     fit = weight_nuclear_norm_penalty(rows, outputs, 0.5)
-    np.testing.assert_allclose(fit.weights, threshold(rows.T @ outputs, 0.5), atol=1e-12)
+    assert_close(fit.weights, threshold(rows.T @ outputs, 0.5), scale=norm(outputs))
     fit = weight_nuclear_norm_ball(rows, outputs, 1.0)
-    np.testing.assert_allclose(fit.weights, project(rows.T @ outputs, 1.0), atol=1e-12)
+    assert_close(fit.weights, project(rows.T @ outputs, 1.0))
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
@@ -280,11 +281,11 @@ def test_weights_scale(factor):
     rows, outputs = instance()
     for solve, degree in ((weight_nuclear_norm_penalty, 1), (weight_nuclear_norm_ball, 1)):
         once, scaled = (solve(rows, c * outputs, c**degree, **TIGHT) for c in (1.0, factor))
-        np.testing.assert_allclose(scaled.weights, factor * np.asarray(once.weights), rtol=1e-5)
-        np.testing.assert_allclose(scaled.objective, factor**2 * float(once.objective), rtol=1e-9)
+        assert_close(scaled.weights, factor * np.asarray(once.weights), condition=10)
+        assert_close(scaled.objective, factor**2 * float(once.objective))
     stretched = weight_nuclear_norm_penalty(factor * rows, outputs, factor, **TIGHT)
     once = weight_nuclear_norm_penalty(rows, outputs, 1.0, **TIGHT)
-    np.testing.assert_allclose(factor * np.asarray(stretched.weights), once.weights, atol=1e-6)
+    assert_close(factor * np.asarray(stretched.weights), once.weights)
 
 
 def test_a_batch_is_a_loop():
@@ -296,7 +297,7 @@ def test_a_batch_is_a_loop():
         assert batch.dtype == "float32"
         for weights, x, y in zip(batch, rows, outputs, strict=True):
             alone = solve(x.astype("float32"), y.astype("float32"), number).weights
-            np.testing.assert_allclose(weights, alone, atol=1e-5)
+            assert_close(weights, alone, side=4)
 
 
 @pytest.mark.parametrize("method", [WeightNuclearNormPenalty(0.5), WeightNuclearNormBall(0.6)])
@@ -306,14 +307,14 @@ def test_methods_keep_the_leading_components_of_the_outputs(method):
     everything = rows @ recover(observed, 3, method).require().factors
     two = rows @ recover(observed, 2, method).factors
     left, values, right = np.linalg.svd(everything, full_matrices=False)
-    np.testing.assert_allclose(two, left[:, :2] * values[:2] @ right[:2], atol=1e-10)
+    assert_close(two, left[:, :2] * values[:2] @ right[:2], scale=values[0])
     solve: Any = {
         WeightNuclearNormPenalty: weight_nuclear_norm_penalty,
         WeightNuclearNormBall: weight_nuclear_norm_ball,
     }[type(method)]
     number = 0.5 if solve is weight_nuclear_norm_penalty else 0.6
     fit = solve(rows, outputs, number)
-    np.testing.assert_allclose(everything, rows @ np.asarray(fit.weights), atol=1e-10)
+    assert_close(everything, rows @ np.asarray(fit.weights))
 
 
 def test_an_iteration_that_stops_early_is_not_certified():

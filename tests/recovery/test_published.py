@@ -17,6 +17,7 @@ from lowrank_theory.recovery import Certificate, published
 from lowrank_theory.theorems import price_of_ignoring_data
 from oracle import norm, svd, truncated
 from regimes import REGIMES, orthonormal
+from tolerance import approx
 
 pytestmark = pytest.mark.thinned(5)
 
@@ -161,14 +162,14 @@ def test_espace_leaves_out_the_smallest_eigenvalues():
     basis = np.asarray(fit(published.ESPACE()).factors.left)
     missing = X - X @ basis @ basis.T
     tail = svd(X)[1][RANK:]
-    assert norm(missing) == pytest.approx(norm(tail), rel=1e-12)
+    assert norm(missing) == approx(norm(tail))
     assert error(dense(published.ESPACE())) <= svd(W)[1][0] * norm(tail) * (1 + 1e-12)
 
 
 def test_espace_is_optimal_for_weights_without_a_preference():
     even = 3 * orthonormal(np.random.default_rng(1), 8, 8)
     found = dense(published.ESPACE(), X, even)
-    assert error(found, X, even) == pytest.approx(optimum(X, even), rel=1e-12)
+    assert error(found, X, even) == approx(optimum(X, even))
 
 
 def test_corda_doubles_its_damping_until_the_inverse_is_accurate():
@@ -194,7 +195,7 @@ def test_never_below_the_optimum_and_says_how_far_above(recipe, moments):
         realised = error(np.asarray(recovery.factors.materialise()), x, w)
         best, certificate = optimum(x, w), recovery.certificate
         assert realised >= best * (1 - 1e-12)
-        assert float(certificate.optimal_error) == pytest.approx(best, rel=1e-9)
+        assert float(certificate.optimal_error) == approx(best)
         assert realised - best <= float(certificate.excess_bound) <= realised - best + 1e-8 * best
         assert bool(certificate.certified) == (realised <= 1.0009 * best)
         assert bool(certificate.certified) or recipe not in OPTIMAL
@@ -276,7 +277,7 @@ def test_rank_deficient_activations(recipe, moments):
     realised = error(np.asarray(recovery.factors.materialise()), x, w)
     assert bool(recovery.certificate.certified) == (recipe in OPTIMAL)
     if recipe in OPTIMAL:
-        assert realised == pytest.approx(optimum(x, w), rel=1e-9)
+        assert realised == approx(optimum(x, w))
     if isinstance(recipe, published.DRONE):  # nothing where the activations show nothing
         hidden = svd(x)[2][4:]
         assert norm(hidden @ np.asarray(recovery.factors.left)) <= 1e-7 * norm(w)

@@ -8,7 +8,8 @@ import pytest
 
 from lowrank_theory import ActivationWeighted, Calibration, Observed, recover
 from lowrank_theory.recovery import Randomized, randomized
-from oracle import tail
+from oracle import norm, tail
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(2)
 
@@ -56,7 +57,7 @@ def test_the_result_is_as_near_to_the_optimum_as_was_asked(route):
             certificate = recovery.certificate
             realised, optimum = error(rows, weights, recovery), tail(rows @ weights, RANK)
             assert recovery.factors.rank == RANK
-            assert float(certificate.target_norm) == pytest.approx(np.linalg.norm(rows @ weights))
+            assert float(certificate.target_norm) == approx(np.linalg.norm(rows @ weights))
             assert optimum <= realised * (1 + 1e-12)
             stated, excess = float(certificate.optimal_error), float(certificate.excess_bound)
             assert stated <= optimum * (1 + 1e-12)
@@ -109,12 +110,12 @@ def test_a_full_sketch_is_the_exact_recovery_and_is_certified(route):
     for bias in (None, np.linspace(-1, 1, 10)):
         recovery = fit(route, rows + (bias is not None), weights, wide, bias=bias)
         exact = fit(route, rows + (bias is not None), weights, ActivationWeighted(), bias=bias)
-        np.testing.assert_allclose(dense(recovery), dense(exact), atol=1e-10)
+        assert_close(dense(recovery), dense(exact))
         assert bool(recovery.certificate.certified)
         expected = float(exact.certificate.optimal_error)
-        assert float(recovery.require().certificate.optimal_error) == pytest.approx(expected)
+        assert float(recovery.require().certificate.optimal_error) == approx(expected)
         if bias is not None:
-            np.testing.assert_allclose(recovery.bias, exact.bias, atol=1e-10)
+            assert_close(recovery.bias, exact.bias)
 
 
 @every_route
@@ -123,7 +124,7 @@ def test_affine_layer_gets_its_best_bias(route):
     rows, bias = rows + 3.0, np.linspace(-1, 1, OUTPUTS)
     recovery = fit(route, rows, weights, bias=bias)
     residual = rows @ weights + bias - rows @ dense(recovery) - np.asarray(recovery.bias)
-    np.testing.assert_allclose(residual.mean(axis=0), 0, atol=1e-12)
+    assert_close(residual.mean(axis=0), 0, scale=norm(residual))
     centred = rows - rows.mean(axis=0)
     realised, optimum = np.linalg.norm(residual), tail(centred @ weights, RANK)
     stated, excess = (
@@ -138,10 +139,10 @@ def test_affine_layer_gets_its_best_bias(route):
 def test_units_do_not_matter(route, factor):
     rows, weights = layer()
     plain, scaled = fit(route, rows, weights), fit(route, factor * rows, weights)
-    np.testing.assert_allclose(dense(scaled), dense(plain), atol=1e-12)
+    assert_close(dense(scaled), dense(plain))
     for name in ("optimal_error", "excess_bound", "target_norm"):
         got = float(getattr(scaled.certificate, name))
-        assert got == pytest.approx(factor * float(getattr(plain.certificate, name)), rel=1e-6)
+        assert got == approx(factor * float(getattr(plain.certificate, name)))
 
 
 def test_rotating_samples_changes_nothing():
@@ -173,7 +174,7 @@ def test_jit_is_eager_and_dtypes_are_kept(route):
     eager = recover(seen, RANK, METHOD)
     traced = jax.jit(lambda given: recover(given, RANK, METHOD))(seen)
     assert eager.factors.dtype == np.float32
-    np.testing.assert_allclose(dense(traced), dense(eager), atol=1e-5)
+    assert_close(dense(traced), dense(eager), side=1)
     assert traced.method == METHOD
 
 
@@ -186,9 +187,7 @@ def test_vmap_over_keys_is_a_loop():
         alone = randomized(weights, rows, word, rank=RANK)
         product = alone[0].left @ alone[0].right
         assert bool(alone[2].certified) and bool(together[2].certified[index])
-        np.testing.assert_allclose(
-            together[0].left[index] @ together[0].right[index], product, atol=1e-4
-        )
+        assert_close(together[0].left[index] @ together[0].right[index], product)
 
 
 @every_route

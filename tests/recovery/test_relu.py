@@ -13,6 +13,7 @@ import pytest
 
 from lowrank_theory.recovery.relu import nuclear_norm_relu
 from oracle import norm, nuclear, operator_norm
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -126,13 +127,13 @@ def test_point_is_feasible_and_its_gap_is_the_gap(regime, max_steps):
     scale = radius * operator_norm(projector(activations) @ outputs)
     gap = duality_gap(activations, outputs, radius, point)
     assert nuclear(point) <= radius * (1 + 1e-12)
-    assert fit.duality_gap == pytest.approx(gap, abs=1e-11 * scale)
-    assert fit.objective == pytest.approx(objective(point, outputs), abs=1e-12 * scale)
+    assert fit.duality_gap == approx(gap, scale=scale)
+    assert fit.objective == approx(objective(point, outputs))
     assert bool(fit.converged) == (gap <= 1e-4 * scale)
     assert fit.converged or fit.steps == max_steps
-    np.testing.assert_allclose(activations @ weights, point, atol=1e-11 * norm(point))
+    assert_close(activations @ weights, point, scale=norm(point))
     smallest = np.linalg.pinv(activations, rcond=1e-10) @ point
-    np.testing.assert_allclose(weights, smallest, atol=1e-10 * norm(smallest))
+    assert_close(weights, smallest, scale=norm(smallest))
 
 
 @regimes
@@ -181,8 +182,8 @@ def test_interpolates_non_negative_outputs_when_nothing_binds():
     radius = 1.5 * nuclear(outputs)
     fit = solve(activations, outputs, radius, tolerance=1e-13)
     assert fit.converged
-    np.testing.assert_allclose(relu(fit.preactivations), outputs, atol=1e-6)
-    assert fit.objective == pytest.approx(-np.sum(outputs**2) / 2, rel=1e-12)
+    assert_close(relu(fit.preactivations), outputs, scale=norm(outputs))
+    assert fit.objective == approx(-np.sum(outputs**2) / 2)
 
 
 def test_small_radius_gives_the_leading_direction_of_the_projected_outputs():
@@ -199,8 +200,8 @@ def test_one_entry_is_solved_by_hand():
     for y, radius, z in [(2.0, 5.0, 2.0), (2.0, 0.5, 0.5), (-2.0, 0.5, -0.5)]:
         fit = solve(np.ones((1, 1)), np.full((1, 1), y), radius, tolerance=1e-14)
         assert fit.converged
-        assert fit.preactivations.item() == pytest.approx(z, rel=1e-6)
-        assert fit.objective == pytest.approx(max(z, 0) ** 2 / 2 - y * z, rel=1e-12)
+        assert fit.preactivations.item() == approx(z)
+        assert fit.objective == approx(max(z, 0) ** 2 / 2 - y * z)
 
 
 @pytest.mark.parametrize("radius", [0.0, 3.0])
@@ -241,10 +242,12 @@ def test_scale_equivariance(regime, factor):
     ]:
         assert scaled.converged
         assert scaled.steps == fit.steps
-        np.testing.assert_allclose(scaled.weights / on_weights, fit.weights, atol=1e-9)
-        np.testing.assert_allclose(scaled.preactivations / on_point, fit.preactivations, atol=1e-9)
-        assert scaled.objective / on_value == pytest.approx(fit.objective, abs=1e-9 * scale)
-        assert scaled.duality_gap / on_value == pytest.approx(fit.duality_gap, abs=1e-9 * scale)
+        assert_close(scaled.weights / on_weights, fit.weights, scale=norm(fit.weights))
+        assert_close(
+            scaled.preactivations / on_point, fit.preactivations, scale=norm(fit.preactivations)
+        )
+        assert scaled.objective / on_value == approx(fit.objective)
+        assert scaled.duality_gap / on_value == approx(fit.duality_gap, scale=scale)
 
 
 @regimes
@@ -258,10 +261,9 @@ def test_only_the_column_space_and_no_order_matters(regime):
     fit = solve(activations, outputs, radius)
     mixed = solve(activations @ mixing, outputs, radius)
     reordered = solve(activations[rows], outputs[rows][:, columns], radius)
-    tolerance = 1e-9 * norm(outputs)
-    np.testing.assert_allclose(mixed.preactivations, fit.preactivations, atol=tolerance)
+    assert_close(mixed.preactivations, fit.preactivations, scale=norm(outputs))
     there = np.asarray(fit.preactivations)[rows][:, columns]
-    np.testing.assert_allclose(reordered.preactivations, there, atol=tolerance)
+    assert_close(reordered.preactivations, there, scale=norm(outputs))
     assert mixed.steps == reordered.steps == fit.steps
 
 
@@ -327,7 +329,7 @@ def test_dependence_that_float32_cannot_resolve_is_dependence():
     stored = (activations @ turn).astype(np.float32)
     fit = solve(stored, outputs.astype(np.float32), radius)
     exact = solve(activations @ turn, outputs, radius)
-    np.testing.assert_allclose(fit.weights, exact.weights, atol=1e-4)
+    assert_close(fit.weights, exact.weights, scale=norm(exact.weights), side=6)
 
 
 def batch(lanes):
@@ -356,8 +358,8 @@ def test_transformed_equals_loop(mapped):
         assert fit.weights.dtype == np.float64
         assert fit.converged
         assert fit.steps == alone.steps
-        np.testing.assert_allclose(fit.weights, alone.weights, atol=1e-10)
-        np.testing.assert_allclose(fit.duality_gap, alone.duality_gap, atol=1e-10)
+        assert_close(fit.weights, alone.weights)
+        assert_close(fit.duality_gap, alone.duality_gap)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from lowrank_theory import ActivationWeighted, Calibration, Observed, Ridge, rec
 from lowrank_theory.recovery import ridge, ridge_from_moments
 from oracle import Question, norm, objective, product, solve
 from regimes import REGIMES, Case
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(6)
 
@@ -69,7 +70,7 @@ def test_agrees_with_the_oracle(name, mismatch, affine, moments):
         assert recovery.bias is None
     stated = certificate(recovery.require())
     best = objective(question, weights, bias)
-    assert float(stated.optimal_error) == pytest.approx(best, rel=1e-9)
+    assert float(stated.optimal_error) == approx(best)
     assert 0 < float(stated.excess_bound) < 1e-6 * best
 
 
@@ -104,7 +105,7 @@ def test_it_decides_where_the_samples_do_not():
     """One sample says nothing of two inputs; the ridge keeps the larger weight there."""
     weights, rows = np.diag([1.0, 3.0, 2.0]), np.array([[1.0, 0.0, 0.0]])
     recovery = recover(Observed(weights=weights, activations=rows), 2, Ridge(1e-6))
-    np.testing.assert_allclose(dense(recovery), np.diag([1.0, 3.0, 0.0]), atol=1e-12)
+    assert_close(dense(recovery), np.diag([1.0, 3.0, 0.0]))
 
 
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
@@ -174,7 +175,7 @@ def test_jit_vmap_and_gradient_in_the_penalty():
             for penalty, lane in zip(penalties, lanes, strict=True):
                 layer = Observed(weights=weights, activations=rows)
                 alone = dense(recover(layer, 2, Ridge(float(penalty))))
-                np.testing.assert_allclose(lane, alone, atol=1e-10 * norm(alone))
+                assert_close(lane, alone, condition=10, scale=norm(alone))
             slope = jax.jacobian(function)(jnp.asarray(1.0))
             step = 1e-5
             difference = (function(1.0 + step) - function(1.0 - step)) / (2 * step)
