@@ -58,6 +58,7 @@ from lowrank_theory.theorems.subgaussian_noise import subgaussian_noise as subga
 from lowrank_theory.theorems.truncation_stability import (
     truncation_stability as truncation_stability,
 )
+from lowrank_theory.theorems.unequal_noise import unequal_noise as unequal_noise
 from lowrank_theory.theorems.white_residual import white_residual as white_residual
 
 # end

@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "Recovery": (
         "planted_rank",
+        "unequal_noise",
         "projected_truth",
         "strong_signal",
         "approximate_rank",

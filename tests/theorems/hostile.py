@@ -187,6 +187,14 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 noise, np.array([2.0, 1.0, 0.5])[:rank], np.asarray(given.scale), YES
             )
         ],
+        "UnequalProblem": [
+            lambda: _of("unequal_noise").UnequalProblem(
+                _problem(given),
+                np.full(len(rows), given.scale),
+                np.ones(outputs),
+                YES,
+            )
+        ],
         "Projected": [
             lambda: _of("projected_truth").Projected(
                 Layer(Observed(weights=given.target, activations=rows), rank),
