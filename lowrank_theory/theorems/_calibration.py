@@ -1,6 +1,7 @@
 """Layers of which only the calibration is drawn, and the quantities of calibration theory."""
 
 import dataclasses
+import math
 from typing import Any
 
 import equinox as eqx
@@ -155,14 +156,25 @@ def likely_loss(
     samples: Number,
     failure_probability: Number,
 ) -> Float[Array, ""]:
-    r"""$\bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$, infinite at $e = 1$; call it inside
-    `float64`. `dimension` is $k$.
+    r"""$\bigl(L^* + t(2\sum_{k>r}l_k^2/m)^{1/2} + t^2l_{r+1}/m\bigr)/(1-e)^2$, infinite at $e = 1$;
+    call it inside `float64`. `dimension` is $k$.
     """
     dropped = jnp.where(jnp.arange(eigenvalues.size) < rank, 0, eigenvalues)
-    slack = deviation(failure_probability, sides=2) / jnp.sqrt(samples)
-    numerator = jnp.sqrt(jnp.sum(dropped)) + slack * jnp.sqrt(jnp.max(dropped))
+    energy = likely_energy(dropped, samples, failure_probability / 2)
     least = likely_least_value(dimension, samples, failure_probability)
-    return jnp.where(least == 0, jnp.inf, safe_divide(numerator, least) ** 2)
+    return jnp.where(least == 0, jnp.inf, safe_divide(energy, least**2))
+
+
+def likely_energy(
+    eigenvalues: Float[Array, " outputs"], samples: Number, failure_probability: Number
+) -> Float[Array, ""]:
+    r"""$\sum_kl_k + t(2\sum_kl_k^2/m)^{1/2} + t^2\max l_k/m$, $t^2 = 2\ln(1/\delta)$: with
+    probability $1-\delta$ above the mean squared length of $m$ Gaussian rows (Laurent and Massart
+    2000, Lemma 1). Call it inside `float64`.
+    """
+    slack = deviation(failure_probability) / jnp.sqrt(samples)
+    spread = math.sqrt(2) * jnp.linalg.norm(eigenvalues) * slack
+    return jnp.sum(eigenvalues) + spread + jnp.max(eigenvalues, initial=0.0) * slack**2
 
 
 def likely_least_value(

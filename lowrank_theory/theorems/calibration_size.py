@@ -11,7 +11,8 @@ outputs; the optimum is $L^* = \sum_{j>r}l_j$.
 
 - `relative` (probability $1-\delta$): with $t = \sqrt{2\ln(2/\delta)}$ and $(1-e)\sqrt m > 0$ the
   edge of `gaussian_noise.smallest` for an $m\times k$ matrix at $\delta/2$, where $e \le (\sqrt k +
-  t)/\sqrt m$, $L(\hat M) \le \Bigl(\dfrac{1 + t\sqrt{l_{r+1}/(mL^*)}}{1-e}\Bigr)^2L^*$.
+  t)/\sqrt m$, $L(\hat M) \le \dfrac{L^* + t(2\sum_{k>r}l_k^2/m)^{1/2} + t^2l_{r+1}/m}{(1-e)^2}
+  \le \Bigl(\dfrac{1 + t/\sqrt m}{1-e}\Bigr)^2L^*$.
 - `leading_constant` (asymptotic): $m\,(\mathbb E L(\hat M) - L^*) \to \sum_{j\le
   r<k}\dfrac{l_jl_k}{l_j-l_k}$ if $l_r > l_{r+1}$.
 
@@ -34,9 +35,10 @@ I)(W-Z)$, and $Q$ the same with $C$:
 - `ridge_gaussian` (probability $1-\delta$): with $Z^*$ the minimiser of $Q$, $\theta =
   l_1(C)/(l_1(C)+\mu)$ and $\epsilon = \bigl(\sqrt{\operatorname{tr}C(C+\mu)^{-1}} +
   \sqrt\theta(t+0.3688)\bigr)/\sqrt m$, or $\sqrt\theta e$ with the $e$ of `relative` for $k =
-  \operatorname{rank}C$ if that is smaller, $Q(\hat M) \le \dfrac{(\lVert C^{1/2}(W-Z^*)\rVert_F +
-  t\lVert C^{1/2}(W-Z^*)\rVert/\sqrt m)^2 + \mu\lVert W-Z^*\rVert_F^2}{1-\theta +
-  (\sqrt\theta-\epsilon)_+^2}$: no dimension enters, and it holds for any number of rows.
+  \operatorname{rank}C$ if that is smaller, $Q(\hat M) \le \dfrac{a + \mu\lVert
+  W-Z^*\rVert_F^2}{1-\theta + (\sqrt\theta-\epsilon)_+^2}$, where $a$ is the numerator of `relative`
+  for the eigenvalues of $(W-Z^*)^\top C(W-Z^*)$: no dimension enters, and it holds for any number
+  of rows.
 """
 
 import jax
@@ -68,6 +70,7 @@ from lowrank_theory.theorems._calibration import (
     SAMPLES,
     eigengap,
     largest_exchange,
+    likely_energy,
     likely_loss,
     output_deviation,
     output_dimension,
@@ -90,7 +93,6 @@ from lowrank_theory.theorems._calibration import gap_hypothesis as gap_hypothesi
 from lowrank_theory.theorems._calibration import sufficient_samples as sufficient_samples
 from lowrank_theory.theorems._quantities import (
     coarseness,
-    deviation,
     largest_turn,
     law_hypothesis,
 )
@@ -117,8 +119,8 @@ _MANY_ROWS = Refuted(1.0, "many rows: both sides tend to the optimum")
 
 
 class Relative(AbstractStatement):
-    r"""$L(\hat M) \le \bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$ with $(1-e)\sqrt m > 0$
-    below the least singular value of a Gaussian $m\times k$ matrix. Squared.
+    r"""$L(\hat M) \le \bigl(L^* + t(2\sum_{k>r}l_k^2/m)^{1/2} + t^2l_{r+1}/m\bigr)/(1-e)^2$ with
+    $(1-e)\sqrt m > 0$ below the least singular value of a Gaussian $m\times k$ matrix. Squared.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -142,7 +144,7 @@ class Relative(AbstractStatement):
         return weakest_outputs(instance)
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
-        r"""$\bigl(\sqrt{L^*} + t\sqrt{l_{r+1}/m}\bigr)^2/(1-e)^2$, infinite at $e = 1$."""
+        """`likely_loss`, infinite at $e = 1$."""
         return likely_loss(
             output_spectrum(instance),
             instance.rank,
@@ -415,8 +417,9 @@ class Ridge(AbstractRidged):
 
 
 class RidgeGaussian(AbstractRidged):
-    r"""$Q(\hat M) \le \bigl((\lVert R\rVert_F + t\lVert R\rVert/\sqrt m)^2 + \mu\lVert
-    W-Z^*\rVert_F^2\bigr)/(1-\theta+(\sqrt\theta-\epsilon)_+^2)$, $R = C^{1/2}(W-Z^*)$. Squared.
+    r"""$Q(\hat M) \le \bigl(\lVert R\rVert_F^2 + t\sqrt{2/m}\,\lVert R^\top R\rVert_F + t^2\lVert
+    R\rVert^2/m + \mu\lVert W-Z^*\rVert_F^2\bigr)/(1-\theta+(\sqrt\theta-\epsilon)_+^2)$, $R =
+    C^{1/2}(W-Z^*)$. Squared.
     """
 
     kind = UPPER_WITH_PROBABILITY
@@ -430,17 +433,16 @@ class RidgeGaussian(AbstractRidged):
         r"""What $Z^*$ loses on the rows, over the least part of $Q$ that they show."""
         samples, penalty = sample_count(instance), self.penalty(instance)
         second_moment, weights = true_second_moment(instance), trained_weights(instance)
-        slack = deviation(self.failure_probability, sides=2) / jnp.sqrt(samples)
+        half = self.failure_probability / 2
 
         _, vectors = jnp.linalg.eigh(matmul(weights.T, self.total(instance), weights))
         left = matmul(weights, vectors[:, : vectors.shape[1] - instance.rank])  # W - Z*
         lost = jnp.maximum(jnp.linalg.eigvalsh(matmul(left.T, second_moment, left)), 0)
-        largest = jnp.sqrt(jnp.max(lost, initial=0.0))
-        shown = (jnp.sqrt(jnp.sum(lost)) + slack * largest) ** 2 + penalty * jnp.sum(left**2)
+        shown = likely_energy(lost, samples, half) + penalty * jnp.sum(left**2)
 
         shares = jnp.maximum(jnp.linalg.eigvalsh(second_moment)[::-1], 0)
         shares = shares / (shares + penalty)
-        a = gaussian_shortfall(shares, samples, self.failure_probability / 2)
+        a = gaussian_shortfall(shares, samples, half)
         least = 1 - shares[0] * (1 - jnp.maximum(1 - a, 0) ** 2)
         return shown / least
 
