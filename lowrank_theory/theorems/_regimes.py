@@ -54,6 +54,14 @@ WORST_NOISE = {
         **BASE, target=targets.ExactOutputRank(scale=2.0), noise=noise.Opposing(1.0, rank=3)
     )
 }
+ISOTROPIC = Setting(
+    samples=200,
+    inputs=16,
+    outputs=16,
+    rank=4,
+    target=targets.ApproximateRank(spectra.PowerLaw(2.0)),
+    noise=noise.Gaussian(0.0),
+)
 NOT_TRUNCATED = Setting(samples=64, inputs=64, outputs=64, rank=1, noise=noise.Gaussian(1.0))
 
 

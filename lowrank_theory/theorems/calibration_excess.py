@@ -39,7 +39,7 @@ from lowrank_theory.theorems._calibration import (
     GAPPED,
     RESOLVED,
     CalibrationSetting,
-    eigengap,
+    gap_hypothesis,
     output_spectrum,
     sample_count,
     sample_second_moment,
@@ -155,18 +155,7 @@ def likely_excess(
     return largest * safe_divide(jnp.sum(weights) + spread, (1 - eta) ** 2), eta
 
 
-class AbstractGapped(AbstractExcess):
-    r"""A bound on $L(\hat M) - L^*$ for a gap at the rank. Squared."""
-
-    def gap_hypothesis(self, problem: Problem) -> Hypothesis:
-        """$l_r > l_{r+1}$, beyond rounding."""
-        eigenvalues = output_spectrum(problem)
-        margin = safe_divide(eigengap(problem), eigenvalues[0])
-        margin = margin - relative_rank_cutoff((eigenvalues.size,))
-        return Hypothesis("the output covariance has a gap at the rank", margin)
-
-
-class AnyRows(AbstractGapped):
+class AnyRows(AbstractExcess):
     r"""$L(\hat M) - L^* \le (1-x)^{-2}\sum_{j\le r<k}D_{jk}^2/(l_j-l_k)$ for $x < 1$, whatever the
     rows. Squared.
     """
@@ -182,7 +171,8 @@ class AnyRows(AbstractGapped):
         share = order_share(*_parts(instance), instance.rank)
         above = jnp.where(share < 1, 1 - share, -1.0)
         name = "the sample keeps the order of the eigenvalues of the two blocks"
-        return (self.gap_hypothesis(instance), Hypothesis(name, above))
+        gap = gap_hypothesis(output_spectrum(instance), instance.rank)
+        return (gap, Hypothesis(name, above))
 
     def formula(self, instance: Problem, estimate: LowRank) -> Float[Array, ""]:
         r"""$(1-x)^{-2}\sum_{j\le r<k}D_{jk}^2/(l_j-l_k)$."""
@@ -197,7 +187,7 @@ def _parts(problem: Problem) -> tuple[Array, Array]:
     return blocks(matmul(weights.T, true, weights), matmul(weights.T, difference, weights))
 
 
-class Gaussian(AbstractGapped):
+class Gaussian(AbstractExcess):
     r"""$L(\hat M) - L^* \le \frac{e_1^2/m}{(1-\eta)^2}\bigl(\sum a_{jk} + 2(\tau\sum
     a_{jk}^2)^{1/2} + 2\tau\max a_{jk}\bigr)$ for $\eta < 1$ and Gaussian rows, with probability
     $1-\delta$. Squared.
@@ -222,7 +212,7 @@ class Gaussian(AbstractGapped):
         _, eta = likely_excess(eigenvalues, instance.rank, samples, self.failure_probability)
         return (
             *gaussian_rows_hypotheses(instance),
-            self.gap_hypothesis(instance),
+            gap_hypothesis(eigenvalues, instance.rank),
             Hypothesis("there are more rows than the rank", samples - instance.rank - 1),
             Hypothesis("there are enough rows for the gap", jnp.where(eta < 1, 1 - eta, -1.0)),
         )

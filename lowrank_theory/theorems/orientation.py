@@ -60,6 +60,7 @@ from lowrank_theory.theorems._quantities import (
 from lowrank_theory.theorems._regimes import (
     BASE,
     FULL_RANK,
+    ISOTROPIC,
     SINGULAR,
     UNUSUAL_ACTIVATIONS,
     WELL_POSED,
@@ -75,7 +76,7 @@ from lowrank_theory.theorems._theorem import (
     Hypothesis,
     Refuted,
 )
-from lowrank_theory.theorems.price_of_ignoring_data import MetricAdversary
+from lowrank_theory.theorems.price_of_ignoring_data import MetricAdversary, no_metric
 
 
 class Orientations(eqx.Module):
@@ -174,19 +175,6 @@ _LAYERS = {
         noise=noise.Gaussian(0.0),
     ),
 }
-_ISOTROPIC = Setting(
-    samples=200,
-    inputs=16,
-    outputs=16,
-    rank=4,
-    target=targets.ApproximateRank(spectra.PowerLaw(2.0)),
-    noise=noise.Gaussian(0.0),
-)
-
-
-def _metric(rows: Array) -> tuple[Array, Array]:
-    """None: the weights as they are, judged on these rows."""
-    return jnp.eye(rows.shape[1]), rows
 
 
 class AbstractTruncated(AbstractStatement):
@@ -196,7 +184,7 @@ class AbstractTruncated(AbstractStatement):
 
     needs = Observed
     regimes = _LAYERS
-    control = _ISOTROPIC
+    control = ISOTROPIC
 
     def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """The same activations; none on the layer."""
@@ -257,7 +245,7 @@ class Upper(AbstractTruncated):
     r"""$\lVert X(W-[W]_r)\rVert_F \le \bigl(\sum_ks_k(X)^2s_{r+k}(W)^2\bigr)^{1/2}$."""
 
     kind = UPPER
-    adversary = MetricAdversary(_metric, inputs=3)
+    adversary = MetricAdversary(no_metric, inputs=3)
     sharp = True
 
     def broken_estimate(self, instance: Problem | Layer) -> LowRank:
@@ -274,7 +262,7 @@ class Lower(AbstractTruncated):
     r"""$\lVert X(W-[W]_r)\rVert_F \ge \bigl(\sum_ks_{N+1-k}(X)^2s_{r+k}(W)^2\bigr)^{1/2}$."""
 
     kind = LOWER
-    adversary = MetricAdversary(_metric, inputs=3)
+    adversary = MetricAdversary(no_metric, inputs=3)
     sharp = True
 
     def broken_estimate(self, instance: Problem | Layer) -> LowRank:

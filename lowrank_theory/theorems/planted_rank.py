@@ -95,6 +95,7 @@ from lowrank_theory.theorems._theorem import (
 )
 from lowrank_theory.theorems.gaussian_noise import leading_squares, upper_edge
 from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
+from lowrank_theory.theorems.truncation_stability import hidden_rank
 
 
 def _planted(problem: Problem) -> tuple[Hypothesis, ...]:
@@ -274,7 +275,7 @@ def squared_count(q: Number, outputs: Number, rank: int) -> Float[Array, ""]:
     `float64`.
     """
     shorter = jnp.minimum(q, outputs)
-    return 4.0 * jnp.clip(shorter - rank, 0, rank) + jnp.minimum(rank, shorter)
+    return 4 * hidden_rank(rank, shorter) + jnp.minimum(rank, shorter)
 
 
 def mean_worst_square(q: Number, outputs: Number, rank: int) -> Float[Array, ""]:

@@ -56,6 +56,7 @@ from lowrank_theory.theorems._quantities import (
     full_column_rank_hypothesis as full_column_rank_hypothesis,
 )
 from lowrank_theory.theorems._regimes import (
+    ISOTROPIC,
     POWER_LAW,
     SINGULAR,
     UNUSUAL_ACTIVATIONS,
@@ -94,14 +95,6 @@ _OF_ONE_SHAPE = {
         "power law",
     )
 }
-_KEEPS_THE_WEAKEST = Setting(
-    samples=200,
-    inputs=16,
-    outputs=16,
-    rank=4,
-    target=targets.ApproximateRank(spectra.PowerLaw(2.0)),
-    noise=noise.Gaussian(0.0),
-)
 
 
 def price_bound(observed: Observed, rank: int) -> Float[Array, ""]:
@@ -122,7 +115,8 @@ def _full_column_rank(name: str, matrix: Array) -> Hypothesis:
     return full_column_rank_hypothesis(name, ratio, relative_rank_cutoff(matrix.shape))
 
 
-def _no_metric(rows: Array) -> tuple[Array, Array]:
+def no_metric(rows: Array) -> tuple[Array, Array]:
+    """The weights as they are, judged on these rows."""
     return jnp.eye(rows.shape[1]), rows
 
 
@@ -186,7 +180,7 @@ class AbstractPrice(AbstractStatement):
 
     kind = UPPER
     needs = Observed
-    control = _KEEPS_THE_WEAKEST
+    control = ISOTROPIC
 
     @abc.abstractmethod
     def metric(
@@ -268,13 +262,13 @@ class ConditionNumber(AbstractCondition):
     """
 
     regimes = _REGIMES
-    adversary = MetricAdversary(_no_metric)
+    adversary = MetricAdversary(no_metric)
 
     def metric(
         self, activations: Float[Array, "samples inputs"]
     ) -> tuple[Float[Array, "rows inputs"], Float[Array, "judged inputs"]]:
         """None: the weights as they are."""
-        return _no_metric(activations)
+        return no_metric(activations)
 
 
 class ChannelScaling(AbstractCondition):
@@ -329,14 +323,14 @@ class WeightTail(AbstractPrice):
     """
 
     regimes = _WITH_SINGULAR
-    adversary = MetricAdversary(_no_metric)
+    adversary = MetricAdversary(no_metric)
     sharp = True
 
     def metric(
         self, activations: Float[Array, "samples inputs"]
     ) -> tuple[Float[Array, "rows inputs"], Float[Array, "judged inputs"]]:
         """None: the weights as they are."""
-        return _no_metric(activations)
+        return no_metric(activations)
 
     def hypotheses(self, instance: Problem | Layer) -> tuple[Hypothesis, ...]:
         """The same activations; none on the layer."""

@@ -124,7 +124,7 @@ def _gap(instance: Perturbation) -> Float[Array, ""]:
     return _value(values, instance.rank - 1) - _value(values, instance.rank)
 
 
-def _positive(name: str, instance: Perturbation, gap: Float[Array, ""]) -> Hypothesis:
+def positive_hypothesis(name: str, instance: Perturbation, gap: Float[Array, ""]) -> Hypothesis:
     """A gap beyond rounding."""
     scale = total_norm(instance)
     allowed = rounding_allowance(scale, *instance.sizes)
@@ -185,7 +185,7 @@ class AbstractSubspaces(AbstractStatement):
     def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         """A gap at the rank."""
         name = "there is a gap of singular values at the rank"
-        return (_positive(name, instance, self.separation(instance)),)
+        return (positive_hypothesis(name, instance, self.separation(instance)),)
 
     def estimate(self, instance: Perturbation) -> SingularVectors:
         """The leading singular vectors of $A + Z$."""
@@ -350,7 +350,7 @@ class Eigenvectors(AbstractStatement):
         name = "there is a gap of eigenvalues at the rank"
         return (
             Hypothesis("both matrices are symmetric", safe_divide(allowed - skew, scale)),
-            _positive(name, instance, self._gap(instance)),
+            positive_hypothesis(name, instance, self._gap(instance)),
         )
 
     def estimate(self, instance: Perturbation) -> Float[Array, "size rank"]:

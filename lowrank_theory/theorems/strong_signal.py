@@ -58,16 +58,20 @@ from lowrank_theory.theorems._regimes import (
     perturbed,
 )
 from lowrank_theory.theorems._theorem import (
-    UPPER,
     UPPER_WITH_PROBABILITY,
-    AbstractStatement,
     AbstractTheorem,
     Hypothesis,
     Refuted,
 )
 from lowrank_theory.theorems.gaussian_noise import upper_edge
 from lowrank_theory.theorems.planted_rank import AbstractSquaredLoss
-from lowrank_theory.theorems.truncation_stability import KnownTruncation, truncated
+from lowrank_theory.theorems.singular_subspaces import positive_hypothesis
+from lowrank_theory.theorems.truncation_stability import (
+    AbstractPerturbed,
+    KnownTruncation,
+    hidden_rank,
+    low_rank_hypothesis,
+)
 
 _WEAK = [0.1 * 0.7**i for i in range(9)]
 _PERTURBED = {name: regime for name, regime in LOW_RANK_PERTURBED.items() if name != "rank one"} | {
@@ -97,40 +101,20 @@ def tangent_part(
     return noise - (outside - matmul(outside, right, right.T))
 
 
-class Tangent(AbstractStatement):
+class Tangent(AbstractPerturbed):
     r"""$\lVert[A+Z]_r - A - P_TZ\rVert_F \le (2\lVert Z\rVert/s_r(A))(\lVert Z_{(2r)}\rVert_F^2 +
     \lVert Z_{(k)}\rVert_F^2)^{1/2}$ for $\operatorname{rank}A = r$, and zero for $r = d$.
     """
 
-    kind = UPPER
-    needs = Perturbation
     regimes = _PERTURBED
-    control = perturbed([3, 2, 1], [0.01, 0.006, 0.003])
     adversary = KnownTruncation()
     refuted_below = Refuted(math.sqrt(2 / 3), "the signal diag(2, 0) with the noise diag(−1, 1)")
 
     def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         """The rank is r: no more, and no less, beyond rounding."""
-        values = singular_values(jnp.asarray(instance.matrix))
-        scale = total_norm(instance)
-        allowed = rounding_allowance(scale, *instance.sizes)
-        rest = jnp.max(values[instance.rank :], initial=0.0)
-        least = values[instance.rank - 1]
-        return (
-            Hypothesis("the matrix has rank at most r", safe_divide(allowed - rest, scale)),
-            Hypothesis(
-                "the matrix has rank at least r",
-                safe_divide(least - allowed, scale) - jnp.where(scale > 0, 0, 1),
-            ),
-        )
-
-    def estimate(self, instance: Perturbation) -> Float[Array, "rows columns"]:
-        """$[A + Z]_r$."""
-        return truncated(instance.perturbed, instance.rank)
-
-    def broken_estimate(self, instance: Perturbation) -> Float[Array, "rows columns"]:
-        """One rank too few."""
-        return truncated(instance.perturbed, instance.rank - 1)
+        least = singular_values(jnp.asarray(instance.matrix))[instance.rank - 1]
+        name = "the matrix has rank at least r"
+        return (low_rank_hypothesis(instance), positive_hypothesis(name, instance, least))
 
     def formula(self, instance: Perturbation, estimate: Array) -> Float[Array, ""]:
         r"""$2\lVert Z\rVert(\lVert Z_{(2r)}\rVert_F^2 + \lVert Z_{(k)}\rVert_F^2)^{1/2}/s_r(A)$."""
@@ -172,7 +156,7 @@ def likely_error(
     it inside `float64`.
     """
     shorter, half = jnp.minimum(q, outputs), failure_probability / 2
-    hidden = jnp.maximum(jnp.minimum(rank, shorter - rank), 0)
+    hidden = hidden_rank(rank, shorter)
     count = jnp.where(hidden > 0, jnp.minimum(2 * rank, shorter) + hidden, 0)
     dimension = jnp.maximum(rank * (q + outputs - rank), 0)
     scale = jnp.asarray(noise_scale)

@@ -72,6 +72,22 @@ def worst_values(
     return jnp.concatenate([jnp.where(hiding, 2 * leading, leading), jnp.where(hiding, leading, 0)])
 
 
+def hidden_rank(rank: Number, shorter: Number) -> Float[Array, ""]:
+    r"""$k = \min(r, d-r)$, at least zero: how many parts of a signal of rank r noise can hide, with
+    $d$ the `shorter` side of the matrices; call it inside `float64`.
+    """
+    return jnp.clip(jnp.asarray(shorter - rank, float), 0, rank)
+
+
+def low_rank_hypothesis(instance: Perturbation) -> Hypothesis:
+    r"""$\operatorname{rank}A \le r$, up to rounding."""
+    values = singular_values(jnp.asarray(instance.matrix))
+    scale = total_norm(instance)
+    allowed = rounding_allowance(scale, *instance.sizes)
+    rest = jnp.max(values[instance.rank :], initial=0.0)
+    return Hypothesis("the matrix has rank at most r", safe_divide(allowed - rest, scale))
+
+
 def truncated(matrix: Float[Array, "rows columns"], rank: int) -> Float[Array, "rows columns"]:
     """$[B]_r$, differentiable where $s_r > s_{r+1}$."""
     vectors, _ = leading_right_vectors(matrix, rank)
@@ -106,13 +122,12 @@ class KnownTruncation(AbstractAdversary):
         return Perturbation(matrix, noise, self.rank), estimate
 
 
-class AbstractTruncation(AbstractStatement):
-    """A statement about $[A + Z]_r$; attained."""
+class AbstractPerturbed(AbstractStatement):
+    """A bound on what $[A + Z]_r$ is about."""
 
     kind = UPPER
     needs = Perturbation
     control = perturbed([3, 2, 1], [0.01, 0.006, 0.003])
-    sharp = True
 
     def estimate(self, instance: Perturbation) -> Float[Array, "rows columns"]:
         """$[A + Z]_r$."""
@@ -121,6 +136,12 @@ class AbstractTruncation(AbstractStatement):
     def broken_estimate(self, instance: Perturbation) -> Float[Array, "rows columns"]:
         """One rank too few."""
         return truncated(instance.perturbed, instance.rank - 1)
+
+
+class AbstractTruncation(AbstractPerturbed):
+    """One on $[A + Z]_r$ itself; attained."""
+
+    sharp = True
 
     def magnitude(self, instance: Perturbation) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F + \lVert Z\rVert_F$, for as many singular values as the nuclear norm
@@ -137,11 +158,7 @@ class AbstractLowRank(AbstractTruncation):
 
     def hypotheses(self, instance: Perturbation) -> tuple[Hypothesis, ...]:
         r"""$\operatorname{rank}A \le r$, up to rounding."""
-        values = singular_values(jnp.asarray(instance.matrix))
-        scale = total_norm(instance)
-        allowed = rounding_allowance(scale, *instance.sizes)
-        rest = jnp.max(values[instance.rank :], initial=0.0)
-        return (Hypothesis("the matrix has rank at most r", safe_divide(allowed - rest, scale)),)
+        return (low_rank_hypothesis(instance),)
 
 
 def _worst_values(instance: Perturbation) -> Float[Array, " twice_rank"]:

@@ -60,6 +60,8 @@ from lowrank_theory.theorems._theorem import (
     AbstractTheorem,
     Hypothesis,
 )
+from lowrank_theory.theorems.planted_rank import squared_count
+from lowrank_theory.theorems.truncation_stability import hidden_rank
 
 
 class UnequalProblem(eqx.Module):
@@ -162,10 +164,9 @@ class Loudness(eqx.Module):
         r"""The smaller of $\sqrt{4k+r}\,(\mu_1 + tL)$ and `expected` $+\,\gamma tL$."""
         loudest, means = self._means()
         moved = deviation(failure_probability) * self.norm * loudest
-        count = jnp.minimum(rank, jnp.minimum(self.q, means.size))
-        hidden = self._hidden(rank)
-        edge = jnp.sqrt(4 * hidden + count) * (loudest * means[0] + moved)
-        slope = jnp.where(hidden > 0, math.sqrt(5), 1.0)
+        count = squared_count(self.q, means.size, rank)
+        edge = jnp.sqrt(count) * (loudest * means[0] + moved)
+        slope = jnp.where(self._hidden(rank) > 0, math.sqrt(5), 1.0)
         return jnp.minimum(edge, self.expected(rank) + slope * moved)
 
     def _sorted(self) -> tuple[Float[Array, ""], Float[Array, " outputs"]]:
@@ -181,8 +182,7 @@ class Loudness(eqx.Module):
 
     def _hidden(self, rank: int) -> Float[Array, ""]:
         """$k$."""
-        shorter = jnp.minimum(jnp.asarray(self.q, float), self.column_scales.shape[0])
-        return jnp.maximum(jnp.minimum(rank, shorter - rank), 0)
+        return hidden_rank(rank, jnp.minimum(jnp.asarray(self.q), self.column_scales.shape[0]))
 
 
 _FADING = np.geomspace(1, 0.03, BASE["outputs"])
