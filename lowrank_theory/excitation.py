@@ -87,11 +87,11 @@ class Excitation(eqx.Module):
 
     def least(self, ranks: Any) -> Float[Array, " ranks"]:
         r"""$\sum_ks_{N+1-k}(X)^2s_{r+k}(W)^2$, the least `loss` over all orientations."""
-        return _sum_of_pairs(self.input_values[::-1], self.values, self._checked(ranks))
+        return paired_losses(self.input_values[::-1], self.values, self._checked(ranks))
 
     def most(self, ranks: Any) -> Float[Array, " ranks"]:
         r"""$\sum_ks_k(X)^2s_{r+k}(W)^2$, the largest `loss` over all orientations."""
-        return _sum_of_pairs(self.input_values, self.values, self._checked(ranks))
+        return paired_losses(self.input_values, self.values, self._checked(ranks))
 
     def expected(self, ranks: Any) -> Float[Array, " ranks"]:
         r"""$\lVert X\rVert_F^2\sum_{i>r}s_i(W)^2/N$, the mean `loss` over all orientations."""
@@ -201,7 +201,14 @@ _losses, _moments = in_float64(losses), in_float64(moments)
 
 
 @in_float64
-def _sum_of_pairs(input_values: Array, values: Array, ranks: Array) -> Array:
+def paired_losses(
+    input_values: Float[Array, " inputs"],
+    values: Float[Array, " count"],
+    ranks: Int[Array, " ranks"],
+) -> Float[Array, " ranks"]:
+    r"""$\sum_ks_k(X)^2s_{r+k}(W)^2$: the loss where the truncated $u_i$ are the right singular
+    vectors of $X$ in the order of the values given.
+    """
     return jnp.sum(pairs(input_values, values, ranks) ** 2, axis=1)
 
 

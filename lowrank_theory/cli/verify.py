@@ -156,4 +156,5 @@ def _study(name: str) -> LayerStudy | str:
         loaded.calibration,
         loaded.held_out,
         select=loaded.select,
+        gains=False,  # which its page does not show
     )

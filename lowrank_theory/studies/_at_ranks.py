@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lowrank_theory._numerics import float64, relative_rank_cutoff
-from lowrank_theory.excitation import pairs
+from lowrank_theory.excitation import paired_losses
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, every_rank
 from lowrank_theory.studies import FAILURE_PROBABILITY
-from lowrank_theory.studies._moments import Moments, descending_eigenvalues
+from lowrank_theory.studies._moments import Moments, descending_eigenvalues, tails
 from lowrank_theory.studies._observed_layer import ObservedLayer, resolved_dimension
-from lowrank_theory.studies.layer_rows import LayerAtRank, half_rank
+from lowrank_theory.studies.layer_rows import LayerAtRank, half_rank, ranks_up_to
 from lowrank_theory.theorems.calibration_size import first_order_excess, sufficient_samples
 
 EXCESS = 0.01  # over the least squared error, for which calibration sizes are told
@@ -69,8 +69,7 @@ def _sweep(inputs: int, outputs: int, count: int) -> list[int]:
     """A geometric sweep from one to the largest rank that saves storage, and half the full one."""
     largest = max(1, math.ceil(inputs * outputs / (inputs + outputs)) - 1)
     half = half_rank(inputs, outputs)
-    sweep = np.geomspace(1, max(largest, half), count).round().astype(int).tolist()
-    return sorted({*sweep, half})
+    return ranks_up_to(max(largest, half), count, half)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,15 +93,14 @@ class Errors:
         scale = np.sqrt(np.diagonal(Moments.of(layer.training).about(0.0)))
         diagonal = np.linalg.svd(scale[:, None] * layer.core, full_matrices=False)[2]
         plain, shifted = layer.outputs.about(0.0), layer.outputs.about(layer.output_mean)
-        with float64():
-            most = _largest_losses(np.sqrt(layer.eigenvalues), values, np.arange(values.size + 1))
+        most = paired_losses(np.sqrt(layer.eigenvalues), values, np.arange(values.size + 1))
         return Errors(
             total=float(np.trace(plain)),
             data_agnostic=_left_over(plain, agnostic.T),
             data_agnostic_new_bias=_left_over(shifted, agnostic.T),
             diagonal=_left_over(plain, diagonal.T),
             data_driven=_left_over(shifted, driven),
-            optimal=_tails(descending_eigenvalues(layer.outputs.scatter)),
+            optimal=tails(descending_eigenvalues(layer.outputs.scatter)),
             price_bound=np.asarray(most),
         )
 
@@ -111,24 +109,11 @@ class Errors:
         return math.sqrt(max(squares[rank], 0) / self.total) if self.total > 0 else None
 
 
-@jax.jit
-def _largest_losses(
-    inputs: Float[Array, " inputs"], values: Float[Array, " side"], ranks: Int[Array, " ranks"]
-) -> Float[Array, " ranks"]:
-    """The square of `orientation.upper`."""
-    return jnp.sum(pairs(inputs, values, ranks) ** 2, axis=1)
-
-
 def _left_over(
     moments: Float[np.ndarray, "side side"], directions: Float[np.ndarray, "side count"]
 ) -> Values:
     r"""$\sum_{j>r}v_j^\top Mv_j$ for each r from zero on."""
-    return _tails(np.sum(directions * (moments @ directions), axis=0))
-
-
-def _tails(values: Float[np.ndarray, " count"]) -> Values:
-    """The sums of all, of all but the first, ..., of none."""
-    return np.append(np.cumsum(values[::-1])[::-1], 0.0)
+    return tails(np.sum(directions * (moments @ directions), axis=0))
 
 
 def _calibration_sizes(

@@ -35,3 +35,8 @@ class Moments:
 def descending_eigenvalues(matrix: Float[np.ndarray, "size size"]) -> Float[np.ndarray, " size"]:
     """Largest first."""
     return np.linalg.eigvalsh(matrix)[::-1]
+
+
+def tails(values: Float[np.ndarray, " count"]) -> Float[np.ndarray, " ends"]:
+    """The sums of all, of all but the first, ..., of none."""
+    return np.append(np.cumsum(values[::-1])[::-1], 0.0)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from lowrank_theory._engine.observation import Observation
 from lowrank_theory._numerics import relative_rank_cutoff, rounding_allowance
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.studies._halves import Stated
@@ -79,7 +81,7 @@ class ObservedLayer:
     @property
     def name(self) -> str:
         """The path, with the number of the slice."""
-        return self.path if self.slice is None else f"{self.path} #{self.slice}"
+        return label(self.path, self.slice)
 
     @property
     def half_rank(self) -> int:
@@ -113,6 +115,26 @@ class ObservedLayer:
         """What rounding may add to a squared norm of held-out outputs."""
         scale = np.sum(self.core**2) * np.sum(self.eigenvalues)
         return float(rounding_allowance(scale, *self.core.shape))
+
+
+def label(path: str, number: int | None) -> str:
+    """The path of a leaf, with the number of the slice."""
+    return path if number is None else f"{path} #{number}"
+
+
+def matrices(
+    path: str, leaf: Any, seen: Sequence[Observation]
+) -> Iterator[tuple[int | None, Float[np.ndarray, "inputs outputs"], tuple[Any, ...]]]:
+    """The matrices of a leaf, with their numbers where it is a stack, and what each saw in these
+    passes.
+    """
+    view = seen[0].views[path]
+    stack = view.matrix(np.asarray(leaf, np.float64))
+    slices = zip(
+        stack.reshape(-1, *stack.shape[-2:]), *(each.slices(path) for each in seen), strict=True
+    )
+    for number, (weights, *saw) in enumerate(slices):
+        yield number if view.stack else None, weights, tuple(saw)
 
 
 def gram_eigenvalues(seen: Calibration) -> Float[np.ndarray, " inputs"]:

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
-from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count, rounding_allowance
 from lowrank_theory._progress import Progress
 from lowrank_theory.excitation import Excitation
 from lowrank_theory.free_product import tail_shares
-from lowrank_theory.studies._moments import Moments
-from lowrank_theory.studies.layer_rows import LayerGain, quarter_rank
+from lowrank_theory.studies._moments import Moments, tails
+from lowrank_theory.studies._observed_layer import label, matrices
+from lowrank_theory.studies.layer_rows import LayerGain, half_rank, quarter_rank, ranks_up_to
 from lowrank_theory.theorems.gain_of_data import excess_bounds, split_bounds
 
 REFERENCES = 99  # random orientations, beside which that of a layer is held
@@ -50,31 +50,18 @@ def study(
     paths = [path for path in seen.views if path not in seen.not_followed]
     rows: list[LayerGain] = []
     for done, path in enumerate(paths, start=1):
-        for label, weights, inputs in matrices(seen, path, leaves[path]):
+        for number, weights, (inputs,) in matrices(path, leaves[path], [seen]):
             one = None if key is None else jax.random.fold_in(key, len(rows))
-            rows += layer_gains(name, label, weights, inputs, sweep(weights.shape, ranks), one)
+            at = sweep(weights.shape, ranks)
+            rows += layer_gains(name, label(path, number), weights, Moments.of(inputs), at, one)
         if progress is not None:
             progress(name, done, len(paths))
     return tuple(rows)
 
 
-def matrices(
-    seen: Observation, path: str, leaf: Any
-) -> Iterator[tuple[str, Float[np.ndarray, "inputs outputs"], Moments]]:
-    """The matrices of a leaf, with their names, and what each saw."""
-    view = seen.views[path]
-    stack = view.matrix(np.asarray(leaf, np.float64))
-    saw: Any = seen.slices(path)
-    slices = zip(stack.reshape(-1, *stack.shape[-2:]), saw, strict=True)
-    for number, (weights, inputs) in enumerate(slices):
-        yield (f"{path} #{number}" if view.stack else path), weights, Moments.of(inputs)
-
-
 def sweep(shape: tuple[int, ...], count: int) -> list[int]:
-    """A geometric sweep from one to half the full rank, and a quarter of it."""
-    half = max(1, min(shape) // 2)
-    ranks = np.geomspace(1, half, count).round().astype(int).tolist()
-    return sorted({*ranks, quarter_rank(*shape)})
+    """About `count` ranks from one to half the full rank, and a quarter of it."""
+    return ranks_up_to(half_rank(*shape), count, quarter_rank(*shape))
 
 
 def layer_gains(
@@ -108,7 +95,7 @@ def _gains(
     squares = np.asarray(excited.values, np.float64) ** 2
     spectrum = np.pad(squares, (0, size - squares.size))
     law = np.asarray(tail_shares(np.asarray(excited.input_values) ** 2, spectrum, ranks))
-    truncated = np.append(np.cumsum(squares[::-1])[::-1], 0.0) / np.sum(squares)
+    rest, largest = tails(squares), float(excited.input_values[0]) ** 2
     splits = np.asarray(split_bounds(gram, weights))
     excess = np.asarray(excess_bounds(gram, weights, ranks)[0], np.float64)
     loss, optimum, most, expected = (
@@ -122,7 +109,7 @@ def _gains(
         attainable = max(float(optimum[place]), 0.0)
         resolved = attainable > near
         gain = float(loss[place]) / attainable if resolved else None
-        explained = float(truncated[rank] / law[place]) if law[place] > 0 else None
+        explained = float(rest[rank] / rest[0] / law[place]) if law[place] > 0 else None
         yield LayerGain(
             network=network,
             layer=layer,
@@ -140,9 +127,7 @@ def _gains(
             below=None if chance is None else float(chance.below[place]),
             error=float(np.sqrt(loss[place] / total)),
             orientation_bound=float(np.sqrt(most[place] / total)),
-            weight_tail_bound=float(
-                np.sqrt(np.asarray(excited.input_values)[0] ** 2 * squares[rank:].sum() / total)
-            ),
+            weight_tail_bound=float(np.sqrt(largest * rest[rank] / total)),
         )
 
 

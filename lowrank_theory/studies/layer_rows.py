@@ -6,6 +6,8 @@ nowhere. `None` stands for what is infinite, does not apply, or was not kept.
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from lowrank_theory._rows import AbstractRow, column
 from lowrank_theory.theorems import AbstractStatement, Hypothesis, Standing
 from lowrank_theory.verification.sampling import name_of
@@ -24,6 +26,14 @@ def half_rank(inputs: int, outputs: int) -> int:
 def quarter_rank(inputs: int, outputs: int) -> int:
     """A quarter of the full rank, but at least one: the rank at which gains are summed up."""
     return max(1, min(inputs, outputs) // 4)
+
+
+def ranks_up_to(largest: int, count: int, through: int) -> list[int]:
+    """About `count` ranks in a geometric sweep from one to the largest, and the rank `through`
+    which it has to pass.
+    """
+    ranks = np.geomspace(1, largest, count).round().astype(int).tolist()
+    return sorted({*ranks, through})
 
 
 class LayerAtRank(AbstractRow):

@@ -19,11 +19,11 @@ from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory._numerics import check_count
 from lowrank_theory._progress import Progress
 from lowrank_theory.calibration import Calibration
-from lowrank_theory.studies import gains
 from lowrank_theory.studies._at_ranks import at_ranks
 from lowrank_theory.studies._layer_data import described
 from lowrank_theory.studies._layer_data import hypotheses as hypotheses_of
-from lowrank_theory.studies._observed_layer import ObservedLayer, gram_eigenvalues
+from lowrank_theory.studies._observed_layer import ObservedLayer, gram_eigenvalues, matrices
+from lowrank_theory.studies.gains import layer_gains, sweep
 from lowrank_theory.studies.layer_rows import (
     LayerAtRank,
     LayerData,
@@ -66,6 +66,7 @@ def study(
     *,
     ranks: int = 8,
     select: Callable[[str], bool] | None = None,
+    gains: bool = True,
     key: PRNGKeyArray | None = None,
     progress: Progress | None = None,
 ) -> LayerStudy:
@@ -76,8 +77,9 @@ def study(
     is half A, the others are half B: each should be a fair sample.
 
     About `ranks` ranks per layer: a geometric sweep from one to the largest rank whose factors are
-    smaller than the matrix, and half the full rank. With a `key` the orientation of each layer is
-    held beside random ones. `progress(name, done, total)` is called after every layer.
+    smaller than the matrix, and half the full rank. Why data help is said unless `gains` is false,
+    and with a `key` the orientation of each layer is held beside random ones. `progress(name, done,
+    total)` is called after every layer.
 
     Raises `ValueError` for fewer than two calibration batches, `ranks` below one, and whatever
     `observe` raises it for.
@@ -112,11 +114,10 @@ def study(
         rows += at_ranks(name, layer, ranks)
         found.append(described(name, layer))
         hypotheses += hypotheses_of(layer)
-        gained += gains.layer_gains(
-            name, layer.name, layer.weights, layer.inputs,
-            gains.sweep(layer.weights.shape, ranks),
-            None if key is None else jax.random.fold_in(key, done),
-        )  # fmt: skip
+        if gains:
+            one = None if key is None else jax.random.fold_in(key, done)
+            at = sweep(layer.weights.shape, ranks)
+            gained += layer_gains(name, layer.name, layer.weights, layer.inputs, at, one)
         if progress is not None:
             progress(name, done, total)
     return LayerStudy(tuple(rows), tuple(found), tuple(gained), tuple(hypotheses), not_followed)
@@ -140,16 +141,8 @@ def _layers(leaves: dict[str, Any], seen: Sequence[Observation]) -> Iterator[Obs
         return known[id(calibration)]
 
     for path, leaf in leaves.items():
-        view = seen[0].views[path]
-        matrices = view.matrix(np.asarray(leaf, np.float64))
-        slices = zip(
-            matrices.reshape(-1, *matrices.shape[-2:]),
-            *(each.slices(path) for each in seen),
-            strict=True,
-        )
-        for number, (weights, half_a, half_b, held_out) in enumerate(slices):
-            place = number if view.stack else None
-            yield ObservedLayer.of(path, place, weights, (half_a, half_b, held_out), eigenvalues)
+        for number, weights, saw in matrices(path, leaf, seen):
+            yield ObservedLayer.of(path, number, weights, saw, eigenvalues)
 
 
 # --- in one sentence ------------------------------------------------------------------------------
