@@ -110,10 +110,11 @@ def test_a_full_sketch_is_the_exact_recovery_and_is_certified(route):
     for bias in (None, np.linspace(-1, 1, 10)):
         recovery = fit(route, rows + (bias is not None), weights, wide, bias=bias)
         exact = fit(route, rows + (bias is not None), weights, ActivationWeighted(), bias=bias)
-        assert_close(dense(recovery), dense(exact))
+        assert_close(dense(recovery), dense(exact), scale=norm(dense(exact)))
         assert bool(recovery.certificate.certified)
         expected = float(exact.certificate.optimal_error)
-        assert float(recovery.require().certificate.optimal_error) == approx(expected)
+        bound = float(recovery.require().certificate.optimal_error)  # lower by rounding
+        assert bound == pytest.approx(expected, rel=1e-7)
         if bias is not None:
             assert_close(recovery.bias, exact.bias)
 
