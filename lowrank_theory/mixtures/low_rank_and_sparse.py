@@ -32,12 +32,9 @@ from lowrank_theory.approximations import LowRank, Sum
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import (
     AbstractLadder,
-    ActivationWeighted,
     Need,
     Sweep,
-    as_calibration,
-    every_rank,
-    trained_weights,
+    WeightedTarget,
 )
 from lowrank_theory.sparsification.magnitude import of_mask
 
@@ -65,16 +62,8 @@ class LowRankAndSparse(AbstractLadder):
         """One size for each share. Raises `ValueError` without weights, or where nothing was
         seen.
         """
-        weights, seen = trained_weights(self, observed), as_calibration(observed)
-        if seen is None:
-            raise ValueError(
-                "`LowRankAndSparse` needs what the layer sees: give `Observed(activations=...)` or "
-                "`Observed(calibration=...)`."
-            )
-        target, dtype = weights, weights.dtype
-        if seen.has_compressed:
-            target = every_rank(observed, ActivationWeighted()).factors.materialise()
-        gram = seen.compressed_gram(centred=observed.bias is not None)
+        target, gram, _ = WeightedTarget.of(self, observed)
+        dtype = target.dtype
         inputs, outputs = observed.shape
         sizes = []
         for share in self.shares:
