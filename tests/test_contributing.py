@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import approximations
+import kinds
 import ladders
-import test_approximations as laws
-import test_ladders as of_ladders
+from approximations import test_approximations as laws
 from lowrank_theory.approximations import _described
 from networks.test_compressed_file import test_every_kind_is_loaded_bit_for_bit as is_loaded
+from recovery import test_ladders as of_ladders
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def shared(monkeypatch):
     namespace: dict[str, Any] = {}
     for block in BLOCKS[1:]:
         exec(block, namespace)
-    monkeypatch.setitem(approximations.KINDS, "shared values", namespace["shared"])
+    monkeypatch.setitem(kinds.KINDS, "shared values", namespace["shared"])
     return namespace
 
 

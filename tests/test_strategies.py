@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import approximations
+import kinds
 import lowrank_theory as lrt
 from lowrank_theory import Setting, problems, strategies
 from lowrank_theory.generators import activations, noise, spectra, targets
@@ -240,4 +240,4 @@ def test_an_approximation_is_drawn_again_by_its_name():
     one, other = (strategies.approximation("4 bits", seed=3, stack=(2,)) for _ in range(2))
     for leaf, same in zip(*map(jax.tree.leaves, (one, other)), strict=True):
         np.testing.assert_array_equal(leaf, same)
-    assert set(strategies.APPROXIMATIONS) == set(approximations.KINDS)
+    assert set(strategies.APPROXIMATIONS) == set(kinds.KINDS)

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save
 
-from approximations import KINDS
+from kinds import KINDS
 from lowrank_theory._engine import compressed_file as _compressed_file
 from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory.approximations import Affine

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from approximations import KINDS, MATRICES
+from kinds import KINDS, MATRICES
 from lowrank_theory.approximations import AbstractApproximation, Affine, LowRank
 from lowrank_theory.networks import observe, replace
 from routes import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, factors_of, normal

@@ -27,7 +27,7 @@ from lowrank_theory.verification import Control, RegimeReport, Sample, Statement
 from made_rows import network_at_size
 from pages import Resources
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STATEMENT = "best_possible.truncated_svd"
 ROW_KEYS = {
     "name", "kind", "trials", "applicable", "violations", "allowed", "verdict",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lowrank_theory as lrt
-from approximations import KINDS, MATRICES, numbers
+from kinds import KINDS, MATRICES, numbers
 from lowrank_theory.approximations import (
     AbstractApproximation,
     AbstractMatrix,

@@ -1,17 +1,12 @@
-"""What single ladders do, against formulas and slow loops in NumPy."""
-
-import math
+"""Rounding to the nearest level, against formulas and slow loops in NumPy."""
 
 import jax
 import numpy as np
 import pytest
 
-from lowrank_theory.approximations import Bitmap, CompressedRows, Quantised, Sparse
-from lowrank_theory.mixtures import low_rank_and_sparse
+from lowrank_theory.approximations import Quantised
 from lowrank_theory.problems import Observed
 from lowrank_theory.quantisation import RoundToNearest, round_to_nearest
-from lowrank_theory.recovery import ActivationWeighted, every_rank
-from lowrank_theory.sparsification import largest_entries
 
 RANDOM = np.random.default_rng(0)
 GAUSSIAN = RANDOM.standard_normal((4096, 3))
@@ -109,74 +104,3 @@ def test_more_bits_lose_less_and_take_no_more_than_they_say():
         assert storage.bytes == 64 * 3 * bits // 8 + 8 * 8 * 3
         assert storage.ideal_bits == 64 * 3 * bits + 64 * 8 * 3
     assert [sweep.name(k) for k in (0, 3)] == ["1 bit, groups of 8", "4 bits, groups of 8"]
-
-
-# --- entries that stay ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("per_output", [False, True])
-def test_what_is_lost_are_the_smallest_entries(per_output):
-    weights = RANDOM.standard_normal((11, 7))
-    found = np.asarray(largest_entries(weights, 4, per_output=per_output).materialise())
-    squares = np.sort((weights**2), axis=0) if per_output else np.sort((weights**2).ravel())
-    lost = squares[:-4].sum()
-    assert np.sum((weights - found) ** 2) == pytest.approx(lost, rel=1e-12)
-    assert np.count_nonzero(found) == (4 * 7 if per_output else 4)
-
-
-def test_of_equal_entries_the_first_stay():
-    found = np.asarray(largest_entries(np.array([[1.0, -1], [1, 1]]), 3).materialise())
-    np.testing.assert_array_equal(found, [[1, -1], [1, 0]])
-
-
-def test_places_are_kept_in_fewer_bytes():
-    """A bit for each entry, or two bytes for each that stays and four for each row."""
-    weights = RANDOM.standard_normal((20, 1000))
-    few, many = (largest_entries(weights, kept) for kept in (200, 5000))
-    assert isinstance(few.pattern, CompressedRows) and isinstance(many.pattern, Bitmap)
-    for found in (few, many):
-        mask = np.asarray(found.materialise()) != 0
-        other = [Sparse.of(weights, mask, kind).storage.bytes for kind in (Bitmap, CompressedRows)]
-        assert found.storage.bytes == min(other)
-
-
-# --- low rank and sparse -------------------------------------------------------------------------
-
-
-def lost(weights, gram, made) -> float:
-    rest = weights - np.asarray(made)
-    return math.sqrt(max(0.0, float(np.sum(rest * (gram @ rest)))))
-
-
-def test_a_planted_sum_is_found():
-    left, right = RANDOM.standard_normal((30, 2)), RANDOM.standard_normal((2, 24))
-    weights = left @ right
-    spikes = RANDOM.choice(weights.size, 12, replace=False)
-    weights.ravel()[spikes] += 10 * RANDOM.choice([-1, 1], 12)
-    found = low_rank_and_sparse(weights, np.eye(30), 2, 12, steps=60)
-    assert lost(weights, np.eye(30), found.materialise()) < 1e-3 * np.linalg.norm(weights)
-    places = np.flatnonzero(np.asarray(found.parts[1].materialise()))
-    assert set(places) == set(spikes)
-    alone = np.linalg.svd(weights, compute_uv=False)[2:]
-    assert np.linalg.norm(alone) > 0.1 * np.linalg.norm(weights)
-
-
-@pytest.mark.parametrize("steps", [1, 5, 20])
-def test_the_low_rank_part_is_the_best_beside_its_entries_and_steps_never_hurt(steps):
-    rows = RANDOM.standard_normal((50, 10)) * np.linspace(1, 0.05, 10)
-    weights = RANDOM.standard_t(3, (10, 8))
-    gram = rows.T @ rows
-    found = low_rank_and_sparse(weights, gram, 2, 9, steps=steps)
-    low_rank, sparse = found.parts
-    assert np.count_nonzero(np.asarray(sparse.materialise())) == 9
-    rest = weights - np.asarray(sparse.materialise())
-    best, plain = (
-        every_rank(Observed(weights=each, activations=rows), ActivationWeighted()).errors[2]
-        for each in (rest, weights)
-    )
-    error = lost(weights, gram, found.materialise())
-    assert error == pytest.approx(float(best), rel=1e-6)
-    fewer = low_rank_and_sparse(weights, gram, 2, 9, steps=max(1, steps // 2))
-    assert error <= lost(weights, gram, fewer.materialise()) * (1 + 1e-9)
-    assert error < float(plain)
-    assert low_rank.shape == weights.shape
