@@ -10,6 +10,7 @@ def layer_at_rank(**said: Any) -> LayerAtRank:
     errors: dict[str, Any] = {
         "data_agnostic_error": 0.5, "diagonal_error": 0.4, "data_driven_error": 0.3,
         "optimal_error": 0.2, "price_bound": 0.6, "recovery_error": 0.3, "recovery_bound": 0.4,
+        "projected_bound": 0.35,
     }  # fmt: skip
     place: dict[str, Any] = {"network": "net", "layer": "a layer", "shape": (2, 2), "rank": 1}
     return LayerAtRank(**(place | errors | said))

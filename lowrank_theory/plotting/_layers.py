@@ -55,7 +55,7 @@ BOUNDS = (
     ),
     BoundedError(
         lambda row: row.recovery_error,
-        lambda row: row.recovery_bound,
+        lambda row: row.projected_bound,
         "recovery from the other half",
     ),
 )

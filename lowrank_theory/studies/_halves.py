@@ -11,6 +11,18 @@ from jaxtyping import Array, Float, Int
 from lowrank_theory._numerics import float64
 from lowrank_theory.studies._moments import Moments, descending_eigenvalues
 from lowrank_theory.theorems.planted_rank import worst_error
+from lowrank_theory.theorems.projected_truth import Blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class StatedRecovery:
+    """How far half $B$ misses the stated truth, the `bound` of `planted_rank.any_noise`, and the
+    least of this and of both of `projected_truth`; relative to the outputs, `None` without any.
+    """
+
+    error: float | None = None
+    bound: float | None = None
+    projected_bound: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +56,11 @@ class Stated:
         rest = self.truth[:, rank:]
         return rest.T @ self.outputs @ rest
 
-    def recoveries(self, ranks: Sequence[int]) -> list[tuple[float | None, float | None]]:
-        """Both sides of `planted_rank.any_noise` at each rank, relative to the outputs."""
+    def recoveries(self, ranks: Sequence[int]) -> list[StatedRecovery]:
+        """What is missed at each rank, and what it is at most."""
         total = float(np.trace(self.outputs))
         if total <= 0:
-            return [(None, None)] * len(ranks)
+            return [StatedRecovery()] * len(ranks)
         errors = [math.sqrt(self._squared_error(rank) / total) for rank in ranks]
         noise = np.zeros((len(ranks), len(self.outputs)))
         for row, rank in zip(noise, ranks, strict=True):
@@ -56,7 +68,12 @@ class Stated:
             row[: squares.size] = np.sqrt(squares / total)
         with float64():
             bounds = np.asarray(_worst_errors(noise, np.asarray(ranks), float(self.shorter)))
-        return list(zip(errors, bounds.tolist(), strict=True))
+        blocks = (Blocks.of_moments(self.outputs / total, self.truth, rank) for rank in ranks)
+        projected = [
+            float(min(bound, each.without_gap(), each.with_gap()))
+            for bound, each in zip(bounds, blocks, strict=True)
+        ]
+        return list(map(StatedRecovery, errors, bounds.tolist(), projected))
 
     def _squared_error(self, rank: int) -> float:
         truth, fit = self.truth[:, :rank], self.fit[:, :rank]

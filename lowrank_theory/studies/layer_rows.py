@@ -86,7 +86,13 @@ class LayerAtRank(AbstractRow):
         unit=r"$\lVert X_BW\rVert_F$", brief=True, default=None,
     )  # fmt: skip
     recovery_bound: float | None = column(
-        "recovery bound", "the bound on the recovery error (`planted_rank.any_noise`)",
+        "recovery bound", "the bound on the recovery error of any truth (`planted_rank.any_noise`)",
+        unit=r"$\lVert X_BW\rVert_F$", default=None,
+    )  # fmt: skip
+    projected_bound: float | None = column(
+        "of a projection",
+        "the bound on the recovery error that knows $M$ to be a projection of the layer "
+        "(`projected_truth`, the smaller of both, and never above that of any truth)",
         unit=r"$\lVert X_BW\rVert_F$", brief=True, default=None,
     )  # fmt: skip
     samples_needed: int | None = column(

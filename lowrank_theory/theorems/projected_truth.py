@@ -94,9 +94,11 @@ class Blocks(eqx.Module):
         basis: Float[AnyArray, "outputs outputs"],
         rank: int,
     ) -> "Blocks":
-        """By $H$ alone, which has half the digits; for a rank below that of the basis."""
+        """By $H$ alone, which has half the digits."""
         xp = namespace(moments, basis)
         seen = matmul(basis.T, moments, basis)
+        if rank == len(basis):  # nothing is dropped
+            seen = xp.pad(seen, ((0, 1), (0, 1)))
         a, left = xp.linalg.eigh(seen[:rank, :rank])
         b, right = xp.linalg.eigh(seen[rank:, rank:])
         kept, dropped = (xp.sqrt(xp.maximum(each[::-1], 0)) for each in (a, b))

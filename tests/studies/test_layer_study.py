@@ -34,6 +34,7 @@ from lowrank_theory.theorems import (
 )
 from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS, first_order_excess
 from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
+from lowrank_theory.theorems.projected_truth import Projected, projected_truth
 from made_rows import network_at_size
 
 pytestmark = pytest.mark.thinned(3)
@@ -83,7 +84,8 @@ def check_theorems(studied: Any) -> None:
         assert row.optimal_error <= row.data_agnostic_error + allowance
         assert row.optimal_error <= row.diagonal_error + allowance
         assert row.data_agnostic_error <= row.price_bound + allowance
-        assert row.recovery_error <= row.recovery_bound + 10 * allowance
+        assert row.recovery_error <= row.projected_bound + 10 * allowance
+        assert row.projected_bound <= row.recovery_bound
     for layer in resolution:
         of_layer = [row for row in studied.rows if row.layer == layer]
         assert of_layer == sorted(of_layer, key=lambda row: row.rank)
@@ -200,6 +202,11 @@ def test_the_recovery_is_that_of_the_theorem(digits):
     bound = planted_rank.any_noise.bound(problem)
     assert bool(bound.holds)
     assert row.recovery_bound == pytest.approx(float(bound.value) / norm, rel=1e-6)
+    basis = np.linalg.svd(first @ weights)[2].T
+    projected = Projected(Layer(Observed(weights=weights, activations=second), 5), basis)
+    bounds = projected_truth.no_gap.bound(projected), projected_truth.gap.bound(projected)
+    least = min(float(each.value) for each in (bound, *bounds))
+    assert row.projected_bound == pytest.approx(least / norm, rel=1e-6)
     realised = float(planted_rank.any_noise.realised(problem))
     assert row.recovery_error == pytest.approx(realised / norm, rel=1e-6)
 
@@ -410,7 +417,8 @@ def test_the_order_of_batches_decides_the_halves_and_nothing_else():
     the_same(one, study("a", affine, dense(), halves, batches[4:]))
     moved = [batches[i] for i in (0, 2, 1, 3)]
     other = study("a", affine, dense(), moved, batches[4:])
-    the_same(one, other, but=("recovery_error", "recovery_bound", "effective_samples"))
+    of_halves = "recovery_error", "recovery_bound", "projected_bound", "effective_samples"
+    the_same(one, other, but=of_halves)
     assert one.rows[0].recovery_error != pytest.approx(other.rows[0].recovery_error)
 
 
@@ -418,7 +426,7 @@ def test_a_layer_of_zeros_has_no_relative_errors():
     batches = some_batches(3, 9, 7)
     studied = study("zeros", affine, dense(scale=0.0), batches[:2], batches[2:])
     json.dumps(plain([studied, studied.summary()]), allow_nan=False)
-    for name in (*NESTED, "recovery_error", "recovery_bound", "samples_needed"):
+    for name in (*NESTED, "recovery_error", "recovery_bound", "projected_bound", "samples_needed"):
         assert all(getattr(row, name) is None for row in studied.rows), name
     assert studied.layers[0].residual is None
     assert "nothing to compare" in studied.summary()[0].sentence
