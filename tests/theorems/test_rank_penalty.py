@@ -78,7 +78,7 @@ def test_swapped_components_cost_five():
     assert realised == approx(8)
     assert bound == approx(10)
     realised, bound = sides(Oracle(price=level), problem)
-    assert bound == approx(10)
+    assert bound == pytest.approx(10, rel=1e-8)
 
 
 def test_five_is_approached_at_the_least_price():
