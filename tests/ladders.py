@@ -3,7 +3,7 @@
 from lowrank_theory.mixtures import LowRankAndSparse
 from lowrank_theory.quantisation import RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
-from lowrank_theory.sparsification import GroupedMagnitude, Magnitude
+from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Wanda
 
 LADDERS: dict[str, AbstractLadder] = {
     "truncated svd": TruncatedSVD(),
@@ -15,5 +15,7 @@ LADDERS: dict[str, AbstractLadder] = {
     "magnitude": Magnitude((0.1, 0.5)),
     "magnitude, per output": Magnitude((0.25,), per_output=True),
     "n of m": GroupedMagnitude(((1, 4), (2, 4))),
+    "wanda": Wanda((0.5,), ((1, 4),)),
+    "sparse gpt": SparseGPT((0.5,), ((1, 4),), block=5),
     "low rank and sparse": LowRankAndSparse((0.3, 0.6)),
 }

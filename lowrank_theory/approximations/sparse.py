@@ -229,23 +229,35 @@ class Sparse(AbstractMatrix):
         return Sparse(values.reshape(*stack, kept), kind.of(mask))
 
     @staticmethod
-    def n_of_m(matrix: Float[AnyArray, "*stack inputs outputs"], kept: int, group: int) -> "Sparse":
-        """Of each `group` successive inputs of an output, the `kept` entries that are largest in
-        size; the first of those that are equal.
+    def n_of_m(
+        matrix: Float[AnyArray, "*stack inputs outputs"],
+        kept: int,
+        group: int,
+        scores: Any = None,
+    ) -> "Sparse":
+        """Of each `group` successive inputs of an output, the `kept` entries of largest score; the
+        first of those that are equal. Without `scores`, (*stack, inputs, outputs), an entry's is
+        its size.
         """
         group = check_count("group", group, 1, 256)
         kept = check_count("kept", kept, 1, group)
         matrix = np.asarray(matrix)
+        scores = np.abs(matrix) if scores is None else np.asarray(scores)
+        if scores.shape != matrix.shape:
+            raise ValueError(f"`scores` must be {matrix.shape}; got {scores.shape}.")
         *stack, inputs, outputs = matrix.shape
         if inputs % group:
             raise ValueError(
                 f"`matrix` must have a multiple of {group} inputs, for {kept} of {group}; got "
                 f"{inputs}."
             )
-        groups = matrix.reshape(*stack, inputs // group, group, outputs).swapaxes(-1, -2)
-        order = np.argsort(-np.abs(groups), axis=-1, kind="stable")
+
+        def grouped(array: np.ndarray) -> np.ndarray:
+            return array.reshape(*stack, inputs // group, group, outputs).swapaxes(-1, -2)
+
+        order = np.argsort(-grouped(scores).astype(np.float64), axis=-1, kind="stable")
         places = np.sort(order[..., :kept], axis=-1)
-        values = np.take_along_axis(groups, places, axis=-1)
+        values = np.take_along_axis(grouped(matrix), places, axis=-1)
         return Sparse(values.reshape(*stack, -1), NOfM.of(places, group))
 
     def aval(self) -> ShapedArray:

@@ -36,7 +36,7 @@ from lowrank_theory.recovery import (
     Sweep,
     WeightedTarget,
 )
-from lowrank_theory.sparsification.magnitude import of_mask
+from lowrank_theory.sparsification.masks import of_mask
 
 
 class LowRankAndSparse(AbstractLadder):

@@ -9,12 +9,12 @@ from matplotlib.ticker import MaxNLocator
 from lowrank_theory._names import drawable
 from lowrank_theory.plotting._layers import BOUNDS, ERRORS, errors_in_order, scatter, some
 from lowrank_theory.plotting._spectra import all_residuals
-from lowrank_theory.plotting._style import LIMIT, NEGLIGIBLE, SERIES, diagonal, line, panels
+from lowrank_theory.plotting._style import LIMIT, NEGLIGIBLE, SERIES, diagonal, line, panels, series
 from lowrank_theory.studies.layer_rows import LayerAtRank, ResidualSpectrum
 from lowrank_theory.studies.transfer_rows import Composition, DenseMetric, NetworkAtSize
 from lowrank_theory.studies.ways import WAYS
 
-_STYLES = {name: SERIES[place] for place, name in enumerate(WAYS)}
+_STYLES = {name: series(place) for place, name in enumerate(WAYS)}
 
 
 def transfer(

@@ -33,6 +33,15 @@ _MARKED = 20  # points of a line
 Some = TypeVar("Some")
 
 
+def series(place: int) -> Mapping[str, Any]:
+    """The style of the series at this place; beyond the last, colours come again with other markers
+    and lines.
+    """
+    count = len(SERIES)
+    other = SERIES[(place + place // count) % count]
+    return {**other, "color": SERIES[place % count]["color"]}
+
+
 def panels(
     count: int, *, columns: int = 3, width: float = 4.2, height: float = 3.4
 ) -> tuple[Figure, list[Axes]]:

@@ -1,11 +1,10 @@
 """Of each group of inputs of an output, the largest entries: n of m."""
 
-from typing import Any
-
-from lowrank_theory._numerics import check_count, settle_each
+from lowrank_theory._numerics import settle_each
 from lowrank_theory.approximations import Sparse
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, Need, Sweep, trained_weights
+from lowrank_theory.sparsification.masks import check_pattern
 
 
 class GroupedMagnitude(AbstractLadder):
@@ -18,7 +17,7 @@ class GroupedMagnitude(AbstractLadder):
     patterns: tuple[tuple[int, int], ...] = ((1, 8), (1, 4), (2, 4), (4, 8), (3, 4))
 
     def __check_init__(self) -> None:
-        settle_each(self, "patterns", _pattern)
+        settle_each(self, "patterns", check_pattern)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -36,10 +35,3 @@ class GroupedMagnitude(AbstractLadder):
             if observed.shape[0] % group == 0
         ]
         return Sweep.of(self, observed, sizes)
-
-
-def _pattern(name: str, pattern: Any) -> tuple[int, int]:
-    if not (isinstance(pattern, tuple | list) and len(pattern) == 2):
-        raise ValueError(f"`{name}` must be pairs such as (2, 4); got {pattern!r}.")
-    group = check_count(name, pattern[1], 2, 256)
-    return check_count(name, pattern[0], 1, group - 1), group

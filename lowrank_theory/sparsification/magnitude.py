@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import check_array, check_count, check_fraction, settle_each
-from lowrank_theory.approximations import Bitmap, CompressedRows, Sparse
+from lowrank_theory.approximations import Sparse
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, Need, Sweep, trained_weights
+from lowrank_theory.sparsification.masks import in_words, largest, of_mask
 
 
 class Magnitude(AbstractLadder):
@@ -35,7 +36,7 @@ class Magnitude(AbstractLadder):
         for share in self.shares:
             kept = max(1, round(share * of))
             found = largest_entries(weights, kept, per_output=self.per_output)
-            sizes.append((f"{share:.3g} kept, {_word(found)}", found))
+            sizes.append((f"{share:.3g} kept, {in_words(found)}", found))
         return Sweep.of(self, observed, sizes)
 
 
@@ -52,22 +53,3 @@ def largest_entries(weights: ArrayLike, kept: int, *, per_output: bool = False) 
     kept = check_count("kept", kept, 1, inputs if per_output else inputs * outputs)
     sizes = np.abs(weights)
     return of_mask(weights, largest(sizes if per_output else sizes.reshape(-1, 1), kept))
-
-
-def largest(sizes: np.ndarray, kept: int) -> np.ndarray:
-    """Where the largest of each column are, the first of those that are equal."""
-    order = np.argsort(-sizes.astype(np.float64), axis=0, kind="stable")[:kept]
-    mask = np.zeros(sizes.shape, bool)
-    np.put_along_axis(mask, order, values=True, axis=0)
-    return mask
-
-
-def of_mask(weights: np.ndarray, mask: np.ndarray) -> Sparse:
-    """The entries at some places, in the pattern of fewer bytes."""
-    mask = mask.reshape(weights.shape)
-    found = (Sparse.of(weights, mask, kind) for kind in (Bitmap, CompressedRows))
-    return min(found, key=lambda each: each.storage.bytes)
-
-
-def _word(found: Sparse) -> str:
-    return "bitmap" if isinstance(found.pattern, Bitmap) else "compressed rows"

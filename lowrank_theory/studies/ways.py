@@ -5,7 +5,7 @@ import dataclasses
 from lowrank_theory.mixtures import LowRankAndSparse
 from lowrank_theory.quantisation import RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
-from lowrank_theory.sparsification import GroupedMagnitude, Magnitude
+from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Wanda
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,10 @@ SAME_RANKS = Way(
 ROUNDED = Way("rounded", "rounding its entries to few bits", RoundToNearest())
 SPARSE = Way("sparse", "keeping its largest entries", Magnitude())
 N_OF_M = Way("n of m", "keeping the largest of each few entries", GroupedMagnitude())
+WANDA = Way("wanda", "keeping entries by their size and that of their input", Wanda())
+SPARSE_GPT = Way(
+    "sparse gpt", "removing entries in turn, with the later inputs making up for it", SparseGPT()
+)
 MIXED = Way(
     "low rank and sparse",
     "fitting low rank and a few entries besides to the inputs that it sees",
@@ -43,5 +47,5 @@ MIXED = Way(
 )
 
 STANDARD = (AGNOSTIC, DRIVEN, SEQUENTIAL)  # what every study compares, and SAME_RANKS
-OTHERS = (ROUNDED, SPARSE, N_OF_M, MIXED)  # what one compares if it is asked to
+OTHERS = (ROUNDED, SPARSE, N_OF_M, WANDA, SPARSE_GPT, MIXED)  # what one compares if it is asked to
 WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}
