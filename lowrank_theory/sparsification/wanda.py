@@ -27,7 +27,7 @@ class Wanda(AbstractLadder):
     divide the inputs is no size of the layer.
     """
 
-    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
     patterns: tuple[tuple[int, int], ...] = ((1, 4), (2, 4))
 
     def __check_init__(self) -> None:
