@@ -48,9 +48,22 @@ TABLES = {
 }  # fmt: skip
 WHOLE = {  # what tests every module of a folder
     "theorems": ("test_theorems.py",),
-    "recovery": ("test_recovery.py", "test_low_rank.py", "test_relu.py", "test_bad_input.py"),
+    "recovery": (
+        "test_recovery.py",
+        "test_guard_of_moments.py",
+        "test_derivatives.py",
+        "test_low_rank.py",
+        "test_relu.py",
+        "test_bad_input.py",
+    ),
 }
-SLOW = ("test_cli.py", "test_experiments.py", "test_layer_study.py", "test_readme.py")
+SLOW = (
+    "test_cli.py",
+    "test_cli_transfer.py",
+    "test_experiments.py",
+    "test_layer_study.py",
+    "test_readme.py",
+)
 COPIED = (PACKAGE, "tests", "experiments", "figures", "paper_notes", "pyproject.toml", "README.md")
 NEVER = 10**9  # seconds that no compilation takes: a mutant reads the shared cache, never writes it
 CONFIDENCE = 0.95

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import stat
@@ -20,6 +21,33 @@ from lowrank_theory.networks import Compressed, transfer
 from lowrank_theory.verification import point_store
 
 STATEMENT = "best_possible.truncated_svd"
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    _files.write_atomically(path, b"old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    _files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_finite_is_null():
+    content = {"a": [np.inf, -np.inf, np.nan, 1.5], "b": np.float64("nan"), "c": np.int64(3)}
+    written = json.loads(_files.to_json(_files.plain(content | {"d": None, "e": True, "f": "x"})))
+    assert written == {
+        "a": [None, None, None, 1.5], "b": None, "c": 3, "d": None, "e": True, "f": "x",
+    }  # fmt: skip
 
 
 # --- what stays -----------------------------------------------------------------------------------

@@ -1,30 +1,25 @@
 """The command writes whole files, says what it found in its exit code, and refuses in one line."""
 
 import dataclasses
-import json
 import os
 import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_theory import _files, cli
+from commands import refused, strict
+from lowrank_theory import cli
 from lowrank_theory.cli import _options
 from lowrank_theory.models import catalogue
 from lowrank_theory.networks import Dataset, Perceptron, Sizes
-from lowrank_theory.reports import _page
 from lowrank_theory.reports import verification as report
-from lowrank_theory.studies import _scrutiny
-from lowrank_theory.studies.transfer_rows import DenseMetric
 from lowrank_theory.theorems import CONTENTS, Direction
 from lowrank_theory.verification import Control, RegimeReport, Sample, StatementReport, Verdict
-from made_rows import network_at_size
 from pages import Resources
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +28,6 @@ ROW_KEYS = {
     "name", "kind", "trials", "applicable", "violations", "allowed", "verdict",
     "critical_constant", "refuted_below", "refuted_by", "ratio_median", "ratio_max",
 }  # fmt: skip
-
-
-def strict(path: Path) -> dict:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(path.read_text(), parse_constant=refuse)
 
 
 def a_statement(name: str, verdict: Verdict = Verdict.CONSISTENT) -> StatementReport:
@@ -168,27 +156,12 @@ def test_the_page_needs_nothing_but_itself(verdicts, tiny_network, tmp_path):
     assert not re.search(r"\$|\\[a-zA-Z]", page), "TeX was left in the page"
 
 
-def test_formulas_are_complete_without_a_mathematical_font():
-    html = _page.prose("If $\\lVert x\\rVert \\le \\sqrt{a}$:\n\n- `b` (**c**), $q\n- r < 1$.\n- d")
-    assert "√" in html and "msqrt" not in html
-    assert html.count("<li>") == 2 and html.count("<math") == 2
-    assert "<code>b</code> (<strong>c</strong>)" in html
-
-
 def test_the_same_findings_make_the_same_files(verdicts, tmp_path, monkeypatch):
     monkeypatch.setattr(cli.verify.time, "monotonic", lambda: 0.0)
     for folder in ("a", "b"):
         cli.main(["verify", "--only", "planted_rank", "--out", str(tmp_path / folder)])
     for path in (tmp_path / "a").glob("*.*"):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-
-
-def test_what_is_not_finite_is_null():
-    content = {"a": [np.inf, -np.inf, np.nan, 1.5], "b": np.float64("nan"), "c": np.int64(3)}
-    written = json.loads(_files.to_json(_files.plain(content | {"d": None, "e": True, "f": "x"})))
-    assert written == {
-        "a": [None, None, None, 1.5], "b": None, "c": 3, "d": None, "e": True, "f": "x",
-    }  # fmt: skip
 
 
 def test_a_statement_without_applicable_trials_is_reported(tmp_path, monkeypatch):
@@ -202,23 +175,7 @@ def test_a_statement_without_applicable_trials_is_reported(tmp_path, monkeypatch
     assert "could not be decided" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "–"), (np.inf, "–"), (0.0, "0"), (1.0, "1"), (0.12345, "0.123"), (999.7, "1,000"),
-     (1234.6, "1,230"), (1e-14, "1.00e-14"), (-0.25, "-0.25"), (2e7, "2.00e7")],
-)  # fmt: skip
-def test_numbers_are_short(value, text):
-    assert _page.number(value) == text
-
-
 # --- bad usage ------------------------------------------------------------------------------------
-
-
-def refused(capsys, *arguments: object) -> str:
-    assert cli.main([str(argument) for argument in arguments]) == 2
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and not printed.out
-    return printed.err.strip().splitlines()[-1]
 
 
 @pytest.mark.usefixtures("verdicts")
@@ -340,22 +297,6 @@ def test_an_interrupted_run_writes_no_report(tmp_path, capsys, monkeypatch):
     assert cli.main(only) == 130  # not refused for what the first has left
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    _files.write_atomically(path, b"old")
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            _files.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    _files.write_atomically(path, b"new")
-    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
-
-
 def test_a_disk_that_fills_up_is_told(verdicts, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -422,128 +363,3 @@ def test_the_command_is_quiet_about_how_it_computes(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("lowrank-theory verify: error: argument --seed")
     assert all(line.startswith(("usage:", " ", "lowrank")) for line in done.stderr.splitlines())
-
-
-# --- trained networks -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def studied(monkeypatch):
-    """What `transfer` is asked, instead of a long study, and a small one that it answers with."""
-    asked = {}
-
-    def transfer(case, **options):
-        asked.update(options, case=case.name)
-        options["progress"]("digits: layers", 1, 2)
-        return found
-
-    def write(written, folder):
-        assert written is found
-        (folder / "report.json").write_text("{}")
-
-    metric = DenseMetric(name="accuracy", larger_is_better=True, value=0.9625, scored=80)
-    found = SimpleNamespace(networks=(network_at_size(bytes=49),), metric=metric)
-    content = {"metric": metric.row()}
-    monkeypatch.setattr(cli.transfer, "transfer", transfer)
-    monkeypatch.setattr(cli.transfer.report_page, "write", write)
-    monkeypatch.setattr(cli.transfer.report_page, "record", lambda found: content)
-    monkeypatch.setattr(
-        cli.transfer.report_page, "sentences", lambda found: ["It is half as large."]
-    )
-    return asked
-
-
-def test_a_network_is_studied(studied, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    out, file = tmp_path / "report", tmp_path / "x.json"
-    arguments = ["transfer", "digits", "--budget", "0.3", "0.5", "--seed", "7"]
-    assert cli.main([*arguments, "--out", str(out), "--json", str(file)]) == 0
-    printed = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
-    assert "digits: layers: 1 of 2 after 0 s" in printed
-    assert "data-driven" in printed and "49 %" in printed and "-0.02 to 0" in printed
-    assert "It is half as large." in printed and f"Report: {out / 'report.html'}" in printed
-    assert studied["case"] == "digits" and studied["seed"] == 7
-    assert studied["budgets"] == [0.3, 0.5] and studied["folder"] == out / "points"
-    assert strict(file)["metric"]["name"] == "accuracy"
-    assert cli.main([*arguments, "--out", str(out)]) == 0, "an earlier report is overwritten"
-
-
-def test_networks_are_listed_with_what_is_missing(capsys, monkeypatch):
-    monkeypatch.delenv("LOWRANK_DATA", raising=False)
-    assert cli.main(["transfer", "--list"]) == 0
-    printed = capsys.readouterr().out
-    rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
-    assert "there" in rows["digits"] and "missing" in rows["resnet20"]
-    assert "resnet20: LOWRANK_DATA is not set." in printed
-    assert all(name in rows for name in cli.transfer.catalogue.CASES)
-    assert "resnet_cifar10/resnet20.npz" in printed and "huggingface.co" in printed
-
-
-@pytest.mark.usefixtures("studied")
-class TestBadTransfer:
-    def test_unknown_network(self, capsys):
-        line = refused(capsys, "transfer", "nonsense")
-        assert "there is no network 'nonsense'; there are digits, mnist, resnet20" in line
-
-    def test_missing_data(self, capsys, monkeypatch, tmp_path):
-        monkeypatch.delenv("LOWRANK_DATA", raising=False)
-        line = refused(capsys, "transfer", "resnet20", "--out", tmp_path / "x")
-        assert "argument NETWORK: resnet20 cannot be read: LOWRANK_DATA is not set;" in line
-        assert "transfer --list" in line and not (tmp_path / "x").exists()
-
-    @pytest.mark.parametrize("budget", ["0", "1", "-0.5", "half", "nan"])
-    def test_budget(self, capsys, budget):
-        line = refused(capsys, "transfer", "digits", f"--budget={budget}")
-        assert f"must be a share strictly between 0 and 1; got {budget!r}" in line
-
-    def test_arguments(self, capsys, tmp_path):
-        assert "one of the arguments NETWORK --list is required" in refused(capsys, "transfer")
-        assert "not allowed with" in refused(capsys, "transfer", "digits", "--list")
-        (tmp_path / "thesis.tex").touch()
-        assert "holds no report.json" in refused(capsys, "transfer", "digits", "--out", tmp_path)
-
-
-# --- a network of the user's own ------------------------------------------------------------------
-
-
-@pytest.fixture
-def mine(tmp_path) -> Path:
-    """The file that the README shows."""
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    (block,) = (block for block in blocks if "case = Case(" in block)
-    file = tmp_path / "mine.py"
-    file.write_text(block)
-    return file
-
-
-def test_a_network_in_a_file_is_studied(mine, tmp_path, monkeypatch):
-    monkeypatch.setattr(_scrutiny, "SECONDS", 0.02)
-    out = tmp_path / "out"
-    assert cli.main(["transfer", f"{mine}:case", "--budget", "0.5", "--out", str(out)]) == 0
-    found = json.loads((out / "report.json").read_text())
-    assert found["network"] == "mine" and found["source"] == f"{mine}:case"
-    assert found["command"] == f"lowrank-theory transfer {mine}:case --budget 0.5 --seed 0"
-    assert 0 < found["networks"][0]["bytes"] <= 0.5 * found["networks"][0]["dense_bytes"]
-
-
-@pytest.mark.parametrize(
-    ("content", "name", "message"),
-    [
-        (None, "case", "there is no file"),
-        ("case = 3", "case", "holds no `Case` 'case': it holds none"),
-        ("import nowhere_at_all", "case", "cannot be run: ModuleNotFoundError"),
-    ],
-)
-def test_a_file_without_a_case_is_refused(content, name, message, tmp_path, capsys):
-    file = tmp_path / "wrong.py"
-    if content is not None:
-        file.write_text(content)
-    assert cli.main(["transfer", f"{file}:{name}"]) == cli.BAD_USAGE
-    assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_the_cases_of_a_file_are_named(mine, capsys):
-    assert cli.main(["transfer", f"{mine}:other"]) == cli.BAD_USAGE
-    assert "holds no `Case` 'other': it holds case" in capsys.readouterr().err

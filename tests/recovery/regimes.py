@@ -46,6 +46,9 @@ class Case:
         names = (field.name for field in dataclasses.fields(self))
         return self.map(**dict.fromkeys(names, lambda array: array.astype(dtype)))
 
+    def arrays(self) -> list[Array]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
@@ -113,6 +116,9 @@ REGIMES = {
     "mostly out of reach": Regime(unattainable=1e3),
     "nothing out of reach": Regime(unattainable=0.0),
 }
+CASE = REGIMES["more inputs than outputs"].draw()
+SINGLE = CASE.cast(np.float32)
+NEGLIGIBLE = 1e-10  # of the outputs; what a method in float64 promises
 
 
 @dataclasses.dataclass(frozen=True)

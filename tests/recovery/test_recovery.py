@@ -11,25 +11,18 @@ import pytest
 from hypothesis import given, settings
 
 import lowrank_theory as lrt
-from lowrank_theory import Calibration, Observed, strategies
+from lowrank_theory import Observed, strategies
 from lowrank_theory.recovery import (
     NuclearNormBall,
     OptimalShrinkage,
     RankPenalised,
     SingularValueThreshold,
-    activation_weighted,
-    activation_weighted_from_moments,
-    singular_value_threshold,
-    truncated_svd,
 )
 from oracle import Question, norm, objective, product, pseudo_inverse, relative_gap, solve, svd
-from regimes import METHODS, REGIMES, Case, Method, orthonormal
+from regimes import CASE, METHODS, NEGLIGIBLE, REGIMES, SINGLE, Case, Method, orthonormal
 from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(6)
-
-NEGLIGIBLE = 1e-10  # of the outputs; what a method in float64 promises
-CASE = REGIMES["more inputs than outputs"].draw()
 
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 regimes = pytest.mark.parametrize("regime", REGIMES.values(), ids=REGIMES.keys())
@@ -280,8 +273,6 @@ def test_the_affine_residual_has_no_mean(method):
 
 # --- transformations and dtypes -------------------------------------------------------------------
 
-SINGLE = CASE.cast(np.float32)
-
 
 def dense(method: Method, case: Case) -> Any:
     recovery = lrt.recover(method.observe(case), rank=2, method=method.make(1.0, 1.0))
@@ -291,18 +282,14 @@ def dense(method: Method, case: Case) -> Any:
 @methods
 def test_jit_and_vmap_agree_with_the_plain_call(method):
     plain, _ = dense(method, SINGLE)
-    jitted, _ = jax.jit(lambda case: dense(method, Case(*case)))(_leaves(SINGLE))
+    jitted, _ = jax.jit(lambda case: dense(method, Case(*case)))(SINGLE.arrays())
     tolerance = 4 * float(np.finfo(np.float32).eps) * norm(np.asarray(plain))
     np.testing.assert_allclose(jitted, plain, atol=tolerance)
     lanes = [REGIMES["more inputs than outputs"].draw(seed).cast(np.float32) for seed in range(3)]
-    stacked = [jnp.stack(arrays) for arrays in zip(*map(_leaves, lanes), strict=True)]
+    stacked = [jnp.stack(arrays) for arrays in zip(*map(Case.arrays, lanes), strict=True)]
     mapped, _ = jax.jit(jax.vmap(lambda case: dense(method, Case(*case))))(stacked)
     for one, lane in zip(mapped, lanes, strict=True):
         np.testing.assert_allclose(one, dense(method, lane)[0], atol=tolerance)
-
-
-def _leaves(case: Case) -> list[np.ndarray]:
-    return [getattr(case, field.name) for field in dataclasses.fields(case)]
 
 
 @methods
@@ -342,214 +329,6 @@ def test_low_precision_floats_are_accepted():
 def test_integers_are_refused(method):
     with pytest.raises(ValueError, match="must be floating point; got dtype int"):
         method.observe(CASE.cast(np.int32))
-
-
-# --- the guard of second moments ------------------------------------------------------------------
-
-
-def _hard_layers(count: int, largest: float = 9.0):
-    """Dominant spread directions, weights nearly orthogonal to them, exactly low rank."""
-    random = np.random.default_rng(7)
-    for index in range(count):
-        kind, rank = index % 5, 2
-        ratio = 10 ** random.uniform(0, largest)
-        massive = random.integers(1, 3)
-        values = np.where(np.arange(8) < massive, ratio, np.geomspace(1, 0.1, 8))
-        frame = orthonormal(random, 8, 8)
-        activations = (random.standard_normal((12, 8)) * values) @ frame.T
-        weights = random.standard_normal((8, 6))
-        away = 10 ** random.uniform(-10, 0)
-        dominant = frame[:, :massive]
-        if kind in (1, 3):  # nearly orthogonal to the dominant directions
-            weights -= (1 - away) * dominant @ (dominant.T @ weights)
-        if kind in (2, 3):  # of the rank asked for, or nearly
-            left, sizes, right = np.linalg.svd(weights, full_matrices=False)
-            tail = 10 ** random.uniform(-12, 0) if index % 2 else 0.0
-            weights = (left * np.where(np.arange(6) < rank, sizes, tail * sizes)) @ right
-        if kind == 4:  # the dominant part is what a mean does
-            activations = random.standard_normal((12, 8)) + ratio * random.standard_normal(8)
-        yield kind, ratio, activations, weights
-
-
-def _true_errors(question_: Question, weights, rank: int) -> tuple[float, float]:
-    """The error and the optimum, with the outputs formed in extended precision."""
-    values = svd(attainable_outputs(question_))[1]
-    outside = norm(question_.outputs - attainable_outputs(question_))
-    optimum = np.hypot(outside, np.sqrt(np.sum(values[rank:] ** 2)))
-    return objective(question_, weights), float(optimum)
-
-
-def attainable_outputs(asked: Question):
-    left, values, _ = svd(asked.inputs)
-    basis = left[:, values > 1e-13 * values[0]]
-    return product(basis, product(basis.T, asked.outputs))
-
-
-@pytest.mark.parametrize("mismatch", [False, True])
-def test_moments_are_certified_only_where_they_are_accurate(mismatch):
-    random = np.random.default_rng(11)
-    bad = certified = benign = 0
-    for _, ratio, activations, weights in _hard_layers(300, 5.0 if mismatch else 9.0):
-        outputs = product(activations, weights)
-        inputs = activations
-        calibration = Calibration.empty(8, compressed=mismatch)
-        if mismatch:
-            inputs = activations + 10 ** random.uniform(-9, 0) * random.standard_normal((12, 8))
-            calibration = calibration.update(activations, inputs)
-        else:
-            calibration = calibration.update(activations)
-        factors, _, certificate = activation_weighted_from_moments(weights, calibration, rank=2)
-        found = product(np.asarray(factors.left), np.asarray(factors.right))
-        if mismatch:
-            error, optimum = _true_errors(Question(inputs, outputs), found, 2)
-        else:  # without projecting: the outputs are attainable as they are
-            values = svd(outputs)[1]
-            error, optimum = norm(outputs - product(inputs, found)), norm(values[2:])
-        size = norm(outputs)
-        is_bad = error > optimum + max(1e-3 * optimum, NEGLIGIBLE * size) + 1e-14 * size
-        is_certified = bool(certificate.certified)
-        assert not (is_bad and is_certified), (ratio, error, optimum, size)
-        bad, certified = bad + is_bad, certified + is_certified
-        benign += ratio < 30 and optimum > 1e-3 * size and not mismatch and not is_certified
-    assert bad >= 20  # else nothing was tested
-    assert certified >= 50
-    assert benign == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("from_rows", [False, True], ids=["moments", "rows"])
-def test_affine_recoveries_are_certified_only_where_they_are_accurate(from_rows):
-    """A large mean leaves rounding of its own size, which must not be certified away."""
-    random = np.random.default_rng(12)
-    bad = certified = 0
-    for index, (kind, _, activations, full) in enumerate(_hard_layers(1500)):
-        if kind != 4:
-            continue
-        left, values, right = np.linalg.svd(full, full_matrices=False)
-        graded = np.array([1e-6, 1e-7, 1e-8, 1e-9])
-        tail = graded if index < 400 else 10 ** random.uniform(-5, 0) * np.ones(4)
-        weights = (left * values * np.concatenate([np.ones(2), tail])) @ right
-        bias = np.zeros(6)
-        if from_rows:
-            answer = activation_weighted(weights, activations, None, None, bias, rank=2)
-        else:
-            calibration = Calibration.empty(8)
-            for batch in np.split(activations, 3):
-                calibration = calibration.update(batch)
-            answer = activation_weighted_from_moments(weights, calibration, bias, rank=2)
-        factors, new_bias, certificate = answer
-        found = product(np.asarray(factors.left), np.asarray(factors.right))
-        outputs = product(activations, weights)
-        error = norm(outputs - product(activations, found) - np.asarray(new_bias))
-        target = outputs - outputs.mean(axis=0)
-        optimum, size = norm(svd(target)[1][2:]), norm(target)
-        is_bad = error > optimum + max(1e-3 * optimum, NEGLIGIBLE * size) + 1e-14 * size
-        assert not (is_bad and bool(certificate.certified)), (error, optimum, size)
-        bad, certified = bad + is_bad, certified + bool(certificate.certified)
-    assert bad >= 4  # else nothing was tested
-    assert certified >= 10
-
-
-def test_moments_do_not_certify_what_a_dropped_direction_may_hide():
-    """A direction of the inputs that the Gram cannot see, and which carries the outputs."""
-    random = np.random.default_rng(5)
-    left, right = orthonormal(random, 12, 8), orthonormal(random, 8, 8)
-    for size in (1e-5, 1e-7, 1e-9):
-        inputs = (left * np.array([1, 1, 1, 1, 1, 1, 1, size])) @ right.T
-        frame = orthonormal(random, 6, 6)
-        activations = left @ right.T
-        weights = right[:, 5:8] * np.array([1e-3, 1e-2, 1]) @ frame[:, :3].T
-        calibration = Calibration.empty(8, compressed=True).update(activations, inputs)
-        factors, _, certificate = activation_weighted_from_moments(weights, calibration, rank=2)
-        found = product(np.asarray(factors.left), np.asarray(factors.right))
-        error, optimum = _true_errors(Question(inputs, activations @ weights), found, 2)
-        assert not certificate.certified or error <= 1.001 * optimum + 1e-10
-
-
-# --- derivatives ----------------------------------------------------------------------------------
-
-
-def _sum_of_product(result, direction):
-    """A smooth function of the recovered layer."""
-    factors = result[0]
-    value = jnp.sum((factors.left @ factors.right) * direction)
-    if len(result) == 3 and result[1] is not None:
-        value = value + jnp.sum(jnp.sin(result[1]))
-    return value
-
-
-def _calibration(activations, compressed=None) -> Calibration:
-    empty = Calibration.empty(8, compressed=compressed is not None)
-    return (
-        empty.update(activations) if compressed is None else empty.update(activations, compressed)
-    )
-
-
-DIRECTION = np.random.default_rng(4).standard_normal((8, 6)).astype(np.float32)
-DIFFERENTIABLE: dict[str, Any] = {
-    "truncated svd": lambda W, X, T, Y, b: truncated_svd(W, rank=2),
-    "weighted": lambda W, X, T, Y, b: activation_weighted(W, X, rank=2),
-    "mismatch": lambda W, X, T, Y, b: activation_weighted(W, X, T, rank=2),
-    "affine": lambda W, X, T, Y, b: activation_weighted(W, X, T, None, b, rank=2),
-    "outputs": lambda W, X, T, Y, b: activation_weighted(None, X, T, Y, rank=2),
-    "moments": lambda W, X, T, Y, b: activation_weighted_from_moments(W, _calibration(X), rank=2),
-    "moments: affine, mismatch": lambda W, X, T, Y, b: activation_weighted_from_moments(
-        W, _calibration(X, T), b, rank=2
-    ),
-    "threshold": lambda W, X, T, Y, b: singular_value_threshold(T, Y, 1.5, rank=2),
-}
-
-
-@pytest.mark.parametrize("recovered", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE.keys())
-def test_derivatives_against_finite_differences(recovered):
-    def loss(arguments):
-        return _sum_of_product(recovered(*arguments), DIRECTION)
-
-    leaves = _leaves(SINGLE)  # stored in float32, so that both modes see the same layer
-    random = np.random.default_rng(6)
-    with jax.enable_x64(True):
-        point = [jnp.asarray(leaf, jnp.float64) for leaf in leaves]
-        value = jax.jit(jax.value_and_grad(loss))
-        _, exact = value(point)
-        for _ in range(3):
-            change = [jnp.asarray(random.standard_normal(leaf.shape)) for leaf in leaves]
-            step = 1e-5
-            above, below = (
-                value([p + sign * step * c for p, c in zip(point, change, strict=True)])[0]
-                for sign in (1, -1)
-            )
-            slope = sum(jnp.sum(g * c) for g, c in zip(exact, change, strict=True))
-            size = sum(norm(np.asarray(g)) for g in exact)
-            assert float((above - below) / (2 * step)) == pytest.approx(
-                float(slope), abs=1e-6 * size
-            )
-    single = jax.jit(jax.grad(loss))([jnp.asarray(leaf) for leaf in leaves])
-    for found, wanted in zip(single, exact, strict=True):
-        assert found.dtype == np.float32
-        size = max(norm(np.asarray(wanted)), 1e-3)
-        assert norm(np.asarray(found, np.float64) - np.asarray(wanted)) <= 1e-5 * size
-
-
-@pytest.mark.parametrize(
-    ("values", "finite"),
-    [((3, 3, 1, 1, 1, 0.5), True), ((3, 3, 0, 0, 0, 0), True), ((3, 2, 2, 1, 0.5, 0.1), False)],
-    ids=["ties on either side of the cut", "exact rank", "tie at the cut"],
-)
-@pytest.mark.parametrize("name", ["truncated svd", "weighted", "mismatch", "moments"])
-def test_derivatives_at_ties(name, values, finite):
-    """They exist at ties inside either group, and not at a tie of the cut."""
-    if name == "moments" and not finite:
-        pytest.skip("rounding in the Gram breaks the tie")
-    signs = np.diag(np.array(values, np.float32))  # ties that rounding does not break
-    weights = np.concatenate([signs, np.zeros((2, 6), np.float32)])
-    activations = np.eye(20, 8, dtype=np.float32)
-
-    def loss(weights):
-        arguments = weights, activations, activations, activations @ weights, weights[0]
-        return _sum_of_product(DIFFERENTIABLE[name](*arguments), DIRECTION)
-
-    gradient = np.asarray(jax.jit(jax.grad(loss))(weights))
-    assert np.isfinite(gradient).all() == finite
 
 
 def test_no_warning_escapes():

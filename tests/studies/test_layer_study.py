@@ -1,6 +1,5 @@
 """The layers of trained networks under the theorems."""
 
-import dataclasses
 import json
 import math
 from typing import Any
@@ -9,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 import routes
-from lowrank_theory import ActivationWeighted, LowRank, Observed, Problem, Truth, plotting, recover
+from lowrank_theory import ActivationWeighted, LowRank, Observed, Problem, Truth, recover
 from lowrank_theory._files import plain
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory._rows import AbstractRow, typed
@@ -20,11 +18,7 @@ from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks import LayerStudy, Perceptron, digits_data, digits_network, study
 from lowrank_theory.problems import Layer
 from lowrank_theory.recovery.published import DiagonalQERA
-from lowrank_theory.studies._halves import deviation_of_halves
-from lowrank_theory.studies._moments import Moments
-from lowrank_theory.studies._residual import Residual
 from lowrank_theory.studies.layer_rows import half_rank
-from lowrank_theory.studies.transfer_rows import Composition, DenseMetric
 from lowrank_theory.theorems import (
     STATEMENTS,
     Standing,
@@ -35,7 +29,7 @@ from lowrank_theory.theorems import (
 from lowrank_theory.theorems.calibration_size import INDEPENDENT_WEIGHTS, first_order_excess
 from lowrank_theory.theorems.planted_rank import INDEPENDENT_NOISE
 from lowrank_theory.theorems.projected_truth import Projected, projected_truth
-from made_rows import network_at_size
+from studied import batches_of, digits_study
 
 pytestmark = pytest.mark.thinned(3)
 
@@ -45,16 +39,9 @@ NESTED = (
 )  # fmt: skip
 
 
-def batches_of(rows, count: int = 12) -> list[np.ndarray]:
-    """Batches of rows from everywhere."""
-    return [np.asarray(rows)[start::count] for start in range(count)]
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def digits() -> LayerStudy:
-    data = digits_data()
-    training, held_out = batches_of(data.training_images), batches_of(data.held_out_images, 3)
-    return study("digits", Perceptron.__call__, digits_network(), training, held_out)
+    return digits_study()
 
 
 def affine(parameters, batch):
@@ -432,57 +419,6 @@ def test_a_layer_of_zeros_has_no_relative_errors():
     assert "nothing to compare" in studied.summary()[0].sentence
 
 
-# --- laws of random matrices ----------------------------------------------------------------------
-
-
-def test_independent_gaussian_rows_are_told_from_others():
-    """The rate of false alarms is at most 1 %; rows that come in tens count as a tenth."""
-    rng = np.random.default_rng(3)
-
-    def deviation(repeats: int) -> float:
-        halves = (np.repeat(rng.normal(size=(200, 6)), repeats, axis=0) for _ in range(2))
-        return deviation_of_halves(*(moments(half) for half in halves)) or 0.0
-
-    squares = np.array([deviation(1) for _ in range(400)]) ** 2
-    assert abs(np.mean(squares) - 1) < 0.1
-    assert np.mean(np.sqrt(squares) > 2.576) <= 0.01
-    assert 9 < np.mean([deviation(10) ** 2 for _ in range(100)]) < 11
-
-
-def moments(rows: np.ndarray) -> Moments:
-    centred = rows - rows.mean(axis=0)
-    return Moments(float(len(rows)), rows.mean(axis=0), centred.T @ centred)
-
-
-def residual(noise: np.ndarray) -> Residual:
-    found = Residual.of(noise.T @ noise, len(noise), noise.shape[1], 0)
-    assert found is not None
-    return found
-
-
-def test_gaussian_noise_is_seldom_refuted_and_other_noise_is():
-    rng = np.random.default_rng(4)
-
-    def holds(noise: np.ndarray) -> list[bool]:
-        return [row.holds for row in residual(noise).hypotheses("a layer")]
-
-    draws = [holds(rng.normal(size=(60, 40))) for _ in range(300)]
-    assert np.all(np.mean(draws, axis=0) >= 0.97)
-    noise = rng.normal(size=(60, 40))
-    assert holds(noise * np.linspace(0.5, 1.5, 40))[1] is False
-    assert holds(noise + np.outer(np.ones(60), np.ones(40)))[0] is False
-
-
-@pytest.mark.parametrize("shape", [(400, 100), (100, 100), (100, 400)])
-def test_white_noise_follows_the_law_of_marchenko_and_pastur(shape):
-    noise = 1e3 * np.random.default_rng(5).normal(size=shape)
-    found = residual(noise).spectrum()
-    assert found.edge_ratio == pytest.approx(1, abs=0.05) and found.distance < 0.05
-    assert found.singular_value == pytest.approx(found.marchenko_pastur, abs=0.05)
-    coloured = residual(noise * np.geomspace(1, 100, shape[1])).spectrum()
-    assert coloured.edge_ratio > 1.2 and coloured.distance > 0.3
-
-
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -502,72 +438,6 @@ def test_what_cannot_be_studied_is_refused():
     refused(batches, batches, "`select` accepts", select=lambda path: False)
     broken = [*batches[:1], np.full_like(batches[0], np.nan)]
     refused(broken, batches, r"In `calibration_batches\[1::2\]`: `batches\[0\]` has .* NaN")
-
-
-# --- pictures -------------------------------------------------------------------------------------
-
-
-def many(studied: LayerStudy, copies: int) -> tuple[list, list]:
-    """As if the network had more layers."""
-    rows, layers = (
-        [
-            dataclasses.replace(each, layer=f"{number}{each.layer}")
-            for number in range(copies)
-            for each in entries
-        ]
-        for entries in (studied.rows, studied.layers)
-    )
-    return rows, layers
-
-
-def shown(figure: Figure) -> int:
-    figure.draw_without_rendering()
-    return len(figure.axes)
-
-
-@pytest.mark.slow
-def test_pictures_of_few_and_of_many_layers(digits):
-    rows, layers = many(digits, 7)
-    assert shown(plotting.layer_errors(digits.rows)) == 3
-    figure = plotting.layer_errors(rows)
-    assert len(figure.axes) == 12 and "all 21 layers" in figure.axes[-1].get_title()
-    assert shown(plotting.residual_spectra(digits.layers)) == 3
-    assert len(plotting.residual_spectra(layers).axes) == 12
-    for count, figure in (
-        (2, plotting.layer_spectra(layers)),
-        (2, plotting.bound_scatter(rows)),
-        (1, plotting.calibration_sizes(rows, layers)),
-    ):
-        assert shown(figure) == count
-
-
-def test_the_picture_of_a_transfer(digits):
-    networks = [
-        network_at_size(budget=size, method=method, bytes=int(100 * size))
-        for size in (0.25, 0.5)
-        for method in ("data-agnostic", "data-driven", "sequential")
-    ]
-    figure = plotting.transfer(
-        networks=networks,
-        metric=DenseMetric(name="accuracy", larger_is_better=True, value=0.95, scored=10),
-        rows=digits.rows,
-        residuals=[each.residual for each in digits.layers],
-        composition=Composition(
-            layers=("a", "b", "c"), alone=(0.1, 0.2, 0.1), measured=0.2, root_of_squares=0.25,
-            sum=0.4, steps=(0.1, 0.1, 0.1), telescoping=0.3,
-        ),
-    )  # fmt: skip
-    assert shown(figure) == 6
-
-
-def test_nothing_to_draw_is_refused():
-    for draw in (plotting.layer_errors, plotting.bound_scatter):
-        with pytest.raises(ValueError, match="`rows` is empty"):
-            draw([])
-    with pytest.raises(ValueError, match="`layers` is empty"):
-        plotting.layer_spectra([])
-    with pytest.raises(ValueError, match="`layers` has no residual"):
-        plotting.residual_spectra([])
 
 
 # --- a supplied network ---------------------------------------------------------------------------
