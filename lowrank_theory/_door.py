@@ -209,6 +209,21 @@ def check_rank(rank: Any, inputs: int, outputs: int) -> int:
     return check_count("rank", rank, 1, min(inputs, outputs), why)
 
 
+def check_group(group: Any, axis: Any) -> tuple[int | None, int | None]:
+    """How many successive entries along an axis, 0 or 1, share a grid: all, where `group` is
+    `None`. Without an axis all entries of the matrix do.
+    """
+    axis = None if axis is None else check_count("axis", axis, 0, 1)
+    if group is None:
+        return None, axis
+    if axis is None:
+        raise ValueError(
+            f"`group` is {_shown(group)}, but with `axis=None` all entries share one grid: give an "
+            "axis, or no group."
+        )
+    return check_count("group", group, 1), axis
+
+
 def check_number(value: Any) -> float:
     """The value as a float: NaN if it is no real number, or beyond float64. Text is none."""
     if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(value) or np.iscomplexobj(value):

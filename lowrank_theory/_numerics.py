@@ -17,6 +17,7 @@ from lowrank_theory._compilation import SMALL, entries, soon
 from lowrank_theory._door import check_array as check_array
 from lowrank_theory._door import check_count as check_count
 from lowrank_theory._door import check_fraction as check_fraction
+from lowrank_theory._door import check_group as check_group
 from lowrank_theory._door import check_key as check_key
 from lowrank_theory._door import check_number as check_number
 from lowrank_theory._door import check_positive as check_positive

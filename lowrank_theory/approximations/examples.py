@@ -33,13 +33,16 @@ def _low_rank(random: Any, stack: Any, inputs: int, outputs: int, rank: int = 2)
     return LowRank(_numbers(random, *stack, inputs, rank), _numbers(random, *stack, rank, outputs))
 
 
-def _quantised(bits: int, *, group: int | None = None, axis: int = 0, full: bool = False) -> Maker:
+def _quantised(
+    bits: int, *, group: int | None = None, axis: int | None = 0, full: bool = False
+) -> Maker:
     """Symmetric codes or, in full, with everything that may be kept beside them."""
 
     def make(random: Any, stack: Any, inputs: int, outputs: int) -> Quantised:
         codes = random.integers(0, 2**bits, (*stack, inputs, outputs))
-        grid = [inputs, outputs]
-        grid[axis] = 1 if group is None else -(-grid[axis] // group)
+        grid = [1, 1] if axis is None else [inputs, outputs]
+        if axis is not None:
+            grid[axis] = 1 if group is None else -(-grid[axis] // group)
         more: dict[str, Any] = {}
         if full:
             order = np.argsort(random.random((*stack, inputs)), axis=-1).astype(np.int32)
@@ -85,6 +88,7 @@ APPROXIMATIONS: Mapping[str, Maker] = {
     **{f"{bits} bits": _quantised(bits) for bits in range(1, 9)},
     "3 bits, groups of inputs": _quantised(3, group=4),
     "4 bits, groups of outputs": _quantised(4, group=3, axis=1),
+    "3 bits, one grid": _quantised(3, axis=None),
     "5 bits, all beside": _quantised(5, group=2, full=True),
     "bitmap": _sparse(),
     "compressed rows": _sparse(CompressedRows),

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import ShapedArray, Tracer
 from jaxtyping import Array, Float, Integer, UInt8
 
-from lowrank_theory._numerics import AnyArray, check_count, ours, settle
+from lowrank_theory._numerics import AnyArray, check_count, check_group, ours, settle
 from lowrank_theory.approximations._approximation import (
     AbstractMatrix,
     Storage,
@@ -29,10 +29,10 @@ class Quantised(AbstractMatrix):
 
     - `codes`: packed into bytes, those of a matrix row by row (`Quantised.of` packs them);
     - `scales` $s$ and `zeros` $z$: one for each group of `group` successive inputs and each output,
-      (groups, outputs), or with `axis=1` for each input and each group of outputs, (inputs,
-      groups). The last group may be smaller; without a `group` there is one. Zeros are floats;
-      without any the codes are symmetric, $z = 2^{b-1}$, and $\tfrac12$ for one bit, which is a
-      sign then;
+      (groups, outputs), with `axis=1` for each input and each group of outputs, (inputs, groups),
+      or with `axis=None` for the whole matrix, (1, 1). The last group may be smaller; without a
+      `group` there is one. Zeros are floats; without any the codes are symmetric, $z = 2^{b-1}$,
+      and $\tfrac12$ for one bit, which is a sign then;
     - `input_scales` $t$, (inputs,), where some inputs were scaled before rounding;
     - `order`, (inputs,): row i of the matrix is row `order[i]` of the codes, where rows were sorted
       before they were grouped.
@@ -50,7 +50,7 @@ class Quantised(AbstractMatrix):
     inputs: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
     group: int | None = eqx.field(static=True)
-    axis: int = eqx.field(static=True)
+    axis: int | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -64,17 +64,14 @@ class Quantised(AbstractMatrix):
         inputs: int,
         outputs: int,
         group: int | None = None,
-        axis: int = 0,
+        axis: int | None = 0,
     ):
         """Raises `ValueError` for arrays that do not fit together, and for bits beyond 1 to 8."""
         self.bits, self.inputs, self.outputs = bits, inputs, outputs
-        self.group, self.axis = group, axis
+        self.group, self.axis = check_group(group, axis)
         settle(self, "bits", check_count, 1, 8)
         settle(self, "inputs", check_count, 1)
         settle(self, "outputs", check_count, 1)
-        settle(self, "axis", check_count, 0, 1)
-        if group is not None:
-            settle(self, "group", check_count, 1)
         size = packed_size(self.inputs * self.outputs, self.bits)
         kind, shape = getattr(codes, "dtype", None), getattr(codes, "shape", ())
         if kind != np.uint8 or shape[-1:] != (size,):
@@ -114,7 +111,7 @@ class Quantised(AbstractMatrix):
         *,
         bits: int,
         group: int | None = None,
-        axis: int = 0,
+        axis: int | None = 0,
     ) -> "Quantised":
         """From one code for each entry, an integer from 0 to $2^b - 1$."""
         bits = check_count("bits", bits, 1, 8)
@@ -153,10 +150,11 @@ class Quantised(AbstractMatrix):
     def chains(self) -> tuple[tuple[AnyArray, ...], ...]:
         """The dense matrix."""
         with as_stored(self):
+            shape = self.inputs, self.outputs
             zeros: Any = 0.5 if self.bits == 1 else 2.0 ** (self.bits - 1)
             if self.zeros is not None:
-                zeros = self._spread(self.zeros)
-            scales = self._spread(self.scales)
+                zeros = spread(self.zeros, shape, self.group, self.axis)
+            scales = spread(self.scales, shape, self.group, self.axis)
             matrix = (self.unpacked().astype(scales.dtype) - zeros) * scales
             if self.order is not None:
                 matrix = jnp.take_along_axis(matrix, jnp.asarray(self.order)[..., None], axis=-2)
@@ -185,14 +183,21 @@ class Quantised(AbstractMatrix):
 
     def _grid(self) -> tuple[int, int]:
         """The shape of the scales of one matrix."""
+        if self.axis is None:
+            return 1, 1
         sides = [self.inputs, self.outputs]
         sides[self.axis] = 1 if self.group is None else -(-sides[self.axis] // self.group)
         return sides[0], sides[1]
 
-    def _spread(self, grid: Any) -> Array:
-        """A number of each group, for each of its entries."""
-        grid = jnp.asarray(grid)
-        if self.group is None:
-            return grid
-        each = jnp.repeat(grid, self.group, axis=self.axis - 2)
-        return each[..., : self.inputs, : self.outputs]
+
+def spread(
+    grid: Any, shape: tuple[int, ...], group: int | None, axis: int | None
+) -> Float[Array, "*stack inputs outputs"]:
+    """A number of each group, for each of its entries: of this shape, or such as broadcasts to
+    it.
+    """
+    grid = jnp.asarray(grid)
+    if group is None or axis is None:
+        return grid
+    inputs, outputs = shape
+    return jnp.repeat(grid, group, axis=axis - 2)[..., :inputs, :outputs]
