@@ -1,7 +1,7 @@
 """Every ladder, each registered once: what the laws are asked of."""
 
 from lowrank_theory.mixtures import LowRankAndSparse
-from lowrank_theory.quantisation import RoundToNearest
+from lowrank_theory.quantisation import GPTQ, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
 from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Wanda
 
@@ -12,6 +12,9 @@ LADDERS: dict[str, AbstractLadder] = {
     "rounded, groups of inputs": RoundToNearest((2, 4), group=5),
     "rounded, groups of outputs, with zeros": RoundToNearest((1, 4), 4, axis=1, symmetric=False),
     "rounded, absmax": RoundToNearest((4,), clipped=False),
+    "rounded, one grid": RoundToNearest((4,), axis=None),
+    "gptq": GPTQ(RoundToNearest((1, 3), group=5)),
+    "gptq, with zeros, in order": GPTQ(RoundToNearest((2,), symmetric=False), ordered=False),
     "magnitude": Magnitude((0.1, 0.5)),
     "magnitude, per output": Magnitude((0.25,), per_output=True),
     "n of m": GroupedMagnitude(((1, 4), (2, 4))),

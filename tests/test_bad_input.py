@@ -11,6 +11,7 @@ import lowrank_theory as lrt
 import unhooked
 from lowrank_theory import Calibration, Observed, Setting
 from lowrank_theory.generators import activations, noise, spectra, targets
+from lowrank_theory.quantisation import GPTQ
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -289,6 +290,10 @@ WRONG_TYPES = {
     "name of method": (
         lambda: recover(method="svd"),
         "`method` must be a method such as .*; got 'svd'",
+    ),
+    "levels by number": (
+        lambda: GPTQ(3),  # pyright: ignore[reportArgumentType]
+        "`levels` must be a quantiser such as .*; got 3",
     ),
     "fractional inputs": (lambda: Calibration.empty(8.0), "`inputs` must be .* got 8.0"),  # pyright: ignore[reportArgumentType]
     "fractional outputs": (lambda: draw(outputs=6.5), "`outputs` must be .* got 6.5"),

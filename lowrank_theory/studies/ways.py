@@ -3,7 +3,7 @@
 import dataclasses
 
 from lowrank_theory.mixtures import LowRankAndSparse
-from lowrank_theory.quantisation import RoundToNearest
+from lowrank_theory.quantisation import GPTQ, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
 from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Wanda
 
@@ -34,6 +34,11 @@ SAME_RANKS = Way(
     "data-agnostic, same ranks", "truncating it at the data-driven rank", TruncatedSVD()
 )
 ROUNDED = Way("rounded", "rounding its entries to few bits", RoundToNearest())
+SWEPT = Way(
+    "gptq",
+    "rounding input after input, each to make up for those before it",
+    GPTQ(),
+)
 SPARSE = Way("sparse", "keeping its largest entries", Magnitude())
 N_OF_M = Way("n of m", "keeping the largest of each few entries", GroupedMagnitude())
 WANDA = Way("wanda", "keeping entries by their size and that of their input", Wanda())
@@ -47,5 +52,6 @@ MIXED = Way(
 )
 
 STANDARD = (AGNOSTIC, DRIVEN, SEQUENTIAL)  # what every study compares, and SAME_RANKS
-OTHERS = (ROUNDED, SPARSE, N_OF_M, WANDA, SPARSE_GPT, MIXED)  # what one compares if it is asked to
+# What one compares if it is asked to.
+OTHERS = (ROUNDED, SWEPT, SPARSE, N_OF_M, WANDA, SPARSE_GPT, MIXED)
 WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}

@@ -83,6 +83,21 @@ def test_gaussian_weights_lose_what_theory_says(bits, clipped, share):
     assert lost == pytest.approx(share, rel=0.05 if clipped else 0.25)
 
 
+@pytest.mark.parametrize("options", [{}, {"symmetric": False}, {"clipped": False}], ids=str)
+def test_one_grid_for_all_is_that_of_the_entries_in_one_column(options):
+    weights = RANDOM.standard_normal((12, 9)).astype(np.float32)
+    found = round_to_nearest(weights, 3, axis=None, **options)
+    column = round_to_nearest(weights.reshape(-1, 1), 3, **options)
+    assert found.scales.shape == (1, 1)
+    np.testing.assert_array_equal(found.materialise(), column.materialise().reshape(12, 9))
+    assert found.storage == column.storage
+
+
+def test_one_grid_has_no_groups():
+    with pytest.raises(ValueError, match="`group` is 4, but with `axis=None` all entries share"):
+        RoundToNearest(group=4, axis=None)
+
+
 @pytest.mark.parametrize("grid", GRIDS[:5], ids=str)
 def test_programs_and_stacks_round_as_single_calls(grid):
     stack = RANDOM.standard_normal((3, 12, 9)).astype(np.float32)
