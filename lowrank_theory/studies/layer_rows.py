@@ -87,7 +87,7 @@ class LayerAtRank(AbstractRow):
     )  # fmt: skip
     recovery_bound: float | None = column(
         "recovery bound", "the bound on the recovery error of any truth (`planted_rank.any_noise`)",
-        unit=r"$\lVert X_BW\rVert_F$", default=None,
+        unit=r"$\lVert X_BW\rVert_F$", brief=True, default=None,
     )  # fmt: skip
     projected_bound: float | None = column(
         "of a projection",
