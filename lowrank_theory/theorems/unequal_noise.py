@@ -59,6 +59,7 @@ from lowrank_theory.theorems._theorem import (
     AbstractStatement,
     AbstractTheorem,
     Hypothesis,
+    Refuted,
 )
 from lowrank_theory.theorems.planted_rank import squared_count
 from lowrank_theory.theorems.truncation_stability import hidden_rank
@@ -212,6 +213,7 @@ _REGIMES = {
 }
 # At full rank the mean is the bound, and no sample could tell it from one above.
 _TRUNCATED = {name: each for name, each in _REGIMES.items() if name != "full rank"}
+_FULL_RANK = Refuted(1.0, "full rank: nothing is cut, and the mean of the noise is the bound")
 _NOT_TRUNCATED = UnequalSetting(Setting(samples=64, inputs=64, outputs=64, rank=1))
 
 
@@ -276,6 +278,7 @@ class Gaussian(AbstractUnequal):
 
     kind = UPPER_WITH_PROBABILITY
     regimes = _REGIMES
+    refuted_below = _FULL_RANK
 
     def formula(self, instance: UnequalProblem, estimate: LowRank) -> Float[Array, ""]:
         """The smaller of both, and what is not resolved."""
@@ -291,6 +294,7 @@ class Expectation(AbstractUnequal):
 
     kind = UPPER_IN_EXPECTATION
     regimes = _TRUNCATED
+    refuted_below = _FULL_RANK
 
     def formula(self, instance: UnequalProblem, estimate: LowRank) -> Float[Array, ""]:
         r"""$4\ell_k + \ell_r$, and what is not resolved."""
