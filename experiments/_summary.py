@@ -125,7 +125,7 @@ class Plotted:
     data_agnostic_error: tuple[float | None, ...]
     price_bound: tuple[float | None, ...]
     recovery_error: tuple[float | None, ...]
-    recovery_bound: tuple[float | None, ...]
+    projected_bound: tuple[float | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +140,7 @@ class Summary:
     driven_over_optimum: Spread | None
     price: Bounded
     recovery: Bounded
+    projected: Bounded
     edge_ratio: Spread | None
     distance: Spread | None
     effective_share: Spread | None

@@ -174,6 +174,7 @@ def summary(study: _transfer.Kept) -> Summary:
         driven_over_optimum=spread(ratios(rows, driven_error, lambda row: row.optimal_error)),
         price=bounded(rows, agnostic_error, lambda row: row.price_bound),
         recovery=bounded(rows, lambda row: row.recovery_error, lambda row: row.recovery_bound),
+        projected=bounded(rows, lambda row: row.recovery_error, lambda row: row.projected_bound),
         edge_ratio=spread(each.edge_ratio for each in residuals),
         distance=spread(each.distance for each in residuals),
         effective_share=spread(shares),
@@ -194,7 +195,7 @@ def summary(study: _transfer.Kept) -> Summary:
             data_agnostic_error=tuple(map(agnostic_error, rows)),
             price_bound=tuple(row.price_bound for row in rows),
             recovery_error=tuple(row.recovery_error for row in rows),
-            recovery_bound=tuple(row.recovery_bound for row in rows),
+            projected_bound=tuple(row.projected_bound for row in rows),
         ),
     )
 
@@ -255,7 +256,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
         axes[2].plot(shares, [pair.calibration for pair in found.sequential], **hollow)
         plotted = found.plotted
         _scatter(axes[3], plotted.data_agnostic_error, plotted.price_bound, style)
-        _scatter(axes[4], plotted.recovery_error, plotted.recovery_bound, style)
+        _scatter(axes[4], plotted.recovery_error, plotted.projected_bound, style)
         for rows, inside in ((driven, style["color"]), (agnostic, "none")):
             kind = {**style, "linestyle": "", "markerfacecolor": inside}
             lost = [-100 * row.relative_change for row in rows]
