@@ -3,7 +3,7 @@
 from lowrank_theory.mixtures import LowRankAndSparse
 from lowrank_theory.quantisation import GPTQ, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
-from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Wanda
+from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
 
 LADDERS: dict[str, AbstractLadder] = {
     "truncated svd": TruncatedSVD(),
@@ -20,5 +20,8 @@ LADDERS: dict[str, AbstractLadder] = {
     "n of m": GroupedMagnitude(((1, 4), (2, 4))),
     "wanda": Wanda((0.5,), ((1, 4),)),
     "sparse gpt": SparseGPT((0.5,), ((1, 4),), block=5),
+    "fewer inputs": Structured((0.25, 0.5)),
+    "fewer outputs": Structured((0.3, 0.6), axis=1),
+    "fewer inputs, by weights": Structured((0.5,), data_driven=False),
     "low rank and sparse": LowRankAndSparse((0.3, 0.6)),
 }

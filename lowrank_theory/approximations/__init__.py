@@ -23,4 +23,5 @@ from lowrank_theory.approximations.sparse import Bitmap as Bitmap
 from lowrank_theory.approximations.sparse import CompressedRows as CompressedRows
 from lowrank_theory.approximations.sparse import NOfM as NOfM
 from lowrank_theory.approximations.sparse import Sparse as Sparse
+from lowrank_theory.approximations.sparse import WholeRows as WholeRows
 from lowrank_theory.approximations.table import Table as Table

@@ -19,6 +19,7 @@ from lowrank_theory.approximations.sparse import (
     CompressedRows,
     NOfM,
     Sparse,
+    WholeRows,
 )
 from lowrank_theory.approximations.table import Table
 
@@ -33,6 +34,7 @@ KINDS: dict[str, Any] = {
         Bitmap,
         CompressedRows,
         NOfM,
+        WholeRows,
         Sum,
         Product,
         Transposed,

@@ -15,7 +15,7 @@ from lowrank_theory.approximations.affine import Affine
 from lowrank_theory.approximations.dense import Dense
 from lowrank_theory.approximations.low_rank import LowRank
 from lowrank_theory.approximations.quantised import Quantised
-from lowrank_theory.approximations.sparse import CompressedRows, Sparse
+from lowrank_theory.approximations.sparse import CompressedRows, Sparse, WholeRows
 from lowrank_theory.approximations.table import Table
 
 Maker = Callable[[np.random.Generator, tuple[int, ...], int, int], AbstractApproximation]
@@ -72,6 +72,11 @@ def _n_of_m(random: Any, stack: Any, inputs: int, outputs: int) -> Sparse:
     return Sparse.n_of_m(_numbers(random, *stack, inputs, outputs), kept, group)
 
 
+def _whole_rows(random: Any, stack: Any, inputs: int, outputs: int) -> Sparse:
+    mask = np.broadcast_to(random.random((*stack, inputs, 1)) < 0.5, (*stack, inputs, outputs))
+    return Sparse.of(_numbers(random, *mask.shape), mask, WholeRows)
+
+
 def _table(random: Any, stack: Any, inputs: int, outputs: int) -> Table:
     codebooks, levels = 3, 2
     return Table(
@@ -94,6 +99,7 @@ APPROXIMATIONS: Mapping[str, Maker] = {
     "compressed rows": _sparse(CompressedRows),
     "nothing kept": _sparse(CompressedRows, 0.0),
     "n of m": _n_of_m,
+    "whole rows": _whole_rows,
     "low rank and sparse": lambda *given: Sum((_low_rank(*given), _sparse()(*given))),
     "rounded and low rank": lambda *given: Sum((_quantised(2)(*given), _low_rank(*given))),
     "rounded factors": lambda random, stack, inputs, outputs: Product(

@@ -185,8 +185,48 @@ class NOfM(AbstractPattern):
         return groups.swapaxes(1, 2).reshape(self.inputs, self.outputs)
 
 
+class WholeRows(AbstractPattern):
+    """One bit for each row: some are kept whole, and their values stand row by row."""
+
+    bits: UInt8[Array | np.ndarray, "*stack bytes"]
+    inputs: int = eqx.field(static=True)
+    outputs: int = eqx.field(static=True)
+
+    @staticmethod
+    def of(mask: Bool[np.ndarray, "*stack inputs outputs"]) -> "WholeRows":
+        """Of the rows where the mask is true. Raises `ValueError` where only a part of one is."""
+        stays = mask.any(axis=-1)
+        if not np.array_equal(stays, mask.all(axis=-1)):
+            raise ValueError("`mask` must keep each row whole, or leave it out: use a `Bitmap`.")
+        packed = pack(stays.astype(np.uint8), 1)
+        return WholeRows(bits=packed, inputs=mask.shape[-2], outputs=mask.shape[-1])
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """The leading axes."""
+        return self.bits.shape[:-1]
+
+    @property
+    def ideal_bits(self) -> int:
+        """One for each row."""
+        return math.prod(self.stack) * self.inputs
+
+    @property
+    def width(self) -> int | None:
+        """Any number."""
+        return None
+
+    def scattered(self, values: Float[Array, " kept"]) -> Float[Array, "inputs outputs"]:
+        """Each row has the values of its rank among the bits."""
+        mask = unpack(self.bits, self.inputs, 1)[:, None]
+        row = jnp.cumsum(mask, axis=0, dtype=jnp.int32) - 1
+        place = row * self.outputs + jnp.arange(self.outputs, dtype=jnp.int32)
+        return jnp.where(mask == 1, values.at[place].get(mode="clip"), 0)
+
+
 class Sparse(AbstractMatrix):
-    """The `values` where a pattern (`Bitmap`, `CompressedRows`, `NOfM`) says, zero elsewhere.
+    """The `values` where a pattern (`Bitmap`, `CompressedRows`, `NOfM`, `WholeRows`) says, zero
+    elsewhere.
 
     Of a stack, each matrix keeps as many values as the one with the most; what pads is charged. At
     each product the matrix is made dense.
@@ -200,7 +240,7 @@ class Sparse(AbstractMatrix):
         check_floats("values", values)
         if not isinstance(pattern, AbstractPattern):
             raise ValueError(
-                "`pattern` must be a `Bitmap`, `CompressedRows` or `NOfM`; got "
+                "`pattern` must be a `Bitmap`, `CompressedRows`, `NOfM` or `WholeRows`; got "
                 f"{type(pattern).__name__}."
             )
         width = values.shape[-1] if pattern.width is None else pattern.width
@@ -214,7 +254,9 @@ class Sparse(AbstractMatrix):
         mask: Any,
         kind: Any = Bitmap,
     ) -> "Sparse":
-        """The entries of a matrix where a mask is true, as a `Bitmap` or as `CompressedRows`."""
+        """The entries of a matrix where a mask is true, in a pattern that has an `of` for masks:
+        `Bitmap`, `CompressedRows` or `WholeRows`.
+        """
         matrix, mask = np.asarray(matrix), np.asarray(mask, bool)
         if matrix.shape != mask.shape:
             raise ValueError(f"`mask` must be {matrix.shape}; got {mask.shape}.")

@@ -5,7 +5,7 @@ import dataclasses
 from lowrank_theory.mixtures import LowRankAndSparse
 from lowrank_theory.quantisation import GPTQ, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
-from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Wanda
+from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,9 @@ WANDA = Way("wanda", "keeping entries by their size and that of their input", Wa
 SPARSE_GPT = Way(
     "sparse gpt", "removing entries in turn, with the later inputs making up for it", SparseGPT()
 )
+FEWER_INPUTS = Way(
+    "fewer inputs", "removing whole inputs and fitting the others to what all gave", Structured()
+)
 MIXED = Way(
     "low rank and sparse",
     "fitting low rank and a few entries besides to the inputs that it sees",
@@ -53,5 +56,5 @@ MIXED = Way(
 
 STANDARD = (AGNOSTIC, DRIVEN, SEQUENTIAL)  # what every study compares, and SAME_RANKS
 # What one compares if it is asked to.
-OTHERS = (ROUNDED, SWEPT, SPARSE, N_OF_M, WANDA, SPARSE_GPT, MIXED)
+OTHERS = (ROUNDED, SWEPT, SPARSE, N_OF_M, WANDA, SPARSE_GPT, FEWER_INPUTS, MIXED)
 WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}

@@ -27,6 +27,7 @@ from lowrank_theory.approximations import (
     Storage,
     Sum,
     Table,
+    WholeRows,
 )
 from lowrank_theory.approximations._packing import pack, unpack
 from lowrank_theory.problems import Observed
@@ -121,6 +122,10 @@ def scattered_by_hand(given: Sparse) -> np.ndarray:
         for i in range(inputs):
             for k in range(int(pattern.starts[i]), int(pattern.starts[i + 1])):
                 matrix[i, int(pattern.columns[k])] = next(values)
+    elif isinstance(pattern, WholeRows):
+        for i, bit in enumerate(bits_by_hand(pattern.bits, inputs, 1)):
+            if bit:
+                matrix[i] = [next(values) for _ in range(outputs)]
     else:
         assert isinstance(pattern, NOfM)
         bits = max(1, (pattern.group - 1).bit_length())
@@ -273,6 +278,8 @@ MISFITS: list[tuple[Any, str]] = [
     (lambda: Sparse.of(np.ones((2, 2)), np.ones((2, 3), bool)), "`mask` must be"),
     (lambda: Sparse(np.ones(3), NOfM.of(np.zeros((1, 2, 1), int), 2)), "`values` must be"),
     (lambda: Sparse.n_of_m(np.ones((3, 2)), 1, 2), "a multiple of 2 inputs"),
+    (lambda: Sparse.n_of_m(np.ones((4, 2)), 1, 2, np.ones((2, 4))), "`scores` must be"),
+    (lambda: Sparse.of(np.eye(2), np.eye(2), WholeRows), "`mask` must keep each row whole"),
     (lambda: Sum(()), "`parts` must be"),
     (lambda: Sum((LowRank(np.ones((2, 1)), np.ones((1, 2))), np.ones((2, 2)))), "`parts` must be"),
     (lambda: Product(np.ones((2, 2)), np.ones((2, 2))), "`left` must be an approximation"),
