@@ -209,6 +209,19 @@ def check_rank(rank: Any, inputs: int, outputs: int) -> int:
     return check_count("rank", rank, 1, min(inputs, outputs), why)
 
 
+def check_ranks(ranks: Any, full: int | None = None) -> np.ndarray:
+    """A sequence of ranks, at least one; none above the full rank, where that is a limit."""
+    limits = ">= 0" if full is None else f"from 0 to {full}, the full rank"
+    try:
+        found = np.asarray(ranks)
+    except ValueError:  # of rows of different lengths
+        found = np.empty(0)
+    integers = found.ndim == 1 and found.size > 0 and found.dtype.kind in "iu"
+    if not integers or found.min() < 0 or (full is not None and found.max() > full):
+        raise ValueError(f"`ranks` must be a sequence of integers {limits}; got {_shown(ranks)}.")
+    return found
+
+
 def check_group(group: Any, axis: Any) -> tuple[int | None, int | None]:
     """How many successive entries along an axis, 0 or 1, share a grid: all, where `group` is
     `None`. Without an axis all entries of the matrix do.

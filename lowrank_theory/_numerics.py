@@ -22,6 +22,7 @@ from lowrank_theory._door import check_key as check_key
 from lowrank_theory._door import check_number as check_number
 from lowrank_theory._door import check_positive as check_positive
 from lowrank_theory._door import check_rank as check_rank
+from lowrank_theory._door import check_ranks as check_ranks
 from lowrank_theory._door import check_same as check_same
 from lowrank_theory._door import keep as keep
 from lowrank_theory._door import ours as ours

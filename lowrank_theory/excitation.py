@@ -21,6 +21,7 @@ from lowrank_theory._numerics import (
     check_array,
     check_count,
     check_key,
+    check_ranks,
     check_same,
     in_float64,
     matmul,
@@ -110,14 +111,7 @@ class Excitation(eqx.Module):
         return PValues(*_p_values(*parts, check_key("key", key), references=count))
 
     def _checked(self, ranks: Any) -> Int[np.ndarray, " ranks"]:
-        found, count = np.asarray(ranks), self.values.shape[0]
-        if found.ndim != 1 or found.dtype.kind not in "iu" or not found.size:
-            raise ValueError(f"`ranks` must be a sequence of integers; got {ranks!r}.")
-        if found.min() < 0 or found.max() > count:
-            raise ValueError(
-                f"`ranks` must lie between 0 and {count}, the full rank; got {ranks!r}."
-            )
-        return found
+        return check_ranks(ranks, self.values.shape[0])
 
 
 @in_float64

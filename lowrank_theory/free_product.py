@@ -27,7 +27,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Complex, Float, Int
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import check_array, in_float64, safe_divide
+from lowrank_theory._numerics import check_array, check_ranks, in_float64, safe_divide
 
 _VALUES = 96  # of q
 _PASSES = 2  # after the first it is known where the spectrum lies
@@ -50,14 +50,12 @@ def tail_shares(first: ArrayLike, second: ArrayLike, ranks: Any) -> Float[Array,
     ranks below zero.
     """
     first, second = check_array("first", first, "size"), check_array("second", second, "size")
-    ranks = np.asarray(ranks)
     if first.shape != second.shape:
         raise ValueError(
             f"`first` and `second` must have the same size (pad with zeros); got {first.size} and "
             f"{second.size}."
         )
-    if ranks.ndim != 1 or ranks.dtype.kind not in "iu" or np.any(ranks < 0):
-        raise ValueError(f"`ranks` must be a sequence of integers >= 0; got {ranks!r}.")
+    ranks = check_ranks(ranks)
     for name, values in (("first", first), ("second", second)):
         if not isinstance(values, Tracer) and not np.all(np.asarray(values) >= 0):
             raise ValueError(f"`{name}` must hold eigenvalues >= 0, all finite.")

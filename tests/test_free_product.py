@@ -136,7 +136,7 @@ def test_half_precision_and_nothing_at_all():
         (-np.ones(5), [1], "`first` must hold eigenvalues >= 0"),
         (np.full(5, np.nan), [1], "`first`"),
         (np.full(5, np.inf), [1], "`first`"),
-        (np.ones(5), [-1], "`ranks` must be"),
+        (np.ones(5), [-1], "`ranks` must be a sequence of integers >= 0; got"),
         (np.ones(5), [0.5], "`ranks` must be"),
         (np.ones((5, 1)), [1], "`first`"),
     ],

@@ -121,7 +121,7 @@ def compress(
             only=paths,
             compressed=replace(function, parameters, approximations) if approximations else None,
             kind=calibration,
-            rows=bool(needs & {Need.ROWS, Need.PAIRED_ROWS}),
+            rows=Need.ROWS in needs,
         )
 
     steps = itertools.count(1)

@@ -53,7 +53,7 @@ def _needed(survey: Survey, paths: Collection[str], needs: frozenset[Need], pair
     """About how many bytes the statistics of some layers take: matrices of second moments, and rows
     where these are needed, once more while a batch is added, and those of one decomposition.
     """
-    rows = RowSample.SIZE * (1 + paired) if needs & {Need.ROWS, Need.PAIRED_ROWS} else 0
+    rows = RowSample.SIZE * (1 + paired) if Need.ROWS in needs else 0
     statistics: dict[int, int] = {}
     widest = 0
     for path in paths:

@@ -19,12 +19,15 @@ from lowrank_theory.recovery._recover import MeasuredError, Recovery
 
 
 class Need(enum.Enum):
-    """What a ladder must know of what the layer sees. Weights alone are no need."""
+    """What a ladder must know of what the layer sees. Weights alone are no need.
+
+    Every calibration holds second moments and absolute means. It keeps a sample of rows where one
+    of the ladders needs `ROWS`; in sequence, each beside its row in the compressed network.
+    """
 
     MOMENTS = "second moments"
     ABSOLUTE_MEANS = "absolute means"
     ROWS = "rows"
-    PAIRED_ROWS = "rows beside those of the compressed network"
 
 
 class AbstractSweep(eqx.Module):

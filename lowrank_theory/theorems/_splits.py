@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import (
     check_array,
+    check_ranks,
     check_same,
     in_float64,
     matmul,
@@ -39,13 +39,7 @@ def excess_bounds(
     match and for ranks other than integers from zero to $\min(N, K)$.
     """
     seen, applied = _checked(gram, weights)
-    found, full = np.asarray(ranks), min(applied.shape)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or np.any((found < 0) | (found > full)):
-        raise ValueError(
-            f"`ranks` must be a sequence of integers from 0 to {full}, the full rank; got "
-            f"{ranks!r}."
-        )
-    return _excess_bounds(seen, applied, found)
+    return _excess_bounds(seen, applied, check_ranks(ranks, min(applied.shape)))
 
 
 def spectral_bounds(input_values: ArrayLike, values: ArrayLike) -> Float[Array, " ranks"]:

@@ -272,12 +272,9 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"`gram` must have shape \(inputs, inputs\)"):
         Excitation.of(np.ones(3), weights)
     seen = Excitation.of(gram, weights)
-    for ranks in ([], 1, [0.5], [[1]]):
-        with pytest.raises(ValueError, match="`ranks` must be a sequence of integers"):
+    for ranks in ([], 1, [0.5], [[1]], [[1], [1, 2]], [-1], [3]):
+        with pytest.raises(ValueError, match="`ranks` must be a sequence of integers from 0 to 2"):
             seen.loss(ranks)
-    for ranks in ([-1], [3]):
-        with pytest.raises(ValueError, match="`ranks` must lie between 0 and 2"):
-            seen.most(ranks)
     with pytest.raises(ValueError, match="`references` must be an integer >= 1"):
         seen.p_values([1], references=0, key=KEY)
     with pytest.raises(ValueError, match="`values` must be no more than the inputs; got 3 for 2"):
