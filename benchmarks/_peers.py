@@ -108,8 +108,8 @@ def svd_llm_v2(library: Library, weights: Any, gram: Any, rank: int) -> Factors:
     r"""SVD-LLM v2 (Wang et al. 2025): $G = US U^\top$, the SVD of $S^{1/2}U^\top W$, and
     $US^{-1/2}$, all in the dtype of the Gram.
     """
-    energies, vectors = library.eigh(gram)
-    roots = abs(energies) ** 0.5
+    eigenvalues, vectors = library.eigh(gram)
+    roots = abs(eigenvalues) ** 0.5
     left, values, right = library.svd(roots[:, None] * (vectors.T @ weights))
     factors = (vectors / roots) @ (left[:, :rank] * values[:rank]), right[:rank]
     library.finish()
@@ -157,8 +157,8 @@ def dense(factors: Factors) -> np.ndarray:
 def optimum(weights: np.ndarray, gram: np.ndarray, ranks: tuple[int, ...]) -> dict[int, float]:
     r"""$(\sum_{i>r}\lambda_i(W^\top GW))^{1/2}$ of each rank, in float64."""
     weights = weights.astype(np.float64)
-    energies = scipy.linalg.eigvalsh(weights.T @ gram @ weights, check_finite=False)[::-1]
-    return {rank: float(np.sqrt(np.sum(np.maximum(energies[rank:], 0)))) for rank in ranks}
+    eigenvalues = scipy.linalg.eigvalsh(weights.T @ gram @ weights, check_finite=False)[::-1]
+    return {rank: float(np.sqrt(np.sum(np.maximum(eigenvalues[rank:], 0)))) for rank in ranks}
 
 
 def output_error(weights: np.ndarray, gram: np.ndarray, factors: Factors) -> float:

@@ -159,14 +159,14 @@ def together(tree: Tree) -> Tree:
     """
     leaves, structure = jax.tree.flatten(tree)
     leaves = [ours(leaf) for leaf in leaves]
-    held = [leaf for leaf in leaves if _at_hand(leaf) and leaf.committed]
+    held = [leaf for leaf in leaves if _is_concrete(leaf) and leaf.committed]
     if len({frozenset(leaf.sharding.device_set) for leaf in held}) > 1:
         first = min(held[0].sharding.device_set, key=lambda device: device.id)
-        leaves = [jax.device_put(leaf, first) if _at_hand(leaf) else leaf for leaf in leaves]
+        leaves = [jax.device_put(leaf, first) if _is_concrete(leaf) else leaf for leaf in leaves]
     return jax.tree.unflatten(structure, leaves)
 
 
-def _at_hand(leaf: Any) -> bool:
+def _is_concrete(leaf: Any) -> bool:
     return isinstance(leaf, Array) and not isinstance(leaf, Tracer)
 
 
@@ -174,7 +174,7 @@ def ours(leaf: Any) -> Any:
     """An array that a program of ours may read at any time; whatever else it is, as it came."""
     if isinstance(leaf, np.ndarray) and leaf.flags.writeable:
         return owned(leaf)
-    return native(leaf) if isinstance(leaf, np.ndarray) or _at_hand(leaf) else leaf
+    return native(leaf) if isinstance(leaf, np.ndarray) or _is_concrete(leaf) else leaf
 
 
 def check_same(name: str, got: int, other: str, wanted: int, axis: str) -> None:

@@ -162,10 +162,10 @@ def moments(
 ) -> tuple[Float[Array, " ranks"], Float[Array, " ranks"]]:
     r"""Mean and standard deviation of the loss, over uniformly random $u_i$."""
     size = input_values.size
-    energies = jnp.pad(dropped(values**2, ranks), ((0, 0), (0, size - values.size)))
-    inputs, mean = input_values**2, jnp.mean(energies, axis=1)
+    squares = jnp.pad(dropped(values**2, ranks), ((0, 0), (0, size - values.size)))
+    inputs, mean = input_values**2, jnp.mean(squares, axis=1)
     spread = jnp.sum((inputs - jnp.mean(inputs)) ** 2)
-    spreads = spread * jnp.sum((energies - mean[:, None]) ** 2, axis=1)
+    spreads = spread * jnp.sum((squares - mean[:, None]) ** 2, axis=1)
     freedom = max((size - 1) * (size + 2), 1)
     return jnp.sum(inputs) * mean, jnp.sqrt(2 * spreads / freedom)
 

@@ -332,7 +332,7 @@ class Setting(Described):
             settle(self, name, check_count, 1)
         keep(self, "rank", check_rank(self.rank, self.inputs, self.outputs))
 
-    def grown(self, factor: int) -> "Setting":
+    def enlarged(self, factor: int) -> "Setting":
         """The same setting with `factor` times as many samples."""
         return dataclasses.replace(self, samples=factor * self.samples)
 

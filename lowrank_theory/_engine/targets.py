@@ -145,9 +145,9 @@ class RankRule(AbstractLayerTarget):
 def _with_rows(observed: Observed) -> Observed:
     if observed.calibration is None:
         return Observed(weights=observed.weights)
-    energies, vectors = np.linalg.eigh(
+    eigenvalues, vectors = np.linalg.eigh(
         np.asarray(observed.calibration.gram(centred=observed.bias is not None))
     )
-    rows = np.sqrt(np.maximum(energies, 0))[:, None] * vectors.T
+    rows = np.sqrt(np.maximum(eigenvalues, 0))[:, None] * vectors.T
     # Squares hold half the digits: as float32, directions of no more than rounding do not count.
     return Observed(weights=observed.weights, activations=rows.astype(np.float32))

@@ -200,14 +200,14 @@ class _Moments(NamedTuple):
             )
             return _Moments(None, None, rows, means[0], means[1], root, size)
         layer, others = np.asarray(seen.compressed_gram(centred=True), np.float64), None
-        energies = [np.diagonal(layer)]
+        squares = [np.diagonal(layer)]
         if seen.has_compressed:
             cross, original = (
                 np.asarray(each(centred=True), np.float64) for each in (seen.cross_gram, seen.gram)
             )
             others = cross, original
-            energies.append(np.diagonal(original))
-        size = np.concatenate([*(np.sqrt(np.abs(each)) for each in energies), *means])
+            squares.append(np.diagonal(original))
+        size = np.concatenate([*(np.sqrt(np.abs(each)) for each in squares), *means])
         return _Moments(layer, others, None, means[0], means[1], root, size)
 
     def scaled(self, power: int) -> "_Moments":

@@ -80,8 +80,8 @@ def negative_log_survival(x: Float[Array, "..."]) -> Float[Array, "..."]:
     below = -jnp.log1p(-jax.lax.erfc(-jnp.where(negative, x, 0) / math.sqrt(2)) / 2)
     between = -jnp.log(jax.lax.erfc(jnp.where(middle, x, 0) / math.sqrt(2)) / 2)
     far = jnp.where(x < _FAR, _FAR, x)
-    beyond = far**2 / 2 + math.log(2 * math.pi) / 2 + jnp.log(far + _excess(far))
-    return jnp.where(negative, below, jnp.where(middle, between, beyond))
+    above = far**2 / 2 + math.log(2 * math.pi) / 2 + jnp.log(far + _excess(far))
+    return jnp.where(negative, below, jnp.where(middle, between, above))
 
 
 def censored_loss(

@@ -126,9 +126,9 @@ def _swept(
     for start in range(0, inputs, block):
         rows = slice(start, start + block)
         passed_on = feedback[:start, rows].T @ errors[:start]
-        within = feedback[rows, rows]
+        triangle = feedback[rows, rows]
         # The block answers as a whole before any of it is removed.
-        answers = scipy.linalg.solve_triangular(within, passed_on, trans=1, unit_diagonal=True)
+        answers = scipy.linalg.solve_triangular(triangle, passed_on, trans=1, unit_diagonal=True)
         mask[rows] = choose(np.abs(target[rows] + answers) * np.sqrt(prices[rows])[:, None])
         for k in range(start, min(start + block, inputs)):
             answer = passed_on[k - start] + feedback[start:k, k] @ errors[start:k]

@@ -47,7 +47,7 @@ class CalibrationSetting(eqx.Module):
     rank: int
     spectrum: spectra.AbstractSpectrum
 
-    def grown(self, factor: int) -> "CalibrationSetting":
+    def enlarged(self, factor: int) -> "CalibrationSetting":
         """The same layer with `factor` times as many samples."""
         return dataclasses.replace(self, samples=factor * self.samples)
 

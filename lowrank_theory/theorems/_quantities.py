@@ -369,6 +369,6 @@ def largest_turn(ratio: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array
     """
     inside = jnp.minimum(ratio, 1.0)
     cosine = safe_sqrt(1 - inside**2)
-    within = ratio < 1
-    sine = jnp.where(within, inside / jnp.sqrt(2 * (1 + cosine)), 1.0)
-    return sine, jnp.where(within, inside / (1 + cosine), 1.0)
+    small = ratio < 1
+    sine = jnp.where(small, inside / jnp.sqrt(2 * (1 + cosine)), 1.0)
+    return sine, jnp.where(small, inside / (1 + cosine), 1.0)

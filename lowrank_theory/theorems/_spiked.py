@@ -75,7 +75,7 @@ class SpikedSetting(eqx.Module):
             why = " (at least one for each spike)"
             settle(self, name, check_count, np.size(self.strengths), why=why)
 
-    def grown(self, factor: int) -> "SpikedSetting":
+    def enlarged(self, factor: int) -> "SpikedSetting":
         r"""`factor` times as many rows and columns: the same $\beta$ and $x_i$."""
         return SpikedSetting(
             factor * self.rows, factor * self.columns, self.strengths, self.noise_scale

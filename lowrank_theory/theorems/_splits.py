@@ -90,8 +90,8 @@ def narrowed(weights: Float[Array, "inputs outputs"]) -> Float[Array, "inputs si
 def _split_bounds(
     gram: Float[Array, "inputs inputs"], weights: Float[Array, "inputs outputs"]
 ) -> Float[Array, " ranks"]:
-    vectors, energies = all_eigenvectors(gram)
-    return best_splits(jnp.maximum(energies, 0), vectors.T, weights)
+    vectors, eigenvalues = all_eigenvectors(gram)
+    return best_splits(jnp.maximum(eigenvalues, 0), vectors.T, weights)
 
 
 @in_float64
@@ -102,14 +102,14 @@ def _excess_bounds(
 ) -> tuple[Float[Array, " ranks"], Float[Array, " ranks"]]:
     weights = narrowed(weights)
     outputs = matmul(weights.T, gram, weights)
-    vectors, energies = all_eigenvectors((outputs + outputs.T) / 2)
+    vectors, eigenvalues = all_eigenvectors((outputs + outputs.T) / 2)
     kept, _ = all_right_vectors(weights)
-    cosines, place = matmul(vectors.T, kept), jnp.arange(energies.size)
+    cosines, place = matmul(vectors.T, kept), jnp.arange(eigenvalues.size)
 
     def sides(rank: Array) -> tuple[Array, Array]:
         crossed = (place[:, None] >= rank) & (place < rank)  # what weights keep and data do not
         sines = singular_values(jnp.where(crossed, cosines, 0)) ** 2
-        return excess_sides(jnp.maximum(energies, 0), sines, rank)
+        return excess_sides(jnp.maximum(eigenvalues, 0), sines, rank)
 
     return jax.lax.map(sides, ranks)
 
@@ -167,7 +167,7 @@ def least_of_splits(losses: Float[Array, "starts ends"]) -> Float[Array, " ranks
 
 
 def best_splits(
-    energies: Float[Array, " count"],
+    squares: Float[Array, " count"],
     directions: Float[Array, "count inputs"],
     weights: Float[Array, "inputs outputs"],
 ) -> Float[Array, " ranks"]:
@@ -178,16 +178,18 @@ def best_splits(
     s_b(W)^2.$$
     """
     left, values, _ = jnp.linalg.svd(weights, full_matrices=False)
-    parts = energies[:, None] * (matmul(directions, left) * values) ** 2
+    parts = squares[:, None] * (matmul(directions, left) * values) ** 2
     return least_of_splits(tails(tails(parts).T).T)
 
 
 def excess_sides(
-    energies: Float[Array, " side"], sines: Float[Array, " angles"], rank: Int[Array, ""] | int
+    eigenvalues: Float[Array, " side"], sines: Float[Array, " angles"], rank: Int[Array, ""] | int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     r"""Both bounds on the excess, given all $l_j$ and the $\sin^2\theta_t$, largest first."""
-    count, place = energies.size, jnp.arange(energies.size)
+    count, place = eigenvalues.size, jnp.arange(eigenvalues.size)
     sines = jnp.pad(sines, (0, count - sines.size))
     sines = jnp.where(place < jnp.minimum(rank, count - rank), sines, 0)
-    strong, weak = (energies[jnp.clip(at, 0, count - 1)] for at in (rank - 1 - place, rank + place))
-    return jnp.sum((strong - weak) * sines), jnp.sum((energies - energies[::-1]) * sines)
+    strong, weak = (
+        eigenvalues[jnp.clip(at, 0, count - 1)] for at in (rank - 1 - place, rank + place)
+    )
+    return jnp.sum((strong - weak) * sines), jnp.sum((eigenvalues - eigenvalues[::-1]) * sines)

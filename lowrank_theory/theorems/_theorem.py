@@ -174,7 +174,7 @@ class AbstractStatement(eqx.Module):
     - `needs`: `Truth`, or `Observed` where it can be asked of a real layer, or the type of another
       kind of instance (which has `sizes`, as a layer has, for the rounding allowance);
     - `regimes`: named settings, on which it is verified; those of an asymptotic statement have
-      `grown(factor)`;
+      `enlarged(factor)`;
     - `control`: a setting on which the bound must be broken by `broken_estimate`;
     - `adversary`: what an attack may choose, for a sure statement; `sharp`: whether the bound is
       attained, so that the attack must come within 1 % of it;

@@ -349,10 +349,10 @@ class ExactRadius(AbstractConstrained):
         return noise + _missed(instance)
 
 
-def _norm_of(values: Float[Array, " count"], first: int, beyond: Array | int) -> Float[Array, ""]:
-    """The norm of the values with indices from `first` up to, not including, `beyond`."""
+def _norm_of(values: Float[Array, " count"], first: int, stop: Array | int) -> Float[Array, ""]:
+    """The norm of the values with indices from `first` up to, not including, `stop`."""
     places = jnp.arange(values.size)
-    return frobenius(jnp.where((first <= places) & (places < beyond), values, 0))
+    return frobenius(jnp.where((first <= places) & (places < stop), values, 0))
 
 
 class AbstractTruncated(AbstractStatement):

@@ -145,9 +145,9 @@ def likely_excess(
     dimensions = jnp.sum(dropped > cutoff).astype(float)
     largest = upper_edge(samples, rank, quarter) ** 2 / samples
     least = jnp.maximum(lower_edge(samples, rank, quarter), 0) ** 2 / samples
-    beyond = upper_edge(samples, dimensions, quarter) ** 2 / samples - 1
+    overshoot = upper_edge(samples, dimensions, quarter) ** 2 / samples - 1
     next_value = jnp.max(dropped, initial=0.0)
-    eta = safe_divide((1 - least) * kept[-1] + beyond * next_value, kept[-1] - next_value)
+    eta = safe_divide((1 - least) * kept[-1] + overshoot * next_value, kept[-1] - next_value)
     gaps = jnp.asarray(samples) * (kept[:, None] - dropped)
     weights = safe_divide(kept[:, None] * dropped, gaps)
     tau = -jnp.log(quarter)
@@ -200,7 +200,7 @@ class Gaussian(AbstractExcess):
     rates = (
         Rate(
             "samples",
-            {m: GAPPED["one spike"].grown(m // 400) for m in (6400, 25600, 102400, 409600)},
+            {m: GAPPED["one spike"].enlarged(m // 400) for m in (6400, 25600, 102400, 409600)},
             -1.0,
             None,
         ),

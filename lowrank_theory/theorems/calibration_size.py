@@ -172,7 +172,9 @@ class LeadingConstant(AbstractStatement):
     regimes = GAPPED
     control = GAPPED["three spikes"]
     rates = (
-        Rate("samples", {m: GAPPED["three spikes"].grown(m // 400) for m in SAMPLES}, -1.0, -1.0),
+        Rate(
+            "samples", {m: GAPPED["three spikes"].enlarged(m // 400) for m in SAMPLES}, -1.0, -1.0
+        ),
     )
 
     def hypotheses(self, instance: Problem) -> tuple[Hypothesis, ...]:
@@ -411,8 +413,8 @@ class Ridge(AbstractRidged):
         half = jax.scipy.linalg.solve_triangular(root, seen, lower=True)
         whole = jax.scipy.linalg.solve_triangular(root, half.T, lower=True)
         ratios = jnp.linalg.eigvalsh(whole)
-        energies = jnp.linalg.eigvalsh(matmul(weights.T, total, weights))
-        least = jnp.sum(jnp.maximum(energies[: energies.size - instance.rank], 0))
+        eigenvalues = jnp.linalg.eigvalsh(matmul(weights.T, total, weights))
+        least = jnp.sum(jnp.maximum(eigenvalues[: eigenvalues.size - instance.rank], 0))
         return ratios[-1] / ratios[0] * least
 
 

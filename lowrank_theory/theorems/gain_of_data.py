@@ -271,9 +271,9 @@ class AbstractExcess(AbstractSure):
 
     def formula(self, instance: Problem | Layer, estimate: Array) -> Float[Array, ""]:
         r"""The sum over the angles."""
-        leading, energies = leading_right_vectors(_outputs(instance), instance.rank)
+        leading, squares = leading_right_vectors(_outputs(instance), instance.rank)
         turned = estimate - matmul(leading, leading.T, estimate)
-        sides = excess_sides(energies, singular_values(turned) ** 2, instance.rank)
+        sides = excess_sides(squares, singular_values(turned) ** 2, instance.rank)
         return self.side(*sides)
 
     def loss(self, instance: Problem | Layer, estimate: Array) -> Float[Array, ""]:

@@ -266,8 +266,8 @@ class Gram(AbstractStatement):
 
     def loss(self, instance: Perturbed, estimate: Array) -> Float[Array, ""]:
         """The excess of the squared error over the squared optimum."""
-        energies = singular_values(jnp.asarray(instance.outputs, float)) ** 2
-        return jnp.sum(_error(instance, estimate) ** 2) - jnp.sum(energies[instance.rank :])
+        squares = singular_values(jnp.asarray(instance.outputs, float)) ** 2
+        return jnp.sum(_error(instance, estimate) ** 2) - jnp.sum(squares[instance.rank :])
 
     def magnitude(self, instance: Perturbed) -> Float[Array, ""]:
         r"""$\lVert A\rVert_F^2 + \lVert\Delta\rVert_F$."""

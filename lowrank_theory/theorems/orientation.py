@@ -124,7 +124,7 @@ class OrientationSetting(eqx.Module):
                 f"{self.input_values.size}."
             )
 
-    def grown(self, factor: int) -> "OrientationSetting":
+    def enlarged(self, factor: int) -> "OrientationSetting":
         """Every value `factor` times, at as many times the rank: the same two spectra."""
         inputs, values = (np.repeat(v, factor) for v in (self.input_values, self.values))
         return OrientationSetting(inputs, values, factor * self.rank, self.count)

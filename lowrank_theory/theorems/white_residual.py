@@ -95,7 +95,7 @@ class ResidualSetting(eqx.Module):
             settle(self, name, check_count, 1)
         keep(self, "rank", check_rank(self.rank, self.rows, self.columns))
 
-    def grown(self, factor: int) -> "ResidualSetting":
+    def enlarged(self, factor: int) -> "ResidualSetting":
         """Sides and rank, each `factor` times as large."""
         sizes = {name: factor * getattr(self, name) for name in ("rows", "columns", "rank")}
         return dataclasses.replace(self, **sizes)
@@ -162,7 +162,7 @@ class _TwoRanks(eqx.Module):
     rank: int = eqx.field(static=True)
 
     @property
-    def energies(self) -> Float[Array, " count"]:
+    def squares(self) -> Float[Array, " count"]:
         """Squares, over the largest: those of the values may leave float64."""
         return safe_divide(self.values, self.values[0]) ** 2
 
@@ -217,7 +217,7 @@ class AbstractShare(AbstractStatement):
 
     def loss(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$\lVert R_{(r)}\rVert_F^2/\lVert R\rVert_F^2$."""
-        squares = estimate.energies
+        squares = estimate.squares
         return safe_divide(jnp.sum(squares[: estimate.rank]), jnp.sum(squares))
 
     def magnitude(self, instance: Residual) -> Float[Array, ""]:
@@ -250,7 +250,7 @@ class AnyResidual(AbstractShare):
 
     def formula(self, instance: Residual, estimate: _TwoRanks) -> Float[Array, ""]:
         r"""$r\lVert R\rVert^2/\lVert R\rVert_F^2$."""
-        squares = estimate.energies
+        squares = estimate.squares
         return instance.rank * safe_divide(squares[0], jnp.sum(squares))
 
 

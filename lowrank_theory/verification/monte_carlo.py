@@ -304,7 +304,7 @@ class Plan:
         sizes = dict.fromkeys(smaller, fewer) | {largest: number}
         return {
             label: [
-                self._point(f"{label} x{factor}", _grown(setting, factor), count)
+                self._point(f"{label} x{factor}", _enlarged(setting, factor), count)
                 for factor, count in sizes.items()
             ]
             for label, setting in self._regimes.items()
@@ -318,7 +318,7 @@ class Plan:
             size = statement.growth[-1]
         else:
             number = max(number, CONTROL_TRIALS)
-        fresh, wrong = _grown(self._regimes[tightest], size), _grown(statement.control, size)
+        fresh, wrong = _enlarged(self._regimes[tightest], size), _enlarged(statement.control, size)
         return [
             self._point(f"control of {tightest}", fresh, number),
             self._point("broken estimator", wrong, number, broken=True),
@@ -433,9 +433,9 @@ class _Judge:
         """The verdict on one regime of a limit: the error must shrink, and end small."""
         *smaller, largest = sizes
         means, halves = np.transpose([self._mean(sample) for sample in sizes])
-        beyond = means - 1
+        excess = means - 1
         equality = self.statement.kind.direction is Direction.EQUALITY
-        errors = np.abs(beyond) if equality else np.maximum(beyond, 0)
+        errors = np.abs(excess) if equality else np.maximum(excess, 0)
         grows = errors[1:] - halves[1:] > errors[:-1] + halves[:-1]
         small = errors[-1] + halves[-1] <= self._tolerance
         if self.refutes(largest, 1.0) or grows.any():
@@ -483,8 +483,8 @@ def _largest(numbers: np.ndarray, rank: int) -> float:
     return float(np.sort(numbers)[-rank]) if rank <= numbers.size else math.nan
 
 
-def _grown(setting: Any, factor: int) -> Any:
-    return setting.grown(factor) if factor > 1 else setting
+def _enlarged(setting: Any, factor: int) -> Any:
+    return setting.enlarged(factor) if factor > 1 else setting
 
 
 def _finite(number: float) -> float | None:

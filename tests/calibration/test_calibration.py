@@ -337,9 +337,9 @@ def test_leading_eigenvectors_at_ties(count, rank):
     """A projector of rank `count`: its equal eigenvalues are cut anywhere."""
     basis = np.linalg.qr(np.random.default_rng(8).standard_normal((8, 8)))[0][:, :count]
     with jax.enable_x64(True):
-        vectors, energies = lapack_leading_eigenvectors(jnp.asarray(basis @ basis.T), rank)
+        vectors, eigenvalues = lapack_leading_eigenvectors(jnp.asarray(basis @ basis.T), rank)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(rank), atol=1e-14)
-    np.testing.assert_allclose(energies, np.arange(rank) < count, atol=1e-14)
+    np.testing.assert_allclose(eigenvalues, np.arange(rank) < count, atol=1e-14)
     kept = vectors[:, :count]
     np.testing.assert_allclose(basis @ (basis.T @ kept), kept, atol=1e-14)
 

@@ -297,8 +297,8 @@ def order_free_bound(losses: Array, failure_probability: float) -> float:
         for share, boldness in ((1 / 3, 3), (2 / 3, 1)):
             stake = min(1.0, boldness * math.sqrt(2 * log * (1 - m) / (m * len(losses))))
             with np.errstate(divide="ignore"):
-                grown = np.sum(np.log1p(stake * ((1 - losses) / (1 - m) - 1)))
-            capital.append(grown + math.log(share))
+                log_capital = np.sum(np.log1p(stake * ((1 - losses) / (1 - m) - 1)))
+            capital.append(log_capital + math.log(share))
         return bool(np.logaddexp.reduce(capital) >= log)
 
     low, high = 0.0, 1.0

@@ -68,10 +68,10 @@ class Regime:
         activations = (left * values) @ right.T
         alive = values > 0
         rank = min(int(alive.sum()), outputs)
-        energies = np.array(self.outputs[:rank])
+        sizes = np.array(self.outputs[:rank])
         inside = orthonormal(random, int(alive.sum()), rank)
         frame = orthonormal(random, outputs, rank)
-        coordinates = (inside * energies) @ frame.T
+        coordinates = (inside * sizes) @ frame.T
         weights = (right[:, alive] / values[alive]) @ coordinates
         # The compressed network sees the same singular values in turned spaces.
         turned = orthonormal(random, samples, samples, small=0.3) @ left

@@ -97,13 +97,13 @@ def loss(weights: np.ndarray, moment: np.ndarray, found: np.ndarray) -> float:
 def test_deviation_bounds_against_numpy(rank, size):
     problem = random_problem(size, rank)
     weights, true, sample, _ = arrays(problem)
-    energies = descending(weights.T @ true @ weights)
+    eigenvalues = descending(weights.T @ true @ weights)
     deviation = descending(weights.T @ (sample - true) @ weights)
-    excess = loss(weights, true, recovered(weights, sample, rank)) - energies[rank:].sum()
+    excess = loss(weights, true, recovered(weights, sample, rank)) - eigenvalues[rank:].sum()
     exchanged = min(rank, 4 - rank)
     most = deviation[:exchanged].sum() - deviation[4 - exchanged :].sum()
     assert sides(calibration_size.no_gap, problem) == approx((excess, most), condition=1e4)
-    gap, spread = energies[rank - 1] - energies[rank], deviation[0] - deviation[-1]
+    gap, spread = eigenvalues[rank - 1] - eigenvalues[rank], deviation[0] - deviation[-1]
     bound = most * math.tan(math.asin(spread / gap) / 2) / 2 if spread < gap else math.inf
     assert sides(calibration_size.gap, problem)[1] == approx(bound)
     assert excess <= min(bound, most)
@@ -193,8 +193,8 @@ def test_no_bound_is_above_the_classical_one(delta):
         problem = random_problem(0.3, 2, count=count)
         weights, true, _, _ = arrays(problem)
         t, root = math.sqrt(2 * math.log(2 / delta)), math.sqrt(count)
-        energies = descending(weights.T @ true @ weights)
-        numerator = math.sqrt(energies[2:].sum()) + t * math.sqrt(energies[2]) / root
+        eigenvalues = descending(weights.T @ true @ weights)
+        numerator = math.sqrt(eigenvalues[2:].sum()) + t * math.sqrt(eigenvalues[2]) / root
         bound = sides(calibration_size.relative, problem, failure_probability=delta)[1]
         if 2 + t < root:
             assert bound <= (numerator / (1 - (2 + t) / root)) ** 2

@@ -343,7 +343,7 @@ def test_random_layers_agree_with_averages_and_limits(name):
 
 
 def test_settings_grow_with_their_spectra():
-    grown = SETTING.grown(3)
-    assert (grown.input_values.size, grown.values.size, grown.rank) == (24, 15, 6)
+    enlarged = SETTING.enlarged(3)
+    assert (enlarged.input_values.size, enlarged.values.size, enlarged.rank) == (24, 15, 6)
     for one, other in itertools.product((np.min, np.max, np.mean), ("input_values", "values")):
-        assert one(getattr(grown, other)) == pytest.approx(one(getattr(SETTING, other)))
+        assert one(getattr(enlarged, other)) == pytest.approx(one(getattr(SETTING, other)))

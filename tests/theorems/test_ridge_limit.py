@@ -51,8 +51,8 @@ def by_hand(instance: RidgedLayer) -> dict[str, tuple[float, float]]:
         return weights @ top @ top.T
 
     pulled, plain = recovered(mu), recovered(0.0)
-    energies = np.sort(np.linalg.eigvalsh(weights.T @ gram @ weights))[::-1]
-    gap = energies[rank - 1] - energies[rank]
+    eigenvalues = np.sort(np.linalg.eigvalsh(weights.T @ gram @ weights))[::-1]
+    gap = eigenvalues[rank - 1] - eigenvalues[rank]
     values = np.linalg.svd(weights, compute_uv=False)
     spread = mu * (values[0] ** 2 - values[-1] ** 2)
     angle = math.asin(spread / gap) / 2 if spread < gap else None

@@ -256,8 +256,8 @@ def test_both_sides_scale_with_the_units(name, factor):
 
 
 def test_setting_draws_what_it_says():
-    grown = WIDE.grown(3)
-    assert (grown.rows, grown.columns) == (36, 81)
+    enlarged = WIDE.enlarged(3)
+    assert (enlarged.rows, enlarged.columns) == (36, 81)
     instance = drawn(SpikedSetting(200, 300, np.array([5.0]), np.asarray(2.0)))
     residual = np.asarray(instance.observed) - np.asarray(instance.signal)
     assert np.std(residual) == pytest.approx(2.0, rel=0.02)

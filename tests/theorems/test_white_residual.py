@@ -120,8 +120,8 @@ def test_figures_of_a_large_layer():
 
 
 def test_draws_and_growth():
-    grown = SETTING.grown(3)
-    assert (grown.rows, grown.columns, grown.rank) == (21, 12, 6)
+    enlarged = SETTING.enlarged(3)
+    assert (enlarged.rows, enlarged.columns, enlarged.rank) == (21, 12, 6)
     assert white_residual.limit.growth == white_residual.edge.growth == (1, 2, 4)
     instance = dataclasses.replace(SETTING, law=noise.Rademacher(2.0)).draw(key=jax.random.key(0))
     assert instance.sizes == (7, 4)
