@@ -1,7 +1,7 @@
 """Every ladder, each registered once: what the laws are asked of."""
 
 from lowrank_theory.mixtures import LowRankAndSparse
-from lowrank_theory.quantisation import GPTQ, RoundToNearest
+from lowrank_theory.quantisation import GPTQ, ActivationAware, HalfQuadratic, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
 from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
 
@@ -13,8 +13,11 @@ LADDERS: dict[str, AbstractLadder] = {
     "rounded, groups of outputs, with zeros": RoundToNearest((1, 4), 4, axis=1, symmetric=False),
     "rounded, absmax": RoundToNearest((4,), clipped=False),
     "rounded, one grid": RoundToNearest((4,), axis=None),
+    "rounded, weighted": RoundToNearest((3,), group=5, weighted=True),
     "gptq": GPTQ(RoundToNearest((1, 3), group=5)),
     "gptq, with zeros, in order": GPTQ(RoundToNearest((2,), symmetric=False), ordered=False),
+    "activation aware": ActivationAware(RoundToNearest((2, 4), group=5), (0.3, 0.8)),
+    "half-quadratic": HalfQuadratic((2, 4), group=5),
     "magnitude": Magnitude((0.1, 0.5)),
     "magnitude, per output": Magnitude((0.25,), per_output=True),
     "n of m": GroupedMagnitude(((1, 4), (2, 4))),

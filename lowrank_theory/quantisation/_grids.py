@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from lowrank_theory._numerics import safe_divide
 from lowrank_theory._scale import at_scale_one, times_power
@@ -31,49 +31,56 @@ class Grid(eqx.Module):
 
 
 class Groups(eqx.Module):
-    """The entries of the groups of a matrix, the last ones padded, and where there are any."""
+    """The entries of the groups of a matrix, and how much the square of an error of each counts:
+    nothing where the last groups are padded.
+    """
 
     entries: Float[Array, "groups size others"]
-    there: Bool[Array, "groups size others"]
+    counts: Float[Array, "groups size others"]
 
     @staticmethod
-    def of(matrix: Array, group: int | None, axis: int | None) -> "Groups":
+    def of(matrix: Array, importance: Array, group: int | None, axis: int | None) -> "Groups":
         """Of `group` successive entries along an axis, or of all of them; without an axis, of the
-        whole matrix.
+        whole matrix. The importance is that of inputs, (inputs,).
         """
-        lines = _lines(matrix, axis)
+        counts = jnp.broadcast_to(importance[:, None], matrix.shape)
+        lines, counts = _lines(matrix, axis), _lines(counts, axis)
         length, others = lines.shape
         size = length if group is None else group
         groups = -(-length // size)
         padding = ((0, groups * size - length), (0, 0))
-        entries, there = (
-            jnp.pad(each, padding).reshape(groups, size, others)
-            for each in (lines, jnp.ones(lines.shape, bool))
+        return Groups(
+            *(jnp.pad(each, padding).reshape(groups, size, others) for each in (lines, counts))
         )
-        return Groups(entries, there)
 
     def sum(self, array: Array) -> Float[Array, "groups 1 others"]:
-        """In each group."""
-        return jnp.sum(jnp.where(self.there, array, 0), axis=1, keepdims=True)
+        """In each group, as entries count."""
+        return jnp.sum(self.counts * array, axis=1, keepdims=True)
+
+    def mean(self, array: Array) -> Float[Array, "groups 1 others"]:
+        """The same of means; zero where no entry counts."""
+        return safe_divide(self.sum(array), self.sum(jnp.ones_like(array)))
 
     def lost(self, grid: Grid, bits: Array) -> Float[Array, "groups 1 others"]:
         """The squared error of each group."""
         return self.sum((self.entries - grid.levels(grid.codes(self.entries, bits))) ** 2)
 
     def reaching_all(self, bits: Array, symmetric: bool) -> Grid:
-        """The grids that reach the largest entries; of one bit, twice the mean of their sizes."""
+        """The grids that reach the largest entries, zero a level, and so within half a step; of one
+        bit, those of the mean of their sizes.
+        """
         if symmetric:
             sizes = jnp.abs(self.entries)
-            mean = self.sum(sizes) / self.sum(jnp.ones_like(sizes))
             levels = jnp.maximum(2.0 ** (bits - 1) - 1, 1)
             largest = jnp.max(sizes, axis=1, keepdims=True)
-            scale = jnp.where(bits == 1, 2 * mean, largest / levels)
+            scale = jnp.where(bits == 1, 2 * self.mean(sizes), largest / levels)
             return Grid(scale, -scale * middle(bits))
         least, most = (
             extreme(extreme_of(self.entries, axis=1, keepdims=True), 0)
             for extreme, extreme_of in ((jnp.minimum, jnp.min), (jnp.maximum, jnp.max))
         )
-        return Grid((most - least) / (2.0**bits - 1), least)
+        scale = (most - least) / (2.0**bits - 1)
+        return Grid(scale, scale * jnp.round(safe_divide(least, scale)))
 
     def least_squares(self, reaching: Grid, bits: Array, symmetric: bool) -> Grid:
         """The best of fractions of these grids, and then in turn the best for its codes, and the
@@ -103,8 +110,7 @@ class Groups(eqx.Module):
             about = codes - middle(bits)
             scale = _ratio(self.sum(about * entries), self.sum(about**2), grid.scale)
             return Grid(scale, -scale * middle(bits))
-        count = self.sum(jnp.ones_like(entries))
-        mean_code, mean = self.sum(codes) / count, self.sum(entries) / count
+        mean_code, mean = self.mean(codes), self.mean(entries)
         about = codes - mean_code
         scale = _ratio(self.sum(about * (entries - mean)), self.sum(about**2), grid.scale)
         return Grid(scale, mean - scale * mean_code)

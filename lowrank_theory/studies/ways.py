@@ -3,7 +3,7 @@
 import dataclasses
 
 from lowrank_theory.mixtures import LowRankAndSparse
-from lowrank_theory.quantisation import GPTQ, RoundToNearest
+from lowrank_theory.quantisation import GPTQ, ActivationAware, HalfQuadratic, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
 from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
 
@@ -39,6 +39,14 @@ SWEPT = Way(
     "rounding input after input, each to make up for those before it",
     GPTQ(),
 )
+AWARE = Way(
+    "activation aware",
+    "rounding its entries, inputs scaled by their mean sizes",
+    ActivationAware(RoundToNearest((2, 3, 4, 8), weighted=True)),
+)
+HALF_QUADRATIC = Way(
+    "half-quadratic", "rounding its entries, with zeros that make errors sparse", HalfQuadratic()
+)
 SPARSE = Way("sparse", "keeping its largest entries", Magnitude())
 N_OF_M = Way("n of m", "keeping the largest of each few entries", GroupedMagnitude())
 WANDA = Way("wanda", "keeping entries by their size and that of their input", Wanda())
@@ -56,5 +64,16 @@ MIXED = Way(
 
 STANDARD = (AGNOSTIC, DRIVEN, SEQUENTIAL)  # what every study compares, and SAME_RANKS
 # What one compares if it is asked to.
-OTHERS = (ROUNDED, SWEPT, SPARSE, N_OF_M, WANDA, SPARSE_GPT, FEWER_INPUTS, MIXED)
+OTHERS = (
+    ROUNDED,
+    SWEPT,
+    AWARE,
+    HALF_QUADRATIC,
+    SPARSE,
+    N_OF_M,
+    WANDA,
+    SPARSE_GPT,
+    FEWER_INPUTS,
+    MIXED,
+)
 WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}

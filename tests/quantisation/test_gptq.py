@@ -27,6 +27,12 @@ GRIDS = [
 grids = pytest.mark.parametrize(("grid", "ordered"), GRIDS, ids=str)
 
 
+def first(method: GPTQ, observed: Observed) -> Quantised:
+    made = method.sweep(observed).at(0).approximation
+    assert isinstance(made, Quantised)
+    return made
+
+
 def by_inverses(weights, gram, levels: Quantised, order, damping: float) -> np.ndarray:
     """The surgeon's update of all inputs to come, after each input."""
     every_code = [
@@ -77,19 +83,19 @@ def test_a_mean_counts_only_where_a_bias_is_not_free():
     centred = rows - rows.mean(axis=0)
     method = GPTQ(RoundToNearest((3,)))
     for bias, seen in ((None, rows), (np.zeros(OUTPUTS), centred)):
-        sweep = method.sweep(Observed(weights=W, activations=rows, bias=bias))
+        found = first(method, Observed(weights=W, activations=rows, bias=bias))
         wanted = gptq(W, seen.T @ seen, round_to_nearest(W, 3))
-        np.testing.assert_array_equal(sweep.at(0).approximation.codes, wanted.codes)
+        np.testing.assert_array_equal(found.codes, wanted.codes)
 
 
 def test_what_the_compressed_layer_sees_decides():
     seen = ROWS + RANDOM.standard_normal(ROWS.shape) / 5
     method = GPTQ(RoundToNearest((4,)))
-    sweep = method.sweep(Observed(weights=W, activations=ROWS, compressed_activations=seen))
+    found = first(method, Observed(weights=W, activations=ROWS, compressed_activations=seen))
     layer = np.linalg.lstsq(seen, ROWS @ W, rcond=None)[0]
     wanted = gptq(layer, seen.T @ seen, round_to_nearest(layer, 4))
     assert_close(
-        np.asarray(sweep.at(0).approximation.materialise()),
+        np.asarray(found.materialise()),
         np.asarray(wanted.materialise()),
         condition=np.linalg.cond(seen) ** 2,
     )
@@ -153,9 +159,7 @@ def test_says_what_is_wrong(make, message):
 
 def test_statistics_serve_as_rows_do():
     method = GPTQ(RoundToNearest((3,)))
-    seen = Calibration.empty(INPUTS).update(ROWS)
-    one, other = (
-        method.sweep(Observed(weights=W, **given))
-        for given in ({"activations": ROWS}, {"calibration": seen})
-    )
-    assert_close(one.squared_errors, other.squared_errors, condition=1e4)
+    rows = Observed(weights=W, activations=ROWS)
+    moments = Observed(weights=W, calibration=Calibration.empty(INPUTS).update(ROWS))
+    one, other = (method.sweep(seen).squared_errors for seen in (rows, moments))
+    assert_close(one, other, condition=1e4)

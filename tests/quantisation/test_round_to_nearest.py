@@ -18,7 +18,7 @@ def levels(found: Quantised) -> tuple[np.ndarray, np.ndarray]:
     scales = np.asarray(found.scales, float)
     middle = 0.5 if found.bits == 1 else 2.0 ** (found.bits - 1)
     zeros = np.full_like(scales, middle) if found.zeros is None else np.asarray(found.zeros, float)
-    group = found.group or (inputs, outputs)[found.axis]
+    group = found.group or (inputs, outputs)[found.axis or 0]
     rows, columns = np.indices((inputs, outputs))
     where = (rows // group, columns) if found.axis == 0 else (rows, columns // group)
     return scales[where], zeros[where]
