@@ -1,6 +1,11 @@
 """Every ladder, each registered once: what the laws are asked of."""
 
-from lowrank_theory.mixtures import LowRankAndSparse
+from lowrank_theory.mixtures import (
+    LowRankAndSparse,
+    LowRankBesides,
+    PrincipalComponentPursuit,
+    PrunedAndRounded,
+)
 from lowrank_theory.quantisation import GPTQ, ActivationAware, HalfQuadratic, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
 from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
@@ -27,4 +32,8 @@ LADDERS: dict[str, AbstractLadder] = {
     "fewer outputs": Structured((0.3, 0.6), axis=1),
     "fewer inputs, by weights": Structured((0.5,), data_driven=False),
     "low rank and sparse": LowRankAndSparse((0.3, 0.6)),
+    "oats": LowRankAndSparse((0.3, 0.6), 0.25, diagonal=True, per_output=True),
+    "robust principal components": PrincipalComponentPursuit((0.3, 0.6)),
+    "pruned and rounded": PrunedAndRounded(Magnitude((0.1, 0.5)), group=5),
+    "slim": LowRankBesides(PrunedAndRounded(Wanda((0.4,), ((2, 4),)))),
 }

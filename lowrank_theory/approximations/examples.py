@@ -77,6 +77,13 @@ def _whole_rows(random: Any, stack: Any, inputs: int, outputs: int) -> Sparse:
     return Sparse.of(_numbers(random, *mask.shape), mask, WholeRows)
 
 
+def _rounded_entries(random: Any, stack: Any, inputs: int, outputs: int) -> Sparse:
+    sparse = _sparse()(random, stack, inputs, outputs)
+    codes = random.integers(0, 16, (*sparse.values.shape, 1))
+    scales = _powers(random, *stack, -(-codes.shape[-2] // 5), 1)
+    return Sparse(Quantised.of(codes, scales, bits=4, group=5), sparse.pattern)
+
+
 def _table(random: Any, stack: Any, inputs: int, outputs: int) -> Table:
     codebooks, levels = 3, 2
     return Table(
@@ -100,6 +107,7 @@ APPROXIMATIONS: Mapping[str, Maker] = {
     "nothing kept": _sparse(CompressedRows, 0.0),
     "n of m": _n_of_m,
     "whole rows": _whole_rows,
+    "rounded entries": _rounded_entries,
     "low rank and sparse": lambda *given: Sum((_low_rank(*given), _sparse()(*given))),
     "rounded and low rank": lambda *given: Sum((_quantised(2)(*given), _low_rank(*given))),
     "rounded factors": lambda random, stack, inputs, outputs: Product(

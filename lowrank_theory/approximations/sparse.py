@@ -226,27 +226,34 @@ class WholeRows(AbstractPattern):
 
 class Sparse(AbstractMatrix):
     """The `values` where a pattern (`Bitmap`, `CompressedRows`, `NOfM`, `WholeRows`) says, zero
-    elsewhere.
+    elsewhere. Values are floats or a matrix of one column that stands for them, such as a
+    `Quantised`.
 
     Of a stack, each matrix keeps as many values as the one with the most; what pads is charged. At
     each product the matrix is made dense.
     """
 
-    values: Float[Array | np.ndarray, "*stack kept"]
+    values: Float[Array | np.ndarray, "*stack kept"] | AbstractMatrix
     pattern: AbstractPattern
 
     def __init__(self, values: Any, pattern: AbstractPattern):
-        """Raises `ValueError` unless the values are floats, as many as the pattern has places."""
-        check_floats("values", values)
+        """Raises `ValueError` unless the values are floats or a matrix of one column, as many as
+        the pattern has places.
+        """
         if not isinstance(pattern, AbstractPattern):
             raise ValueError(
                 "`pattern` must be a `Bitmap`, `CompressedRows`, `NOfM` or `WholeRows`; got "
                 f"{type(pattern).__name__}."
             )
-        width = values.shape[-1] if pattern.width is None else pattern.width
-        if values.shape != (*pattern.stack, width):
-            raise ValueError(f"`values` must be {(*pattern.stack, width)}; got {values.shape}.")
-        self.values, self.pattern = ours(values), jax.tree.map(ours, pattern)
+        shape = pattern.stack
+        if isinstance(values, AbstractMatrix):
+            shape = (*shape, values.shape[-2] if pattern.width is None else pattern.width, 1)
+        else:
+            check_floats("values", values, "kept")
+            shape = (*shape, values.shape[-1] if pattern.width is None else pattern.width)
+        if values.shape != shape:
+            raise ValueError(f"`values` must be {shape}; got {values.shape}.")
+        self.values, self.pattern = jax.tree.map(ours, (values, pattern))
 
     @staticmethod
     def of(
@@ -304,8 +311,10 @@ class Sparse(AbstractMatrix):
 
     def aval(self) -> ShapedArray:
         """The array that JAX sees."""
-        sides = self.pattern.inputs, self.pattern.outputs
-        return seen_by_jax((*self.pattern.stack, *sides), self.values)
+        shape = (*self.pattern.stack, self.pattern.inputs, self.pattern.outputs)
+        if isinstance(self.values, AbstractMatrix):
+            return ShapedArray(shape, self.values.aval().dtype)
+        return seen_by_jax(shape, self.values)
 
     def chains(self) -> tuple[tuple[AnyArray, ...], ...]:
         """The dense matrix."""
@@ -313,7 +322,9 @@ class Sparse(AbstractMatrix):
             scattered = lambda values, pattern: pattern.scattered(values)  # noqa: E731
             for _ in self.pattern.stack:
                 scattered = jax.vmap(scattered)
-            return ((scattered(jnp.asarray(self.values), self.pattern),),)
+            matrix = isinstance(self.values, AbstractMatrix)
+            values = self.values.materialise()[..., 0] if matrix else jnp.asarray(self.values)
+            return ((scattered(values, self.pattern),),)
 
     def transpose(self) -> Transposed:
         """The same values, read the other way."""
@@ -328,5 +339,8 @@ class Sparse(AbstractMatrix):
     def storage(self) -> Storage:
         """The values, each a multiplication, and the bits of the pattern."""
         held = sum(size_in_bytes(leaf) for leaf in jax.tree.leaves(self.pattern))
-        values = Storage.of(self.values, multiply_adds=self.values.size)
+        if isinstance(self.values, AbstractMatrix):
+            values = self.values.storage
+        else:
+            values = Storage.of(self.values, multiply_adds=self.values.size)
         return values + Storage(ideal_bits=self.pattern.ideal_bits, bytes=held)

@@ -2,3 +2,12 @@
 
 from lowrank_theory.mixtures.low_rank_and_sparse import LowRankAndSparse as LowRankAndSparse
 from lowrank_theory.mixtures.low_rank_and_sparse import low_rank_and_sparse as low_rank_and_sparse
+from lowrank_theory.mixtures.low_rank_besides import LowRankBesides as LowRankBesides
+from lowrank_theory.mixtures.principal_component_pursuit import (
+    PrincipalComponentPursuit as PrincipalComponentPursuit,
+)
+from lowrank_theory.mixtures.principal_component_pursuit import (
+    principal_component_pursuit as principal_component_pursuit,
+)
+from lowrank_theory.mixtures.pruned_and_rounded import PrunedAndRounded as PrunedAndRounded
+from lowrank_theory.mixtures.pruned_and_rounded import rounded_entries as rounded_entries

@@ -9,6 +9,7 @@ the best $S$ where inputs are uncorrelated, and a rule of thumb elsewhere (Zhang
 Of all steps the best is returned, by its error.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from lowrank_theory._numerics import (
     settle,
     settle_each,
 )
-from lowrank_theory._scale import at_scale_one, exponent, times_power
+from lowrank_theory._scale import at_scale_one, exponent, times_power, unit
 from lowrank_theory.approximations import LowRank, Sum
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import (
@@ -35,18 +36,27 @@ from lowrank_theory.recovery import (
     Need,
     Sweep,
     WeightedTarget,
+    gram_root,
 )
 from lowrank_theory.sparsification.masks import of_mask
 
 
 class LowRankAndSparse(AbstractLadder):
     """Low rank plus sparse at several `shares` of the numbers. Of these, `low_rank_share` are in
-    the factors, and the others are single entries, whose places come besides.
+    the factors, and the others are single entries, whose places come besides: the largest of all
+    or, `per_output`, as many of each output.
+
+    `diagonal`, only the norms of inputs are looked at, not how inputs go together. OATS (Zhang and
+    Papyan 2025) is `LowRankAndSparse(low_rank_share=0.25, steps=80, diagonal=True,
+    per_output=True)`: its low-rank part is then the truncation of the rest times these norms, and
+    both parts are the best beside the other, so that the last step is the best one.
     """
 
     shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     low_rank_share: float = 0.3
     steps: int = 20
+    diagonal: bool = False
+    per_output: bool = False
 
     def __check_init__(self) -> None:
         settle_each(self, "shares", check_fraction)
@@ -63,18 +73,26 @@ class LowRankAndSparse(AbstractLadder):
         seen.
         """
         target, gram, _ = WeightedTarget.of(self, observed)
-        dtype = target.dtype
-        inputs, outputs = observed.shape
+        if self.diagonal:
+            gram = np.diag(np.diagonal(gram))
         sizes = []
         for share in self.shares:
-            numbers = share * inputs * outputs
-            rank = int(self.low_rank_share * numbers / (inputs + outputs))
-            rank = min(max(1, rank), inputs, outputs)
-            kept = max(1, round((1 - self.low_rank_share) * numbers))
-            found = low_rank_and_sparse(target, gram, rank, kept, steps=self.steps)
-            found = found.map_floats(lambda array: np.asarray(array).astype(dtype))
+            rank, kept = split(share, self.low_rank_share, *target.shape)
+            each = max(1, round(kept / target.shape[1])) if self.per_output else kept
+            found = low_rank_and_sparse(
+                target, gram, rank, each, per_output=self.per_output, steps=self.steps
+            )
             sizes.append((f"rank {rank} and {kept:,} entries", found))
         return Sweep.of(self, observed, sizes)
+
+
+def split(share: float, low_rank_share: float, inputs: int, outputs: int) -> tuple[int, int]:
+    """The rank whose factors have `low_rank_share` of so many numbers, a `share` of the entries of
+    a matrix, and how many single entries the others are; at least one of each.
+    """
+    numbers = share * inputs * outputs
+    rank = int(low_rank_share * numbers / (inputs + outputs))
+    return min(max(1, rank), inputs, outputs), max(1, round((1 - low_rank_share) * numbers))
 
 
 def low_rank_and_sparse(
@@ -83,10 +101,12 @@ def low_rank_and_sparse(
     rank: int,
     kept: int,
     *,
+    per_output: bool = False,
     steps: int = 20,
 ) -> Sum:
     r"""The pure function beneath `LowRankAndSparse`, from $B$ and $\tilde X^\top\tilde X$: a
-    `LowRank` and a `Sparse`, in the dtype of the weights.
+    `LowRank`, and a `Sparse` of so many entries of the matrix or of each output, in the dtype of
+    the weights.
 
     One program serves all ranks and numbers of entries; their patterns are made on the host, so
     that it does not run under `jit`. Raises `ValueError` for what are no finite matrices of floats
@@ -97,25 +117,28 @@ def low_rank_and_sparse(
     if gram.shape != (weights.shape[0],) * 2:
         raise ValueError(f"`gram` must be {(weights.shape[0],) * 2}; got {gram.shape}.")
     rank = check_count("rank", rank, 1, min(weights.shape))
-    kept = check_count("kept", kept, 1, weights.size)
-    steps = check_count("steps", steps, 1)
-    left, right, sparse, mask = map(
-        np.asarray, _alternated(weights, gram, np.int32(rank), np.int32(kept), np.int32(steps))
-    )
+    kept = check_count("kept", kept, 1, weights.shape[0] if per_output else weights.size)
+    counts = (np.int32(each) for each in (rank, kept, check_count("steps", steps, 1)))
+    found = _alternated(weights, gram, *counts, per_output=bool(per_output))
+    left, right, sparse, mask = map(np.asarray, found)
     return Sum((LowRank(left[:, :rank], right[:rank]), of_mask(sparse, mask)))
 
 
-@in_float64
+@functools.partial(in_float64, like=0)
 def _alternated(
-    weights: Array, gram: Array, rank: Int[Array, ""], kept: Int[Array, ""], steps: Int[Array, ""]
+    weights: Array,
+    gram: Array,
+    rank: Int[Array, ""],
+    kept: Int[Array, ""],
+    steps: Int[Array, ""],
+    *,
+    per_output: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """Factors of full rank, of which the leading ones are meant; entries, and where they are."""
     power = exponent(weights)
     target = at_scale_one(weights, power)
-    near = at_scale_one(gram, exponent(gram))
-    values, vectors = jnp.linalg.eigh(near)
-    root = safe_sqrt(jnp.maximum(values, 0))[:, None] * vectors.T
-    sizes = safe_sqrt(jnp.maximum(jnp.diagonal(near), 0))[:, None]
+    root = gram_root(gram)
+    sizes = safe_sqrt(jnp.maximum(jnp.diagonal(unit(gram)[0]), 0))[:, None]
     leading = jnp.arange(min(weights.shape)) < rank
 
     def low_rank(sparse: Array) -> tuple[Array, Array, Array]:
@@ -127,9 +150,11 @@ def _alternated(
     def step(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
         factors, right, best, best_mask, least = state
         rest = target - matmul(factors * leading, right)
-        order = jnp.argsort(-(sizes * jnp.abs(rest)).ravel(), stable=True)
-        mask = jnp.zeros(order.size, bool).at[order].set(jnp.arange(order.size) < kept)
-        mask = mask.reshape(rest.shape)
+        scores = sizes * jnp.abs(rest)
+        scores = scores if per_output else scores.reshape(-1, 1)
+        order = jnp.argsort(-scores, axis=0, stable=True)
+        first = jnp.broadcast_to(jnp.arange(len(order))[:, None] < kept, order.shape)
+        mask = jnp.put_along_axis(first, order, first, axis=0, inplace=False).reshape(rest.shape)
         sparse = jnp.where(mask, rest, 0)
         factors, right, error = low_rank(sparse)
         better = error < least

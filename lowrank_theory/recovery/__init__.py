@@ -47,6 +47,7 @@ from lowrank_theory.recovery._singular_value_threshold import (
 from lowrank_theory.recovery._truncated_svd import TruncatedSVD as TruncatedSVD
 from lowrank_theory.recovery._truncated_svd import truncated_svd as truncated_svd
 from lowrank_theory.recovery._weighted_target import WeightedTarget as WeightedTarget
+from lowrank_theory.recovery._weighted_target import gram_root as gram_root
 from lowrank_theory.recovery.censored import CensoredLikelihood as CensoredLikelihood
 from lowrank_theory.recovery.censored import censored_likelihood as censored_likelihood
 from lowrank_theory.recovery.nuclear_norm import NuclearNormBall as NuclearNormBall

@@ -2,7 +2,12 @@
 
 import dataclasses
 
-from lowrank_theory.mixtures import LowRankAndSparse
+from lowrank_theory.mixtures import (
+    LowRankAndSparse,
+    LowRankBesides,
+    PrincipalComponentPursuit,
+    PrunedAndRounded,
+)
 from lowrank_theory.quantisation import GPTQ, ActivationAware, HalfQuadratic, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
 from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
@@ -62,6 +67,27 @@ MIXED = Way(
     LowRankAndSparse(),
 )
 
+OATS = Way(
+    "oats",
+    "fitting low rank and a few entries of each output besides to the sizes of its inputs",
+    LowRankAndSparse(low_rank_share=0.25, steps=80, diagonal=True, per_output=True),
+)
+ROBUST = Way(
+    "robust principal components",
+    "splitting it into low rank and a few entries without a look at the data",
+    PrincipalComponentPursuit(),
+)
+PRUNED_AND_ROUNDED = Way(
+    "pruned and rounded",
+    "rounding the largest of its entries, and leaving out the others",
+    PrunedAndRounded(),
+)
+SLIM = Way(
+    "slim",
+    "pruning it by Wanda, rounding what stays, and fitting what is left at low rank",
+    LowRankBesides(PrunedAndRounded(Wanda((0.1, 0.3, 0.5, 0.7), ((1, 4), (2, 4))))),
+)
+
 STANDARD = (AGNOSTIC, DRIVEN, SEQUENTIAL)  # what every study compares, and SAME_RANKS
 # What one compares if it is asked to.
 OTHERS = (
@@ -75,5 +101,9 @@ OTHERS = (
     SPARSE_GPT,
     FEWER_INPUTS,
     MIXED,
+    OATS,
+    ROBUST,
+    PRUNED_AND_ROUNDED,
+    SLIM,
 )
 WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}

@@ -19,6 +19,7 @@ from lowrank_theory.approximations import (
     AbstractMatrix,
     Bitmap,
     CompressedRows,
+    Dense,
     LowRank,
     NOfM,
     Product,
@@ -101,8 +102,9 @@ def rounded_by_hand(given: Quantised) -> np.ndarray:
     for i in range(inputs):
         k = i if given.order is None else int(given.order[i])
         for j in range(outputs):
-            place = [k, j]
-            place[given.axis] = 0 if given.group is None else place[given.axis] // given.group
+            place = [0, 0] if given.axis is None else [k, j]
+            if given.axis is not None:
+                place[given.axis] = 0 if given.group is None else place[given.axis] // given.group
             zero: Any = 2 ** (given.bits - 1) if given.bits > 1 else 0.5
             zero = zero if given.zeros is None else float(given.zeros[tuple(place)])
             matrix[i, j] = float(given.scales[tuple(place)]) * (codes[k * outputs + j] - zero)
@@ -112,8 +114,10 @@ def rounded_by_hand(given: Quantised) -> np.ndarray:
 
 
 def scattered_by_hand(given: Sparse) -> np.ndarray:
-    (inputs, outputs), pattern = given.shape, given.pattern
-    values, matrix = iter(np.asarray(given.values, float)), np.zeros((inputs, outputs))
+    (inputs, outputs), pattern, matrix = given.shape, given.pattern, np.zeros(given.shape)
+    column = isinstance(given.values, AbstractMatrix)
+    held = matrix_by_hand(given.values)[:, 0] if column else np.asarray(given.values, float)
+    values = iter(held)
     if isinstance(pattern, Bitmap):
         for k, bit in enumerate(bits_by_hand(pattern.bits, inputs * outputs, 1)):
             if bit:
@@ -129,7 +133,7 @@ def scattered_by_hand(given: Sparse) -> np.ndarray:
     else:
         assert isinstance(pattern, NOfM)
         bits = max(1, (pattern.group - 1).bit_length())
-        places = iter(bits_by_hand(pattern.places, len(given.values), bits))
+        places = iter(bits_by_hand(pattern.places, len(held), bits))
         for group in range(inputs // pattern.group):
             for j in range(outputs):
                 for _ in range(pattern.kept):
@@ -276,6 +280,10 @@ MISFITS: list[tuple[Any, str]] = [
         "`codes` must be 1 bytes",
     ),
     (lambda: Sparse.of(np.ones((2, 2)), np.ones((2, 3), bool)), "`mask` must be"),
+    (
+        lambda: Sparse(Dense(np.ones((2, 2))), NOfM.of(np.zeros((1, 2, 1), int), 2)),
+        r"`values` must be \(2, 1\)",
+    ),
     (lambda: Sparse(np.ones(3), NOfM.of(np.zeros((1, 2, 1), int), 2)), "`values` must be"),
     (lambda: Sparse.n_of_m(np.ones((3, 2)), 1, 2), "a multiple of 2 inputs"),
     (lambda: Sparse.n_of_m(np.ones((4, 2)), 1, 2, np.ones((2, 4))), "`scores` must be"),
@@ -302,7 +310,7 @@ def test_is_not_made_an_array_unasked(kind):
     with pytest.raises(TypeError, match="materialise"):
         np.asarray(given)
     with pytest.raises(ValueError, match="not a stack"):
-        rows() @ drawn(kind, (2,))
+        _ = rows() @ drawn(kind, (2,))
     assert isinstance(given, AbstractApproximation)
 
 

@@ -1,6 +1,7 @@
 """Whole inputs and outputs that go: against least squares on rows, and every other choice."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def dense(found) -> np.ndarray:
     return np.asarray(found.materialise(), float)
 
 
-def best(rows: np.ndarray, stay: tuple[int, ...]) -> tuple[np.ndarray, float]:
+def best(rows: np.ndarray, stay: Any) -> tuple[np.ndarray, float]:
     """The least-squares layer of these inputs, and its squared error."""
     found = np.zeros((rows.shape[1], OUTPUTS))
     found[list(stay)] = np.linalg.lstsq(rows[:, list(stay)], rows @ WEIGHTS, rcond=None)[0]
@@ -69,8 +70,8 @@ def test_without_data_norms_of_weights_decide(axis):
     ladder = Structured((0.5,), axis=axis, data_driven=False)
     assert not ladder.needs
     found = dense(ladder.sweep(Observed(weights=WEIGHTS)).at(0).approximation)
-    norms = np.linalg.norm(WEIGHTS, axis=1 - axis)
-    stay = np.sort(np.argsort(-norms)[: round(len(norms) / 2)])
+    norms = np.asarray(np.linalg.norm(WEIGHTS, axis=1 - axis))
+    stay = np.sort(np.argsort(-norms)[: round(norms.size / 2)])
     np.testing.assert_array_equal(np.flatnonzero(found.any(axis=1 - axis)), stay)
     np.testing.assert_array_equal(np.take(found, stay, axis), np.take(WEIGHTS, stay, axis))
 
