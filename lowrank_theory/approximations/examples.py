@@ -15,7 +15,7 @@ from lowrank_theory.approximations.affine import Affine
 from lowrank_theory.approximations.dense import Dense
 from lowrank_theory.approximations.low_rank import LowRank
 from lowrank_theory.approximations.quantised import Quantised
-from lowrank_theory.approximations.sparse import CompressedRows, Sparse, WholeRows
+from lowrank_theory.approximations.sparse import Bitmap, CompressedRows, Sparse, WholeRows
 from lowrank_theory.approximations.table import Table
 
 Maker = Callable[[np.random.Generator, tuple[int, ...], int, int], AbstractApproximation]
@@ -57,11 +57,11 @@ def _quantised(
     return make
 
 
-def _sparse(kind: Any = None, share: float = 0.3) -> Maker:
+def _sparse(kind: Any = Bitmap, share: float = 0.3) -> Callable[..., Sparse]:
     def make(random: Any, stack: Any, inputs: int, outputs: int) -> Sparse:
         mask = random.random((*stack, inputs, outputs)) < share
         matrix = _numbers(random, *stack, inputs, outputs)
-        return Sparse.of(matrix, mask, *([] if kind is None else [kind]))
+        return Sparse.of(matrix, mask, kind)
 
     return make
 

@@ -195,10 +195,10 @@ class WholeRows(AbstractPattern):
     @staticmethod
     def of(mask: Bool[np.ndarray, "*stack inputs outputs"]) -> "WholeRows":
         """Of the rows where the mask is true. Raises `ValueError` where only a part of one is."""
-        stays = mask.any(axis=-1)
+        stays = np.asarray(mask.any(axis=-1))
         if not np.array_equal(stays, mask.all(axis=-1)):
             raise ValueError("`mask` must keep each row whole, or leave it out: use a `Bitmap`.")
-        packed = pack(stays.astype(np.uint8), 1)
+        packed = pack(np.asarray(stays, np.uint8), 1)
         return WholeRows(bits=packed, inputs=mask.shape[-2], outputs=mask.shape[-1])
 
     @property
@@ -322,8 +322,10 @@ class Sparse(AbstractMatrix):
             scattered = lambda values, pattern: pattern.scattered(values)  # noqa: E731
             for _ in self.pattern.stack:
                 scattered = jax.vmap(scattered)
-            matrix = isinstance(self.values, AbstractMatrix)
-            values = self.values.materialise()[..., 0] if matrix else jnp.asarray(self.values)
+            if isinstance(self.values, AbstractMatrix):
+                values = self.values.materialise()[..., 0]
+            else:
+                values = jnp.asarray(self.values)
             return ((scattered(values, self.pattern),),)
 
     def transpose(self) -> Transposed:
