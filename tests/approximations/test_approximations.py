@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import lowrank_theory as lrt
 from kinds import KINDS, MATRICES, numbers
+from laws import comes_back
 from lowrank_theory.approximations import (
     AbstractApproximation,
     AbstractMatrix,
@@ -191,6 +192,12 @@ def test_a_stack_is_a_loop(kind):
         expected = by_hand(one)(x[k].astype(float))
         np.testing.assert_array_equal(found[k], expected)
         np.testing.assert_array_equal(mapped[k], expected)
+
+
+@kinds
+def test_it_comes_back_from_a_pickle_and_from_its_leaves(kind):
+    for each in (drawn(kind), drawn(kind, (3,))):
+        comes_back(each)
 
 
 @kinds

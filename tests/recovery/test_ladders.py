@@ -11,6 +11,7 @@ import pytest
 
 import lowrank_theory as lrt
 from ladders import LADDERS
+from laws import comes_back
 from lowrank_theory import mixtures, quantisation, recovery, sparsification
 from lowrank_theory.approximations import Table
 from lowrank_theory.calibration import Calibration, TriangularCalibration
@@ -91,6 +92,11 @@ def test_the_table_is_complete():
 
 
 # --- one layer -----------------------------------------------------------------------------------
+
+
+@ladders
+def test_it_comes_back_from_a_pickle_and_from_its_leaves(name):
+    comes_back(LADDERS[name])
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from laws import scales, vmap_is_a_loop
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import (
     Certificate,
@@ -105,16 +106,14 @@ def test_ball_keeps_the_leading_components_of_a_lower_rank():
     assert_close(rows @ one, left[:, :1] * values[:1] @ right[:1])
 
 
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
-def test_ball_scales(factor):
+def test_ball_scales():
     rows, outputs = instance()
-    fits = [
-        rows
-        @ recover(Observed(activations=rows, outputs=c * outputs), 3, NuclearNormBall(c)).factors
-        for c in (1.0, factor)
-    ]
-    expected = factor * np.asarray(fits[0])
-    assert_close(fits[1], expected, scale=norm(expected))
+
+    def at(unit):
+        layer = Observed(activations=rows, outputs=unit * outputs)
+        return rows @ recover(layer, 3, NuclearNormBall(unit)).factors
+
+    scales(at, scale=1)
 
 
 def test_ball_is_the_threshold_that_it_finds():
@@ -276,28 +275,24 @@ def test_orthonormal_activations_have_the_closed_form():
     assert_close(fit.weights, project(rows.T @ outputs, 1.0))
 
 
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
-def test_weights_scale(factor):
+@pytest.mark.parametrize("solve", [weight_nuclear_norm_penalty, weight_nuclear_norm_ball])
+def test_weights_scale(solve):
     rows, outputs = instance()
-    for solve, degree in ((weight_nuclear_norm_penalty, 1), (weight_nuclear_norm_ball, 1)):
-        once, scaled = (solve(rows, c * outputs, c**degree, **TIGHT) for c in (1.0, factor))
-        assert_close(scaled.weights, factor * np.asarray(once.weights), condition=10)
-        assert_close(scaled.objective, factor**2 * float(once.objective))
-    stretched = weight_nuclear_norm_penalty(factor * rows, outputs, factor, **TIGHT)
-    once = weight_nuclear_norm_penalty(rows, outputs, 1.0, **TIGHT)
-    assert_close(factor * np.asarray(stretched.weights), once.weights)
+
+    def at(unit):
+        fit = solve(rows, unit * outputs, unit, **TIGHT)
+        return {"weights": fit.weights, "objective": fit.objective}
+
+    scales(at, {"weights": 1, "objective": 2}, condition=10)
+    if solve is weight_nuclear_norm_penalty:
+        scales(lambda unit: solve(unit * rows, outputs, unit, **TIGHT).weights, -1)
 
 
 def test_a_batch_is_a_loop():
-    rows, outputs = zip(*(instance(seed) for seed in (6, 7)), strict=True)
-    for solve, number in ((weight_nuclear_norm_penalty, 0.3), (weight_nuclear_norm_ball, 0.6)):
-        batch = jax.jit(jax.vmap(lambda x, y, s=solve, n=number: s(x, y, n).weights))(
-            np.stack(rows).astype("float32"), np.stack(outputs).astype("float32")
-        )
-        assert batch.dtype == "float32"
-        for weights, x, y in zip(batch, rows, outputs, strict=True):
-            alone = solve(x.astype("float32"), y.astype("float32"), number).weights
-            assert_close(weights, alone, side=4)
+    layers = zip(*(instance(seed) for seed in (6, 7)), strict=True)
+    stacks = [np.stack(part).astype("float32") for part in layers]
+    vmap_is_a_loop(lambda x, y: weight_nuclear_norm_penalty(x, y, 0.3).weights, *stacks, side=4)
+    vmap_is_a_loop(lambda x, y: weight_nuclear_norm_ball(x, y, 0.6).weights, *stacks, side=4)
 
 
 @pytest.mark.parametrize("method", [WeightNuclearNormPenalty(0.5), WeightNuclearNormBall(0.6)])

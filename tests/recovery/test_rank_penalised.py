@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from laws import keeps_dtypes, scales, turns, vmap_is_a_loop
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import Certificate, RankPenalised, rank_penalised, recover
 from oracle import norm
@@ -54,41 +55,35 @@ def test_a_component_at_the_penalty_is_not_kept():
     assert not np.any(recover(observed, 2, RankPenalised(4.0)).factors.materialise())
 
 
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
-def test_it_scales(factor):
+def test_it_scales():
     rows, outputs = instance()
-    once, scaled = (
-        recover(
-            Observed(activations=rows, outputs=c * outputs), 3, RankPenalised(c**2)
-        ).factors.materialise()
-        for c in (1.0, factor)
-    )
-    assert_close(scaled, factor * np.asarray(once), condition=10)
+
+    def at(unit):
+        layer = Observed(activations=rows, outputs=unit * outputs)
+        return recover(layer, 3, RankPenalised(unit**2)).factors.materialise()
+
+    scales(at, condition=10)
 
 
 def test_rotations_of_samples_and_outputs_turn_the_fit():
-    rows, outputs = instance()
-    random = np.random.default_rng(9)
-    samples, _ = np.linalg.qr(random.standard_normal((7, 7)))
-    turned, _ = np.linalg.qr(random.standard_normal((3, 3)))
-    fit, other = (
-        np.asarray(rank_penalised(x, y, 1.0, rank=3)[0].materialise())
-        for x, y in ((rows, outputs), (samples @ rows, samples @ outputs @ turned))
-    )
-    assert_close(other, fit @ turned, scale=norm(fit))
+    turns(lambda x, y: np.asarray(fitted(x, y).materialise()), "s-,so->-o", *instance(), scale=1)
 
 
 def test_a_batch_is_a_loop():
-    rows, outputs = zip(*(instance(seed) for seed in (6, 7, 8)), strict=True)
+    layers = zip(*(instance(seed) for seed in (6, 7, 8)), strict=True)
+    vmap_is_a_loop(
+        lambda x, y: fitted(x, y).materialise(),
+        *(np.stack(part).astype("float32") for part in layers),
+        side=4,
+    )
 
-    def fit(x: Any, y: Any) -> Any:
-        factors, _ = rank_penalised(x, y, 1.0, rank=3)
-        return factors.left @ factors.right
 
-    batch = jax.jit(jax.vmap(fit))(*(np.stack(part).astype("float32") for part in (rows, outputs)))
-    for weights, x, y in zip(batch, rows, outputs, strict=True):
-        alone = fit(x.astype("float32"), y.astype("float32"))
-        assert_close(weights, alone, side=4)
+def fitted(rows: Any, outputs: Any) -> Any:
+    return rank_penalised(rows, outputs, 1.0, rank=3)[0]
+
+
+def test_the_fit_is_in_the_dtype_of_the_layer():
+    keeps_dtypes(fitted, *instance())
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 import lowrank_theory as lrt
+from laws import jit_is_eager, vmap_is_a_loop
 from lowrank_theory import Observed, strategies
 from lowrank_theory.recovery import (
     NuclearNormBall,
@@ -281,15 +282,13 @@ def dense(method: Method, case: Case) -> Any:
 
 @methods
 def test_jit_and_vmap_agree_with_the_plain_call(method):
-    plain, _ = dense(method, SINGLE)
-    jitted, _ = jax.jit(lambda case: dense(method, Case(*case)))(SINGLE.arrays())
-    tolerance = 4 * float(np.finfo(np.float32).eps) * norm(np.asarray(plain))
-    np.testing.assert_allclose(jitted, plain, atol=tolerance)
+    def weights(*arrays: Any) -> Any:
+        return dense(method, Case(*arrays))[0]
+
+    jit_is_eager(weights, *SINGLE.arrays(), condition=1 / 8, scale=1, side=1)
     lanes = [REGIMES["more inputs than outputs"].draw(seed).cast(np.float32) for seed in range(3)]
-    stacked = [jnp.stack(arrays) for arrays in zip(*map(Case.arrays, lanes), strict=True)]
-    mapped, _ = jax.jit(jax.vmap(lambda case: dense(method, Case(*case))))(stacked)
-    for one, lane in zip(mapped, lanes, strict=True):
-        np.testing.assert_allclose(one, dense(method, lane)[0], atol=tolerance)
+    stacks = [np.stack(arrays) for arrays in zip(*map(Case.arrays, lanes), strict=True)]
+    vmap_is_a_loop(weights, *stacks, condition=1 / 8, scale=1, side=1)
 
 
 @methods

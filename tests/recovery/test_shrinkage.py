@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize
 
+from laws import keeps_dtypes, scales, turns, vmap_is_a_loop
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import (
     OptimalShrinkage,
@@ -250,27 +251,19 @@ def test_units_rotations_and_transposes(name):
     def estimate(matrix: np.ndarray, scale: float | None = None) -> np.ndarray:
         return dense(shrink_singular_values(matrix, scale, shrinker=RULES[name], rank=6))
 
-    base = estimate(NOISY)
-    for factor in (2.0**-20, 2.0**20):
-        assert_close(estimate(factor * NOISY) / factor, base)
-        assert_close(estimate(factor * NOISY, factor) / factor, estimate(NOISY, 1.0))
-    assert_close(estimate(NOISY.T).T, base)
-    left, _ = np.linalg.qr(random.standard_normal((9, 9)))
-    right, _ = np.linalg.qr(random.standard_normal((6, 6)))
-    turned = estimate(left @ NOISY @ right)
-    assert_close(turned, left @ base @ right)
+    scales(lambda unit: estimate(unit * NOISY))
+    scales(lambda unit: estimate(unit * NOISY, unit))
+    turns(estimate, "ab->ab", NOISY, scale=1)
+    assert_close(estimate(NOISY.T).T, estimate(NOISY))
 
 
 def test_jit_and_vmap_agree_with_a_loop():
-    stack = np.stack([NOISY, 2 * NOISY[::-1], NOISY + 1]).astype(np.float32)
-
     def estimate(matrix: Any) -> Any:
-        factors = shrink_singular_values(matrix, shrinker=RULES["frobenius"], rank=3)
-        return factors.left @ factors.right
+        return shrink_singular_values(matrix, shrinker=RULES["frobenius"], rank=3)
 
-    loop = np.stack([np.asarray(estimate(matrix)) for matrix in stack])
-    assert loop.dtype == np.float32
-    assert_close(jax.jit(jax.vmap(estimate))(stack), loop, side=9)
+    keeps_dtypes(estimate, NOISY)
+    stack = np.stack([NOISY, 2 * NOISY[::-1], NOISY + 1]).astype(np.float32)
+    vmap_is_a_loop(lambda matrix: estimate(matrix).materialise(), stack, side=9)
 
 
 @every_rule

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from laws import scales, turns, vmap_is_a_loop
 from lowrank_theory import ActivationWeighted, Calibration, Observed, recover
 from lowrank_theory._numerics import rounding_allowance
 from lowrank_theory.theorems.numerical_route import Perturbed, RouteSetting, numerical_route
@@ -54,35 +55,30 @@ def test_both_sides_against_numpy(name, seed):
 
 
 @every_statement
-@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
-def test_units_of_the_outputs(name, factor):
-    one = drawn(SETTING)
-    scaled = Perturbed(
-        factor * np.asarray(one.outputs),
-        factor**2 * np.asarray(one.gram_change),
-        factor * np.asarray(one.outputs_change),
-        RANK,
-    )
-    degree = 2 if name == "gram" else 1
-    expected = [side * factor**degree for side in sides(STATEMENTS[name], one)]
-    assert sides(STATEMENTS[name], scaled) == approx(expected)
-    with jax.enable_x64(True):
-        sizes = [float(STATEMENTS[name].magnitude(each)) for each in (one, scaled)]
-    assert sizes[1] == approx(sizes[0] * factor**degree)
+def test_units_of_the_outputs(name):
+    outputs, of_gram, of_outputs = parts(drawn(SETTING))
+
+    def at(unit):
+        scaled = Perturbed(unit * outputs, unit**2 * of_gram, unit * of_outputs, RANK)
+        with jax.enable_x64(True):
+            magnitude = float(STATEMENTS[name].magnitude(scaled))
+        return *sides(STATEMENTS[name], scaled), magnitude
+
+    scales(at, 2 if name == "gram" else 1)
+
+
+def parts(instance: Perturbed) -> list[np.ndarray]:
+    names = ("outputs", "gram_change", "outputs_change")
+    return [np.asarray(getattr(instance, name)) for name in names]
 
 
 @every_statement
 def test_rotations_change_nothing(name):
-    one, random = drawn(SETTING, 1), np.random.default_rng(0)
-    left = np.linalg.qr(random.standard_normal((SAMPLES, SAMPLES)))[0]
-    right = np.linalg.qr(random.standard_normal((OUTPUTS, OUTPUTS)))[0]
-    turned = Perturbed(
-        left @ np.asarray(one.outputs) @ right,
-        right.T @ np.asarray(one.gram_change) @ right,
-        left @ np.asarray(one.outputs_change) @ right,
-        RANK,
+    turns(
+        lambda one, gram, other: sides(STATEMENTS[name], Perturbed(one, gram, other, RANK)),
+        "so,oo,so->",
+        *parts(drawn(SETTING, 1)),
     )
-    assert sides(STATEMENTS[name], turned) == approx(sides(STATEMENTS[name], one))
 
 
 def test_a_multiple_of_the_identity_costs_nothing():
@@ -174,14 +170,7 @@ def test_jit_is_eager_and_vmap_is_a_loop(name):
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(3), 3)
         instances = jax.lax.map(lambda key: SETTING.draw(key=key), keys)
-        together = jax.jit(jax.vmap(lambda i: (statement.realised(i), statement.bound(i).value)))(
-            instances
-        )
-        for index in range(3):
-            one = jax.tree.map(lambda leaf, i=index: leaf[i], instances)
-            expected = sides(STATEMENTS[name], one)
-            got = [float(side[index]) for side in together]
-            assert got == approx(expected)
+    vmap_is_a_loop(lambda i: (statement.realised(i), statement.bound(i).value), instances)
 
 
 @every_statement

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from laws import scales, turns
 from lowrank_theory.generators import activations, noise, targets
 from lowrank_theory.problems import Layer, Observed, Setting
 from lowrank_theory.recovery import ActivationWeighted, TruncatedSVD, recover
@@ -72,24 +73,31 @@ def test_both_sides_against_numpy(name, seed):
 
 
 @every_statement
-@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
-def test_units_of_activations_and_weights(name, factor):
+def test_units_of_activations_and_weights(name):
     rows, weights = rows_and_weights()
-    plain = sides(STATEMENTS[name], layer())
-    for seen, applied in ((factor * rows, weights), (rows, factor * weights)):
-        scaled = Layer(Observed(weights=applied, activations=seen), RANK)
-        assert sides(STATEMENTS[name], scaled) == approx([factor * s for s in plain])
+
+    def told(seen, applied):
+        layer = Layer(Observed(weights=applied, activations=seen), RANK)
         with jax.enable_x64(True):
-            size = float(STATEMENTS[name].magnitude(scaled))
-        assert size == approx(factor * np.linalg.norm(rows) * np.linalg.norm(weights))
+            magnitude = float(STATEMENTS[name].magnitude(layer))
+        return *sides(STATEMENTS[name], layer), magnitude
+
+    scales(lambda unit: told(unit * rows, weights))
+    scales(lambda unit: told(rows, unit * weights))
+    size = np.linalg.norm(rows) * np.linalg.norm(weights)
+    assert told(rows, weights)[-1] == approx(size)
 
 
 @every_statement
 def test_rotating_outputs_changes_nothing(name):
     rows, weights = rows_and_weights(1)
-    rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((OUTPUTS, OUTPUTS)))[0]
-    turned = Layer(Observed(weights=weights @ rotation, activations=rows), RANK)
-    assert sides(STATEMENTS[name], turned) == approx(sides(STATEMENTS[name], layer(1)))
+    turns(
+        lambda weights: sides(
+            STATEMENTS[name], Layer(Observed(weights=weights, activations=rows), RANK)
+        ),
+        "-o->",
+        weights,
+    )
 
 
 @every_metric

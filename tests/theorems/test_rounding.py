@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import map_is_a_loop, vmap_is_a_loop
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import round_to_nearest
 from lowrank_theory.theorems.rounding import (
@@ -300,19 +301,13 @@ def test_powers_of_two_that_are_levels_lose_nothing(bits):
 
 
 @every_statement
-@pytest.mark.parametrize("way", ["vmap", "map"])
-def test_many_at_once_are_each_as_alone(name, way):
+@pytest.mark.parametrize("law", [vmap_is_a_loop, map_is_a_loop])
+def test_many_at_once_are_each_as_alone(name, law):
     instances = [layer(name, random_weights(seed=seed), group=3) for seed in range(3)]
     statement = STATEMENTS[name]
     with jax.enable_x64(True):
         stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *instances)
-
-        def both(one: RoundedLayer) -> Any:
-            return statement.realised(one), statement.bound(one).value
-
-        each = jax.vmap(both) if way == "vmap" else lambda all_: jax.lax.map(both, all_)
-        found = np.transpose(np.asarray(jax.jit(each)(stacked)))
-    assert_close(found, [sides(STATEMENTS[name], one) for one in instances])
+    law(lambda one: (statement.realised(one), statement.bound(one).value), stacked)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
