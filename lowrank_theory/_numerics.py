@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from lowrank_theory._compilation import SMALL, entries, soon
 from lowrank_theory._door import check_array as check_array
@@ -37,6 +37,7 @@ from lowrank_theory._settings import own_settings as own_settings
 
 Tree = TypeVar("Tree")
 AnyArray = Array | np.ndarray
+Number = Float[AnyArray, ""] | float | int
 
 
 class InFloat64(eqx.Module):

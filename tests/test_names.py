@@ -126,7 +126,7 @@ def test_odd_names_of_networks_and_parameters_are_in_the_report(tmp_path):
     statement = StatementReport("planted_rank.$_{", "sure upper bound", 0.0, (regime,), ())
     found = report.Record(
         report=Report((statement,)), studies=(study,), skipped=("<u>$",), preset="quick", only=(),
-        seed=0, failure_probability=0.05, confidence=0.99, seconds=1.0,
+        users=(), theorems=(), seed=0, failure_probability=0.05, confidence=0.99, seconds=1.0,
     )  # fmt: skip
     report.write(found, tmp_path)
     page = (tmp_path / "report.html").read_bytes().decode()

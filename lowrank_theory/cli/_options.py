@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -10,10 +11,12 @@ from typing import NoReturn
 
 from lowrank_theory._files import check_writable, is_leftover, make_folder
 from lowrank_theory._numerics import check_fraction
-from lowrank_theory.theorems import CONTENTS, STATEMENTS, AbstractStatement
+from lowrank_theory._user_files import run_file
+from lowrank_theory.theorems import CONTENTS, STATEMENTS, AbstractStatement, AbstractTheorem
 from lowrank_theory.verification.attack import Finding
 from lowrank_theory.verification.executors import Here, cluster, processes
 from lowrank_theory.verification.monte_carlo import Verdict
+from lowrank_theory.verification.sampling import theorems_of
 
 Refuse = Callable[[str], NoReturn]
 
@@ -39,13 +42,23 @@ POINTS = "points"  # the folder of what is finished, within that of the report
 
 def add_common(command: argparse.ArgumentParser, run: Callable[..., int], also: str = "") -> None:
     command.set_defaults(run=run, refuse=command.error)
-    command.add_argument(
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
         default=(),
         type=known,
         help=f"these theorems or statements, such as planted_rank or planted_rank.gaussian {also}",
+    )
+    which.add_argument(
+        "--theorem",
+        nargs="+",
+        metavar="FILE[:NAME]",
+        default=(),
+        type=users,
+        help="theorems of your own, of that name or all that such a file as mine.py holds, in the "
+        f"place of these {also}",
     )
     command.add_argument("--seed", type=seed, default=0, metavar="N", help="default: 0")
     where = command.add_mutually_exclusive_group()
@@ -94,7 +107,41 @@ def share(text: str) -> float:
         ) from None
 
 
-def selected(only: Sequence[str]) -> dict[str, AbstractStatement]:
+@dataclasses.dataclass(frozen=True)
+class Users:
+    """The theorems of a user's file, and the words that name them."""
+
+    words: str
+    theorems: tuple[AbstractTheorem, ...]
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def users(text: str) -> Users:
+    file, _, name = text.rpartition(":") if not text.endswith(".py") else (text, "", "")
+    try:
+        there = theorems_of(run_file(Path(file)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not there or (name and name not in there):
+        holds = f"it holds {', '.join(there)}" if there else "it holds none"
+        what = f"no theorem {name!r}" if name else "no theorem"
+        raise argparse.ArgumentTypeError(f"{file} holds {what}: {holds}")
+    chosen = (there[name],) if name else tuple(there.values())
+    names = [name for theorem in chosen for name in theorem.statements]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise argparse.ArgumentTypeError(f"{file} states {', '.join(sorted(twice))} twice")
+    return Users(text, chosen)
+
+
+def selected(options: argparse.Namespace) -> dict[str, AbstractStatement]:
+    """The statements that the options name, all by default."""
+    if options.theorem:
+        theorems = [theorem for file in options.theorem for theorem in file.theorems]
+        return {name: found for each in theorems for name, found in each.statements.items()}
+    only = options.only
     return {
         name: statement
         for name, statement in STATEMENTS.items()

@@ -21,7 +21,9 @@ from lowrank_theory.cli._options import (
     workplace,
 )
 from lowrank_theory.reports import tables
+from lowrank_theory.theorems import AbstractStatement
 from lowrank_theory.verification.attack import Witness, attack
+from lowrank_theory.verification.sampling import by_name, reference
 
 
 def add(commands: Any) -> None:
@@ -42,15 +44,18 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, refuse: Refuse) -> int:
     """Attack, and write the worst instances."""
-    chosen = {n: s for n, s in selected(options.only).items() if s.adversary is not None}
+    chosen = {n: s for n, s in selected(options).items() if s.adversary is not None}
     if not chosen:
-        refuse("argument --only: none of these can be attacked; only sure statements can")
+        refuse("none of these can be attacked; only sure statements can")
     with refusing(refuse):
         check_json(options.json)
         if options.out is not None:
             check_folder(options.out, [f"{name}.json" for name in chosen])
     console = tables.make_console()
-    jobs = {name: functools.partial(_climb, name, options.seed) for name in chosen}
+    jobs = {
+        name: functools.partial(_climb, reference(statement), options.seed)
+        for name, statement in chosen.items()
+    }
     found: dict[str, Witness] = {}
     with workplace(options, refuse) as executor:
         for name, witness in showing.jobs(jobs, executor, console):
@@ -65,5 +70,5 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
     return 1 if 1 in codes else max(codes)
 
 
-def _climb(name: str, seed: int) -> Witness:
-    return attack(selected(())[name], key=jax.random.key(seed))
+def _climb(statement: str | AbstractStatement, seed: int) -> Witness:
+    return attack(by_name(statement), key=jax.random.key(seed))

@@ -18,6 +18,8 @@ from lowrank_theory.cli._options import (
     workplace,
 )
 from lowrank_theory.reports import tables
+from lowrank_theory.theorems import AbstractStatement
+from lowrank_theory.verification.sampling import by_name, reference
 from lowrank_theory.verification.scaling import Fit, scale
 
 
@@ -36,13 +38,16 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, refuse: Refuse) -> int:
     """Fit, and print the slopes."""
-    chosen = {name: s for name, s in selected(options.only).items() if s.rates}
+    chosen = {name: s for name, s in selected(options).items() if s.rates}
     if not chosen:
-        refuse("argument --only: none of these states a rate")
+        refuse("none of these states a rate")
     with refusing(refuse):
         check_json(options.json)
     console = tables.make_console()
-    jobs = {name: functools.partial(_fit, name, options.seed) for name in chosen}
+    jobs = {
+        name: functools.partial(_fit, reference(statement), options.seed)
+        for name, statement in chosen.items()
+    }
     with workplace(options, refuse) as executor:
         found = dict(showing.jobs(jobs, executor, console))
     fits: list[Fit] = [fit for name in jobs for fit in found[name]]
@@ -52,5 +57,5 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
     return 0 if all(fit.agrees for fit in fits) else 1
 
 
-def _fit(name: str, seed: int) -> tuple[Fit, ...]:
-    return scale(selected(())[name], key=jax.random.key(seed))
+def _fit(statement: str | AbstractStatement, seed: int) -> tuple[Fit, ...]:
+    return scale(by_name(statement), key=jax.random.key(seed))

@@ -26,7 +26,7 @@ from lowrank_theory.reports import tables
 from lowrank_theory.reports import verification as report_page
 from lowrank_theory.studies import layer_study
 from lowrank_theory.studies.layer_study import LayerStudy
-from lowrank_theory.theorems import AbstractStatement, Certainty
+from lowrank_theory.theorems import CONTENTS, AbstractStatement, AbstractTheorem, Certainty
 from lowrank_theory.verification.executors import lost_workers
 from lowrank_theory.verification.monte_carlo import Plan, Report
 from lowrank_theory.verification.point_store import PointStore
@@ -94,23 +94,25 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
     prepare(options, report_page.FILES, refuse)
     console = tables.make_console()
     start = time.monotonic()
-    plans = [_plan(name, found, options) for name, found in selected(options.only).items()]
+    plans = [_plan(name, found, options) for name, found in selected(options).items()]
     store = PointStore(options.out / POINTS)
     with workplace(options, refuse) as executor, showing.points(plans, store, console) as step:
-        names = () if options.only else NETWORKS
+        names = () if options.only or options.theorem else NETWORKS
         studying = [executor.submit(_study, name) for name in names]
         report = Report(tuple(sweep(plans, executor=executor, store=store, progress=step)))
         with lost_workers():
             found = [future.result() for future in studying]
     skipped = tuple(result for result in found if isinstance(result, str))
-    if options.only:
-        skipped = ("Networks were left out: the run was restricted by --only.",)
+    if options.only or options.theorem:
+        skipped = ("Networks were left out: the run was restricted to some theorems.",)
     record = report_page.Record(
         report=report,
         studies=tuple(result for result in found if isinstance(result, LayerStudy)),
         skipped=skipped,
         preset=options.preset,
         only=tuple(options.only),
+        users=tuple(map(str, options.theorem)),
+        theorems=_theorems(options),
         seed=options.seed,
         failure_probability=FAILURE_PROBABILITY,
         confidence=CONFIDENCE,
@@ -126,6 +128,10 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
         console.print(f"{store.found:,} of {points:,} points had been computed before.")
     console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
     return EXIT_CODES[report.verdict]
+
+
+def _theorems(options: argparse.Namespace) -> tuple[AbstractTheorem, ...]:
+    return tuple(each for file in options.theorem for each in file.theorems) or CONTENTS
 
 
 def _plan(name: str, statement: AbstractStatement, options: argparse.Namespace) -> Plan:

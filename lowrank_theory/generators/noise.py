@@ -15,6 +15,7 @@ from lowrank_theory._arrays import Key, matmul, namespace
 from lowrank_theory._described import Described
 from lowrank_theory._numerics import (
     AnyArray,
+    Number,
     check_count,
     check_number,
     check_positive,
@@ -35,7 +36,7 @@ class AbstractNoise(Described):
 
     @property
     @abc.abstractmethod
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """The sub-Gaussian constant of independent entries; infinite if there is none."""
 
     @abc.abstractmethod
@@ -64,7 +65,7 @@ class Gaussian(AbstractNoise):
         settle(self, "scale", check_positive, zero=True)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """`scale`."""
         return self.scale
 
@@ -90,7 +91,7 @@ class Rademacher(AbstractNoise):
         settle(self, "scale", check_positive)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         r"""`scale`, since $\cosh\lambda \le e^{\lambda^2/2}$."""
         return self.scale
 
@@ -117,7 +118,7 @@ class Uniform(AbstractNoise):
         settle(self, "scale", check_positive)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         r"""`scale`: with half-width $h$, $\sinh(\lambda h)/(\lambda h) \le e^{\lambda^2h^2/6}$ term
         by term, and $h^2/3$ is the variance.
         """
@@ -149,7 +150,7 @@ class Laplace(AbstractNoise):
         settle(self, "scale", check_positive)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """Infinite."""
         return math.inf
 
@@ -183,7 +184,7 @@ class StudentT(AbstractNoise):
         keep(self, "degrees", number)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """Infinite."""
         return math.inf
 
@@ -217,7 +218,7 @@ class Heteroskedastic(AbstractNoise):
         settle(self, "spread", check_positive)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """The largest standard deviation."""
         return self.scale * max(1.0, 1 / self.spread)
 
@@ -258,7 +259,7 @@ class Correlated(AbstractNoise):
         keep(self, "correlation", number)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """Infinite: the entries are dependent."""
         return math.inf
 
@@ -296,7 +297,7 @@ class SparseOutliers(AbstractNoise):
         keep(self, "fraction", number)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """The scale of the outliers: a mixture of centred Gaussians is no worse than its widest
         part.
         """
@@ -331,7 +332,7 @@ class QuantiserResidual(AbstractNoise):
         settle(self, "bits", check_count, 2, 16)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """Infinite: the noise is not random."""
         return math.inf
 
@@ -370,7 +371,7 @@ class Opposing(AbstractNoise):
         settle(self, "excess", check_positive)
 
     @property
-    def sub_gaussian_scale(self) -> float:
+    def sub_gaussian_scale(self) -> Number:
         """Infinite: the noise is not random."""
         return math.inf
 

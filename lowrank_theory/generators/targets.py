@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from lowrank_theory._arrays import Key, after, matmul, namespace, solve_triangular
 from lowrank_theory._described import Described
-from lowrank_theory._numerics import AnyArray, check_number, check_positive, keep, settle
+from lowrank_theory._numerics import AnyArray, Number, check_number, check_positive, keep, settle
 from lowrank_theory._random import normal, split
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.generators.spectra import AbstractSpectrum, Flat, PowerLaw
@@ -32,7 +32,12 @@ class AbstractTarget(Described):
 
 
 def _weights_with_spectrum(
-    inputs: int, outputs: int, values: Float[AnyArray, " count"], scale: float, *, key: Key
+    inputs: int,
+    outputs: int,
+    values: Float[AnyArray, " count"],
+    scale: Number,
+    *,
+    key: Key,
 ) -> Float[AnyArray, "inputs outputs"]:
     left_key, right_key = split(key)
     values = values * (scale * math.sqrt(outputs) / namespace(key).linalg.norm(values))

@@ -5,7 +5,6 @@ the compression has not seen. `CASES["digits"].load()` is what `transfer` studie
 """
 
 import dataclasses
-import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import PyTree
 from scipy import stats
 
 from lowrank_theory._numerics import check_count
+from lowrank_theory._user_files import run_file
 from lowrank_theory.models.alexnet import alexnet_network
 from lowrank_theory.models.bert import Tokens, bert_network, bert_tokens, embed
 from lowrank_theory.models.character_lstm import (
@@ -168,16 +168,7 @@ def find(name: str) -> Case:
 
 
 def _in_file(path: Path, variable: str) -> Case:
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    module = run_file(path)
     case = getattr(module, variable, None)
     if not isinstance(case, Case):
         kinds = [name for name, value in vars(module).items() if isinstance(value, Case)]

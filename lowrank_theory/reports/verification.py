@@ -17,7 +17,7 @@ from lowrank_theory._files import plain, to_json, write_atomically
 from lowrank_theory.reports._page import headings, number, render, svg, versions
 from lowrank_theory.studies.layer_rows import LayerAtRank, LayerHypothesis
 from lowrank_theory.studies.layer_study import LayerStudy
-from lowrank_theory.theorems import CONTENTS, AbstractTheorem
+from lowrank_theory.theorems import AbstractTheorem
 from lowrank_theory.verification.monte_carlo import Control, Report, StatementReport, Verdict
 from lowrank_theory.verification.rows import RegimeRow, StatementRow
 
@@ -28,6 +28,7 @@ FILES = ("report.json", "report.html", "tightness.svg", "layer_errors.svg")
 class Record:
     """What a run was asked, and what it found.
 
+    `theorems` are those that the statements are of, and `users` names the files of a user's own.
     `skipped` holds one sentence for each network that was not studied. Trials, regimes and
     statements come from `report`, layers from `studies`.
     """
@@ -37,6 +38,8 @@ class Record:
     skipped: tuple[str, ...]
     preset: str
     only: tuple[str, ...]
+    users: tuple[str, ...]
+    theorems: tuple[AbstractTheorem, ...]
     seed: int
     failure_probability: float
     confidence: float
@@ -62,6 +65,16 @@ class Record:
         )
 
     @property
+    def details(self) -> "list[Details]":
+        """Each statement, regime by regime."""
+        regimes: dict[str, Mapping[str, Any]] = {
+            name: statement.regimes
+            for theorem in self.theorems
+            for name, statement in theorem.statements.items()
+        }
+        return [Details.of(each, regimes.get(each.name, {})) for each in self.report.statements]
+
+    @property
     def versions(self) -> dict[str, str]:
         """The versions on which the numbers depend."""
         return versions()
@@ -70,7 +83,8 @@ class Record:
     def command(self) -> str:
         """The command that repeats the run."""
         only = f" --only {' '.join(self.only)}" if self.only else ""
-        return f"lowrank-theory verify --preset {self.preset} --seed {self.seed}{only}"
+        users = f" --theorem {' '.join(self.users)}" if self.users else ""
+        return f"lowrank-theory verify --preset {self.preset} --seed {self.seed}{only}{users}"
 
     def summary(self) -> dict[str, Any]:
         """`{"theorems": [...], "layers": [...]}`: one row per statement, one per layer and rank."""
@@ -84,7 +98,7 @@ class Record:
             "seed": self.seed,
             "failure_probability": self.failure_probability,
             "confidence": self.confidence,
-            "statements": plain(map(Details.of, self.report.statements)),
+            "statements": plain(self.details),
             "skipped": list(self.skipped),
             "versions": self.versions,
             "seconds": round(self.seconds, 1),
@@ -131,12 +145,8 @@ class Details:
     controls: tuple[Control, ...]
 
     @staticmethod
-    def of(statement: StatementReport) -> "Details":
-        """What the report has on it."""
-        settings = {}
-        for theorem in CONTENTS:
-            if statement.name in theorem.statements:
-                settings = theorem.statements[statement.name].regimes
+    def of(statement: StatementReport, settings: Mapping[str, Any]) -> "Details":
+        """What the report has on it, and its settings."""
         regimes = tuple(
             RegimeRow(
                 name=regime.name,
@@ -166,7 +176,7 @@ def _page(record: Record, figures: Mapping[str, bytes]) -> str:
     names = {statement.name for statement in record.report.statements}
     theorems = [
         (theorem.name, *_docstring(theorem))
-        for theorem in CONTENTS
+        for theorem in record.theorems
         if names & {*theorem.statements}
     ]
     verdicts = [statement.verdict for statement in record.report.statements]
@@ -175,7 +185,7 @@ def _page(record: Record, figures: Mapping[str, bytes]) -> str:
         figures,
         record=record,
         counts={verdict.value: verdicts.count(verdict) for verdict in Verdict},
-        statements=[(each.summary(), Details.of(each)) for each in record.report.statements],
+        statements=list(zip(record.report.summary(), record.details, strict=True)),
         of_statement=headings(StatementRow),
         of_regime=headings(RegimeRow),
         statement_columns=StatementRow.columns(),

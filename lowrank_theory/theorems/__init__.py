@@ -8,6 +8,16 @@ by its full name, such as `planted_rank.gaussian`. A theorem's fields are its st
 import importlib
 
 from lowrank_theory.theorems._contents import PARTS as PARTS
+from lowrank_theory.theorems._theorem import ASYMPTOTIC_EQUALITY as ASYMPTOTIC_EQUALITY
+from lowrank_theory.theorems._theorem import ASYMPTOTIC_UPPER as ASYMPTOTIC_UPPER
+from lowrank_theory.theorems._theorem import EQUALITY as EQUALITY
+from lowrank_theory.theorems._theorem import EQUALITY_IN_EXPECTATION as EQUALITY_IN_EXPECTATION
+from lowrank_theory.theorems._theorem import LOWER as LOWER
+from lowrank_theory.theorems._theorem import LOWER_IN_EXPECTATION as LOWER_IN_EXPECTATION
+from lowrank_theory.theorems._theorem import LOWER_WITH_PROBABILITY as LOWER_WITH_PROBABILITY
+from lowrank_theory.theorems._theorem import UPPER as UPPER
+from lowrank_theory.theorems._theorem import UPPER_IN_EXPECTATION as UPPER_IN_EXPECTATION
+from lowrank_theory.theorems._theorem import UPPER_WITH_PROBABILITY as UPPER_WITH_PROBABILITY
 from lowrank_theory.theorems._theorem import AbstractAdversary as AbstractAdversary
 from lowrank_theory.theorems._theorem import AbstractStatement as AbstractStatement
 from lowrank_theory.theorems._theorem import AbstractTheorem as AbstractTheorem

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lowrank_theory._numerics import (
+    Number,
     after,
     check_count,
     check_rank,
@@ -26,7 +27,7 @@ from lowrank_theory.generators.activations import AbstractActivations, Isotropic
 from lowrank_theory.generators.targets import AbstractTarget, ApproximateRank
 from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import LowRank
-from lowrank_theory.theorems._quantities import Number, deviation
+from lowrank_theory.theorems._quantities import deviation
 from lowrank_theory.theorems._theorem import Hypothesis
 from lowrank_theory.theorems.second_moment import relative_shortfall
 

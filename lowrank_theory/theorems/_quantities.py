@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import (
     AnyArray,
+    Number,
     Tree,
     cast,
     check_number,
@@ -32,8 +33,6 @@ from lowrank_theory.theorems._theorem import Hypothesis, Standing
 INDEPENDENT_NOISE = "the noise does not depend on the inputs and the target"
 EPS = float(jnp.finfo(jnp.float64).eps)
 _LEAST = 2.0**-480  # of a size whose square keeps its digits
-
-Number = Float[AnyArray, ""] | float | int
 
 
 class ColumnSpace(eqx.Module):

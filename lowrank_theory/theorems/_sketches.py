@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import (
     AnyArray,
+    Number,
     check_array,
     check_count,
     check_rank,
@@ -26,7 +27,6 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import normal
 from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.theorems._quantities import (
-    Number,
     deviation,
     singular_values,
 )

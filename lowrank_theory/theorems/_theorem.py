@@ -19,7 +19,7 @@ import abc
 import dataclasses
 import enum
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
@@ -301,17 +301,38 @@ def _assess(
     statement: AbstractStatement, instance: Any, estimate: Any
 ) -> tuple[Bound, Float[Array, ""]]:
     instance = _exact(instance)
-    hypotheses = statement.hypotheses(instance)
+    hypotheses = tuple(_said(statement.hypotheses, instance))
     outside = -jnp.inf if statement.kind.direction is Direction.LOWER else jnp.inf
     if estimate is None:
-        estimate = statement.estimate(instance)
-    bound = Bound(statement.formula(instance, estimate), hypotheses)
+        estimate = _said(statement.estimate, instance)
+    bound = Bound(_number(statement.formula, instance, estimate), hypotheses)
     # Beyond the range of float64, neither side can be computed; within it, a NaN is a fault.
-    loss = statement.loss(instance, estimate)
-    lost = jnp.isnan(bound.value) | jnp.isnan(loss) | ~jnp.isfinite(statement.magnitude(instance))
+    loss = _number(statement.loss, instance, estimate)
+    magnitude = _number(statement.magnitude, instance)
+    lost = jnp.isnan(bound.value) | jnp.isnan(loss) | ~jnp.isfinite(magnitude)
     known = bound.holds & ~(lost & _is_extreme(instance))
     bound = Bound(jnp.where(known, bound.value, outside), hypotheses)
     return bound, loss
+
+
+def _said(method: Callable[..., Any], *arguments: Any) -> Any:
+    """What a method of a statement says, or a `ValueError` that names the method at fault."""
+    try:
+        return method(*arguments)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise ValueError(
+            f"`{method.__qualname__}` asks for the value of an array while it is compiled, as "
+            "`float`, `if` and NumPy do: use `jax.numpy`."
+        ) from error
+
+
+def _number(method: Callable[..., Any], *arguments: Any) -> Float[Array, ""]:
+    value = _said(method, *arguments)
+    if jnp.shape(value):
+        raise ValueError(
+            f"`{method.__qualname__}` must give one number; got an array {jnp.shape(value)}."
+        )
+    return value
 
 
 def _is_extreme(instance: Any) -> Bool[Array, ""]:

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import Number, matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.generators import spectra
 from lowrank_theory.problems import Problem
 from lowrank_theory.recovery import LowRank
@@ -46,7 +46,6 @@ from lowrank_theory.theorems._calibration import (
     trained_weights,
     true_second_moment,
 )
-from lowrank_theory.theorems._quantities import Number
 from lowrank_theory.theorems._theorem import (
     UPPER,
     UPPER_WITH_PROBABILITY,

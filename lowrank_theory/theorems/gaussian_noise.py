@@ -27,10 +27,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lowrank_theory._numerics import Number
 from lowrank_theory.generators import activations
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.theorems._quantities import (
-    Number,
     attainable_noise,
     deviation,
     frobenius,

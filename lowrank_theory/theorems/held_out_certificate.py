@@ -42,7 +42,7 @@ from jax.scipy.special import betainc, logsumexp, xlogy
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import check_positive
+from lowrank_theory._numerics import Number, check_positive
 from lowrank_theory.theorems._held_out import (
     BOUNDED,
     COINS,
@@ -52,7 +52,7 @@ from lowrank_theory.theorems._held_out import (
 )
 from lowrank_theory.theorems._held_out import LayerLossLaw as LayerLossLaw
 from lowrank_theory.theorems._held_out import LossLaw as LossLaw
-from lowrank_theory.theorems._quantities import Number, law_hypothesis
+from lowrank_theory.theorems._quantities import law_hypothesis
 from lowrank_theory.theorems._theorem import (
     UPPER_WITH_PROBABILITY,
     AbstractStatement,

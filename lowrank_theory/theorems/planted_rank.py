@@ -40,14 +40,13 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lowrank_theory._numerics import AnyArray, matmul, relative_rank_cutoff, safe_divide
+from lowrank_theory._numerics import AnyArray, Number, matmul, relative_rank_cutoff, safe_divide
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
 from lowrank_theory.theorems._adversaries import TargetAndSpectrum
 from lowrank_theory.theorems._quantities import (
     EPS,
-    Number,
     attainable_noise,
     coarseness,
     column_space,

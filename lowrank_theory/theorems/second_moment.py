@@ -39,6 +39,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lowrank_theory._numerics import (
     AnyArray,
+    Number,
     check_count,
     float64,
     matmul,
@@ -50,7 +51,6 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import normal, uniform
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.theorems._quantities import (
-    Number,
     deviation,
     frobenius,
     law_hypothesis,

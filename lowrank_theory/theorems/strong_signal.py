@@ -28,14 +28,13 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import matmul, rounding_allowance, safe_divide
+from lowrank_theory._numerics import Number, matmul, rounding_allowance, safe_divide
 from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.problems import Problem, Setting
 from lowrank_theory.recovery import LowRank
 from lowrank_theory.theorems._quantities import (
-    Number,
     coarseness,
     deviation,
     frobenius,

@@ -24,11 +24,10 @@ import abc
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_theory._numerics import AnyArray
+from lowrank_theory._numerics import AnyArray, Number
 from lowrank_theory.generators import noise
 from lowrank_theory.problems import Problem, Setting, Truth
 from lowrank_theory.theorems._quantities import (
-    Number,
     deviation,
     frobenius,
     resolved_rank,

@@ -31,12 +31,18 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_count, matmul, rounding_allowance, safe_divide, settle
+from lowrank_theory._numerics import (
+    Number,
+    check_count,
+    matmul,
+    rounding_allowance,
+    safe_divide,
+    settle,
+)
 from lowrank_theory._random import normal
 from lowrank_theory._subspaces import leading_right_vectors
 from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.theorems._quantities import (
-    Number,
     check_exponent,
     frobenius,
     schatten_norm,

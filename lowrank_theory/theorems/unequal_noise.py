@@ -31,12 +31,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, check_same, float64, safe_divide
+from lowrank_theory._numerics import AnyArray, Number, check_same, float64, safe_divide
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, not_stated
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
 from lowrank_theory.theorems._quantities import (
-    Number,
     deviation,
     frobenius,
     independent_noise_hypothesis,

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +17,14 @@ from jaxtyping import Array, PRNGKeyArray
 from lowrank_theory._compilation import soon
 from lowrank_theory._numerics import float64, rounding_allowance
 from lowrank_theory.problems import Parts, Setting
-from lowrank_theory.theorems import STATEMENTS, AbstractStatement, Certainty, Direction, assess
+from lowrank_theory.theorems import (
+    STATEMENTS,
+    AbstractStatement,
+    AbstractTheorem,
+    Certainty,
+    Direction,
+    assess,
+)
 
 BATCH = 32
 MANY, LARGE_BATCH = 256, 128  # more than so many come in larger batches
@@ -93,9 +102,29 @@ def join(samples: Sequence[Sample]) -> Sample:
 
 
 def name_of(statement: AbstractStatement) -> str:
-    """The full name of a statement of `STATEMENTS`, the name of its class for another."""
+    """The full name of a statement, such as `planted_rank.gaussian`; the name of its class for one
+    that is of no theorem of its module.
+    """
     found = reference(statement)
-    return found if isinstance(found, str) else type(statement).__name__
+    if isinstance(found, str):
+        return found
+    theorems = theorems_of(sys.modules[type(statement).__module__])
+    names = (
+        name
+        for theorem in theorems.values()
+        for name, known in theorem.statements.items()
+        if type(known) is type(statement) and known == statement
+    )
+    return next(names, type(statement).__name__)
+
+
+def theorems_of(module: ModuleType) -> dict[str, AbstractTheorem]:
+    """The theorems that a module states, by the names that they have in it."""
+    return {
+        name: each
+        for name, each in vars(module).items()
+        if isinstance(each, AbstractTheorem) and type(each).__module__ == module.__name__
+    }
 
 
 def reference(statement: AbstractStatement) -> str | AbstractStatement:
