@@ -6,6 +6,7 @@ Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound t
 
 from lowrank_theory import approximations as approximations
 from lowrank_theory import generators as generators
+from lowrank_theory import lookup as lookup
 from lowrank_theory import mixtures as mixtures
 from lowrank_theory import networks as networks
 from lowrank_theory import quantisation as quantisation

@@ -1,5 +1,6 @@
 """Every ladder, each registered once: what the laws are asked of."""
 
+from lowrank_theory.lookup import AsTheyCome, LookUp
 from lowrank_theory.mixtures import (
     LowRankAndSparse,
     LowRankBesides,
@@ -31,6 +32,10 @@ LADDERS: dict[str, AbstractLadder] = {
     "fewer inputs": Structured((0.25, 0.5)),
     "fewer outputs": Structured((0.3, 0.6), axis=1),
     "fewer inputs, by weights": Structured((0.5,), data_driven=False),
+    "look-up": LookUp((1, 3), levels=2),
+    "look-up, published": LookUp(
+        (1, 2), levels=2, order=AsTheyCome(), weighted=False, rounded=False
+    ),
     "low rank and sparse": LowRankAndSparse((0.3, 0.6)),
     "oats": LowRankAndSparse((0.3, 0.6), 0.25, diagonal=True, per_output=True),
     "robust principal components": PrincipalComponentPursuit((0.3, 0.6)),

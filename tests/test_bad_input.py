@@ -11,6 +11,7 @@ import lowrank_theory as lrt
 import unhooked
 from lowrank_theory import Calibration, Observed, Setting
 from lowrank_theory.generators import activations, noise, spectra, targets
+from lowrank_theory.lookup import LookUp
 from lowrank_theory.quantisation import GPTQ
 
 pytestmark = pytest.mark.thinned(4)
@@ -294,6 +295,10 @@ WRONG_TYPES = {
     "levels by number": (
         lambda: GPTQ(3),  # pyright: ignore[reportArgumentType]
         "`levels` must be a quantiser such as .*; got 3",
+    ),
+    "order by number": (
+        lambda: LookUp(order=3),  # pyright: ignore[reportArgumentType]
+        "`order` must be one such as .*; got 3",
     ),
     "fractional inputs": (lambda: Calibration.empty(8.0), "`inputs` must be .* got 8.0"),  # pyright: ignore[reportArgumentType]
     "fractional outputs": (lambda: draw(outputs=6.5), "`outputs` must be .* got 6.5"),

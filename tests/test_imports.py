@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1] / "lowrank_theory"
 ROOMS = (
     "calibration", "approximations", "free_product", "generators", "excitation", "problems",
     "perturbations", "recovery", "error_measures", "rank_choice", "devices", "strategies",
-    "quantisation", "sparsification", "mixtures", "theorems", "certification", "verification",
-    "_engine", "models", "studies", "networks", "plotting", "reports", "cli",
+    "quantisation", "sparsification", "mixtures", "lookup", "theorems", "certification",
+    "verification", "_engine", "models", "studies", "networks", "plotting", "reports", "cli",
 )  # fmt: skip
 ON_TOP = {"plotting", "reports", "cli"}  # the rest of the package does without them
 

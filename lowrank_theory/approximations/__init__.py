@@ -1,7 +1,7 @@
 """What stands in the place of a matrix: one final class each, and one ledger of what it takes.
 
 An approximation maps rows of inputs to rows of outputs (`apply`) and knows its `storage`. All but
-`Table` and `Affine` are matrices: they `materialise`, multiply and transpose.
+`Table`, `RoundedTable` and `Affine` are matrices: they `materialise`, multiply and transpose.
 """
 
 from lowrank_theory.approximations._approximation import (
@@ -24,4 +24,5 @@ from lowrank_theory.approximations.sparse import CompressedRows as CompressedRow
 from lowrank_theory.approximations.sparse import NOfM as NOfM
 from lowrank_theory.approximations.sparse import Sparse as Sparse
 from lowrank_theory.approximations.sparse import WholeRows as WholeRows
+from lowrank_theory.approximations.table import RoundedTable as RoundedTable
 from lowrank_theory.approximations.table import Table as Table

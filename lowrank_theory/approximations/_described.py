@@ -21,7 +21,7 @@ from lowrank_theory.approximations.sparse import (
     Sparse,
     WholeRows,
 )
-from lowrank_theory.approximations.table import Table
+from lowrank_theory.approximations.table import RoundedTable, Table
 
 # What a file may name.
 KINDS: dict[str, Any] = {
@@ -40,6 +40,7 @@ KINDS: dict[str, Any] = {
         Transposed,
         Affine,
         Table,
+        RoundedTable,
     )
 }
 

@@ -16,7 +16,7 @@ from lowrank_theory.approximations.dense import Dense
 from lowrank_theory.approximations.low_rank import LowRank
 from lowrank_theory.approximations.quantised import Quantised
 from lowrank_theory.approximations.sparse import Bitmap, CompressedRows, Sparse, WholeRows
-from lowrank_theory.approximations.table import Table
+from lowrank_theory.approximations.table import RoundedTable, Table
 
 Maker = Callable[[np.random.Generator, tuple[int, ...], int, int], AbstractApproximation]
 
@@ -94,6 +94,18 @@ def _table(random: Any, stack: Any, inputs: int, outputs: int) -> Table:
     )
 
 
+def _rounded_table(random: Any, stack: Any, inputs: int, outputs: int) -> RoundedTable:
+    table = _table(random, stack, inputs, outputs)
+    return RoundedTable(
+        table.splits,
+        table.thresholds,
+        random.integers(0, 256, table.entries.shape).astype(np.uint8),
+        2.0 ** random.integers(-8, -4, (*stack, outputs)).astype(np.float32),
+        _numbers(random, *stack, outputs),
+        inputs=inputs,
+    )
+
+
 APPROXIMATIONS: Mapping[str, Maker] = {
     "low rank": _low_rank,
     "dense": lambda random, stack, *sides: Dense(_numbers(random, *stack, *sides)),
@@ -120,6 +132,7 @@ APPROXIMATIONS: Mapping[str, Maker] = {
         _low_rank(random, stack, inputs, outputs), _numbers(random, *stack, outputs)
     ),
     "table": _table,
+    "table of bytes": _rounded_table,
     "table with a shift": lambda random, stack, inputs, outputs: Affine(
         _table(random, stack, inputs, outputs), _numbers(random, *stack, outputs)
     ),

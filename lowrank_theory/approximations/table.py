@@ -1,12 +1,14 @@
-"""A look-up table: rows are compared with thresholds, and the outputs are sums of entries."""
+"""Look-up tables: rows are compared with thresholds, and the outputs are sums of entries."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jax import lax
+from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from lowrank_theory._numerics import AnyArray, check_count, ours, settle
 from lowrank_theory.approximations._approximation import (
@@ -16,6 +18,9 @@ from lowrank_theory.approximations._approximation import (
     check_floats,
     size_in_bytes,
 )
+from lowrank_theory.approximations._packing import bits_for
+
+UNKNOWN = -1  # the code of a row in which a number that is compared is NaN
 
 
 class Table(AbstractApproximation):
@@ -25,6 +30,8 @@ class Table(AbstractApproximation):
     compared with the threshold of the node, and goes right where it is no smaller. Nodes are
     numbered from the root, level by level; `entries` are (codebooks, $2^D$, outputs). This is no
     matrix: there is no `materialise`, no transpose and no derivative with respect to the rows.
+
+    A row in which a number that is compared is NaN gets NaN in all outputs.
     """
 
     splits: Integer[Array | np.ndarray, "*stack codebooks levels"]
@@ -37,31 +44,25 @@ class Table(AbstractApproximation):
         self.inputs = inputs
         settle(self, "inputs", check_count, 1)
         check_floats("entries", entries, "codebooks", "codes", "outputs")
-        check_floats("thresholds", thresholds, "codebooks", "nodes")
-        kind = getattr(splits, "dtype", np.dtype(float))
-        if not jnp.issubdtype(kind, jnp.integer) or splits.ndim < 2:
-            raise ValueError("`splits` must be integers (codebooks, levels).")
-        *codebooks, levels = splits.shape
-        shapes = (*codebooks, 2**levels - 1), (*codebooks, 2**levels)
-        if thresholds.shape != shapes[0] or entries.shape[:-1] != shapes[1]:
-            raise ValueError(
-                f"`thresholds` must be {shapes[0]} and `entries` {shapes[1]} and outputs, for "
-                f"{levels} levels; got {thresholds.shape} and {entries.shape}."
-            )
+        _check_trees(splits, thresholds, "entries", entries)
         if thresholds.dtype != entries.dtype:
             raise ValueError(f"`thresholds` must be of {entries.dtype}; got {thresholds.dtype}.")
         self.splits, self.thresholds, self.entries = map(ours, (splits, thresholds, entries))
+
+    def codes(
+        self, rows: Float[AnyArray, "*stack samples inputs"]
+    ) -> Int[Array, "*stack samples codebooks"]:
+        """The code that each row finds in each codebook, and -1 for what NaN finds."""
+        return _codes(self.splits, self.thresholds, rows)
 
     def apply(
         self, rows: Float[AnyArray, "*stack samples inputs"]
     ) -> Float[AnyArray, "*stack samples outputs"]:
         """The sum of the entries that the rows find."""
         with as_stored(rows, self):
-            look_up = _looked_up
-            for _ in self.splits.shape[:-2]:
-                look_up = jax.vmap(look_up)
-            arrays = (self.splits, self.thresholds, self.entries, ours(rows))
-            return look_up(*map(jnp.asarray, arrays))
+            codes = self.codes(rows)
+            total = _over_stack(_summed, self.splits.ndim - 2)(codes, jnp.asarray(self.entries))
+            return _where_known(codes, total)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,27 +79,165 @@ class Table(AbstractApproximation):
         """The entries and the trees; for each row an addition for each codebook and output, and a
         comparison for each level.
         """
-        codebooks = self.splits.size // self.splits.shape[-1]
-        held = sum(map(size_in_bytes, (self.entries, self.thresholds, self.splits)))
-        return Storage(
-            self.entries.size + self.thresholds.size,
-            8 * held,
-            held,
-            additions=codebooks * self.entries.shape[-1],
-            comparisons=self.splits.size,
+        return _trees_stored(self) + Storage.of(self.entries)
+
+
+class RoundedTable(AbstractApproximation):
+    r"""A `Table` with entries in one byte each: $x \mapsto s + \Delta\sum_c T_{c,k_c(x)}$.
+
+    `entries` are integers (codebooks, codes, outputs), which are summed without rounding; `step`
+    $\Delta$, (outputs,) or (1,), and `shift` $s$, (outputs,), are floats. Trees are those of
+    `Table`, NaN is met in the same way.
+    """
+
+    splits: Integer[Array | np.ndarray, "*stack codebooks levels"]
+    thresholds: Float[Array | np.ndarray, "*stack codebooks nodes"]
+    entries: UInt8[Array | np.ndarray, "*stack codebooks codes outputs"]
+    step: Float[Array | np.ndarray, "*stack steps"]
+    shift: Float[Array | np.ndarray, "*stack outputs"]
+    inputs: int = eqx.field(static=True)
+
+    def __init__(
+        self, splits: Any, thresholds: Any, entries: Any, step: Any, shift: Any, *, inputs: int
+    ):
+        """Raises `ValueError` for arrays that do not fit together."""
+        self.inputs = inputs
+        settle(self, "inputs", check_count, 1)
+        if getattr(entries, "dtype", None) != np.uint8 or entries.ndim < 3:
+            raise ValueError("`entries` must be bytes (codebooks, codes, outputs), of dtype uint8.")
+        _check_trees(splits, thresholds, "entries", entries)
+        check_floats("step", step, "outputs")
+        check_floats("shift", shift, "outputs")
+        *stack, _, _, outputs = entries.shape
+        if step.shape not in ((*stack, 1), (*stack, outputs)) or shift.shape != (*stack, outputs):
+            raise ValueError(
+                f"`step` must be {(*stack, outputs)} or {(*stack, 1)} and `shift` "
+                f"{(*stack, outputs)}; got {step.shape} and {shift.shape}."
+            )
+        kinds = {thresholds.dtype, step.dtype, shift.dtype}
+        if len(kinds) > 1:
+            raise ValueError("`thresholds`, `step` and `shift` must be of one dtype.")
+        arrays = splits, thresholds, entries, step, shift
+        names = "splits", "thresholds", "entries", "step", "shift"
+        for name, array in zip(names, arrays, strict=True):
+            setattr(self, name, ours(array))
+
+    def codes(
+        self, rows: Float[AnyArray, "*stack samples inputs"]
+    ) -> Int[Array, "*stack samples codebooks"]:
+        """The code that each row finds in each codebook, and -1 for what NaN finds."""
+        return _codes(self.splits, self.thresholds, rows)
+
+    def apply(
+        self, rows: Float[AnyArray, "*stack samples inputs"]
+    ) -> Float[AnyArray, "*stack samples outputs"]:
+        """The sum of the entries that the rows find, as it is scaled and shifted."""
+        with as_stored(rows, self):
+            codes = self.codes(rows)
+            sums = _over_stack(_summed, self.splits.ndim - 2)(codes, jnp.asarray(self.entries))
+            wide = jnp.promote_types(self.dtype, jnp.float32)  # of 16 bits, none holds the sums
+            total = sums.astype(wide) * jnp.asarray(self.step, wide)[..., None, :]
+            total = total + jnp.asarray(self.shift, wide)[..., None, :]
+            return _where_known(codes, total.astype(self.dtype))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(*stack, inputs, outputs)."""
+        return (*self.splits.shape[:-2], self.inputs, self.entries.shape[-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the thresholds, the steps and the shift."""
+        return self.shift.dtype
+
+    @property
+    def storage(self) -> Storage:
+        """A byte for each entry, the trees, the steps and the shift; for each row an addition of
+        integers for each codebook and output, a multiply-add for each output, and a comparison for
+        each level.
+        """
+        scaled = Storage.of(self.step, self.shift, multiply_adds=self.shift.size)
+        return _trees_stored(self) + Storage.of(self.entries) + scaled
+
+
+def _check_trees(splits: Any, thresholds: Any, name: str, entries: Any) -> None:
+    check_floats("thresholds", thresholds, "codebooks", "nodes")
+    kind = getattr(splits, "dtype", np.dtype(float))
+    if not jnp.issubdtype(kind, jnp.integer) or splits.ndim < 2:
+        raise ValueError("`splits` must be integers (codebooks, levels).")
+    *codebooks, levels = splits.shape
+    shapes = (*codebooks, 2**levels - 1), (*codebooks, 2**levels)
+    if thresholds.shape != shapes[0] or entries.shape[:-1] != shapes[1]:
+        raise ValueError(
+            f"`thresholds` must be {shapes[0]} and `{name}` {shapes[1]} and outputs, for "
+            f"{levels} levels; got {thresholds.shape} and {entries.shape}."
         )
 
 
-def _looked_up(
+def _trees_stored(table: Table | RoundedTable) -> Storage:
+    """What is compared, and what is added."""
+    thresholds, splits = table.thresholds, table.splits
+    codebooks = splits.size // splits.shape[-1]
+    return Storage.of(thresholds) + Storage(
+        ideal_bits=splits.size * bits_for(table.inputs),
+        bytes=size_in_bytes(splits),
+        additions=codebooks * table.entries.shape[-1],
+        comparisons=splits.size,
+    )
+
+
+def _over_stack(function: Callable[..., Array], depth: int) -> Callable[..., Array]:
+    for _ in range(depth):
+        function = jax.vmap(function)
+    return function
+
+
+def _codes(splits: Any, thresholds: Any, rows: Any) -> Int[Array, "*stack samples codebooks"]:
+    with as_stored(rows, splits, thresholds):
+        arrays = map(jnp.asarray, (splits, thresholds, ours(rows)))
+        return _over_stack(_walked, splits.ndim - 2)(*arrays)
+
+
+def _walked(
     splits: Integer[Array, "codebooks levels"],
     thresholds: Float[Array, "codebooks nodes"],
-    entries: Float[Array, "codebooks codes outputs"],
     rows: Float[Array, "samples inputs"],
-) -> Float[Array, "samples outputs"]:
+) -> Int[Array, "samples codebooks"]:
     codebooks, levels = splits.shape
+    dtype = jnp.promote_types(rows.dtype, thresholds.dtype)
+    compared = rows[:, splits].astype(dtype)
+    unknown = jnp.any(jnp.isnan(compared), axis=-1)
+    numbers, limits = _in_order(compared), _in_order(thresholds.astype(dtype))
     which = jnp.arange(codebooks)
     code = jnp.zeros((rows.shape[0], codebooks), jnp.int32)
     for level in range(levels):
-        threshold = thresholds[which, 2**level - 1 + code]
-        code = 2 * code + (rows[:, splits[:, level]] >= threshold)
-    return jnp.sum(entries[which, code], axis=1)
+        limit = limits[which, 2**level - 1 + code]
+        code = 2 * code + (numbers[:, :, level] >= limit)
+    return jnp.where(unknown, UNKNOWN, code)
+
+
+def _in_order(floats: Array) -> Array:
+    """Integers in the order of the floats, for XLA compares subnormal numbers as zeros on a CPU.
+    Both zeros are one.
+    """
+    kind = jnp.dtype(f"int{8 * floats.dtype.itemsize}")
+    bits = lax.bitcast_convert_type(lax.stop_gradient(floats), kind)
+    return jnp.where(bits < 0, -(bits & jnp.iinfo(kind).max), bits)
+
+
+def _summed(
+    codes: Int[Array, "samples codebooks"], entries: Array
+) -> Float[Array, "samples outputs"] | Int[Array, "samples outputs"]:
+    """The entries of these codes, codebook after codebook; bytes as integers of 32 bits."""
+    dtype = entries.dtype if jnp.issubdtype(entries.dtype, jnp.floating) else jnp.int32
+
+    def more(total: Array, codebook: Any) -> tuple[Array, None]:
+        code, table = codebook
+        return total + table[code].astype(dtype), None
+
+    nothing = jnp.zeros((codes.shape[0], entries.shape[-1]), dtype)
+    return lax.scan(more, nothing, (codes.T, entries))[0]
+
+
+def _where_known(codes: Array, outputs: Array) -> Array:
+    return jnp.where(jnp.any(codes < 0, axis=-1, keepdims=True), jnp.nan, outputs)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from lowrank_theory.lookup import LookUp
 from lowrank_theory.mixtures import (
     LowRankAndSparse,
     LowRankBesides,
@@ -66,6 +67,7 @@ MIXED = Way(
     "fitting low rank and a few entries besides to the inputs that it sees",
     LowRankAndSparse(),
 )
+LOOK_UP = Way("look-up", "looking its outputs up in tables, by comparisons of its inputs", LookUp())
 
 OATS = Way(
     "oats",
@@ -105,5 +107,6 @@ OTHERS = (
     ROBUST,
     PRUNED_AND_ROUNDED,
     SLIM,
+    LOOK_UP,
 )
 WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}

@@ -25,6 +25,7 @@ from lowrank_theory.approximations import (
     NOfM,
     Product,
     Quantised,
+    RoundedTable,
     Sparse,
     Storage,
     Sum,
@@ -53,7 +54,10 @@ def rows(*stack: int) -> np.ndarray:
 
 def by_hand(given: Any) -> Any:
     """The map of one approximation in NumPy: its function of rows."""
-    if isinstance(given, Table):
+    if isinstance(given, Table | RoundedTable):
+        step, shift = 1.0, 0.0
+        if isinstance(given, RoundedTable):
+            step, shift = np.asarray(given.step, float), np.asarray(given.shift, float)
 
         def look_up(x: np.ndarray) -> np.ndarray:
             total = np.zeros((len(x), given.shape[-1]))
@@ -65,7 +69,7 @@ def by_hand(given: Any) -> Any:
                     for which in split:
                         node = 2 * node + 1 + int(row[which] >= threshold[node])
                     total[k] += entries[node - len(threshold)]
-            return total
+            return step * total + shift
 
         return look_up
     if isinstance(given, AbstractMatrix):

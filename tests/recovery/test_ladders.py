@@ -12,8 +12,8 @@ import pytest
 import lowrank_theory as lrt
 from ladders import LADDERS
 from laws import comes_back
-from lowrank_theory import mixtures, quantisation, recovery, sparsification
-from lowrank_theory.approximations import Table
+from lowrank_theory import lookup, mixtures, quantisation, recovery, sparsification
+from lowrank_theory.approximations import AbstractMatrix, Table
 from lowrank_theory.calibration import Calibration, TriangularCalibration
 from lowrank_theory.networks import (
     Bytes,
@@ -71,21 +71,29 @@ def dense(approximation: Any) -> np.ndarray:
     return np.asarray(wide.materialise())
 
 
+def outputs_of(approximation: Any, rows: np.ndarray) -> np.ndarray:
+    """What stands for a layer makes of these rows, by its dense matrix where it has one."""
+    if isinstance(approximation, AbstractMatrix):
+        return rows.astype(float) @ dense(approximation)
+    wide = approximation.map_floats(lambda leaf: np.asarray(leaf).astype(np.float64))
+    return np.asarray(wide.apply(rows.astype(float)))
+
+
 def by_hand(observed: Observed, made: Any) -> float:
     """The error of what a recovery returns, in NumPy."""
-    matrix, weights = dense(made.approximation), W.astype(float)
+    weights = W.astype(float)
     seen = observed.activations is not None or observed.calibration is not None
     if not seen:
-        return float(np.linalg.norm(weights - matrix))
+        return float(np.linalg.norm(weights - dense(made.approximation)))
     inside = T if observed.compressed_activations is not None else X
-    difference = X.astype(float) @ weights - inside.astype(float) @ matrix
+    difference = X.astype(float) @ weights - outputs_of(made.approximation, inside)
     if observed.bias is not None:
         difference += B.astype(float) - np.asarray(made.bias, float)
     return float(np.linalg.norm(difference))
 
 
 def test_the_table_is_complete():
-    modules = recovery, quantisation, sparsification, mixtures
+    modules = recovery, quantisation, sparsification, mixtures, lookup
     public = {x for module in modules for x in vars(module).values() if inspect.isclass(x)}
     final = {x for x in public if issubclass(x, AbstractLadder) and not inspect.isabstract(x)}
     assert {type(ladder) for ladder in LADDERS.values()} == final
@@ -105,6 +113,10 @@ def test_errors_are_those_of_what_is_returned(name, layer):
     ladder, observed = LADDERS[name], LAYERS[layer]()
     if ladder.needs and layer == "weights":
         with pytest.raises(ValueError, match=f"`{type(ladder).__name__}` needs"):
+            ladder.sweep(observed)
+        return
+    if Need.ROWS in ladder.needs and observed.calibration is not None:
+        with pytest.raises(ValueError, match="keeps no rows, which this needs"):
             ladder.sweep(observed)
         return
     if isinstance(ladder, TruncatedSVD) and layer != "weights":
@@ -133,7 +145,10 @@ def sweep_of(name: str, rows: np.ndarray, weights: np.ndarray) -> list[np.ndarra
     ladder = LADDERS[name]
     activations = rows if ladder.needs else None
     sweep = ladder.sweep(Observed(weights=weights, activations=activations))
-    return [dense(sweep.at(size).approximation) for size in range(len(sweep.storages))]
+    made = [sweep.at(size).approximation for size in range(len(sweep.storages))]
+    if Need.ROWS in ladder.needs:  # no matrix, but outputs
+        return [outputs_of(each, rows) for each in made]
+    return [dense(each) for each in made]
 
 
 @pytest.mark.parametrize(("of_rows", "of_weights"), [(20, 0), (0, 20), (-300, 300), (300, -300)])
@@ -142,8 +157,9 @@ def test_units_do_not_matter(name, of_rows, of_weights):
     rows, weights = X.astype(float), W.astype(float)
     once = sweep_of(name, rows, weights)
     again = sweep_of(name, np.ldexp(rows, of_rows), np.ldexp(weights, of_weights))
+    power = of_weights + of_rows * (Need.ROWS in LADDERS[name].needs)
     for one, other in zip(once, again, strict=True):
-        np.testing.assert_allclose(np.ldexp(other, -of_weights), one, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(np.ldexp(other, -power), one, rtol=1e-9, atol=1e-9)
 
 
 HOSTILE = {
