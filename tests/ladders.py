@@ -2,10 +2,12 @@
 
 from lowrank_theory.lookup import AsTheyCome, LookUp
 from lowrank_theory.mixtures import (
+    LowRankAndQuantised,
     LowRankAndSparse,
     LowRankBesides,
     PrincipalComponentPursuit,
     PrunedAndRounded,
+    QuantisedFactors,
 )
 from lowrank_theory.quantisation import GPTQ, ActivationAware, HalfQuadratic, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
@@ -36,6 +38,11 @@ LADDERS: dict[str, AbstractLadder] = {
     "look-up, published": LookUp(
         (1, 2), levels=2, order=AsTheyCome(), weighted=False, rounded=False
     ),
+    "low rank and rounded": LowRankAndQuantised(
+        RoundToNearest((2, 4)), (0.3,), TruncatedSVD(), None, steps=1
+    ),
+    "low rank and gptq": LowRankAndQuantised(GPTQ(RoundToNearest((2,))), (0.2, 0.5), steps=3),
+    "factors of few bits": QuantisedFactors((4, 8), (0.3, 0.9)),
     "low rank and sparse": LowRankAndSparse((0.3, 0.6)),
     "oats": LowRankAndSparse((0.3, 0.6), 0.25, diagonal=True, per_output=True),
     "robust principal components": PrincipalComponentPursuit((0.3, 0.6)),

@@ -1,6 +1,8 @@
 """Matrices of few levels: one file for each method."""
 
 from lowrank_theory.quantisation._quantiser import AbstractQuantiser as AbstractQuantiser
+from lowrank_theory.quantisation._quantiser import check_quantiser as check_quantiser
+from lowrank_theory.quantisation._quantiser import size_of as size_of
 from lowrank_theory.quantisation.activation_aware import ActivationAware as ActivationAware
 from lowrank_theory.quantisation.activation_aware import activation_aware as activation_aware
 from lowrank_theory.quantisation.gptq import GPTQ as GPTQ

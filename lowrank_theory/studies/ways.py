@@ -4,10 +4,12 @@ import dataclasses
 
 from lowrank_theory.lookup import LookUp
 from lowrank_theory.mixtures import (
+    LowRankAndQuantised,
     LowRankAndSparse,
     LowRankBesides,
     PrincipalComponentPursuit,
     PrunedAndRounded,
+    QuantisedFactors,
 )
 from lowrank_theory.quantisation import GPTQ, ActivationAware, HalfQuadratic, RoundToNearest
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
@@ -68,6 +70,16 @@ MIXED = Way(
     LowRankAndSparse(),
 )
 LOOK_UP = Way("look-up", "looking its outputs up in tables, by comparisons of its inputs", LookUp())
+QUANTISED_MIX = Way(
+    "low rank and gptq",
+    "rounding it in turn with fitting the rest at low rank, in factors of few bits",
+    LowRankAndQuantised(),
+)
+FEW_BITS = Way(
+    "factors of few bits",
+    "fitting it at low rank to the inputs that it sees, in factors of few bits",
+    QuantisedFactors(),
+)
 
 OATS = Way(
     "oats",
@@ -108,5 +120,7 @@ OTHERS = (
     PRUNED_AND_ROUNDED,
     SLIM,
     LOOK_UP,
+    QUANTISED_MIX,
+    FEW_BITS,
 )
 WAYS = {way.name: way for way in (DRIVEN, AGNOSTIC, SEQUENTIAL, SAME_RANKS, *OTHERS)}
