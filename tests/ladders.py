@@ -23,7 +23,7 @@ LADDERS: dict[str, AbstractLadder] = {
     "rounded, one grid": RoundToNearest((4,), axis=None),
     "rounded, weighted": RoundToNearest((3,), group=5, weighted=True),
     "gptq": GPTQ(RoundToNearest((1, 3), group=5)),
-    "gptq, with zeros, in order": GPTQ(RoundToNearest((2,), symmetric=False), ordered=False),
+    "gptq, with zeros, in order": GPTQ(RoundToNearest((2, 8), symmetric=False), ordered=False),
     "activation aware": ActivationAware(RoundToNearest((2, 4), group=5), (0.3, 0.8)),
     "half-quadratic": HalfQuadratic((2, 4), group=5),
     "magnitude": Magnitude((0.1, 0.5)),
@@ -42,7 +42,7 @@ LADDERS: dict[str, AbstractLadder] = {
         RoundToNearest((2, 4)), (0.3,), TruncatedSVD(), None, steps=1
     ),
     "low rank and gptq": LowRankAndQuantised(GPTQ(RoundToNearest((2,))), (0.2, 0.5), steps=3),
-    "factors of few bits": QuantisedFactors((4, 8), (0.3, 0.9)),
+    "factors of few bits": QuantisedFactors((4, 8), (0.3, 2.0)),
     "low rank and sparse": LowRankAndSparse((0.3, 0.6)),
     "oats": LowRankAndSparse((0.3, 0.6), 0.25, diagonal=True, per_output=True),
     "robust principal components": PrincipalComponentPursuit((0.3, 0.6)),

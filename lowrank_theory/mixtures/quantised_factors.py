@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_theory._numerics import check_count, check_fraction, keep, settle_each
+from lowrank_theory._numerics import check_count, check_positive, keep, settle_each
 from lowrank_theory.mixtures._low_rank_parts import (
     check_method,
     low_rank_part,
@@ -26,19 +26,20 @@ from lowrank_theory.recovery import (
 
 class QuantisedFactors(AbstractLadder):
     r"""Low rank by a method of recovery, and each factor of few `bits`, one size for each and each
-    of `shares` of the numbers that stay in the factors.
+    of `shares`: how many numbers are in the factors, over those of the matrix (more than one where
+    the full rank has more; no rank is above it).
 
     Each direction has a scale in either factor. The first factor is rounded, $\hat L$, and the
     second is the best beside it, $(\hat L^\top H\hat L)^+\hat L^\top HB$, rounded in turn.
     """
 
     bits: tuple[int, ...] = (4, 8)
-    shares: tuple[float, ...] = (0.1, 0.25, 0.5, 0.9)
+    shares: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     low_rank: AbstractMethod = ActivationWeighted()
 
     def __check_init__(self) -> None:
         settle_each(self, "bits", check_count, 1, 8)
-        settle_each(self, "shares", check_fraction)
+        settle_each(self, "shares", check_positive)
         keep(self, "low_rank", check_method("low_rank", self.low_rank))
 
     @property
