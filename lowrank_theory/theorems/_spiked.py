@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
-from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_count, float64, matmul, settle
 from lowrank_theory.problems import not_stated
@@ -97,7 +96,7 @@ def _diagonal(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def observed_strength(
-    strengths: Float[ArrayLike, " rank"], aspect: float | Float[Array, ""]
+    strengths: Float[AnyArray, " rank"], aspect: float | Float[Array, ""]
 ) -> Float[Array, " rank"]:
     r"""The limit $y$ of the singular values that the strengths $x$ lead to, in units of
     $\sigma\sqrt L$.
@@ -109,7 +108,7 @@ def observed_strength(
 
 
 def alignments(
-    strengths: Float[ArrayLike, " rank"], aspect: float | Float[Array, ""]
+    strengths: Float[AnyArray, " rank"], aspect: float | Float[Array, ""]
 ) -> tuple[Float[Array, " rank"], Float[Array, " rank"]]:
     r"""The limits $c^2$, $\tilde c^2$ of the squared cosines on the short and on the long side."""
     with float64():

@@ -37,9 +37,8 @@ from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import float64
+from lowrank_theory._numerics import AnyArray, float64
 from lowrank_theory.recovery import LowRank, shrinkage
 from lowrank_theory.theorems._quantities import (
     frobenius,
@@ -79,7 +78,7 @@ from lowrank_theory.theorems._theorem import (
 
 
 def asymptotic_error(
-    strengths: Float[ArrayLike, " rank"], q: int, outputs: int, noise_scale: float
+    strengths: Float[AnyArray, " rank"], q: int, outputs: int, noise_scale: float
 ) -> Float[Array, ""]:
     r"""The limit of $\lVert\tilde X(\hat M - M)\rVert_F^2$ for Gaussian noise, fixed rank and large
     $q, K$.
