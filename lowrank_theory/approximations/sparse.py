@@ -95,6 +95,16 @@ class CompressedRows(AbstractPattern):
     inputs: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
 
+    def __check_init__(self) -> None:
+        """Raises `ValueError` for columns beyond the outputs, and rows that start out of order."""
+        _check_codes("columns", self.columns, self.outputs)
+        kept = self.columns.shape[-1]
+        if self.starts.shape[-1] != self.inputs + 1:
+            raise ValueError(f"`starts` must be {self.inputs + 1}; got {self.starts.shape[-1]}.")
+        _check_codes("starts", self.starts, kept + 1)
+        if isinstance(self.starts, np.ndarray) and (np.diff(self.starts, axis=-1) < 0).any():
+            raise ValueError("`starts` must not fall from one row to the next.")
+
     @staticmethod
     def of(mask: Bool[np.ndarray, "*stack inputs outputs"]) -> "CompressedRows":
         """Of the entries where the mask is true; shorter matrices of a stack are padded."""
@@ -149,6 +159,11 @@ class NOfM(AbstractPattern):
     kept: int = eqx.field(static=True)
     group: int = eqx.field(static=True)
 
+    def __check_init__(self) -> None:
+        """Raises `ValueError` for places beyond the group."""
+        if isinstance(self.places, np.ndarray):
+            _check_codes("places", np.asarray(self._unpacked()), self.group)
+
     @staticmethod
     def of(places: Integer[np.ndarray, "*stack groups outputs kept"], group: int) -> "NOfM":
         """At these places, from 0 to `group` - 1, in each group of inputs."""
@@ -176,10 +191,13 @@ class NOfM(AbstractPattern):
     def _count(self) -> int:
         return self.inputs // self.group * self.outputs * self.kept
 
+    def _unpacked(self) -> UInt8[Array, "*stack kept"]:
+        return unpack(self.places, self._count, bits_for(self.group))
+
     def scattered(self, values: Float[Array, " kept"]) -> Float[Array, "inputs outputs"]:
         """In each group, each value goes to its place."""
         shape = self.inputs // self.group, self.outputs, self.kept
-        places = unpack(self.places, self._count, bits_for(self.group)).reshape(shape)
+        places = self._unpacked().reshape(shape)
         chosen = places[..., None] == jnp.arange(self.group, dtype=jnp.uint8)
         groups = jnp.sum(jnp.where(chosen, values.reshape(shape)[..., None], 0), axis=2)
         return groups.swapaxes(1, 2).reshape(self.inputs, self.outputs)
@@ -346,3 +364,11 @@ class Sparse(AbstractMatrix):
         else:
             values = Storage.of(self.values, multiply_adds=self.values.size)
         return values + Storage(ideal_bits=self.pattern.ideal_bits, bytes=held)
+
+
+def _check_codes(name: str, codes: Any, count: int) -> None:
+    """Places of a file or of a user, if they are at hand."""
+    if isinstance(codes, np.ndarray) and codes.size and not 0 <= codes.min() <= codes.max() < count:
+        raise ValueError(
+            f"`{name}` must be from 0 to {count - 1}; got {codes.min()} to {codes.max()}."
+        )

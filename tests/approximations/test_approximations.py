@@ -296,6 +296,13 @@ MISFITS: list[tuple[Any, str]] = [
         r"`values` must be \(2, 1\)",
     ),
     (lambda: Sparse(np.ones(3), NOfM.of(np.zeros((1, 2, 1), int), 2)), "`values` must be"),
+    (lambda: CompressedRows(np.array([2], np.uint8), np.array([0, 1]), 1, 2), "`columns` must be"),
+    (lambda: CompressedRows(np.array([1], np.uint8), np.array([0, 2]), 1, 2), "`starts` must be"),
+    (
+        lambda: CompressedRows(np.array([1], np.uint8), np.array([0, 1, 0]), 2, 2),
+        "`starts` must not fall",
+    ),
+    (lambda: NOfM.of(np.full((1, 2, 1), 3), 3), "`places` must be from 0 to 2; got 3 to 3"),
     (lambda: Sparse.n_of_m(np.ones((3, 2)), 1, 2), "a multiple of 2 inputs"),
     (lambda: Sparse.n_of_m(np.ones((4, 2)), 1, 2, np.ones((2, 4))), "`scores` must be"),
     (lambda: Sparse.of(np.eye(2), np.eye(2), WholeRows), "`mask` must keep each row whole"),

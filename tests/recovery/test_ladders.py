@@ -272,6 +272,10 @@ def test_what_is_saved_is_loaded(name, tmp_path):
     found.save(tmp_path / "file")
     loaded = load_compressed(tmp_path / "file", network.function, network.parameters)
     assert loaded.layers == found.layers
+    content = (tmp_path / "file").read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(found.parameters)]
+    assert len(content) - header == sum(leaf.nbytes for leaf in leaves)
     pairs = zip(*map(jax.tree.leaves, (loaded.parameters, found.parameters)), strict=True)
     for one, other in pairs:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))

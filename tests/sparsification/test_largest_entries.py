@@ -1,7 +1,10 @@
 """Entries that stay: the largest, in the fewer bytes."""
 
+import math
+
 import numpy as np
 import pytest
+import scipy.stats
 
 from lowrank_theory.approximations import Bitmap, CompressedRows, Sparse
 from lowrank_theory.sparsification import largest_entries
@@ -33,3 +36,24 @@ def test_places_are_kept_in_fewer_bytes():
         mask = np.asarray(found.materialise()) != 0
         other = [Sparse.of(weights, mask, kind).storage.bytes for kind in (Bitmap, CompressedRows)]
         assert found.storage.bytes == min(other)
+
+
+@pytest.mark.parametrize("kept", [0.5, 1 / 4, 1 / 8, 1 / 16])
+def test_gaussian_and_laplace_weights_lose_what_theory_says(kept):
+    """1 - 2(t phi(t) + Q(t)) with t = Q^-1(k/2); of Laplace weights, .163 .345 .524 from a quarter
+    on, 1 - k(1 + t + t^2 / 2) with t = -log k.
+    """
+    weights = RANDOM.standard_normal((400, 500))
+    threshold = scipy.stats.norm.isf(kept / 2)
+    gaussian = 1 - 2 * (threshold * scipy.stats.norm.pdf(threshold) + kept / 2)
+    threshold = -math.log(kept)
+    laplace = 1 - kept * (1 + threshold + threshold**2 / 2)
+    for drawn, wanted in ((weights, gaussian), (RANDOM.laplace(size=weights.shape), laplace)):
+        found = np.asarray(largest_entries(drawn, round(kept * drawn.size)).materialise())
+        lost = np.sum((drawn - found) ** 2) / np.sum(drawn**2)
+        assert lost == pytest.approx(wanted, abs=4 * math.sqrt(20 / drawn.size))
+
+
+def test_all_entries_are_the_matrix():
+    weights = RANDOM.standard_normal((6, 5))
+    np.testing.assert_array_equal(np.asarray(largest_entries(weights, 30).materialise()), weights)
