@@ -281,6 +281,15 @@ def test_a_recovery_that_is_not_low_rank_has_no_factors():
         print(rounded.factors)
 
 
+def compressed_rows(columns: list[int], starts: list[int]) -> CompressedRows:
+    return CompressedRows(
+        columns=np.array(columns, np.uint8),
+        starts=np.array(starts, np.int32),
+        inputs=len(starts) - 1,
+        outputs=2,
+    )
+
+
 MISFITS: list[tuple[Any, str]] = [
     (lambda: Quantised.of(np.full((2, 2), 4), np.ones((1, 2)), bits=2), "`codes` of 2 bits are 0"),
     (lambda: Quantised.of(np.zeros((2, 2)), np.ones((1, 2)), bits=2), "`codes` must be integers"),
@@ -296,12 +305,9 @@ MISFITS: list[tuple[Any, str]] = [
         r"`values` must be \(2, 1\)",
     ),
     (lambda: Sparse(np.ones(3), NOfM.of(np.zeros((1, 2, 1), int), 2)), "`values` must be"),
-    (lambda: CompressedRows(np.array([2], np.uint8), np.array([0, 1]), 1, 2), "`columns` must be"),
-    (lambda: CompressedRows(np.array([1], np.uint8), np.array([0, 2]), 1, 2), "`starts` must be"),
-    (
-        lambda: CompressedRows(np.array([1], np.uint8), np.array([0, 1, 0]), 2, 2),
-        "`starts` must not fall",
-    ),
+    (lambda: compressed_rows([2], [0, 1]), "`columns` must be from 0 to 1; got 2 to 2"),
+    (lambda: compressed_rows([1], [0, 2]), "`starts` must be from 0 to 1; got 0 to 2"),
+    (lambda: compressed_rows([1], [0, 1, 0]), "`starts` must not fall"),
     (lambda: NOfM.of(np.full((1, 2, 1), 3), 3), "`places` must be from 0 to 2; got 3 to 3"),
     (lambda: Sparse.n_of_m(np.ones((3, 2)), 1, 2), "a multiple of 2 inputs"),
     (lambda: Sparse.n_of_m(np.ones((4, 2)), 1, 2, np.ones((2, 4))), "`scores` must be"),

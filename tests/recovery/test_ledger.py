@@ -9,6 +9,7 @@ import pytest
 
 from ladders import LADDERS
 from lowrank_theory.approximations import (
+    AbstractMatrix,
     Bitmap,
     CompressedRows,
     LowRank,
@@ -76,7 +77,7 @@ def predicted(given: Any) -> tuple[int, int]:
     return held + width * count + starts, ideal + bits * count + 8 * starts
 
 
-@pytest.mark.thinned(8)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", LADDERS)
 def test_what_is_predicted_is_what_is_held(name, shape):
@@ -88,7 +89,8 @@ def test_what_is_predicted_is_what_is_held(name, shape):
     for size, storage in enumerate(sweep.storages):
         made = sweep.at(size).approximation
         held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(made))
-        assert (storage.bytes, storage.ideal_bits) == predicted(made)
+        if isinstance(made, AbstractMatrix):
+            assert (storage.bytes, storage.ideal_bits) == predicted(made)
         assert storage.bytes == held
         assert made.dtype == dtype
 
