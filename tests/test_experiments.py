@@ -21,7 +21,9 @@ from lowrank_theory.theorems import CONTENTS, PARTS, STATEMENTS
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
 TRANSFERS = [f"transfer_{name}" for name in CASES]
-NOTES_OF_OTHERS = {"README", "notation", "transfer", "why_data_helps", "a_theorem_of_your_own"}
+NOTES_OF_OTHERS = {
+    "README", "notation", "transfer", "methods", "why_data_helps", "a_theorem_of_your_own",
+}  # fmt: skip
 FIGURES_OF_OTHERS = {
     *TRANSFERS, "phase_diagram", "certificate_coverage", "fine_tune", "transfer_calibration",
     "transfer_summary", "why_data_helps",
@@ -65,7 +67,14 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
         (
             "paper_notes",
             ".md",
-            {"README", "notation", "transfer", "why_data_helps", "a_theorem_of_your_own"},
+            {
+                "README",
+                "notation",
+                "transfer",
+                "methods",
+                "why_data_helps",
+                "a_theorem_of_your_own",
+            },
         ),
     ],
 )

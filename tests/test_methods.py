@@ -1,0 +1,84 @@
+"""What is expected of methods, where inputs are correlated and where they are not: the tables of
+`benchmarks/methods.py` on small layers.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SIDE, SEEDS = 96, 2
+ISOTROPIC, MILD, STEEP, LOUD = range(4)  # the columns
+CORRELATED = slice(1, None)
+
+Table = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def methods() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield importlib.import_module("methods")
+    finally:
+        sys.path.remove(str(FOLDER))
+        sys.modules.pop("methods", None)
+
+
+def measured(methods: ModuleType, family: str) -> Table:
+    found = methods.FAMILIES[family].measured(SIDE, SEEDS)
+    return {name: np.array(errors) for name, errors in found.items()}
+
+
+def test_few_bits(methods):
+    table = measured(methods, "Few bits")
+    clipped = table["each output"]
+    for worse, better, factor in (
+        ("one grid, absmax", "each output, absmax", 0.75),
+        ("each output, absmax", "each output", 0.8),
+        ("each output", "groups of 64", 1.0),
+        ("GPTQ, ordered", "GPTQ, ordered, groups of 64", 1.0),
+    ):
+        assert np.all(table[better] < factor * table[worse]), (worse, better)
+    for swept in ("GPTQ in the order given", "GPTQ, ordered"):
+        assert np.all(table[swept][CORRELATED] < 0.85 * clipped[CORRELATED])
+        assert clipped[ISOTROPIC] < table[swept][ISOTROPIC] < 1.1 * clipped[ISOTROPIC]
+    assert table["GPTQ, ordered"][STEEP] < table["GPTQ in the order given"][STEEP]
+    weighted = table["each output, weighted grids"] / clipped
+    assert weighted[LOUD] < 0.85 and weighted[ISOTROPIC] == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.slow
+def test_low_rank_beside_few_bits(methods):
+    table = measured(methods, "Low rank beside few bits")
+    none, plain, diagonal, exact, alternated = list(table.values())[:5]
+    assert np.all(plain < none)
+    assert np.all(exact[CORRELATED] < 0.9 * plain[CORRELATED])
+    assert plain[ISOTROPIC] < exact[ISOTROPIC] < 1.05 * plain[ISOTROPIC]
+    assert exact[STEEP] < 0.9 * diagonal[STEEP] and diagonal[STEEP] < plain[STEEP]
+    assert diagonal[LOUD] < 0.7 * plain[LOUD]
+    assert np.all(alternated < exact)
+    eight, four = (table[f"the same, factors of {bits} bits"] for bits in (8, 4))
+    np.testing.assert_allclose(eight, alternated, rtol=0.03)
+    assert np.all(four[CORRELATED] < 1.5 * alternated[CORRELATED])
+    assert table["rank 64 in factors of 8 bits alone"][ISOTROPIC] > 1.2 * none[ISOTROPIC]
+
+
+def test_scaled_inputs(methods):
+    table = measured(methods, "Scaled inputs")
+    nearest, weighted, _, scaled = (float(errors[0]) for errors in table.values())
+    assert scaled < 0.7 * nearest
+    assert scaled < 1.02 * weighted < nearest
+
+
+def test_sparse_errors(methods):
+    table = measured(methods, "Sparse errors")
+    for bits in (2, 3, 4):
+        split, nearest = (
+            float(table[f"{bits} bits, {name}"][0]) for name in ("HQQ", "nearest, absmax")
+        )
+        assert 0.9 * nearest < split <= nearest
