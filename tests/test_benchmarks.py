@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tolerance import approx
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 RESULTS = FOLDER / "results.json"
 ROW = {"case", "ours_s", "peer", "peer_s", "ratio", "spread", "ours_error", "peer_error", "seed"}
@@ -58,10 +60,10 @@ def test_the_oracle_is_the_best_truncation_of_the_outputs(modules: dict[str, Mod
     outputs = ACTIVATIONS.astype(float) @ WEIGHTS.astype(float)
     values = np.linalg.svd(outputs, compute_uv=False)
     found = modules["_peers"].optimum(WEIGHTS, GRAM, (1, RANK))
-    assert found == pytest.approx({r: np.linalg.norm(values[r:]) for r in (1, RANK)}, rel=1e-12)
+    assert found == approx({r: np.linalg.norm(values[r:]) for r in (1, RANK)})
     nothing = np.zeros((16, 1)), np.zeros((1, 12))
     whole = modules["_peers"].output_error(WEIGHTS, GRAM, nothing)
-    assert whole == pytest.approx(np.linalg.norm(outputs), rel=1e-12)
+    assert whole == approx(np.linalg.norm(outputs))
 
 
 @pytest.mark.parametrize("name", ["svd_llm", "svd_llm_v2", "coala", "coala_from_triangle"])

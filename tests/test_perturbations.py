@@ -11,6 +11,7 @@ import pytest
 
 from lowrank_theory.perturbations import Perturbation, PerturbationSetting
 from oracle import singular_values
+from tolerance import assert_close
 
 SIGNAL, NOISE = np.array([3.0, 2.0, 1.0]), np.array([-0.5, 0.25, 0.125])
 SETTING = PerturbationSetting(5, 3, 2, signal=SIGNAL, noise=NOISE)
@@ -27,16 +28,14 @@ def test_spectra_are_as_prescribed(setting, alignment):
     perturbation = drawn(setting, alignment=alignment)
     assert perturbation.sizes == (setting.rows, setting.columns)
     assert perturbation.rank == 2
-    np.testing.assert_allclose(singular_values(perturbation.matrix), [3, 2, 1], rtol=1e-12)
-    np.testing.assert_allclose(singular_values(perturbation.noise), [0.5, 0.25, 0.125], rtol=1e-12)
+    assert_close(singular_values(perturbation.matrix), [3, 2, 1])
+    assert_close(singular_values(perturbation.noise), [0.5, 0.25, 0.125])
 
 
 @pytest.mark.parametrize("setting", [SETTING, SQUARE])
 def test_aligned_noise_shares_the_singular_vectors_by_index(setting):
     perturbation = drawn(setting, alignment=1.0)
-    np.testing.assert_allclose(
-        singular_values(perturbation.perturbed), [2.5, 2.25, 1.125], rtol=1e-12
-    )
+    assert_close(singular_values(perturbation.perturbed), [2.5, 2.25, 1.125])
 
 
 def overlap(alignment: float) -> float:
@@ -83,8 +82,8 @@ def test_drawing_works_under_jit_and_map():
     stacked = jax.jit(lambda keys: jax.lax.map(lambda key: SETTING.draw(key=key), keys))(keys)
     alone = SETTING.draw(key=keys[2])
     assert stacked.matrix.shape == (3, 5, 3)
-    np.testing.assert_allclose(stacked.matrix[2], alone.matrix, rtol=1e-12)
-    np.testing.assert_allclose(stacked.noise[2], alone.noise, rtol=1e-12)
+    assert_close(stacked.matrix[2], alone.matrix)
+    assert_close(stacked.noise[2], alone.noise)
 
 
 def test_perturbation_is_stored_in_float64():

@@ -19,6 +19,7 @@ import lowrank_theory as lrt
 from lowrank_theory import Setting, problems, strategies
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import NoiseThenRelu, ReluThenNoise
+from tolerance import assert_close
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
@@ -109,7 +110,7 @@ def test_every_law_draws_with_numpy(setting, seed):
     }.get(type(setting.link), lambda: clean + truth.noise)()
     outputs, rows = np.asarray(observed.outputs), np.asarray(observed.activations)
     assert outputs.dtype == np.float64
-    np.testing.assert_allclose(outputs, wanted, rtol=0, atol=1e-12 * float(np.linalg.norm(wanted)))
+    assert_close(outputs, wanted, scale=float(np.linalg.norm(wanted)))
     np.testing.assert_array_equal(outputs, np.asarray(again.observed.outputs))
     if observed.weights is not None:
         left = rows.T @ (rows @ np.asarray(observed.weights) - outputs)

@@ -30,6 +30,7 @@ from lowrank_theory.recovery import (
     activation_weighted_from_moments,
 )
 from oracle import centred, norm, product
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -90,8 +91,8 @@ def test_moments_are_those_of_the_definition(kind):
         "cross_gram": (T, X),
     }
     assert float(np.asarray(calibration.count)) == 40
-    np.testing.assert_allclose(calibration.mean, X.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(calibration.layer_input_mean, T.mean(0), rtol=1e-13)
+    assert_close(calibration.mean, X.mean(0))
+    assert_close(calibration.layer_input_mean, T.mean(0))
     for name, (left, right) in moments.items():
         plain = product(left.T, right)
         assert norm(np.asarray(getattr(calibration, name)()) - plain) <= 3e-15 * norm(plain)
@@ -234,8 +235,8 @@ def test_rows_stand_for_all_rows():
     seen = streamed(TriangularCalibration, np.split(X, 5), np.split(T, 5))
     compressed, rows = (np.asarray(part) for part in seen.rows())
     assert len(rows) == 17
-    np.testing.assert_allclose(rows[0], np.sqrt(40) * X.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(compressed[0], np.sqrt(40) * T.mean(0), rtol=1e-13)
+    assert_close(rows[0], np.sqrt(40) * X.mean(0))
+    assert_close(compressed[0], np.sqrt(40) * T.mean(0))
     for left, right, a, b in ((compressed, rows, T, X), (rows, rows, X, X)):
         assert norm(left.T @ right - a.T @ b) <= 1e-14 * norm(a.T @ b)
         assert norm(left[1:].T @ right[1:] - centred(a).T @ centred(b)) <= 1e-13 * norm(a.T @ b)
@@ -273,7 +274,7 @@ def test_calibration_and_rows_recover_the_same_layer(kind, mismatch, affine):
     assert norm(product(T, difference)) <= (1e-13 if precise else 1e-9) * norm(product(X, weights))
     for name in ("optimal_error", "target_norm"):
         values = [float(np.asarray(getattr(r.certificate, name))) for r in (one, other)]
-        assert np.isclose(*values, rtol=1e-12)
+        assert values[0] == approx(values[1])
     assert bool(other.certificate.certified)
     if one.bias is not None and other.bias is not None:
         np.testing.assert_allclose(one.bias, other.bias, rtol=1e-9, atol=1e-9)
@@ -338,10 +339,10 @@ def test_leading_eigenvectors_at_ties(count, rank):
     basis = np.linalg.qr(np.random.default_rng(8).standard_normal((8, 8)))[0][:, :count]
     with jax.enable_x64(True):
         vectors, eigenvalues = lapack_leading_eigenvectors(jnp.asarray(basis @ basis.T), rank)
-    np.testing.assert_allclose(vectors.T @ vectors, np.eye(rank), atol=1e-14)
-    np.testing.assert_allclose(eigenvalues, np.arange(rank) < count, atol=1e-14)
+    assert_close(vectors.T @ vectors, np.eye(rank), side=2, scale=1)
+    assert_close(eigenvalues, np.arange(rank) < count, side=2, scale=1)
     kept = vectors[:, :count]
-    np.testing.assert_allclose(basis @ (basis.T @ kept), kept, atol=1e-14)
+    assert_close(basis @ (basis.T @ kept), kept, side=2, scale=1)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from lowrank_theory.calibration import (
     load_calibration,
 )
 from lowrank_theory.calibration._row_sample import SIZE
+from tolerance import assert_close
 
 RANDOM = np.random.default_rng(0)
 INPUTS = 5
@@ -174,4 +175,4 @@ def test_mean_sizes_are_those_of_what_the_layer_sees(kind, compressed, power):
     first, last = slice(half), slice(half, None)
     one, other = (updated(empty, part) for part in (first, last))
     for found in (one.merge(other), updated(one, last), one.merge(other).moments()):
-        np.testing.assert_allclose(found.absolute_mean, np.abs(seen).mean(axis=0), rtol=1e-13)
+        assert_close(found.absolute_mean, np.abs(seen).mean(axis=0))

@@ -8,6 +8,7 @@ import pytest
 
 import lowrank_theory as lrt
 from lowrank_theory.calibration import Calibration, TriangularCalibration, load_calibration
+from tolerance import assert_close
 
 pytestmark = pytest.mark.thinned(6)
 
@@ -149,5 +150,5 @@ def test_under_transformations_the_results_carry_it(kind):
 def test_a_small_column_beside_a_large_one_is_no_reason_to_refuse():
     rows = X * np.asarray([1, 1, 1e-200, 1, 1])
     gram = np.asarray(Calibration.empty(5).update(rows).gram())
-    np.testing.assert_allclose(gram[:2], (rows.T @ rows)[:2], rtol=1e-12)
+    assert_close(gram[:2], (rows.T @ rows)[:2])
     assert gram[2, 2] == 0

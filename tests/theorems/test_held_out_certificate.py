@@ -298,13 +298,13 @@ def test_order_free_by_its_definition(losses):
         return float(2 * capital[0] + capital[1]) / 3 - 1 / DELTA
 
     expected = largest * float(optimize.brentq(excess, 1e-9, 0.9, xtol=1e-14))  # pyright: ignore[reportArgumentType]
-    assert value("order_free", held_out(losses, largest)) == pytest.approx(expected, rel=1e-9)
+    assert value("order_free", held_out(losses, largest)) == approx(expected)
 
 
 def test_order_free_of_zeros_is_the_least_that_any_certificate_can_say():
     for units in (3, 30, 1000):
         exact = 1 - DELTA ** (1 / units)
-        assert value("order_free", held_out(np.zeros(units))) == pytest.approx(exact, rel=1e-11)
+        assert value("order_free", held_out(np.zeros(units))) == approx(exact)
 
 
 def test_the_capital_rises_with_the_mean_and_falls_with_every_loss():

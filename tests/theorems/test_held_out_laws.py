@@ -14,6 +14,7 @@ from lowrank_theory.theorems.held_out_certificate import (
     LossLaw,
     held_out_certificate,
 )
+from tolerance import approx
 
 
 def test_law_of_losses_is_what_it_says():
@@ -48,7 +49,7 @@ def test_losses_of_a_compressed_layer_are_those_of_its_recovery_on_fresh_rows():
     fitted = np.linalg.pinv(rows) @ (left[:, :rank] * values[:rank]) @ right[:rank]
     difference = np.asarray(problem.observed.weights) - fitted
     expected = np.trace(difference.T @ np.asarray(problem.truth.second_moment) @ difference)
-    assert mean == pytest.approx(expected, rel=1e-9)
+    assert mean == approx(expected)
     assert abs(losses.mean() - mean) < 4 * losses.std() / math.sqrt(losses.size)
     assert losses.max() <= largest
     assert np.mean(losses**2) / losses.mean() ** 2 < float(np.asarray(drawn.moment_ratio)) == 3.0

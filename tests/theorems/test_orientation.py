@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from laws import same, scales, turns
 from lowrank_theory.excitation import Excitation
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import Layer, Observed, Setting
@@ -23,6 +24,7 @@ from lowrank_theory.theorems.price_of_ignoring_data import price_of_ignoring_dat
 from lowrank_theory.verification import Verdict, verify
 from lowrank_theory.verification.attack import attack
 from statements import by_name, sides
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(3)
 
@@ -72,11 +74,11 @@ def test_both_sides_against_numpy(rank, samples):
     most, least = (float(each[:dropped] @ values[rank:]) for each in (inputs, inputs[::-1]))
     wanted = {"directions": lost, "upper": math.sqrt(most), "lower": math.sqrt(least)}
     for name in SURE:
-        expected = pytest.approx((lost, wanted[name]), rel=1e-9, abs=1e-12)
+        expected = approx((lost, wanted[name]), condition=10, scale=1)
         assert sides(STATEMENTS[name], layer(rows, weights, rank)) == expected
     seen = excitation(rows, weights)
     found = [each([rank])[0] for each in (seen.loss, seen.most, seen.least)]
-    np.testing.assert_allclose(found, np.array([lost**2, most, least]), rtol=1e-9, atol=1e-9)
+    assert_close(found, np.array([lost**2, most, least]), condition=10, scale=1)
 
 
 @pytest.mark.parametrize("name", ["upper", "lower"])
@@ -89,7 +91,7 @@ def test_each_limit_is_attained_for_all_spectra(name, rank):
     left = np.roll(ends, rank, axis=0)[:OUTPUTS]
     weights = left.T * [3.0, 2.0, 1.5, 0.5]
     realised, bound = sides(STATEMENTS[name], layer(rows, weights, rank))
-    assert realised == pytest.approx(bound, rel=1e-10)
+    assert realised == approx(bound)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -122,7 +124,7 @@ def test_isotropic_inputs_leave_nothing_to_orientation():
     assert realised == pytest.approx(most)
     assert sides(STATEMENTS["lower"], layer(rows, weights))[1] == pytest.approx(most)
     seen = excitation(rows, weights)
-    np.testing.assert_allclose(seen.deviation(RANKS), 0, atol=1e-12)
+    assert_close(seen.deviation(RANKS), 0, scale=1)
     p = seen.p_values(RANKS, references=19, key=KEY)
     assert np.all(np.asarray(p.above) == 1)
     assert np.all(np.asarray(p.below) == 1)
@@ -131,16 +133,14 @@ def test_isotropic_inputs_leave_nothing_to_orientation():
 @pytest.mark.parametrize("name", SURE)
 def test_units_and_bases(name):
     rows, weights = parts(3)
-    expected = np.array(sides(STATEMENTS[name], layer(rows, weights)))
-    random = np.random.default_rng(0)
-    left, middle, right = (
-        np.linalg.qr(random.standard_normal((n, n)))[0] for n in (SAMPLES, INPUTS, OUTPUTS)
-    )
-    turned = layer(left @ rows @ middle, middle.T @ weights @ right)
-    assert sides(STATEMENTS[name], turned) == pytest.approx(expected, rel=1e-9)
-    for one, other in ((2.0**-20, 1.0), (1.0, 2.0**20), (2.0**-300, 2.0**300)):
-        found = sides(STATEMENTS[name], layer(one * rows, other * weights))
-        assert found == pytest.approx(one * other * expected, rel=1e-9)
+
+    def both(rows, weights):
+        return sides(STATEMENTS[name], layer(rows, weights))
+
+    scales(lambda unit: both(unit * rows, weights))
+    scales(lambda unit: both(rows, unit * weights))
+    same(both(2.0**-300 * rows, 2.0**300 * weights), both(rows, weights))
+    turns(both, "si,io->", rows, weights, condition=10)
 
 
 def test_directions_agree_where_singular_values_tie():
@@ -148,7 +148,7 @@ def test_directions_agree_where_singular_values_tie():
     rows, _ = parts(4)
     weights = np.linalg.qr(np.random.default_rng(5).standard_normal((INPUTS, OUTPUTS)))[0]
     realised, bound = sides(STATEMENTS["directions"], layer(rows, weights))
-    assert realised == pytest.approx(bound, rel=1e-9)
+    assert realised == approx(bound)
 
 
 @pytest.mark.parametrize("name", ["upper", "lower"])
@@ -261,7 +261,7 @@ def test_float32_layers_are_told_in_float64():
     rows, weights = (each.astype(np.float32) for each in parts())
     seen = Excitation.of(rows.T.astype(float) @ rows, weights)
     wide = excitation(*(each.astype(float) for each in (rows, weights)))
-    np.testing.assert_allclose(seen.loss(RANKS), wide.loss(RANKS), rtol=1e-12)
+    assert_close(seen.loss(RANKS), wide.loss(RANKS))
     assert Excitation.of(rows.T @ rows, weights).loss(RANKS).dtype == np.float64
 
 

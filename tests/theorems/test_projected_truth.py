@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from laws import same, scales, turns
 from lowrank_theory.problems import Layer, Observed, Problem
 from lowrank_theory.theorems import planted_rank
 from lowrank_theory.theorems.projected_truth import (
@@ -21,6 +22,7 @@ from lowrank_theory.theorems.projected_truth import (
 from lowrank_theory.verification import Verdict, verify
 from lowrank_theory.verification.attack import attack
 from statements import by_name, sides
+from tolerance import approx
 
 pytestmark = pytest.mark.thinned(3)
 
@@ -166,19 +168,21 @@ def test_never_above_the_bound_for_any_truth():
 @every_statement
 def test_units_and_bases(name):
     instance = SETTING.draw(key=KEY)
-    rows, weights = np.asarray(instance.observed.activations), np.asarray(instance.observed.weights)
-    basis, expected = np.asarray(instance.basis), np.array(sides(STATEMENTS[name], instance))
+    observed, basis = instance.observed, np.asarray(instance.basis)
+    rows, weights = np.asarray(observed.activations), np.asarray(observed.weights)
+
+    def both(rows, weights, basis):
+        return sides(STATEMENTS[name], stated(rows, weights, basis, 2))
+
+    expected = both(rows, weights, basis)
     assert 0 < expected[0] <= expected[1]
-    for one, other in ((2.0**-300, 1.0), (1.0, 2.0**20), (2.0**300, 2.0**-300)):
-        found = sides(STATEMENTS[name], stated(one * rows, other * weights, basis, 2))
-        assert found == pytest.approx(one * other * expected, rel=1e-9)
-    left, middle, right = (basis_of(seed, n) for seed, n in enumerate((16, 8, 6)))
-    turned = stated(left @ rows @ middle, middle.T @ weights @ right, right.T @ basis, 2)
-    assert sides(STATEMENTS[name], turned) == pytest.approx(expected, rel=1e-8)
+    scales(lambda unit: both(unit * rows, weights, basis), condition=10)
+    scales(lambda unit: both(rows, unit * weights, basis), condition=10)
+    same(both(2.0**300 * rows, 2.0**-300 * weights, basis), expected)
+    turns(both, "si,io,o-->", rows, weights, basis, condition=10)
     # Only the two ranges count.
     mixed = np.concatenate([basis[:, :2] @ basis_of(4, 2), basis[:, 2:] @ basis_of(5, 4)], axis=1)
-    found = sides(STATEMENTS[name], stated(rows, weights, mixed, 2))
-    assert found == pytest.approx(expected, rel=1e-8)
+    assert both(rows, weights, mixed) == approx(expected, condition=10)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
