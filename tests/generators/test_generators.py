@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import lowrank_theory as lrt
+from laws import jit_is_eager, vmap_is_a_loop
 from lowrank_theory import strategies
 from lowrank_theory.generators import activations, noise, spectra, targets
 from lowrank_theory.problems import NoiseThenRelu, ReluThenNoise
 from oracle import norm, svd
+from tolerance import approx, assert_close
 
 pytestmark = pytest.mark.thinned(4)
 
@@ -81,7 +83,7 @@ def test_second_moment_is_that_of_the_rows_and_of_unit_power(law):
     rows, moment = drawn(law, samples, INPUTS)
     assert rows.shape == (samples, INPUTS)
     assert rows.dtype == moment.dtype == np.float64
-    assert np.trace(moment) == pytest.approx(INPUTS, rel=1e-12)
+    assert np.trace(moment) == approx(INPUTS)
     sample = rows.T @ rows / samples
     # Five standard errors of an entry, from the fourth moments; dependent rows are worth a third.
     squares = (rows**2).T @ rows**2 / samples
@@ -113,9 +115,9 @@ def test_fixed_spectrum_is_exact():
         rows, moment = drawn(activations.FixedSpectrum(profile), samples, inputs)
         values = svd(rows)[1]
         wanted = np.arange(1, values.size + 1.0) ** -2
-        np.testing.assert_allclose(values / values[0], wanted, rtol=1e-11)
-        assert norm(rows) ** 2 == pytest.approx(samples * inputs, rel=1e-13)
-        np.testing.assert_allclose(moment, rows.T @ rows / samples, atol=1e-13 * norm(moment))
+        assert_close(values / values[0], wanted, condition=100)
+        assert norm(rows) ** 2 == approx(samples * inputs)
+        assert_close(moment, rows.T @ rows / samples, scale=norm(moment))
 
 
 def test_ranks_and_ratios_of_activations():
@@ -125,13 +127,11 @@ def test_ranks_and_ratios_of_activations():
     for aligned in (False, True):
         _, moment = drawn(activations.MassiveDirections(2, 10.0, aligned), SAMPLES, INPUTS)
         values = np.linalg.eigvalsh(moment)[::-1]
-        np.testing.assert_allclose(values[:2], 100 * values[-1], rtol=1e-12)
+        assert_close(values[:2], 100 * values[-1], condition=10)
         assert (np.count_nonzero(moment - np.diag(np.diag(moment))) == 0) == aligned
     _, moment = drawn(activations.LowRankPlusNoise(3, 10.0), SAMPLES, INPUTS)
     values = np.linalg.eigvalsh(moment)[::-1]
-    np.testing.assert_allclose(
-        np.sum(values[:3] - values[-1]), 10 * INPUTS * values[-1], rtol=1e-12
-    )
+    assert_close(np.sum(values[:3] - values[-1]), 10 * INPUTS * values[-1], condition=10)
     rows, _ = drawn(activations.ReluOutputs(16), SAMPLES, INPUTS)
     assert (rows >= 0).all()
     assert (rows == 0).any()
@@ -147,7 +147,7 @@ def test_perturbation_has_exactly_its_size():
     rows, _ = drawn(activations.Isotropic(), SAMPLES, INPUTS)
     for relative in (1e-6, 0.3, 10.0):
         changed = drawn(activations.Perturbed(relative), rows)
-        assert norm(changed - rows) == pytest.approx(relative * norm(rows), rel=1e-9)
+        assert norm(changed - rows) == approx(relative * norm(rows), condition=1e4)
     np.testing.assert_array_equal(drawn(activations.Identical(), rows), rows)
 
 
@@ -165,12 +165,12 @@ def test_weights_have_exactly_their_spectrum(outputs):
     target = drawn(targets.ExactRank(spectra.PowerLaw(1.0), 3.0), ROWS, outputs, RANK)
     values = singular_values(target)
     size = 3 * math.sqrt(outputs)
-    np.testing.assert_allclose(values[:2], size * np.array([1, 0.5]) / math.sqrt(1.25), rtol=1e-12)
+    assert_close(values[:2], size * np.array([1, 0.5]) / math.sqrt(1.25))
     assert (values[2:] <= 1e-14 * values[0]).all()
     target = drawn(targets.ApproximateRank(spectra.PowerLaw(1.0), 3.0), ROWS, outputs, RANK)
     values = singular_values(target)
-    np.testing.assert_allclose(values / values[0], 1 / np.arange(1, values.size + 1), rtol=1e-12)
-    assert norm(target) == pytest.approx(size, rel=1e-12)
+    assert_close(values / values[0], 1 / np.arange(1, values.size + 1))
+    assert norm(target) == approx(size)
 
 
 @pytest.mark.parametrize("samples", [SAMPLES, 5])
@@ -179,7 +179,7 @@ def test_outputs_have_exactly_their_spectrum(samples):
     law = targets.ExactOutputRank(spectra.PowerLaw(1.0), 7.0)
     target = drawn(law, rows, OUTPUTS, RANK)
     values = singular_values(rows @ target)
-    np.testing.assert_allclose(values[:2], [7, 3.5], rtol=1e-11)
+    assert_close(values[:2], [7, 3.5])
     assert (values[2:] <= 1e-12 * values[0]).all()
     assert np.linalg.matrix_rank(target, rtol=1e-10) == RANK
     law = targets.SchattenBall(0.7, 50.0)
@@ -190,9 +190,9 @@ def test_outputs_have_exactly_their_spectrum(samples):
 def test_opposed_weights_meet_the_weakest_activations_first():
     target = drawn(targets.OpposedToTheData(0.01), ROWS, OUTPUTS, RANK)
     left, values, _ = svd(target)
-    np.testing.assert_allclose(values, [1.01, 1.01, 1, 1, 1, 1], rtol=1e-12)
+    assert_close(values, [1.01, 1.01, 1, 1, 1, 1])
     weakest = svd(ROWS)[2][::-1][:RANK]
-    np.testing.assert_allclose(norm(weakest @ left[:, :RANK]) ** 2, RANK, rtol=1e-9)
+    assert_close(norm(weakest @ left[:, :RANK]) ** 2, RANK, condition=100)
 
 
 # --- noise ----------------------------------------------------------------------------------------
@@ -302,9 +302,9 @@ def test_opposing_noise_has_its_operator_norm_and_misleads():
     law = targets.ExactOutputRank(spectra.Flat(), 2.0)
     target = drawn(law, ROWS, OUTPUTS, RANK)
     opposing = drawn(noise.Opposing(1.0, RANK, 0.1), ROWS, target)
-    np.testing.assert_allclose(singular_values(opposing)[:4], [1.1, 1.1, 1, 1], rtol=1e-9)
+    assert_close(singular_values(opposing)[:4], [1.1, 1.1, 1, 1])
     mixed = singular_values(ROWS @ target + opposing)
-    np.testing.assert_allclose(mixed[:4], [1.1, 1.1, 1, 1], rtol=1e-9)
+    assert_close(mixed[:4], [1.1, 1.1, 1, 1])
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_a_draw_is_consistent(setting):
         wanted = clean + truth.noise
         best = np.linalg.pinv(observed.activations, rcond=1e-12) @ wanted
         np.testing.assert_allclose(observed.weights, best, atol=1e-10 * norm(best))
-    np.testing.assert_allclose(observed.outputs, wanted, atol=1e-13 * norm(wanted))
+    assert_close(observed.outputs, wanted, scale=norm(wanted))
     assert float(truth.noise_scale) == setting.noise.sub_gaussian_scale
     assert bool(truth.gaussian_noise)
     assert bool(truth.gaussian_rows) == setting.activations.gaussian_rows
@@ -346,23 +346,17 @@ def test_noise_before_the_relu():
     problem = arrays(setting.draw(key=KEY))
     clean = problem.truth.layer_inputs @ problem.truth.target_weights
     wanted = np.maximum(clean + problem.truth.noise, 0)
-    np.testing.assert_allclose(problem.observed.outputs, wanted, atol=1e-13 * norm(wanted))
+    assert_close(problem.observed.outputs, wanted, scale=norm(wanted))
     assert problem.observed.weights is None
 
 
 @pytest.mark.parametrize("name", ["compressed activations", "ill-conditioned activations"])
 def test_draws_under_jit_and_vmap_are_the_same(name):
-    setting = SETTINGS[name]
-    plain = arrays(setting.draw(key=KEY))
-    jitted = arrays(eqx.filter_jit(lambda key: setting.draw(key=key))(KEY))
-    keys = jax.random.split(KEY, 3)
-    mapped = arrays(jax.jit(jax.vmap(lambda key: setting.draw(key=key)))(keys))
-    alone = arrays(setting.draw(key=keys[1]))
-    third = jax.tree.map(lambda leaf: leaf[1], mapped)
-    for pair in ((plain, jitted), (alone, third)):
-        for one, other in zip(*map(jax.tree.leaves, pair), strict=True):
-            assert one.dtype == other.dtype
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    def draw(key):
+        return SETTINGS[name].draw(key=key)
+
+    jit_is_eager(draw, KEY, condition=1e3, scale=1)
+    vmap_is_a_loop(draw, jax.random.split(KEY, 2), condition=1e3, scale=1)
 
 
 @all_settings
