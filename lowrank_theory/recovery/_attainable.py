@@ -71,7 +71,7 @@ class Attainable(eqx.Module):
             safe_sqrt(error),
             safe_sqrt(error) - safe_sqrt(lower) + rounding,
             norm,
-            is_finite(rounded.factors.left, rounded.factors.right),
+            is_finite(rounded.factors.left, rounded.factors.right, inputs),
             self.power,
             NEAR_OPTIMAL,
         )

@@ -191,7 +191,7 @@ def certificate_of(
         safe_sqrt(fit.optimum),
         excess,
         fit.target_norm,
-        is_finite(rounded.factors.left, rounded.factors.right, *returned),
+        is_finite(rounded.factors.left, rounded.factors.right, fit.inputs_norm, *returned),
         fit.power,
         tolerance,
     )
@@ -200,7 +200,12 @@ def certificate_of(
 def scaled_certificate(
     optimum: Array, excess: Array, target: Array, finite: Array, power: Array, tolerance: float
 ) -> Certificate:
-    """A certificate whose numbers are $2^p$ times these, the excess rounded up."""
+    """A certificate whose numbers are $2^p$ times these, the excess rounded up.
+
+    It is `finite` where what is approximated is, too: on an accelerator decompositions can make
+    finite numbers of NaN.
+    """
+    finite = finite & jnp.isfinite(target)
     stack = jnp.broadcast_arrays(optimum, excess, target)
     optimum, scaled, target = times_power(jnp.stack(stack), power)
     return Certificate(

@@ -160,7 +160,7 @@ def test_a_sweep_of_all_ranks_compiles_once(kind, caplog):
         jax.tree.map(close, one.certificate, cut.certificate)
 
 
-def test_one_program_factorises_and_maps_over_the_ranks():
+def test_one_program_factorises_and_maps_over_the_ranks(full_precision):
     x, w = CASE.activations.astype(np.float32), CASE.weights.astype(np.float32)
 
     @jax.jit

@@ -407,7 +407,7 @@ def test_a_triangle_resolves_what_moments_do_not():
     assert error == pytest.approx(np.linalg.norm(best) / np.linalg.norm(outputs), rel=1e-3)
 
 
-def test_a_rounded_network_runs_under_transformations():
+def test_a_rounded_network_runs_under_transformations(full_precision):
     network, found = compressed("rounded", "mlp")
     batch = network.batches[0]
     outputs = found.function(found.parameters, batch)

@@ -5,10 +5,11 @@ A method is entered once, in `METHODS`, and answers to all of them.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -431,6 +432,31 @@ def test_a_stack_is_a_loop_and_what_is_not_finite_stays_in_its_lane(method):
             certificate = beside(spoilt(layers[0], name, bad)).certificate
             assert np.asarray(certificate.finite).tolist() == [False, True]
             assert np.asarray(certificate.certified).tolist() == [False, other]
+
+
+@pytest.fixture
+def finite_decompositions(monkeypatch) -> Iterator[None]:
+    """Those of an accelerator can make finite numbers of NaN."""
+    for name in ("svd", "eigh", "qr", "cholesky", "eigvalsh"):
+        plain = getattr(jnp.linalg, name)
+
+        def finite(matrix: Any, *args: Any, plain: Any = plain, **options: Any) -> Any:
+            return plain(jnp.where(jnp.isfinite(matrix), matrix, 0), *args, **options)
+
+        monkeypatch.setattr(jnp.linalg, name, finite)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@methods
+@pytest.mark.thinned(7)
+def test_what_decompositions_make_of_nan_is_not_taken_for_finite(method, finite_decompositions):
+    recovered, layer = recovering(method), method.sees(LAYERS[0])
+    program = jax.jit(recovered)
+    for name in layer:
+        certificate = program(spoilt(layer, name, np.nan)).certificate
+        assert not certificate.finite, name
 
 
 @methods
