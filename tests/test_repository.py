@@ -49,3 +49,14 @@ def test_trained_weights_are_small(sizes):
             with np.load(ROOT / path) as arrays:
                 weights = [arrays[name].nbytes for name in arrays if arrays[name].dtype.kind == "f"]
             assert 0 < sum(weights) <= 300e3, path
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """By which pytest imports them, whatever their folders."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert [name for name in names if names.count(name) > 1] == []
+
+
+def test_no_file_of_tests_is_long():
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {str(path): length for path, length in lengths.items() if length > 500} == {}
