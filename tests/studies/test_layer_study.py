@@ -329,11 +329,11 @@ def test_errors_are_those_of_the_rows(make):
         jax.tree_util.keystr(path): np.asarray(leaf, np.float64)
         for path, leaf in jax.tree_util.tree_leaves_with_path(model.parameters)
     }
-    heard = [model.rows(model.parameters, batch) for batch in batches]
+    inputs = [model.rows(model.parameters, batch) for batch in batches]
     names = []
-    for path in heard[0]:
+    for path in inputs[0]:
         stack = matrices_of(path, leaves[path])
-        rows = [np.asarray(each[path], np.float64) for each in heard]
+        rows = [np.asarray(each[path], np.float64) for each in inputs]
         rows = [each.reshape(len(stack), -1, each.shape[-1]) for each in rows]
         for number, weights in enumerate(stack):
             seen = [each[number] for each in rows]
