@@ -27,6 +27,7 @@ from lowrank_theory.certification import (
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, Recovery, recover
 from lowrank_theory.theorems.held_out_certificate import certificate
+from tolerance import approx
 
 DELTA = 0.05
 UNITS, ROWS, INPUTS, OUTPUTS, RANK = 40, 3, 7, 5, 2
@@ -84,13 +85,13 @@ def oracle(
     return np.array(losses)
 
 
-def assert_of(found: OutputCertificate, losses: np.ndarray, rel: float = 1e-12):
+def assert_of(found: OutputCertificate, losses: np.ndarray, condition: float = 1):
     """The certificate is that of these losses."""
-    assert found.mean == pytest.approx(losses.mean(), rel=rel)
-    assert found.largest == pytest.approx(losses.max(), rel=rel)
+    assert found.mean == approx(losses.mean(), condition)
+    assert found.largest == approx(losses.max(), condition)
     assert found.units == losses.size
     assert found.failure_probability == DELTA
-    assert found.bound == pytest.approx(float(certificate(losses, 1.0, DELTA).value), rel=rel)
+    assert found.bound == approx(float(certificate(losses, 1.0, DELTA).value), condition)
 
 
 # --- what the losses are -------------------------------------------------------------------------
@@ -156,8 +157,8 @@ def test_neither_the_units_of_the_outputs_nor_those_of_the_inputs_matter(observe
     assert_same(certified(layer, wider, HELD_OUT * scale), expected)
 
 
-def assert_same(one: OutputCertificate, other: OutputCertificate, rel: float = 1e-9):
-    assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other), rel=rel)
+def assert_same(one: OutputCertificate, other: OutputCertificate):
+    assert dataclasses.astuple(one) == approx(dataclasses.astuple(other), condition=10)
 
 
 def test_rotated_outputs(observed, recovery):
@@ -181,7 +182,7 @@ def test_the_rows_of_a_unit_are_taken_together(observed, recovery):
 def test_the_order_of_the_units_does_not_matter(observed, recovery):
     order = np.random.default_rng(5).permutation(UNITS)
     whole = certified(observed, recovery)
-    assert_same(certified(observed, recovery, HELD_OUT[order]), whole, rel=1e-12)
+    assert_same(certified(observed, recovery, HELD_OUT[order]), whole)
     losses = oracle(recovery, HELD_OUT)
     assert certify_losses(losses[order], DELTA).bound == certify_losses(losses, DELTA).bound
 
