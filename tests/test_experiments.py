@@ -163,6 +163,24 @@ def test_no_trial_exceeds_a_sure_bound(name: str):
     assert all(r["largest_ratio"] <= allowed for r in rows if r.get("threshold", 1) >= 1)
 
 
+def test_tables_are_ahead_of_low_rank_in_operations_and_not_in_bytes():
+    made = numbers("look_up")
+    for rows in ("low_rank", "full_rank"):
+        factors = made[rows]["factors"]
+        for table in made[rows]["tables"]:
+            error, codebooks = table["ours"]["mean"], table["codebooks"]
+            assert table["floor"]["mean"] <= error
+            if 2 <= codebooks <= 32:
+                cheaper = [f for f in factors if f["operations"] <= table["operations"]]
+                assert all(f["error"]["mean"] > error for f in cheaper)
+            smaller = [f for f in factors if f["bytes_rounded"] <= table["bytes"]]
+            assert any(f["rounded"]["mean"] < error for f in smaller)
+            if rows == "low_rank" and codebooks >= 8:
+                assert table["ours"]["mean"] < table["published"]["mean"]
+                smaller = [f for f in factors if f["bytes"] <= table["bytes"]]
+                assert min(f["error"]["mean"] for f in smaller) < error or codebooks == 8
+
+
 def test_rounding_is_either_small_or_announced():
     for row in numbers("best_possible")["rounding"]:
         for route in ("rows", "gram"):

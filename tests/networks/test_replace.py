@@ -91,7 +91,7 @@ TABLE_ROUTES = {
 
 
 @pytest.mark.parametrize("route", TABLE_ROUTES)
-@pytest.mark.parametrize("kind", ["table", "table with a shift"])
+@pytest.mark.parametrize("kind", ["table", "table of bytes", "table with a shift"])
 def test_a_table_takes_the_rows_of_a_product(kind, route):
     function, stored = TABLE_ROUTES[route]
     given = KINDS[kind](np.random.default_rng(0), (), INPUTS, OUTPUTS)
@@ -100,7 +100,9 @@ def test_a_table_takes_the_rows_of_a_product(kind, route):
     np.testing.assert_array_equal(jax.jit(run)(smaller, x), given.apply(x))
 
 
-@pytest.mark.parametrize("kind", ["table", "low rank with a shift", "table with a shift"])
+@pytest.mark.parametrize(
+    "kind", ["table", "table of bytes", "low rank with a shift", "table with a shift"]
+)
 def test_a_table_takes_the_patches_of_a_convolution(kind):
     """Two groups, strides, padding and dilation: patches by NumPy."""
     x, kernel = 3 * normal(0, 2, 7, 6, 4), normal(1, 3, 2, 2, 6)

@@ -126,6 +126,8 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
     size = float(np.max(np.abs(clean), initial=0.0))
     losses = np.sum(np.concatenate([noise, noise]) ** 2, axis=1)
     perturbing = random.standard_normal(rows.shape) * np.max(np.abs(rows), initial=0.0)
+    codes = np.arange(2 * len(rows)).reshape(-1, 2) % 3
+    table = np.stack([given.target, -given.target])
     makers = {
         "Problem": [
             lambda: _problem(given),
@@ -207,6 +209,16 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 given.target, bits, activations=rows, group=group, axis=axis
             )
             for bits, group, axis in ((1, 2, 0), (2, None, 0), (4, 2, 1))
+        ],
+        "CodedLayer": [
+            lambda ridge=ridge: _of("look_up").CodedLayer(
+                rows, given.target, codes, count=3, ridge=ridge
+            )
+            for ridge in (1.0, 100.0)
+        ],
+        "CodedTable": [lambda: _of("_byte_tables").CodedTable(table, codes % table.shape[1])],
+        "ByteRows": [
+            lambda: _of("_byte_tables").ByteRows(rows[:, : 2 ** int(np.log2(rows.shape[1]))])
         ],
         "Network": [
             lambda: _of("network_composition").Network(
