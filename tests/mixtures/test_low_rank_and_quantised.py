@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
 
+from lowrank_theory import strategies
 from lowrank_theory.approximations import LowRank, Product, Quantised
 from lowrank_theory.mixtures import (
     LowRankAndQuantised,
@@ -148,6 +150,26 @@ def test_factors_of_eight_bits_lose_what_low_rank_loses():
     assert sweep.name(0) == "rank 3, factors of 8 bits"
     names = [QuantisedFactors((1, 4), (0.1, 0.11, 0.9)).sweep(SEEN).name(k) for k in range(4)]
     assert names[0] == "rank 1, factors of 1 bit" and len(set(names)) == 4
+
+
+@pytest.mark.slow
+@given(strategies.observed_layers())
+def test_in_every_regime_low_rank_besides_and_more_steps_never_hurt(observed):
+    seen = Observed(
+        weights=observed.weights,
+        activations=observed.activations,
+        compressed_activations=observed.compressed_activations,
+    )
+    levels = GPTQ(LEVELS)
+    errors = [
+        float(ladder.sweep(seen).squared_errors[0])
+        for ladder in (
+            levels,
+            *(LowRankAndQuantised(levels, (0.3,), factor_bits=None, steps=k) for k in (1, 3)),
+        )
+    ]
+    assert np.all(np.isfinite(errors))
+    assert all(np.diff(errors) <= 1e-9 * max(errors) + 1e-300)
 
 
 @pytest.mark.parametrize(("of_rows", "of_weights"), [(300, -300), (-9, 0), (0, 200)])

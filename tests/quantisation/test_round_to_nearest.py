@@ -3,10 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.problems import Observed
 from lowrank_theory.quantisation import RoundToNearest, round_to_nearest
+from lowrank_theory.strategies import seeds
+from lowrank_theory.theorems.rounding import RoundedLayer, rounding
 
 RANDOM = np.random.default_rng(0)
 GAUSSIAN = RANDOM.standard_normal((4096, 3))
@@ -119,3 +123,17 @@ def test_more_bits_lose_less_and_take_no_more_than_they_say():
         assert storage.bytes == 64 * 3 * bits // 8 + 8 * 8 * 3
         assert storage.ideal_bits == 64 * 3 * bits + 64 * 8 * 3
     assert [sweep.name(k) for k in (0, 3)] == ["1 bit, groups of 8", "4 bits, groups of 8"]
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+@given(seeds(), st.sampled_from([2, 5]), st.sampled_from([None, 0, 1]), st.floats(0.5, 8.0))
+def test_no_clipped_grid_loses_more_than_the_theorem_allows(seed, bits, axis, tail):
+    """`rounding.absmax`, also of one grid for all, which is that of the entries in one column."""
+    weights = np.random.default_rng(seed).standard_normal((8, 6))
+    weights = np.sign(weights) * np.abs(weights) ** tail
+    found = np.asarray(round_to_nearest(weights, bits, axis=axis).materialise(), float)
+    layer = RoundedLayer(weights.reshape(-1, 1) if axis is None else weights, bits, axis=axis or 0)
+    bound = float(rounding.absmax.bound(layer).value)
+    assert np.sum((weights - found) ** 2) <= bound * (1 + 1e-12)
