@@ -82,3 +82,48 @@ def test_sparse_errors(methods):
             float(table[f"{bits} bits, {name}"][0]) for name in ("HQQ", "nearest, absmax")
         )
         assert 0.9 * nearest < split <= nearest
+
+
+def test_few_entries(methods):
+    table = measured(methods, "Few entries")
+    for by_size, by_score, swept in (
+        ("magnitude", "Wanda", "SparseGPT"),
+        ("2 of 4, magnitude", "2 of 4, Wanda", "2 of 4, SparseGPT"),
+    ):
+        plain, scored, best = table[by_size], table[by_score], table[swept]
+        assert plain[ISOTROPIC] < min(scored[ISOTROPIC], best[ISOTROPIC])
+        assert max(scored[ISOTROPIC], best[ISOTROPIC]) < 1.1 * plain[ISOTROPIC]
+        assert np.all(best[CORRELATED] < scored[CORRELATED])
+        assert np.all(scored[STEEP:] < plain[STEEP:])
+        assert best[STEEP] < scored[STEEP] / 2 and scored[LOUD] < plain[LOUD] / 2
+    by_weights, by_data = table["whole inputs, by weights"], table["whole inputs, by data"]
+    assert by_weights[ISOTROPIC] < by_data[ISOTROPIC] < 1.1 * by_weights[ISOTROPIC]
+    assert np.all(by_data[CORRELATED] < 0.8 * by_weights[CORRELATED])
+    assert np.all(table["SparseGPT"] < by_data)
+
+
+@pytest.mark.slow
+def test_low_rank_and_few_entries(methods):
+    """A mixture is best where the weights are one, and elsewhere not."""
+    table = measured(methods, "Low rank and few entries")
+    none, quarter, half, nearly, robust = table.values()
+    assert max(quarter[0], half[0], robust[0]) < min(none[0], nearly[0]) / 2
+    assert none[1] < quarter[1] < half[1] < nearly[1]
+
+
+def test_few_bits_of_few_entries(methods):
+    """Few exact entries lose to more rounded ones; with heavy tails, all in few bits do too."""
+    table = measured(methods, "Few bits of few entries")
+    every, exact, eight, four, two = table.values()
+    assert np.all(four < eight) and np.all(eight < exact)
+    assert every[0] < two[0] < four[0]
+    assert four[1] < two[1] and four[1] < every[1]
+
+
+@pytest.mark.slow
+def test_low_rank_beside_few_entries(methods):
+    table = measured(methods, "Low rank beside few entries")
+    exact, rounded, besides, swept = table.values()
+    assert np.all(exact < rounded) and np.all(besides < rounded)
+    assert np.all(besides[CORRELATED] < exact[CORRELATED])
+    assert swept[STEEP] < besides[STEEP]

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from lowrank_theory.mixtures import LowRankAndSparse, low_rank_and_sparse
+from lowrank_theory.mixtures import low_rank_and_sparse
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import ActivationWeighted, every_rank
-from lowrank_theory.sparsification import largest_entries
 from tolerance import assert_close
 
 RANDOM = np.random.default_rng(0)
@@ -67,36 +66,3 @@ def test_where_inputs_are_uncorrelated_each_part_is_the_best_beside_the_other():
     np.testing.assert_array_equal(stays.sum(axis=0), 4)
     for j in range(12):
         assert rest[stays[:, j], j].min() >= rest[~stays[:, j], j].max() * (1 - 1e-3)
-
-
-def shared(weights, share: float = 0.25) -> list[float]:
-    """The relative errors of OATS with white inputs, at shares 0, 1/4, 1/2 and 1 of the numbers in
-    the low-rank part.
-    """
-    side = len(weights)
-    none = np.asarray(largest_entries(weights, round(share * side), per_output=True).materialise())
-    values = np.linalg.svd(weights, compute_uv=False)[int(share * side / 2) :]
-    observed = Observed(weights=weights, activations=np.eye(side))
-    mixed = [
-        LowRankAndSparse((share,), part, 40, diagonal=True, per_output=True).sweep(observed)
-        for part in (0.25, 0.5)
-    ]
-    between = [float(np.sqrt(each.squared_errors[0])) for each in mixed]
-    errors = [np.linalg.norm(weights - none), *between, np.linalg.norm(values)]
-    return [float(error / np.linalg.norm(weights)) for error in errors]
-
-
-def test_a_mixture_is_best_where_weights_are_one():
-    """Rank 8, 5 % entries and noise at side 256: .128 .067 .052 .227 were published; without a
-    structure a mixture does not win.
-    """
-    random = np.random.default_rng(1)
-    side = 96
-    weights = random.standard_normal((side, 3)) @ random.standard_normal((3, side))
-    spikes = random.random(weights.shape) < 0.05
-    weights = weights + np.where(spikes, 5 * random.standard_normal(spikes.shape), 0)
-    weights += 0.1 * random.standard_normal(weights.shape)
-    none, quarter, half, only = shared(weights)
-    assert max(quarter, half) < min(none, only) / 2
-    none, quarter, half, only = shared(random.standard_normal((side, side)))
-    assert none < quarter < half < only
