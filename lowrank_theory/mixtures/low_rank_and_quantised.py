@@ -7,13 +7,14 @@ always saw) and $Q$ has few levels. Of the rest $B - Q$ a method of recovery giv
 $B - L$ a quantiser gives $Q$. In turn, as often as `steps` says, and of all pairs the best is
 returned, by its error. Published methods are choices of these:
 
-- one step, `TruncatedSVD()` of the rest: LoRC (Yao, Wu, Li, Youn and He 2023);
+- one step, `TruncatedSVD()` of the rest: LoRC (Yao, Wu, Li, Youn and He 2023, arXiv
+  2303.08302);
 - one step, `DiagonalQERA()`: the inputs weighted by their sizes, as in LQER (Zhang, Cheng,
-  Constantinides and Zhao 2024);
+  Constantinides and Zhao 2024, arXiv 2402.02446);
 - one step, `ActivationWeighted()`: exact, as in QERA (Zhang, Wong, Xiao, Constantinides and Zhao
-  2025), here without an inverse: second moments may be singular;
+  2025, arXiv 2410.06040), here without an inverse: second moments may be singular;
 - several steps, `GPTQ` and factors of few bits: like CALDERA (Saha, Sagan, Srivastava, Goldsmith
-  and Pilanci 2024), without its incoherence and its lattices.
+  and Pilanci 2024, arXiv 2405.18886), without its incoherence and its lattices.
 """
 
 from collections.abc import Callable

@@ -5,8 +5,8 @@ $$\hat W = \operatorname{diag}(s)^{-1}Q(\operatorname{diag}(s)W),\qquad
 
 divided by the root of the largest times the least; a dead input is not scaled. Of several
 exponents $a$, zero among them, the one of least output error on the second moments is taken (Lin,
-Tang, Tang, Yang, Chen, Wang, Xiao, Dang, Gan and Han 2024, AWQ). So the error on the calibration is
-never above that of Q alone.
+Tang, Tang, Yang, Chen, Wang, Xiao, Dang, Gan and Han 2024, AWQ, arXiv 2306.00978). So the error on
+the calibration is never above that of Q alone.
 
 The paper folds $s^{-1}$ into the layer before. Here it is kept, one number for each input, and is
 charged.

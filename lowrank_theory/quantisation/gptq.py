@@ -4,8 +4,8 @@ The levels are those of another quantiser, and stay; the codes are chosen again.
 + \lambda I$ and $R$ as in `_second_order`, input k is rounded to the levels nearest to $w_k +
 \sum_{j<k}(R_{jk}/R_{kk})e_j$, where $e_j$ are the errors so far: the best for what came before,
 whatever comes after. What is left over, $\delta_k$, costs $\sum_kR_{kk}^2\lVert\delta_k\rVert^2$
-in all. (Frantar, Ashkboos, Hoefler and Alistarh 2023; without an inverse, as LDLQ, Chee, Cai,
-Kuleshov and De Sa 2023.)
+in all. (Frantar, Ashkboos, Hoefler and Alistarh 2023, arXiv 2210.17323; without an inverse, as
+LDLQ, Chee, Cai, Kuleshov and De Sa 2023, arXiv 2307.13304.)
 
 Where $H$ is diagonal nothing can be made up for, and the codes are the nearest ones.
 
