@@ -26,7 +26,7 @@ NOTES_OF_OTHERS = {
 }  # fmt: skip
 FIGURES_OF_OTHERS = {
     *TRANSFERS, "phase_diagram", "certificate_coverage", "fine_tune", "transfer_calibration",
-    "transfer_summary", "why_data_helps",
+    "transfer_summary", "why_data_helps", "look_up_networks",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_alexnet"}
 
@@ -179,6 +179,24 @@ def test_tables_are_ahead_of_low_rank_in_operations_and_not_in_bytes():
                 assert table["ours"]["mean"] < table["published"]["mean"]
                 smaller = [f for f in factors if f["bytes"] <= table["bytes"]]
                 assert min(f["error"]["mean"] for f in smaller) < error or codebooks == 8
+
+
+def test_networks_of_tables_lose_what_was_published(experiment):
+    made = numbers("look_up_networks")
+    assert made["seed"] == experiment("look_up_networks").SEED and made["quick"] is False
+    assert isinstance(experiment("look_up_networks").draw(made), Figure)
+    layers = [f"layer_{k}" for k in range(4)]
+    for name in ("digits", "mnist"):
+        for rows in (made[name]["published"], made[name]["ours"]):
+            means = {what: [row[what]["mean"] for row in rows] for what in (*layers, "all")}
+            assert all(each == sorted(each) for each in means.values())
+            alone = np.min([means[what] for what in layers], axis=0)
+            assert np.all(means["all"] <= alone)
+            assert np.all(np.array(means["layer_3"]) > np.array(means["layer_0"]) - 1e-12)
+    found = [row["trained_between"]["mean"] for row in made["mnist"]["published"]]
+    np.testing.assert_allclose(found, made["published"]["all"], atol=0.1)  # of another training
+    assert made["mnist"]["exact"]["low"] > 0.965 and max(found) < 0.87
+    assert "(look_up_networks.svg)" in (ROOT / "figures" / "README.md").read_text()
 
 
 def test_rounding_is_either_small_or_announced():

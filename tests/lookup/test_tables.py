@@ -73,6 +73,18 @@ def test_codes_are_those_of_a_walk_in_python(name):
     np.testing.assert_array_equal(table.codes(rows[:1000]), trees.codes)
 
 
+@pytest.mark.parametrize("name", DTYPES)
+def test_subnormal_numbers_are_compared_as_they_are(name):
+    """Each of a few with each, both zeros included; XLA would take them for zeros on a CPU."""
+    dtype = DTYPES[name]
+    least = float(jnp.finfo(dtype).tiny)
+    values = np.array([-least, -least / 2, -0.0, 0.0, least / 4, least / 2, least]).astype(dtype)
+    splits, limits = np.zeros((len(values), 1), np.uint8), values[:, None]
+    table = Table(splits, limits, np.zeros((len(values), 2, 1), dtype), inputs=1)
+    wanted = [[float(value) >= float(limit) for limit in values] for value in values]
+    np.testing.assert_array_equal(table.codes(values[:, None]), np.array(wanted, int))
+
+
 def small(stack: tuple[int, ...] = (), seed: int = 0, codebooks: int = CODEBOOKS) -> Table:
     random = np.random.default_rng(seed)
     shape = *stack, codebooks
