@@ -98,6 +98,16 @@ def test_more_steps_never_hurt(quantiser, factor_bits):
     assert errors[0] < lost(made(quantiser))
 
 
+def test_a_step_that_hurts_is_not_returned():
+    """A quantiser that gets worse: two bits at first, and then one."""
+    bits = iter((2, 1, 1))
+    factors = LowRank(np.zeros((INPUTS, 1)), np.zeros((1, OUTPUTS)))
+    found = low_rank_and_quantised(
+        W, GRAM, lambda rest: round_to_nearest(rest, next(bits)), lambda _: factors, steps=3
+    )
+    np.testing.assert_array_equal(dense(found), dense(round_to_nearest(W, 2)))
+
+
 def test_singular_moments_need_no_inverse():
     rows = ROWS[:5] * (np.arange(INPUTS) != 3)
     for seen in (

@@ -55,6 +55,18 @@ def test_the_error_is_never_above_that_without(inside):
         assert scaled[0] <= plain[0] * (1 + 1e-9)
 
 
+def test_what_is_quantised_gives_the_same_outputs():
+    """Weights are scaled one way, and second moments the other."""
+    energies = []
+
+    def quantise(weights, gram):
+        energies.append(np.vdot(weights, gram @ weights))
+        return round_to_nearest(weights, 3)
+
+    activation_aware(W, GRAM, MEANS, quantise, exponents=(0.3, 0.9))
+    assert_close(energies, [energies[0]] * 3)
+
+
 def test_without_rounding_nothing_changes():
     """Eight bits and scales far apart: what is stored is the matrix."""
     found = activation_aware(W, GRAM, MEANS, lambda w, _: round_to_nearest(w, 8), exponents=(0.9,))
