@@ -64,7 +64,7 @@ def oracle(instance: CodedLayer) -> dict[str, tuple[float, float]]:
 
 
 @given(
-    st.sampled_from([(1, 3), (2, 2), (3, 4), (1, 1)]),
+    st.sampled_from([(1, 3), (2, 4)]),
     st.sampled_from([0.01, 1.0, 50.0]),
     st.integers(0, 50),
 )
