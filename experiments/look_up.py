@@ -21,6 +21,7 @@ from _save import column, interval, run
 from lowrank_theory.approximations import Storage
 from lowrank_theory.lookup import (
     AsTheyCome,
+    Correlated,
     LookUp,
     bucket_means,
     grown,
@@ -41,7 +42,7 @@ RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
 ROWS = {"low_rank": (16, 0.1), "full_rank": (INPUTS, 0.0)}
 METHODS = {
     "published": LookUp(order=AsTheyCome(), weighted=False),
-    "ours": LookUp(),
+    "ours": LookUp(order=Correlated()),
 }
 
 

@@ -21,7 +21,7 @@ from lowrank_theory._numerics import (
 from lowrank_theory.approximations import RoundedTable, Table
 from lowrank_theory.lookup.bytes_of_tables import in_bytes
 from lowrank_theory.lookup.entries import bucket_means, ridge_entries
-from lowrank_theory.lookup.orders import AbstractOrder, Correlated, subspaces
+from lowrank_theory.lookup.orders import AbstractOrder, AsTheyCome, subspaces
 from lowrank_theory.lookup.trees import grown
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, Need, Sweep, rows_of, trained_weights
@@ -30,7 +30,8 @@ from lowrank_theory.recovery import AbstractLadder, Need, Sweep, rows_of, traine
 class LookUp(AbstractLadder):
     """Look-up tables of several numbers of `codebooks`, each with a tree of so many `levels`.
 
-    - `order` of the inputs, whose successive parts are the subspaces of the codebooks;
+    - `order` of the inputs, whose successive parts are the subspaces of the codebooks: as they come
+      (pixels and channels lie beside those that they tell of), or `Correlated`;
     - `weighted`: trees look at what becomes of the outputs, not of the inputs;
     - `candidates`: how many inputs are tried at each level;
     - `ridge`: the penalty of entries away from bucket means, in rows;
@@ -42,7 +43,7 @@ class LookUp(AbstractLadder):
 
     codebooks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     levels: int = 4
-    order: AbstractOrder = Correlated()
+    order: AbstractOrder = AsTheyCome()
     weighted: bool = True
     candidates: int = 4
     ridge: float = 1.0
@@ -55,7 +56,7 @@ class LookUp(AbstractLadder):
         settle(self, "ridge", check_positive, zero=True)
         if not isinstance(self.order, AbstractOrder):
             raise ValueError(
-                f"`order` must be one such as `Correlated()` or `AsTheyCome()`; got {self.order!r}."
+                f"`order` must be one such as `AsTheyCome()` or `Correlated()`; got {self.order!r}."
             )
 
     @property
