@@ -19,6 +19,7 @@ from lowrank_theory.perturbations import Perturbation
 from lowrank_theory.recovery import ActivationWeighted, recover
 from lowrank_theory.recovery.shrinkage import hard_threshold_constant
 from lowrank_theory.theorems import STATEMENTS, Direction
+from lowrank_theory.theorems._byte_tables import ByteSetting, TableSetting
 from lowrank_theory.theorems._sketches import inverse_moment, mean_inverse_norm
 from lowrank_theory.theorems._spiked import observed_strength, truncation_loss
 from lowrank_theory.theorems.calibration_excess import likely_excess
@@ -217,6 +218,12 @@ REFUTATIONS: dict[str, Callable[[], float]] = {
     "planted_rank.sub_gaussian": lambda: HUGE / at(squared_cloud_bound, HUGE, 1),
     "unequal_noise.gaussian": lambda: unequal_at_full_rank(lambda each: each.likely(16, DELTA)),
     "unequal_noise.expectation": lambda: unequal_at_full_rank(lambda each: each.expected(16)),
+    "look_up.bytes": lambda: ratio(
+        "look_up.bytes", drawn(TableSetting(100, 1, 16, 6, half_way=True))
+    ),
+    "look_up.average_worst": lambda: ratio(
+        "look_up.average_worst", drawn(ByteSetting(1, 4, counted=True))
+    ),
     # At δ/2, which in the limit is all the same, and of many rows to spare.
     "planted_rank.unknown_scale": lambda: full_rank() * (1 - T * math.sqrt(2 / HUGE)),
     "strong_signal.tangent": turned,
