@@ -34,6 +34,7 @@ def measured(methods: ModuleType, family: str) -> Table:
     return {name: np.array(errors) for name, errors in found.items()}
 
 
+@pytest.mark.slow
 def test_few_bits(methods):
     table = measured(methods, "Few bits")
     clipped = table["each output"]
@@ -84,6 +85,7 @@ def test_sparse_errors(methods):
         assert 0.9 * nearest < split <= nearest
 
 
+@pytest.mark.slow
 def test_few_entries(methods):
     table = measured(methods, "Few entries")
     for by_size, by_score, swept in (
@@ -111,6 +113,7 @@ def test_low_rank_and_few_entries(methods):
     assert none[1] < quarter[1] < half[1] < nearly[1]
 
 
+@pytest.mark.slow
 def test_few_bits_of_few_entries(methods):
     """Few exact entries lose to more rounded ones; with heavy tails, all in few bits do too."""
     table = measured(methods, "Few bits of few entries")

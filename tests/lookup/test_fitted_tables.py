@@ -126,6 +126,7 @@ def test_neighbours_in_the_dtype_are_told_apart_by_the_upper():
     assert len(set(grown(beyond, [np.arange(1)], levels=1).codes.ravel().tolist())) == 1
 
 
+@pytest.mark.slow
 def test_counts_are_rows_that_come_again():
     counts = np.random.default_rng(0).integers(1, 4, 200)
     rows = ROWS[:200]
@@ -331,6 +332,7 @@ def grouped(signs: bool):
     return rows[:, random.permutation(24)], random.standard_normal((24, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signs", [False, True])
 def test_inputs_that_tell_of_each_other_belong_together(signs):
     rows, weights = grouped(signs)
@@ -344,6 +346,7 @@ def test_inputs_that_tell_of_each_other_belong_together(signs):
         assert squared < 0.9 * linear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebooks", [8, 16])
 def test_pixels_are_best_left_where_they_are(codebooks):
     """.17 against .19 and .08 against .11, in the first layer of the digits."""

@@ -166,6 +166,7 @@ def test_the_slope_in_the_entries_is_exact():
     assert not np.asarray(slope.thresholds).any()
 
 
+@pytest.mark.slow
 @given(
     codebooks=st.sampled_from([1, 20]),
     power=st.sampled_from([-60, 0, 60]),
@@ -251,6 +252,7 @@ def test_the_ledger_counts_four_comparisons_and_sixteen_bytes():
     assert (rounded.comparisons, rounded.multiply_adds) == (28, OUTPUTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inputs", "outputs"), [(512, 100), (64, 256)])
 def test_bytes_are_saved_below_a_quarter_of_the_inputs(inputs, outputs):
     """C < D / 4, but for trees and steps; and no more than 4C inputs are looked at."""

@@ -44,6 +44,7 @@ def test_it_takes_codes_scales_and_places(bits, kept):
     assert found.storage.multiply_adds == kept
 
 
+@pytest.mark.slow
 def test_rounded_entries_beat_fewer_exact_ones_at_equal_bytes():
     """Of Gaussian weights: many in four bits lose less than few in thirty-two."""
     weights = RANDOM.standard_normal((128, 128)).astype(np.float32)
@@ -84,6 +85,7 @@ def test_says_what_is_wrong(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_whole_outputs_are_rounded_through_their_transpose():
     pruning = Structured((0.5,), axis=1, data_driven=False)
     exact, rounded = (

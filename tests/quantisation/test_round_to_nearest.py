@@ -12,6 +12,8 @@ from lowrank_theory.quantisation import RoundToNearest, round_to_nearest
 from lowrank_theory.strategies import seeds
 from lowrank_theory.theorems.rounding import RoundedLayer, rounding
 
+pytestmark = pytest.mark.thinned(3)
+
 RANDOM = np.random.default_rng(0)
 GAUSSIAN = RANDOM.standard_normal((4096, 3))
 
@@ -128,6 +130,7 @@ def test_more_bits_lose_less_and_take_no_more_than_they_say():
 # --- bounds --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(seeds(), st.sampled_from([2, 5]), st.sampled_from([None, 0, 1]), st.floats(0.5, 8.0))
 def test_no_clipped_grid_loses_more_than_the_theorem_allows(seed, bits, axis, tail):
     """`rounding.absmax`, also of one grid for all, which is that of the entries in one column."""

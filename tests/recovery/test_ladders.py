@@ -39,7 +39,7 @@ from routes import normal
 from small_networks import NETWORKS, Network, mlp, run, stored
 
 ladders = pytest.mark.parametrize("name", LADDERS)
-pytestmark = pytest.mark.thinned(4)
+pytestmark = pytest.mark.thinned(10)
 
 
 def dense(approximation: Any) -> np.ndarray:
@@ -341,6 +341,7 @@ def test_a_target_that_a_ladder_cannot_serve_is_refused(target, method, message)
         compress(network.function, network.parameters, network.batches, target, method=method)
 
 
+@pytest.mark.slow
 def test_an_error_is_met_with_the_fewest_bytes():
     network = mlp()
     given = network.function, network.parameters, network.batches

@@ -77,7 +77,7 @@ def predicted(given: Any) -> tuple[int, int]:
     return held + width * count + starts, ideal + bits * count + 8 * starts
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(31)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", LADDERS)
 def test_what_is_predicted_is_what_is_held(name, shape):

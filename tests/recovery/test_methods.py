@@ -207,6 +207,7 @@ POWERS += [(300, 0), (-300, 0), (0, 300), (0, -300), (300, -300), (-300, 300)]
 
 
 @methods
+@pytest.mark.thinned(3)
 def test_units_do_not_matter(method):
     one = fit(method, CASE)
     size = norm(dense(one))
@@ -261,6 +262,7 @@ def test_the_order_of_the_samples_does_not_matter(method):
 
 
 @methods
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "rank", [RANK, *(pytest.param(rank, marks=pytest.mark.slow) for rank in (1, OUTPUTS))]
@@ -412,7 +414,7 @@ def recovering(method: Method) -> Callable[[Seen], Any]:
 
 
 @methods
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 def test_a_stack_is_a_loop_and_what_is_not_finite_stays_in_its_lane(method):
     recovered, layers = recovering(method), [method.sees(layer) for layer in LAYERS]
     program = jax.jit(jax.vmap(recovered))
