@@ -70,9 +70,10 @@ def check_one_calibration(folder: Path, processes: int, devices: int) -> None:
                 assert norm(leaf - np.asarray(right)) <= 1e-12 * norm(np.asarray(right))
 
 
-def test_four_processes_with_their_own_rows_get_one_calibration(tmp_path: Path) -> None:
-    finished(*several(4, 1, tmp_path))
-    check_one_calibration(tmp_path, 4, 1)
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_with_their_own_rows_get_one_calibration(processes, tmp_path: Path) -> None:
+    finished(*several(processes, 1, tmp_path))
+    check_one_calibration(tmp_path, processes, 1)
 
 
 @pytest.mark.slow

@@ -86,6 +86,7 @@ def test_what_is_left_is_the_tail_of_the_rest():
     assert_close(lost(found), np.linalg.norm(values[RANK:]), condition=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_bits", [None, 4])
 @pytest.mark.parametrize("quantiser", [LEVELS, GPTQ(LEVELS)], ids=["nearest", "gptq"])
 def test_more_steps_never_hurt(quantiser, factor_bits):
@@ -151,6 +152,7 @@ def test_the_second_factor_makes_up_for_the_first():
     assert inside.mean() > 0.8
 
 
+@pytest.mark.slow
 def test_factors_of_eight_bits_lose_what_low_rank_loses():
     sweep = QuantisedFactors((8,), (SHARE,)).sweep(SEEN)
     values = np.linalg.svd(ROWS @ W, compute_uv=False)
@@ -182,6 +184,7 @@ def test_in_every_regime_low_rank_besides_and_more_steps_never_hurt(observed):
     assert all(np.diff(errors) <= 1e-9 * max(errors) + 1e-300)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("of_rows", "of_weights"), [(300, -300), (-9, 0), (0, 200)])
 @pytest.mark.parametrize(
     "ladder",

@@ -16,7 +16,7 @@ from lowrank_theory.networks import observe, replace
 from on_factors import assert_close, forms_matrix, model_on_factors, named
 from routes import INPUTS, MODELS, OUTPUTS, ROUTES, SAMPLES, normal
 
-pytestmark = [pytest.mark.thinned(4), pytest.mark.usefixtures("full_precision")]
+pytestmark = [pytest.mark.thinned(7), pytest.mark.usefixtures("full_precision")]
 
 
 @pytest.mark.parametrize("name", MODELS)

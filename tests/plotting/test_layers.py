@@ -51,6 +51,7 @@ def test_pictures_of_few_and_of_many_layers(digits):
         assert shown(figure) == count
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_transfer(digits):
     networks = [
         network_at_size(budget=size, method=method, bytes=int(100 * size))

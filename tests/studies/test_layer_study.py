@@ -443,6 +443,7 @@ def test_what_cannot_be_studied_is_refused():
 # --- a supplied network ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_theorems_hold_on_mnist(data_folder):
     from lowrank_theory.networks import mnist_data, mnist_network
 

@@ -30,7 +30,7 @@ from lowrank_theory.theorems.subgaussian_noise import squared_cloud_bound
 from statements import drawn, sides, stated
 from tolerance import approx
 
-pytestmark = pytest.mark.thinned(6)
+pytestmark = pytest.mark.thinned(9)
 
 # These theorems share laws and settings; the others have test files of their own.
 SHARED = {
