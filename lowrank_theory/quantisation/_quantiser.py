@@ -3,6 +3,7 @@
 import abc
 from typing import Any
 
+from lowrank_theory._numerics import check_count, check_group, keep, settle_each
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, Sweep, WeightedTarget, trained_weights
@@ -39,6 +40,14 @@ def size_of(quantised: Quantised) -> str:
     name += "" if quantised.group is None else f", groups of {quantised.group}"
     name += "" if quantised.axis is not None else ", one grid"
     return name + ("" if quantised.zeros is None else ", with zeros")
+
+
+def settle_grids(quantiser: Any) -> None:
+    """The `bits`, `group` and `axis` of a quantiser as they are kept, or a `ValueError`."""
+    settle_each(quantiser, "bits", check_count, 1, 8)
+    group, axis = check_group(quantiser.group, quantiser.axis)
+    keep(quantiser, "group", group)
+    keep(quantiser, "axis", axis)
 
 
 def check_quantiser(name: str, value: Any) -> AbstractQuantiser:

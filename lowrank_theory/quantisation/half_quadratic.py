@@ -25,15 +25,13 @@ from lowrank_theory._numerics import (
     check_fraction,
     check_group,
     in_float64,
-    keep,
     safe_divide,
     settle,
-    settle_each,
 )
 from lowrank_theory._scale import unit
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.quantisation._grids import Grid, Groups, better_of, nearest
-from lowrank_theory.quantisation._quantiser import AbstractQuantiser
+from lowrank_theory.quantisation._quantiser import AbstractQuantiser, settle_grids
 from lowrank_theory.recovery import Need, WeightedTarget
 
 ROUNDS = 20
@@ -53,11 +51,8 @@ class HalfQuadratic(AbstractQuantiser):
     power: float = 0.7
 
     def __check_init__(self) -> None:
-        settle_each(self, "bits", check_count, 1, 8)
         settle(self, "power", check_fraction)
-        group, axis = check_group(self.group, self.axis)
-        keep(self, "group", group)
-        keep(self, "axis", axis)
+        settle_grids(self)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -25,13 +25,11 @@ from lowrank_theory._numerics import (
     check_group,
     check_same,
     in_float64,
-    keep,
-    settle_each,
 )
 from lowrank_theory._scale import unit
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.quantisation._grids import Groups, nearest
-from lowrank_theory.quantisation._quantiser import AbstractQuantiser
+from lowrank_theory.quantisation._quantiser import AbstractQuantiser, settle_grids
 from lowrank_theory.recovery import Need, WeightedTarget
 
 
@@ -53,10 +51,7 @@ class RoundToNearest(AbstractQuantiser):
     weighted: bool = False
 
     def __check_init__(self) -> None:
-        settle_each(self, "bits", check_count, 1, 8)
-        group, axis = check_group(self.group, self.axis)
-        keep(self, "group", group)
-        keep(self, "axis", axis)
+        settle_grids(self)
 
     @property
     def sizes(self) -> tuple[int, ...]:
