@@ -61,6 +61,9 @@ from lowrank_theory.theorems.relu_noise_before import relu_noise_before as relu_
 from lowrank_theory.theorems.ridge_limit import ridge_limit as ridge_limit
 from lowrank_theory.theorems.rounding import rounding as rounding
 from lowrank_theory.theorems.second_moment import second_moment as second_moment
+from lowrank_theory.theorems.second_order_rounding import (
+    second_order_rounding as second_order_rounding,
+)
 from lowrank_theory.theorems.singular_subspaces import singular_subspaces as singular_subspaces
 from lowrank_theory.theorems.singular_values import singular_values as singular_values
 from lowrank_theory.theorems.spiked_limit import spiked_limit as spiked_limit

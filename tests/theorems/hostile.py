@@ -210,6 +210,11 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
             )
             for bits, group, axis in ((1, 2, 0), (2, None, 0), (4, 2, 1))
         ],
+        "SteppedLayer": [
+            lambda: _of("_stepped").SteppedLayer(
+                given.target, rows, float(np.max(np.abs(given.target), initial=0.0)) / 6
+            )
+        ],
         "CodedLayer": [
             lambda ridge=ridge: _of("look_up").CodedLayer(
                 rows, given.target, codes, count=3, ridge=ridge

@@ -1,0 +1,170 @@
+r"""A layer that is rounded to multiples of one step, of which several theorems speak."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from numpy.typing import ArrayLike
+
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_array,
+    check_count,
+    check_positive,
+    check_same,
+    float64,
+    matmul,
+    settle,
+)
+from lowrank_theory._random import normal, uniform
+from lowrank_theory.approximations import Quantised
+from lowrank_theory.generators import noise
+from lowrank_theory.theorems._quantities import law_hypothesis
+from lowrank_theory.theorems._theorem import Hypothesis
+
+BITS = 8
+REACH = 2.0 ** (BITS - 1) - 2  # steps from zero, dither and half a step apart
+
+
+class SteppedLayer(eqx.Module):
+    r"""Weights, what the layer sees, and the step of a grid that is one for all weights.
+
+    - `weights` $W$ (inputs, outputs), `activations` $X$ (samples, inputs);
+    - `step` $\Delta$, in the units of the weights;
+    - `dither` $U$ (inputs, outputs), from zero to one; one half for none, and `uniform` where its
+      entries were drawn independently and uniformly, whatever the other numbers;
+    - `damping`: how much is added to the second moments $X^\top X$, over the mean of their
+      diagonal.
+
+    Raises `ValueError` for arrays that do not fit, empty or non-finite arrays, a dither outside 0
+    to 1, and for a step or a damping that is not positive.
+    """
+
+    weights: Float[AnyArray, "inputs outputs"]
+    activations: Float[AnyArray, "samples inputs"]
+    step: Float[AnyArray, ""] | float
+    dither: Float[AnyArray, "inputs outputs"]
+    damping: Float[AnyArray, ""] | float
+    uniform: Bool[AnyArray, ""]
+
+    def __init__(
+        self,
+        weights: ArrayLike,
+        activations: ArrayLike,
+        step: Any,
+        *,
+        dither: ArrayLike | None = None,
+        damping: Any = 0.01,
+        uniform: Any = False,
+    ) -> None:
+        self.weights = check_array("weights", weights, "inputs", "outputs")
+        self.activations = check_array("activations", activations, "samples", "inputs")
+        inputs, outputs = self.weights.shape
+        check_same("activations", self.activations.shape[1], "weights", inputs, "inputs")
+        dither = np.full((inputs, outputs), 0.5) if dither is None else dither
+        self.dither = check_array("dither", dither, "inputs", "outputs")
+        if self.dither.shape != (inputs, outputs):
+            raise ValueError(f"`dither` must be {(inputs, outputs)}; got {self.dither.shape}.")
+        if not isinstance(self.dither, Tracer):
+            values = np.asarray(self.dither)
+            least, most = float(np.min(values)), float(np.max(values))
+            if least < 0 or most > 1:
+                raise ValueError(f"`dither` must be from 0 to 1; got {least:.3g} to {most:.3g}.")
+        self.step, self.damping = step, damping
+        self.uniform = uniform if isinstance(uniform, jax.Array) else np.asarray(uniform)
+        for name, number in (("step", step), ("damping", damping)):
+            if not isinstance(number, jax.Array | np.ndarray):
+                settle(self, name, check_positive)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths with which rounding grows."""
+        return (*self.activations.shape, self.weights.shape[1])
+
+    def rows(self) -> Float[Array, "samples inputs"]:
+        """$X$."""
+        return jnp.asarray(self.activations, float)
+
+    def exact(self) -> Float[Array, "inputs outputs"]:
+        """$W$."""
+        return jnp.asarray(self.weights, float)
+
+    def moments(self) -> Float[Array, "inputs inputs"]:
+        r"""$H = X^\top X + \lambda I$."""
+        gram = matmul(self.rows().T, self.rows())
+        added = jnp.asarray(self.damping, float) * jnp.trace(gram) / len(gram)
+        return gram + added * jnp.eye(len(gram))
+
+    def outputs_moved(self, estimate: Array) -> Float[Array, "samples outputs"]:
+        """$X(W - Q)$."""
+        return matmul(self.rows(), self.exact() - estimate)
+
+    def levels(self) -> Quantised:
+        r"""The grid of each weight: multiples of the step, moved by the dither."""
+        shape = self.weights.shape
+        step = jnp.broadcast_to(jnp.asarray(self.step, float), shape)
+        zeros = 2.0 ** (BITS - 1) + jnp.asarray(self.dither, float) - 0.5
+        codes = np.zeros(shape, np.uint8)
+        return Quantised.of(codes, step, zeros, bits=BITS, group=1)
+
+    def within(self, reached: Array) -> Hypothesis:
+        """Nothing that is rounded leaves the grid."""
+        most = jnp.max(jnp.abs(reached)) / jnp.asarray(self.step, float)
+        return Hypothesis("no weight to be rounded leaves the grid", REACH - most)
+
+    def uniform_dither(self) -> Hypothesis:
+        """A law of the dither."""
+        name = "the dither is independent and uniform, and looks at nothing"
+        return law_hypothesis(name, self.uniform)
+
+
+def _array(value: Any) -> Any:
+    return np.asarray(value, float)
+
+
+class SteppedSetting(eqx.Module):
+    r"""A random layer, rounded to steps of which `reach` make its largest weight.
+
+    Weights are independent, of a `law`. Rows are Gaussian, $zA$ with $A_{ij} = i^{-d}(\delta_{ij} +
+    cg_{ij}/\sqrt N)$, where $d$ is the `decay`, $c$ says how far inputs are `correlated`, and $g$
+    is Gaussian.
+    """
+
+    samples: int
+    inputs: int
+    outputs: int
+    law: noise.AbstractNoise = noise.Gaussian(1.0)
+    decay: float | np.ndarray = eqx.field(default=0.0, converter=_array)
+    correlated: float | np.ndarray = eqx.field(default=1.0, converter=_array)
+    reach: float | np.ndarray = eqx.field(default=8.0, converter=_array)
+    damping: float | np.ndarray = eqx.field(default=0.01, converter=_array)
+
+    def __check_init__(self) -> None:
+        for name in ("samples", "inputs", "outputs"):
+            settle(self, name, check_count, 1)
+
+    def draw(self, *, key: PRNGKeyArray) -> SteppedLayer:
+        """A random layer, in float64."""
+        with float64():
+            return _draw(self, key)
+
+
+@eqx.filter_jit
+def _draw(setting: SteppedSetting, key: PRNGKeyArray) -> SteppedLayer:
+    row_key, mixing_key, weight_key, dither_key = jax.random.split(key, 4)
+    inputs, outputs = setting.inputs, setting.outputs
+    weights = setting.law.draw(jnp.eye(inputs), jnp.zeros((inputs, outputs)), key=weight_key)
+    sizes = jnp.arange(1.0, inputs + 1) ** -jnp.asarray(setting.decay)
+    mixing = setting.correlated * normal(mixing_key, (inputs, inputs)) / jnp.sqrt(inputs)
+    mixing = sizes[:, None] * (jnp.eye(inputs) + mixing)
+    rows = matmul(normal(row_key, (setting.samples, inputs)), mixing)
+    step = jnp.max(jnp.abs(weights)) / jnp.asarray(setting.reach)
+    dither = uniform(dither_key, (inputs, outputs))
+    damping = jnp.asarray(setting.damping)
+    return SteppedLayer(
+        weights, rows, step, dither=dither, damping=damping, uniform=jnp.asarray(True)
+    )
