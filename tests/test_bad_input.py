@@ -301,6 +301,10 @@ WRONG_TYPES = {
         lambda: LookUp(order=3),  # pyright: ignore[reportArgumentType]
         "`order` must be one such as .*; got 3",
     ),
+    "nonlinearity by number": (
+        lambda: LookUp(through=3),  # pyright: ignore[reportArgumentType]
+        "`through` must be one such as .*; got 3",
+    ),
     "fractional inputs": (lambda: Calibration.empty(8.0), "`inputs` must be .* got 8.0"),  # pyright: ignore[reportArgumentType]
     "fractional outputs": (lambda: draw(outputs=6.5), "`outputs` must be .* got 6.5"),
     "fractional trials": (

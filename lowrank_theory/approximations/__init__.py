@@ -24,5 +24,6 @@ from lowrank_theory.approximations.sparse import CompressedRows as CompressedRow
 from lowrank_theory.approximations.sparse import NOfM as NOfM
 from lowrank_theory.approximations.sparse import Sparse as Sparse
 from lowrank_theory.approximations.sparse import WholeRows as WholeRows
+from lowrank_theory.approximations.table import AbstractTable as AbstractTable
 from lowrank_theory.approximations.table import RoundedTable as RoundedTable
 from lowrank_theory.approximations.table import Table as Table

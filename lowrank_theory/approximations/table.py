@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, UInt8
+from jaxtyping import Array, Float, Int, Integer, Num, UInt8
 
 from lowrank_theory._numerics import AnyArray, check_count, ours, settle
 from lowrank_theory.approximations._approximation import (
@@ -23,7 +23,27 @@ from lowrank_theory.approximations._packing import bits_for
 UNKNOWN = -1  # the code of a row in which a number that is compared is NaN
 
 
-class Table(AbstractApproximation):
+class AbstractTable(AbstractApproximation):
+    """Trees, each with a row of entries for each of its codes."""
+
+    splits: eqx.AbstractVar[Integer[Array | np.ndarray, "*stack codebooks levels"]]
+    thresholds: eqx.AbstractVar[Float[Array | np.ndarray, "*stack codebooks nodes"]]
+    entries: eqx.AbstractVar[Num[Array | np.ndarray, "*stack codebooks codes outputs"]]
+    inputs: eqx.AbstractVar[int]
+
+    def codes(
+        self, rows: Float[AnyArray, "*stack samples inputs"]
+    ) -> Int[Array, "*stack samples codebooks"]:
+        """The code that each row finds in each codebook, and -1 for what NaN finds."""
+        return _codes(self.splits, self.thresholds, rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(*stack, inputs, outputs)."""
+        return (*self.splits.shape[:-2], self.inputs, self.entries.shape[-1])
+
+
+class Table(AbstractTable):
     r"""The map $x \mapsto \sum_c T_{c,k_c(x)}$, where each codebook finds its code by a tree.
 
     Codebook c has a balanced binary tree of D levels: at level d the input `splits[c, d]` is
@@ -49,12 +69,6 @@ class Table(AbstractApproximation):
             raise ValueError(f"`thresholds` must be of {entries.dtype}; got {thresholds.dtype}.")
         self.splits, self.thresholds, self.entries = map(ours, (splits, thresholds, entries))
 
-    def codes(
-        self, rows: Float[AnyArray, "*stack samples inputs"]
-    ) -> Int[Array, "*stack samples codebooks"]:
-        """The code that each row finds in each codebook, and -1 for what NaN finds."""
-        return _codes(self.splits, self.thresholds, rows)
-
     def apply(
         self, rows: Float[AnyArray, "*stack samples inputs"]
     ) -> Float[AnyArray, "*stack samples outputs"]:
@@ -63,11 +77,6 @@ class Table(AbstractApproximation):
             codes = self.codes(rows)
             total = _over_stack(_summed, self.splits.ndim - 2)(codes, jnp.asarray(self.entries))
             return _where_known(codes, total)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(*stack, inputs, outputs)."""
-        return (*self.splits.shape[:-2], self.inputs, self.entries.shape[-1])
 
     @property
     def dtype(self) -> np.dtype:
@@ -82,7 +91,7 @@ class Table(AbstractApproximation):
         return _trees_stored(self) + Storage.of(self.entries)
 
 
-class RoundedTable(AbstractApproximation):
+class RoundedTable(AbstractTable):
     r"""A `Table` with entries in one byte each: $x \mapsto s + \Delta\sum_c T_{c,k_c(x)}$.
 
     `entries` are integers (codebooks, codes, outputs), which are summed without rounding; `step`
@@ -122,12 +131,6 @@ class RoundedTable(AbstractApproximation):
         for name, array in zip(names, arrays, strict=True):
             setattr(self, name, ours(array))
 
-    def codes(
-        self, rows: Float[AnyArray, "*stack samples inputs"]
-    ) -> Int[Array, "*stack samples codebooks"]:
-        """The code that each row finds in each codebook, and -1 for what NaN finds."""
-        return _codes(self.splits, self.thresholds, rows)
-
     def apply(
         self, rows: Float[AnyArray, "*stack samples inputs"]
     ) -> Float[AnyArray, "*stack samples outputs"]:
@@ -139,11 +142,6 @@ class RoundedTable(AbstractApproximation):
             total = sums.astype(wide) * jnp.asarray(self.step, wide)[..., None, :]
             total = total + jnp.asarray(self.shift, wide)[..., None, :]
             return _where_known(codes, total.astype(self.dtype))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(*stack, inputs, outputs)."""
-        return (*self.splits.shape[:-2], self.inputs, self.entries.shape[-1])
 
     @property
     def dtype(self) -> np.dtype:
@@ -174,7 +172,7 @@ def _check_trees(splits: Any, thresholds: Any, name: str, entries: Any) -> None:
         )
 
 
-def _trees_stored(table: Table | RoundedTable) -> Storage:
+def _trees_stored(table: AbstractTable) -> Storage:
     """What is compared, and what is added."""
     thresholds, splits = table.thresholds, table.splits
     codebooks = splits.size // splits.shape[-1]

@@ -1,7 +1,8 @@
 r"""Look-up products as a method with sizes: numbers of codebooks.
 
 The parts are those of MADDNESS (Blalock and Guttag 2021): trees, ridge entries over all codebooks,
-bytes; the order of the inputs is that of McCarter and Dronen (2022). Trees that know the weights
+bytes; orders of the inputs, and entries behind a nonlinearity, are those of McCarter and Dronen
+(2022). Trees that know the weights
 and steps for each output are ours.
 """
 
@@ -21,6 +22,7 @@ from lowrank_theory._numerics import (
 from lowrank_theory.approximations import RoundedTable, Table
 from lowrank_theory.lookup.bytes_of_tables import in_bytes
 from lowrank_theory.lookup.entries import bucket_means, ridge_entries
+from lowrank_theory.lookup.nonlinear import AbstractNonlinearity, nonlinear_entries
 from lowrank_theory.lookup.orders import AbstractOrder, AsTheyCome, subspaces
 from lowrank_theory.lookup.trees import grown
 from lowrank_theory.problems import Observed
@@ -31,10 +33,12 @@ class LookUp(AbstractLadder):
     """Look-up tables of several numbers of `codebooks`, each with a tree of so many `levels`.
 
     - `order` of the inputs, whose successive parts are the subspaces of the codebooks: as they come
-      (pixels and channels lie beside those that they tell of), or `Correlated`;
+      (pixels and channels lie beside those that they tell of), `Correlated` or `Rotated`;
     - `weighted`: trees look at what becomes of the outputs, not of the inputs;
     - `candidates`: how many inputs are tried at each level;
     - `ridge`: the penalty of entries away from bucket means, in rows;
+    - `through`: what outputs go through before they are judged, such as `Rectified(bias)` or
+      `Softmax(bias)`; if nothing, entries have a closed form;
     - `rounded`: entries are bytes, with a step for each output.
 
     More codebooks than inputs are no size of the layer. Entries are fitted to the outputs of the
@@ -47,6 +51,7 @@ class LookUp(AbstractLadder):
     weighted: bool = True
     candidates: int = 4
     ridge: float = 1.0
+    through: AbstractNonlinearity | None = None
     rounded: bool = True
 
     def __check_init__(self) -> None:
@@ -57,6 +62,10 @@ class LookUp(AbstractLadder):
         if not isinstance(self.order, AbstractOrder):
             raise ValueError(
                 f"`order` must be one such as `AsTheyCome()` or `Correlated()`; got {self.order!r}."
+            )
+        if not (self.through is None or isinstance(self.through, AbstractNonlinearity)):
+            raise ValueError(
+                f"`through` must be one such as `Rectified()` or `Softmax()`; got {self.through!r}."
             )
 
     @property
@@ -144,7 +153,11 @@ def _made(
     )
     anchor = bucket_means(trees.codes, rows, parts, 2**method.levels, counts) @ wide
     wanted = (rows if original is None else original) @ wide
-    entries = ridge_entries(trees.codes, wanted, anchor, counts=counts, ridge=method.ridge)
+    options: Any = {"counts": counts, "ridge": method.ridge}
+    if method.through is None:
+        entries = ridge_entries(trees.codes, wanted, anchor, **options)
+    else:
+        entries = nonlinear_entries(trees.codes, wanted, anchor, method.through, **options)
     inputs = len(wide)
     if not method.rounded:
         return Table(trees.splits, trees.thresholds, entries.astype(dtype), inputs=inputs)

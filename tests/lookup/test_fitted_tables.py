@@ -14,7 +14,6 @@ from lowrank_theory.approximations import Table
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.lookup import (
     AsTheyCome,
-    Correlated,
     LookUp,
     averaged_sums,
     bucket_means,
@@ -307,59 +306,6 @@ def test_a_calibration_of_kept_rows_serves():
     both = np.concatenate([rows, rows])
     other = LookUp((4,)).sweep(Observed(weights=WEIGHTS, activations=both)).at(0).approximation
     assert_close(one.apply(HELD_OUT), other.apply(HELD_OUT), condition=1e6, scale=1)
-
-
-# --- orders ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("order", [AsTheyCome(), Correlated(), Correlated(squared=False)])
-@pytest.mark.parametrize("inputs", [1, 2, 24])
-def test_an_order_is_a_permutation(order, inputs):
-    rows = ROWS[:, :inputs].copy()
-    rows[:, 0] = 3.0
-    for some in (rows, rows[:1], 0 * rows, rows[:0], np.ldexp(rows, 400)):
-        found = order.of(some, np.ones(len(some)))
-        assert sorted(found.tolist()) == list(range(inputs))
-
-
-def grouped(signs: bool):
-    """Six groups of four inputs that are alike up to noise, and up to signs, shuffled."""
-    random = np.random.default_rng(8)
-    hidden = np.repeat(random.standard_normal((3000, 6)), 4, axis=1)
-    rows = hidden + 0.3 * random.standard_normal((3000, 24))
-    if signs:
-        rows *= random.choice([-1, 1], 24)
-    return rows[:, random.permutation(24)], random.standard_normal((24, 12))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("signs", [False, True])
-def test_inputs_that_tell_of_each_other_belong_together(signs):
-    rows, weights = grouped(signs)
-    losses = {}
-    for order in (AsTheyCome(), Correlated(squared=False), Correlated()):
-        table = look_up(rows[:1500], weights, 6, method=LookUp(order=order))
-        losses[str(order)] = share(rows[1500:] @ weights, table.apply(rows[1500:]))
-    plain, linear, squared = losses.values()
-    assert squared < 0.7 * plain and squared <= linear * 1.02
-    if signs:
-        assert squared < 0.9 * linear
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("codebooks", [8, 16])
-def test_pixels_are_best_left_where_they_are(codebooks):
-    """.17 against .19 and .08 against .11, in the first layer of the digits."""
-    split, weights = networks.digits_data(), networks.digits_network().weights[0]
-    seen, new = np.asarray(split.training_images), np.asarray(split.held_out_images)
-    in_place, clustered = (
-        share(
-            new @ np.asarray(weights),
-            look_up(seen, weights, codebooks, method=LookUp(order=order)).apply(new),
-        )
-        for order in (AsTheyCome(), Correlated())
-    )
-    assert in_place < 0.95 * clustered
 
 
 # --- trends ---------------------------------------------------------------------------------------
