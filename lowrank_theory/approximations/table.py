@@ -1,6 +1,7 @@
 """Look-up tables: rows are compared with thresholds, and the outputs are sums of entries."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -8,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Integer, Num, UInt8
 
-from lowrank_theory._numerics import AnyArray, check_count, ours, settle
+from lowrank_theory._numerics import AnyArray, check_count, check_positive, ours, settle
 from lowrank_theory.approximations._approximation import (
     AbstractApproximation,
     Storage,
@@ -49,7 +51,8 @@ class Table(AbstractTable):
     Codebook c has a balanced binary tree of D levels: at level d the input `splits[c, d]` is
     compared with the threshold of the node, and goes right where it is no smaller. Nodes are
     numbered from the root, level by level; `entries` are (codebooks, $2^D$, outputs). This is no
-    matrix: there is no `materialise`, no transpose and no derivative with respect to the rows.
+    matrix: there is no `materialise` and no transpose; `apply` has no derivative with respect to
+    rows and thresholds, `straight_through` has.
 
     A row in which a number that is compared is NaN gets NaN in all outputs.
     """
@@ -77,6 +80,31 @@ class Table(AbstractTable):
             codes = self.codes(rows)
             total = _over_stack(_summed, self.splits.ndim - 2)(codes, jnp.asarray(self.entries))
             return _where_known(codes, total)
+
+    def straight_through(
+        self, rows: Float[AnyArray, "*stack samples inputs"], *, temperature: Any
+    ) -> Float[AnyArray, "*stack samples outputs"]:
+        r"""What `apply` gives, exactly, with derivatives for training (Bengio, Léonard and
+        Courville 2013). With respect to the entries they are those of the table: $G^\top$ times
+        those of the outputs, where $G$ are the indicators of the codes. With respect to thresholds
+        and rows they are those of the *soft* table, where a row goes right at a node with threshold
+        $v$ by the share $\sigma((x_j - v)/\tau)$, $\sigma$ the logistic function, the share of a
+        code is the product along its path, and outputs are sums of entries by their shares. The
+        `temperature` $\tau \gt 0$ is in the unit of the inputs; as it falls, the soft table
+        becomes the table, but where an input equals a threshold. Which inputs are compared stays.
+
+        Differentiate by `equinox.filter_grad`, which leaves integers alone, and round what is
+        trained by `lookup.in_bytes`. Raises `ValueError` for a temperature that is not positive; a
+        traced one is not checked.
+        """
+        if not isinstance(temperature, Tracer):
+            temperature = check_positive("temperature", temperature)
+        with as_stored(rows, self):
+            entries = lax.stop_gradient(ours(self.entries))
+            softened = _over_stack(partial(_softened, temperature), self.splits.ndim - 2)
+            arrays = map(jnp.asarray, (self.splits, self.thresholds, entries, ours(rows)))
+            soft = softened(*arrays)
+            return self.apply(rows) + (soft - lax.stop_gradient(soft))
 
     @property
     def dtype(self) -> np.dtype:
@@ -235,6 +263,23 @@ def _summed(
 
     nothing = jnp.zeros((codes.shape[0], entries.shape[-1]), dtype)
     return lax.scan(more, nothing, (codes.T, entries))[0]
+
+
+def _softened(
+    temperature: Any,
+    splits: Integer[Array, "codebooks levels"],
+    thresholds: Float[Array, "codebooks nodes"],
+    entries: Float[Array, "codebooks codes outputs"],
+    rows: Float[Array, "samples inputs"],
+) -> Float[Array, "samples outputs"]:
+    codebooks, levels = splits.shape
+    shares = jnp.ones((rows.shape[0], codebooks, 1), rows.dtype)
+    for level in range(levels):
+        limits = thresholds[:, 2**level - 1 : 2 ** (level + 1) - 1]
+        right = jax.nn.sigmoid((rows[:, splits[:, level], None] - limits) / temperature)
+        both = jnp.stack([shares * (1 - right), shares * right], axis=-1)
+        shares = both.reshape(*both.shape[:-2], -1)
+    return jnp.einsum("rck,cko->ro", shares, entries)
 
 
 def _where_known(codes: Array, outputs: Array) -> Array:

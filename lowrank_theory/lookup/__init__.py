@@ -2,8 +2,8 @@
 
 Rows of inputs are cut into subspaces (`orders`); in each a codebook finds one of few codes, by
 comparisons (`trees`) or by the nearest centre (`product_quantisation`); an output is the sum of the
-entries of its codes (`entries`, `nonlinear`), in floats or in bytes (`bytes_of_tables`). Tables are
-trained further by `straight_through`, and leave for other languages as in `exported`.
+entries of its codes (`entries`, `nonlinear`), in floats or in bytes (`bytes_of_tables`). Tables
+are trained further by `Table.straight_through`, and leave for other languages as in `exported`.
 """
 
 from lowrank_theory.lookup.bytes_of_tables import averaged_sums as averaged_sums
@@ -25,5 +25,4 @@ from lowrank_theory.lookup.orders import Correlated as Correlated
 from lowrank_theory.lookup.orders import Rotated as Rotated
 from lowrank_theory.lookup.product_quantisation import Centres as Centres
 from lowrank_theory.lookup.product_quantisation import k_means as k_means
-from lowrank_theory.lookup.straight_through import straight_through as straight_through
 from lowrank_theory.lookup.trees import grown as grown
