@@ -38,7 +38,7 @@ from lowrank_theory.recovery import (
     WeightedTarget,
     gram_root,
 )
-from lowrank_theory.sparsification.masks import of_mask
+from lowrank_theory.sparsification.masks import largest_traced, of_mask
 
 
 class LowRankAndSparse(AbstractLadder):
@@ -152,9 +152,7 @@ def _alternated(
         rest = target - matmul(factors * leading, right)
         scores = sizes * jnp.abs(rest)
         scores = scores if per_output else scores.reshape(-1, 1)
-        order = jnp.argsort(-scores, axis=0, stable=True)
-        first = jnp.broadcast_to(jnp.arange(len(order))[:, None] < kept, order.shape)
-        mask = jnp.put_along_axis(first, order, first, axis=0, inplace=False).reshape(rest.shape)
+        mask = largest_traced(scores, kept).reshape(rest.shape)
         sparse = jnp.where(mask, rest, 0)
         factors, right, error = low_rank(sparse)
         better = error < least

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lowrank_theory._numerics import check_count, check_fraction, keep
 from lowrank_theory.approximations import Bitmap, CompressedRows, NOfM, Sparse
@@ -20,6 +21,15 @@ def largest(
     mask = np.zeros(scores.shape, bool)
     np.put_along_axis(mask, order, values=True, axis=0)
     return mask
+
+
+def largest_traced(
+    scores: Float[Array, "entries columns"], kept: Int[Array, ""] | int
+) -> Bool[Array, "entries columns"]:
+    """`largest` in a program of JAX, which may know how many stay only when it runs."""
+    order = jnp.argsort(-scores, axis=0, stable=True)
+    first = jnp.broadcast_to(jnp.arange(len(order))[:, None] < kept, order.shape)
+    return jnp.put_along_axis(first, order, first, axis=0, inplace=False)
 
 
 def of_mask(weights: np.ndarray, mask: np.ndarray) -> Sparse:

@@ -54,6 +54,7 @@ from lowrank_theory.theorems.price_of_ignoring_data import (
     price_of_ignoring_data as price_of_ignoring_data,
 )
 from lowrank_theory.theorems.projected_truth import projected_truth as projected_truth
+from lowrank_theory.theorems.pruning import pruning as pruning
 from lowrank_theory.theorems.randomized_range import randomized_range as randomized_range
 from lowrank_theory.theorems.rank_penalty import rank_penalty as rank_penalty
 from lowrank_theory.theorems.relu_noise_after import relu_noise_after as relu_noise_after

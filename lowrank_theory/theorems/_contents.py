@@ -42,5 +42,5 @@ PARTS: dict[str, tuple[str, ...]] = {
         "numerical_route",
         "randomized_range",
     ),
-    "Other compressions": ("rounding", "second_order_rounding", "look_up"),
+    "Other compressions": ("rounding", "second_order_rounding", "pruning", "look_up"),
 }

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import (
     AnyArray,
+    Number,
     check_array,
     check_count,
     check_positive,
@@ -28,6 +29,26 @@ from lowrank_theory.theorems._theorem import Hypothesis
 
 BITS = 8
 REACH = 2.0 ** (BITS - 1) - 2  # steps from zero, dither and half a step apart
+
+
+def damped_moments(rows: AnyArray, damping: Number) -> Float[Array, "inputs inputs"]:
+    r"""$X^\top X + \lambda I$, $\lambda$ the damping times the mean of the diagonal."""
+    rows = jnp.asarray(rows, float)
+    gram = matmul(rows.T, rows)
+    return gram + jnp.asarray(damping, float) * jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
+
+
+def correlated_rows(
+    key: PRNGKeyArray, shape: tuple[int, int], decay: Number, correlated: Number
+) -> Float[Array, "samples inputs"]:
+    r"""Gaussian rows $zA$ with $A_{ij} = i^{-d}(\delta_{ij} + cg_{ij}/\sqrt N)$, where $d$ is the
+    decay, $c$ says how far inputs are correlated, and $g$ is Gaussian.
+    """
+    row_key, mixing_key = jax.random.split(key)
+    inputs = shape[1]
+    sizes = jnp.arange(1.0, inputs + 1) ** -jnp.asarray(decay)
+    mixing = jnp.eye(inputs) + correlated * normal(mixing_key, (inputs, inputs)) / jnp.sqrt(inputs)
+    return matmul(normal(row_key, shape), sizes[:, None] * mixing)
 
 
 class SteppedLayer(eqx.Module):
@@ -95,9 +116,7 @@ class SteppedLayer(eqx.Module):
 
     def moments(self) -> Float[Array, "inputs inputs"]:
         r"""$H = X^\top X + \lambda I$."""
-        gram = matmul(self.rows().T, self.rows())
-        added = jnp.asarray(self.damping, float) * jnp.trace(gram) / len(gram)
-        return gram + added * jnp.eye(len(gram))
+        return damped_moments(self.rows(), self.damping)
 
     def outputs_moved(self, estimate: Array) -> Float[Array, "samples outputs"]:
         """$X(W - Q)$."""
@@ -129,9 +148,7 @@ def _array(value: Any) -> Any:
 class SteppedSetting(eqx.Module):
     r"""A random layer, rounded to steps of which `reach` make its largest weight.
 
-    Weights are independent, of a `law`. Rows are Gaussian, $zA$ with $A_{ij} = i^{-d}(\delta_{ij} +
-    cg_{ij}/\sqrt N)$, where $d$ is the `decay`, $c$ says how far inputs are `correlated`, and $g$
-    is Gaussian.
+    Weights are independent, of a `law`; `correlated_rows` are seen.
     """
 
     samples: int
@@ -155,13 +172,10 @@ class SteppedSetting(eqx.Module):
 
 @eqx.filter_jit
 def _draw(setting: SteppedSetting, key: PRNGKeyArray) -> SteppedLayer:
-    row_key, mixing_key, weight_key, dither_key = jax.random.split(key, 4)
+    row_key, weight_key, dither_key = jax.random.split(key, 3)
     inputs, outputs = setting.inputs, setting.outputs
     weights = setting.law.draw(jnp.eye(inputs), jnp.zeros((inputs, outputs)), key=weight_key)
-    sizes = jnp.arange(1.0, inputs + 1) ** -jnp.asarray(setting.decay)
-    mixing = setting.correlated * normal(mixing_key, (inputs, inputs)) / jnp.sqrt(inputs)
-    mixing = sizes[:, None] * (jnp.eye(inputs) + mixing)
-    rows = matmul(normal(row_key, (setting.samples, inputs)), mixing)
+    rows = correlated_rows(row_key, (setting.samples, inputs), setting.decay, setting.correlated)
     step = jnp.max(jnp.abs(weights)) / jnp.asarray(setting.reach)
     dither = uniform(dither_key, (inputs, outputs))
     damping = jnp.asarray(setting.damping)

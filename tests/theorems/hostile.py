@@ -215,6 +215,13 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 given.target, rows, float(np.max(np.abs(given.target), initial=0.0)) / 6
             )
         ],
+        "PrunedSet": [lambda: _of("_pruned").PrunedSet(rows, given.target[:1])],
+        "Thinned": [lambda: _of("_pruned").Thinned(given.target, 1, group=2)],
+        "Sampled": [
+            lambda: _of("_pruned").Sampled(
+                given.target, rows, np.full_like(given.target, 0.5), np.full_like(given.target, 0.4)
+            )
+        ],
         "CodedLayer": [
             lambda ridge=ridge: _of("look_up").CodedLayer(
                 rows, given.target, codes, count=3, ridge=ridge
