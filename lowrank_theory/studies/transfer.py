@@ -118,7 +118,7 @@ def transfer(
     if folder is not None:
         make_folder(folder)  # or refuse, before anything is read
     loaded = case.load(sizes)
-    pieces = _Pieces(folder, [case.name, dataclasses.asdict(sizes), seed, _digest(loaded)])
+    pieces = Pieces(folder, [case.name, dataclasses.asdict(sizes), seed, _digest(loaded)])
     half = min(shares, key=lambda share: abs(share - 0.5))
     jobs: dict[str, Callable[[], Any]] = {
         "layers": functools.partial(_layers, case.name, loaded, seed),
@@ -198,7 +198,7 @@ def _digest(loaded: Loaded) -> str:
     return digest.hexdigest()
 
 
-class _Pieces:
+class Pieces:
     """What is finished, each piece in a file named by the hash of what it is, of the sources of
     this package, and of the versions of what it computes with; nowhere without a folder.
     """

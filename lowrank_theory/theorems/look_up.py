@@ -20,6 +20,10 @@ I)^{-1}G^\top Y$ are ridge entries. $\lVert\cdot\rVert$ is the Frobenius norm.
 - `average` (in expectation, equality): C = $2^t$ independent bytes, uniform, averaged in pairs and
   rounded up at each level, and multiplied by C, exceed their sum by $Ct/4$ in the mean.
 - `average_worst` (sure): by $Ct/2$ at most.
+- `rows_to_come` (with probability $1-\delta$): for all entries $t$ of one output and all of $N$
+  encoders that were fixed before the m rows, independent, with outputs $\lvert y\rvert \le Y$:
+  $\mathbb E\min(\lvert y - f\rvert, b)$ is at most its mean over the rows plus $2r\sqrt{C/m} +
+  b\sqrt{\ln(N(j+1)(j+2)/\delta)/(2m)}$, $r = 2^jY \ge \lVert t\rVert$ with the least $j \ge 0$.
 """
 
 from typing import Any
@@ -45,6 +49,7 @@ from lowrank_theory._numerics import (
 )
 from lowrank_theory._random import normal
 from lowrank_theory.theorems._byte_tables import Average, AverageWorst, Bytes, check_codes
+from lowrank_theory.theorems._coded_rows import RowsToCome, indicators, ridge_entries
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared, tail_norm
 from lowrank_theory.theorems._theorem import (
     EQUALITY,
@@ -102,8 +107,7 @@ class CodedLayer(eqx.Module):
 
     def indicators(self) -> Float[Array, "samples codes"]:
         """$G$."""
-        one = jax.nn.one_hot(jnp.asarray(self.codes), self.count, dtype=float)
-        return one.reshape(one.shape[0], -1)
+        return indicators(self.codes, self.count)
 
     def outputs(self) -> Float[Array, "samples outputs"]:
         """$Y = AB$."""
@@ -153,14 +157,6 @@ def _signs(rows: Array, codebooks: int, levels: int) -> Int[Array, "samples code
     places = np.arange(codebooks * levels).reshape(codebooks, levels) % rows.shape[1]
     powers = 2 ** np.arange(levels)
     return jnp.sum((rows[:, places] >= 0) * powers, axis=-1)
-
-
-def _entries(
-    design: Float[Array, "samples codes"], wanted: Float[Array, "samples outputs"], ridge: Any
-) -> Float[Array, "codes outputs"]:
-    r"""$T_\lambda$."""
-    gram = matmul(design.T, design) + ridge * jnp.eye(design.shape[1])
-    return jax.scipy.linalg.solve(gram, matmul(design.T, wanted), assume_a="pos")
 
 
 _SHAPE: dict[str, Any] = {"samples": 60, "inputs": 12, "outputs": 8, "codebooks": 2, "levels": 2}
@@ -231,7 +227,7 @@ class AbstractCoded(AbstractStatement):
 def _fitted(layer: CodedLayer, wanted: Array, factor: float = 1.0) -> Array:
     """What the entries for these outputs give."""
     design = layer.indicators()
-    return matmul(design, _entries(design, wanted, factor * jnp.asarray(layer.ridge, float)))
+    return matmul(design, ridge_entries(design, wanted, factor * jnp.asarray(layer.ridge, float)))
 
 
 def _size(layer: CodedLayer) -> Float[Array, ""]:
@@ -325,7 +321,7 @@ class Size(AbstractCoded):
 
     def estimate(self, instance: CodedLayer) -> Float[Array, "rows columns"]:
         r"""$T_\lambda(Y)$."""
-        return _entries(instance.indicators(), instance.outputs(), instance.ridge)
+        return ridge_entries(instance.indicators(), instance.outputs(), instance.ridge)
 
     def broken_estimate(self, instance: CodedLayer) -> Float[Array, "rows columns"]:
         r"""$9T_\lambda(Y)$."""
@@ -347,7 +343,8 @@ class Size(AbstractCoded):
 class LookUp(AbstractTheorem):
     r"""Tables of $C$ codebooks of $k$ codes are no better than rank $C(k-1)+1$; entries that know
     the weights are prototypes times weights; a byte for each entry costs $C\Delta/2$, and averages
-    in the place of sums $\tfrac14C\log_2C$ in the mean.
+    in the place of sums $\tfrac14C\log_2C$ in the mean; what is lost on rows to come
+    exceeds what is lost on those that were seen by the size of the entries over $\sqrt m$.
     """
 
     low_rank: LowRank = LowRank()
@@ -357,6 +354,7 @@ class LookUp(AbstractTheorem):
     bytes: Bytes = Bytes()
     average: Average = Average()
     average_worst: AverageWorst = AverageWorst()
+    rows_to_come: RowsToCome = RowsToCome()
 
 
 look_up = LookUp()

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank_theory import networks
 from lowrank_theory.approximations import Table
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.lookup import (
@@ -368,37 +367,7 @@ def test_bytes_cost_little_and_averages_need_their_correction():
     assert exact < corrected < biased
 
 
-# --- networks -------------------------------------------------------------------------------------
-
-
-def test_a_convolution_is_compressed_saved_and_loaded(tmp_path):
-    random = np.random.default_rng(9)
-    images = random.standard_normal((24, 8, 8, 3)).astype(np.float32)
-    images = images + np.roll(images, 1, axis=1) + np.roll(images, 1, axis=2)
-    parameters = {"conv": random.standard_normal((3, 3, 3, 24)).astype(np.float32) / 5}
-
-    def network(p, x):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            x, p["conv"], (1, 1), "SAME", dimension_numbers=dimensions
-        )
-
-    batches = [images[:12], images[12:]]
-    method = LookUp((2, 5))
-    found = networks.compress(network, parameters, batches, networks.Bytes(0.99), method=method)
-    taken = found.layers["['conv']"]
-    assert taken.size == "5 codebooks"
-    outputs, made = (
-        np.concatenate([np.asarray(f(p, batch)) for batch in batches]).reshape(-1, 24)
-        for f, p in ((network, parameters), (found.function, found.parameters))
-    )
-    error = np.linalg.norm(outputs - made) / np.linalg.norm(outputs)
-    assert taken.relative_error == pytest.approx(error, rel=1e-4)
-    found.save(tmp_path / "file")
-    loaded = networks.load_compressed(tmp_path / "file", network, parameters)
-    np.testing.assert_array_equal(
-        loaded.function(loaded.parameters, images), found.function(found.parameters, images)
-    )
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from lowrank_theory.models.catalogue import Case, Loaded, Metric, Sizes
 from lowrank_theory.networks import Perceptron, Transfer, transfer
 from lowrank_theory.reports import transfer as transfer_report
 from lowrank_theory.studies import _scrutiny, _sizes
-from lowrank_theory.studies.transfer import _Pieces
+from lowrank_theory.studies.transfer import Pieces
 from lowrank_theory.studies.transfer_rows import NetworkAtSize
 from lowrank_theory.studies.ways import ROUNDED, SAME_RANKS, STANDARD
 from pages import Resources
@@ -250,13 +250,13 @@ def test_what_is_finished_is_kept(found, folder, monkeypatch):
 
 
 def test_a_torn_piece_is_made_anew(tmp_path):
-    pieces = _Pieces(tmp_path, ["x"])
+    pieces = Pieces(tmp_path, ["x"])
     assert pieces.get("a", lambda: {"b": [1.5, math.inf]})["found"] == {"b": [1.5, None]}
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"torn")
     with pytest.warns(UserWarning, match="is corrupt.*computed anew"):
-        assert _Pieces(tmp_path, ["x"]).get("a", lambda: 2)["found"] == 2
-    other = _Pieces(tmp_path, ["y"])
+        assert Pieces(tmp_path, ["x"]).get("a", lambda: 2)["found"] == 2
+    other = Pieces(tmp_path, ["y"])
     assert other.get("a", lambda: 3)["found"] == 3
     other.prune()
     assert len(list(tmp_path.iterdir())) == 1

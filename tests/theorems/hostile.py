@@ -229,6 +229,18 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
             for ridge in (1.0, 100.0)
         ],
         "CodedTable": [lambda: _of("_byte_tables").CodedTable(table, codes % table.shape[1])],
+        "CodedLaw": [
+            lambda limit=limit: _of("_coded_rows").CodedLaw(
+                rows[:, 0],
+                np.stack([codes, codes[::-1]]),
+                np.arange(len(rows)) // 2,
+                np.asarray(np.max(np.abs(rows[:, 0]), initial=0.0)),
+                np.asarray(limit * float(np.max(np.abs(rows[:, 0]), initial=0.0))),
+                YES,
+                count=3,
+            )
+            for limit in (0.1, 10.0)
+        ],
         "ByteRows": [
             lambda: _of("_byte_tables").ByteRows(rows[:, : 2 ** int(np.log2(rows.shape[1]))])
         ],

@@ -58,7 +58,7 @@ def with_nothing_said(instance: Any) -> Any:
         return Problem(instance.observed, truth, instance.rank)
     if hasattr(instance, "problem"):
         return dataclasses.replace(instance, problem=with_nothing_said(instance.problem))
-    said = "independent" if hasattr(instance, "independent") else "gaussian"
+    said = next(law for law in ("independent", "gaussian", "uniform") if hasattr(instance, law))
     return dataclasses.replace(instance, **{said: NOT_SAID})
 
 
@@ -67,7 +67,7 @@ for _kind, _instance in instances(Numbers(m=60)):
     INSTANCES.setdefault(_kind, _instance)
 INSTANCES["Truth"] = INSTANCES["Problem"]
 # Of these, one law says all: nothing but the residual, or the rows and their own law, enters.
-ONE_LAW = {"Residual", "Rows"}
+ONE_LAW = {"Residual", "Rows", "ByteRows"}
 
 
 @pytest.mark.parametrize("name", RANDOM)

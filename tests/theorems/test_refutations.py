@@ -20,6 +20,7 @@ from lowrank_theory.recovery import ActivationWeighted, recover
 from lowrank_theory.recovery.shrinkage import hard_threshold_constant
 from lowrank_theory.theorems import STATEMENTS, Direction
 from lowrank_theory.theorems._byte_tables import ByteSetting, TableSetting
+from lowrank_theory.theorems._coded_rows import uniform_deviation
 from lowrank_theory.theorems._sketches import inverse_moment, mean_inverse_norm
 from lowrank_theory.theorems._spiked import observed_strength, truncation_loss
 from lowrank_theory.theorems.calibration_excess import likely_excess
@@ -223,6 +224,9 @@ REFUTATIONS: dict[str, Callable[[], float]] = {
     ),
     "look_up.average_worst": lambda: ratio(
         "look_up.average_worst", drawn(ByteSetting(1, 4, counted=True))
+    ),
+    "look_up.rows_to_come": lambda: (
+        1 / (1 + in_float64(uniform_deviation, 1.0, 1.0, 1.0, 4, 2, HUGE**3, DELTA))
     ),
     # At δ/2, which in the limit is all the same, and of many rows to spare.
     "planted_rank.unknown_scale": lambda: full_rank() * (1 - T * math.sqrt(2 / HUGE)),
