@@ -1,8 +1,10 @@
 """What rounding to nearest loses of weights of several laws, and the worst that it can lose.
 
 Left, weights that lie half way between levels lose what the bound allows, to the last digit;
-Gaussian weights lose far less, a third of what their largest entries allow. Right, the larger the
-group, the more is lost, and two bits that reach the largest weight are worse than one.
+Gaussian weights lose far less, a third of what their largest entries allow. Middle, the larger the
+group, the more is lost, and two bits that reach the largest weight are worse than one. Right, one
+large weight of an output costs the others their digits; rotated at random they keep them, until it
+holds nearly all of the energy.
 
 python experiments/rounding.py [--quick]
 """
@@ -16,12 +18,15 @@ from matplotlib.figure import Figure
 from _save import column, interval, run, sample
 from lowrank_theory.generators import noise
 from lowrank_theory.plotting import BLACK, LIMIT, SERIES, panels
+from lowrank_theory.quantisation import round_to_nearest
+from lowrank_theory.theorems._rotated import RotatedSetting, RotatedWeights
 from lowrank_theory.theorems.rounding import RoundedLayer, RoundedSetting, rounding
 
 SEED = 25
 GROUP, COLUMNS = 64, 16
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+LARGE = (1, 4, 16, 64, 256)
 LAWS = {
     "gaussian": noise.Gaussian(1.0),
     "laplace": noise.Laplace(1.0),
@@ -49,6 +54,24 @@ def _measured(setting: RoundedSetting, trials: int, seed: int) -> dict[str, Any]
     return {"lost": interval(found["lost"]), **means}
 
 
+def _turned(weights: RotatedWeights) -> Any:
+    """What rounding loses of all but the first weights, as they are and rotated, and the bound."""
+    rest = weights.weights[1:]
+    nearest = round_to_nearest(weights.weights, weights.bits, clipped=False).materialise()
+    rotated = rounding.rotated
+    error = rotated.estimate(weights)
+    # The rotation is its own inverse, up to the signs, which change no size.
+    back = RotatedWeights(error, np.ones(len(error))).rotated()
+    energy = (rest**2).sum()
+    total = (weights.weights**2).sum()
+    return {
+        "plain": ((weights.weights - nearest)[1:] ** 2).sum() / energy,
+        "rotated": (back[1:] ** 2).sum() / energy,
+        "share": (error**2).sum() / total,
+        "bound": rotated.formula(weights, error) / total,
+    }
+
+
 def measure(*, quick: bool) -> dict[str, Any]:
     trials = 5 if quick else 100
     by_bits = []
@@ -69,12 +92,18 @@ def measure(*, quick: bool) -> dict[str, Any]:
             setting = RoundedSetting(1, size, COLUMNS, bits)
             row[f"bits_{bits}"] = _measured(setting, trials, 100 * size + bits)
         by_size.append(row)
+    by_first = []
+    for first in LARGE[:2] if quick else LARGE:
+        setting = RotatedSetting(GROUP, COLUMNS, first=float(first))
+        key = jax.random.fold_in(jax.random.key(SEED), 10**6 + first)
+        found = sample(_turned, setting, trials=trials, key=key)
+        by_first.append({"first": first} | {name: interval(found[name]) for name in found})
     parameters = {"group": GROUP, "columns": COLUMNS, "trials": trials}
-    return {**parameters, "by_bits": by_bits, "by_size": by_size}
+    return {**parameters, "by_bits": by_bits, "by_size": by_size, "by_first": by_first}
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    figure, (left, right) = panels(2, width=4.8, height=4.0)
+    figure, (left, right, last) = panels(3, width=4.4, height=4.0)
     rows = numbers["by_bits"]
     bits = column(rows, "bits")
     left.plot(bits, column(rows, "gaussian", "worst"), **LIMIT, label="worst case")
@@ -116,6 +145,23 @@ def draw(numbers: dict[str, Any]) -> Figure:
     right.set_ylabel("lost share of the energy (no unit)")
     right.set_title("Gaussian weights", fontsize=10)
     right.legend(frameon=False, fontsize=9, loc="lower right", ncols=2)
+
+    rows = numbers["by_first"]
+    first = column(rows, "first")
+    for style, name, label in (
+        (SERIES[1], "plain", "others, as they are"),
+        (SERIES[0], "rotated", "others, rotated"),
+        (SERIES[2], "share", "all, rotated"),
+    ):
+        last.plot(first, column(rows, name, "mean"), **style, markersize=5, label=label)
+    last.plot(first, column(rows, "bound", "mean"), **LIMIT, label="all, rotated: bound")
+    last.set_xscale("log", base=2)
+    last.set_yscale("log")
+    last.xaxis.set_major_formatter("{x:g}")
+    last.set_xlabel("size of one weight of each output, over the others")
+    last.set_ylabel("lost share of the energy (no unit)")
+    last.set_title("4 bits", fontsize=10)
+    last.legend(frameon=False, fontsize=9)
     return figure
 
 

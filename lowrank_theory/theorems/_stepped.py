@@ -24,6 +24,7 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import normal, uniform
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.generators import noise
+from lowrank_theory.quantisation._grids import Grid
 from lowrank_theory.theorems._quantities import law_hypothesis
 from lowrank_theory.theorems._theorem import Hypothesis
 
@@ -129,6 +130,16 @@ class SteppedLayer(eqx.Module):
         zeros = 2.0 ** (BITS - 1) + jnp.asarray(self.dither, float) - 0.5
         codes = np.zeros(shape, np.uint8)
         return Quantised.of(codes, step, zeros, bits=BITS, group=1)
+
+    def nearest(self, entries: Array) -> Float[Array, "inputs outputs"]:
+        """The nearest multiples of the step, without dither."""
+        step = jnp.asarray(self.step, float)
+        grid = Grid(step, -step * 2.0 ** (BITS - 1))
+        return grid.levels(grid.codes(entries, jnp.asarray(float(BITS))))
+
+    def dithered(self) -> Float[Array, "inputs outputs"]:
+        """How far the dither moves the weights, and the levels."""
+        return jnp.asarray(self.step, float) * (jnp.asarray(self.dither, float) - 0.5)
 
     def within(self, reached: Array) -> Hypothesis:
         """Nothing that is rounded leaves the grid."""

@@ -17,9 +17,28 @@ it without clipping, and $W$, $Q$ are the matrices of all groups. With $b \ge 2$
   that two levels $\pm s$ can lose (Rastegari, Ordonez, Redmon and Farhadi 2016).
 - `one_bit_worst`: $\lVert W - Q\rVert_F^2 \le \sum(1 - \tfrac1n)\lVert w\rVert^2$ with one bit.
 
-All are attained: the first three by $w = (2L, 1, \dots, 1)$, where all but the largest weight lie
-half way between two levels, seen through $X = (0, 1, \dots, 1)$; the last by a single weight that
-is not zero. Clipped grids are chosen to lose no more, so that the upper bounds hold for them too.
+On a grid of one step $\Delta$ for all weights, nothing clipped:
+
+- `one_step`: $\lVert X(W - Q)\rVert_F \le \tfrac\Delta2\sqrt K\max_s\lVert Xs\rVert$, $s$ signs.
+- `one_step_norm`: which is at most $\tfrac\Delta2\sqrt{NK}\,\lVert X\rVert$.
+- `subtractive_dither` (in expectation, equality): $\mathbb E\lVert X(W - Q)\rVert_F^2 =
+  \tfrac1{12}K\Delta^2\lVert X\rVert_F^2$ where the levels of each weight are moved by a uniform
+  dither, which the decoder knows.
+- `stochastic` (in expectation, equality): $\Delta^2\sum_{ij}\lVert x_i\rVert^2f_{ij}(1 - f_{ij})$
+  where a weight is rounded up with probability $f$, its place between two levels; $x_i$ is column
+  $i$ of $X$.
+
+Rotated by $HD$, $H$ a Hadamard matrix with $HH^\top = I$ and $D$ random signs:
+
+- `rotation` (with probability $1 - \delta$): no entry of $HDw$ exceeds $\lVert
+  w\rVert\sqrt{2\ln(2NK/\delta)/N}$, for any of $K$ columns $w$.
+- `rotated` (with probability $1 - \delta$): rounding $HDW$, one grid for each output, loses at most
+  the share $(1 - \tfrac1N)\ln(2NK/\delta)/(2L^2)$.
+
+All sure ones are attained: the first three by $w = (2L, 1, \dots, 1)$, where all but the largest
+weight lie half way between two levels, seen through $X = (0, 1, \dots, 1)$; `one_bit_worst` by a
+single weight that is not zero; those of one step by weights that all lie half way. Clipped grids
+are chosen to lose no more, so that the upper bounds hold for them too.
 """
 
 from typing import Any
@@ -46,6 +65,13 @@ from lowrank_theory._scale import times_power, unit
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import round_to_nearest
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared
+from lowrank_theory.theorems._rotated import Rotated, Rotation
+from lowrank_theory.theorems._rounded_to_steps import (
+    OneStep,
+    OneStepNorm,
+    Stochastic,
+    SubtractiveDither,
+)
 from lowrank_theory.theorems._theorem import (
     EQUALITY,
     UPPER,
@@ -423,7 +449,8 @@ def _seen(layer: RoundedLayer) -> Float[Array, "samples inputs"]:
 class Rounding(AbstractTheorem):
     r"""Rounding to nearest, on a grid that reaches the largest weight of its group, loses at most a
     quarter of a squared step for each other weight, and never more than the share $a/(1+a)$, $a =
-    (n-1)/(4L^2)$, of a group of $n$; signs lose $1 - \frac1n$ at most.
+    (n-1)/(4L^2)$, of a group of $n$; signs lose $1 - \frac1n$ at most; dither a twelfth of a
+    squared step.
     """
 
     absmax: Absmax = Absmax()
@@ -431,6 +458,12 @@ class Rounding(AbstractTheorem):
     outputs: Outputs = Outputs()
     one_bit: OneBit = OneBit()
     one_bit_worst: OneBitWorst = OneBitWorst()
+    one_step: OneStep = OneStep()
+    one_step_norm: OneStepNorm = OneStepNorm()
+    subtractive_dither: SubtractiveDither = SubtractiveDither()
+    stochastic: Stochastic = Stochastic()
+    rotation: Rotation = Rotation()
+    rotated: Rotated = Rotated()
 
 
 rounding = Rounding()

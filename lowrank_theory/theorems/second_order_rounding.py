@@ -101,12 +101,6 @@ def _plain(layer: SteppedLayer) -> SteppedLayer:
     )
 
 
-def _nearest(layer: SteppedLayer) -> Float[Array, "inputs outputs"]:
-    """The nearest multiples, where nothing makes up for anything."""
-    step = jnp.asarray(layer.step, float)
-    return step * jnp.round(layer.exact() / step)
-
-
 class KnownPlaces(AbstractAdversary):
     r"""Rounding has no derivative, so the places $u_k$ between the levels are free, and their codes
     are known; the weights are those that lead there, $W = Q + E$ with $E$ from $u - Q$ by
@@ -164,7 +158,7 @@ class AbstractSecondOrder(AbstractStatement):
 
     def broken_estimate(self, instance: SteppedLayer) -> Float[Array, "inputs outputs"]:
         """The nearest multiples: no input makes up for another."""
-        return _nearest(instance)
+        return instance.nearest(instance.exact())
 
     def loss(self, instance: SteppedLayer, estimate: Array) -> Float[Array, ""]:
         r"""$\lVert XE\rVert_F^2 + \lambda\lVert E\rVert_F^2$."""
@@ -277,8 +271,7 @@ class Dither(AbstractSecondOrder):
 
     def broken_estimate(self, instance: SteppedLayer) -> Float[Array, "inputs outputs"]:
         """The same codes, read by a decoder that knows nothing of the dither."""
-        moved = jnp.asarray(instance.step, float) * (jnp.asarray(instance.dither, float) - 0.5)
-        return _rounded(instance) + moved
+        return _rounded(instance) + instance.dithered()
 
     def formula(self, instance: SteppedLayer, estimate: Array) -> Float[Array, ""]:
         r"""$\tfrac1{12}K\Delta^2\sum_kd_k$."""

@@ -215,6 +215,9 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 given.target, rows, float(np.max(np.abs(given.target), initial=0.0)) / 6
             )
         ],
+        "RotatedWeights": [
+            lambda: _of("_rotated").RotatedWeights(given.target, np.ones(len(given.target)))
+        ],
         "PrunedSet": [lambda: _of("_pruned").PrunedSet(rows, given.target[:1])],
         "Thinned": [lambda: _of("_pruned").Thinned(given.target, 1, group=2)],
         "Sampled": [
