@@ -33,6 +33,7 @@ from lowrank_theory.lookup import (
 from lowrank_theory.lookup.orders import subspaces
 from lowrank_theory.plotting import BLACK, LIMIT, SERIES, panels
 from lowrank_theory.quantisation import round_to_nearest
+from lowrank_theory.rate_distortion import distortion_floor
 from lowrank_theory.recovery import ActivationWeighted
 
 SEED = 31
@@ -57,12 +58,8 @@ def _drawn(random: np.random.Generator, rank: int, noise: float, samples: int) -
 
 
 def _floor(eigenvalues: np.ndarray, bits: float) -> float:
-    """The share that no code of so many bits for each row can be without (water-filling)."""
-    for used in range(len(eigenvalues), 0, -1):
-        level = np.exp(np.mean(np.log(eigenvalues[:used])) - 2 * np.log(2) * bits / used)
-        if level < eigenvalues[used - 1]:
-            return float((used * level + eigenvalues[used:].sum()) / eigenvalues.sum())
-    return 1.0
+    """The share that no code of so many bits for each row can be without."""
+    return float(distortion_floor(eigenvalues, bits)) / float(eigenvalues.sum())
 
 
 def _operations(storage: Storage) -> int:

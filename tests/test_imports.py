@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1] / "lowrank_theory"
 # From the ground up: each may import what stands before it, and all may import the ground, the
 # modules beside these whose names begin with an underscore.
 ROOMS = (
-    "calibration", "approximations", "free_product", "generators", "excitation", "problems",
-    "perturbations", "recovery", "error_measures", "rank_choice", "devices", "strategies",
+    "calibration", "approximations", "free_product", "rate_distortion", "generators",
+    "excitation", "problems", "perturbations", "recovery", "error_measures",
+    "rank_choice", "devices", "strategies",
     "quantisation", "sparsification", "mixtures", "lookup", "theorems", "certification",
     "verification", "_engine", "models", "studies", "networks", "plotting", "reports", "cli",
 )  # fmt: skip

@@ -57,6 +57,7 @@ from lowrank_theory.theorems.projected_truth import projected_truth as projected
 from lowrank_theory.theorems.pruning import pruning as pruning
 from lowrank_theory.theorems.randomized_range import randomized_range as randomized_range
 from lowrank_theory.theorems.rank_penalty import rank_penalty as rank_penalty
+from lowrank_theory.theorems.rate_distortion import rate_distortion as rate_distortion
 from lowrank_theory.theorems.relu_noise_after import relu_noise_after as relu_noise_after
 from lowrank_theory.theorems.relu_noise_before import relu_noise_before as relu_noise_before
 from lowrank_theory.theorems.ridge_limit import ridge_limit as ridge_limit

@@ -42,5 +42,11 @@ PARTS: dict[str, tuple[str, ...]] = {
         "numerical_route",
         "randomized_range",
     ),
-    "Other compressions": ("rounding", "second_order_rounding", "pruning", "look_up"),
+    "Other compressions": (
+        "rounding",
+        "second_order_rounding",
+        "pruning",
+        "rate_distortion",
+        "look_up",
+    ),
 }

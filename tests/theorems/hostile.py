@@ -218,6 +218,12 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
         "RotatedWeights": [
             lambda: _of("_rotated").RotatedWeights(given.target, np.ones(len(given.target)))
         ],
+        "Allocation": [
+            lambda: _of("rate_distortion").Allocation(np.abs(clean[:, 0]), np.ones(len(rows)))
+        ],
+        "CodedWeights": [
+            lambda: _of("rate_distortion").CodedWeights(given.target, rows, 2, gaussian=True)
+        ],
         "PrunedSet": [lambda: _of("_pruned").PrunedSet(rows, given.target[:1])],
         "Thinned": [lambda: _of("_pruned").Thinned(given.target, 1, group=2)],
         "Sampled": [
