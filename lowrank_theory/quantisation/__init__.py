@@ -1,5 +1,6 @@
 """Matrices of few levels: one file for each method."""
 
+from lowrank_theory.quantisation._grids import Grid as Grid
 from lowrank_theory.quantisation._quantiser import AbstractQuantiser as AbstractQuantiser
 from lowrank_theory.quantisation._quantiser import check_quantiser as check_quantiser
 from lowrank_theory.quantisation._quantiser import size_of as size_of

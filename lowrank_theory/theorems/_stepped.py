@@ -24,7 +24,7 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import normal, uniform
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.generators import noise
-from lowrank_theory.quantisation._grids import Grid
+from lowrank_theory.quantisation import Grid
 from lowrank_theory.theorems._quantities import law_hypothesis
 from lowrank_theory.theorems._theorem import Hypothesis
 
