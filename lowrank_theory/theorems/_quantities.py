@@ -137,12 +137,11 @@ def coarseness(*arrays: Any) -> float:
 def frobenius(matrix: AnyArray) -> Float[Array, ""]:
     r"""$\lVert A\rVert_F$ wherever it is a float64: squares of the entries need not be.
 
-    The entries are scaled by a power of two, which rounds nothing.
+    The entries are divided by the largest. Powers of two pass through exactly.
     """
     array = jnp.asarray(matrix, float)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(array), initial=0.0))
-    exponent = jnp.clip(jnp.frexp(largest)[1] - 1, -1000, 1000)
-    unit = jnp.where(largest > 0, jnp.ldexp(1.0, exponent), 1.0)
+    unit = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1.0)
     return unit * safe_sqrt(jnp.sum((array / unit) ** 2))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -144,7 +144,7 @@ class Point:
 
     - `statement`: by full name where it is one of `STATEMENTS`, so that little is sent to a worker;
     - `label`: names the sample among those of its statement;
-    - `key`: trial i has the i-th key folded from it;
+    - `key`: trial i has the i-th key folded from it, or the generator seeded by it and i;
     - `broken`: measures the statement's broken estimate.
     """
 
@@ -163,10 +163,30 @@ class Point:
         """Which point of its statement it is."""
         return self.label, self.start
 
+    @property
+    def batch(self) -> int:
+        """How many trials run in one call."""
+        return batch_size(by_name(self.statement), self.number)
+
+    @property
+    def level(self) -> int:
+        """The optimisation level of its programs."""
+        costly = by_name(self.statement).kind.certainty is Certainty.ASYMPTOTIC
+        return 1 if costly or self.number >= REPAYING else 0
+
+    def draws_as(self, other: "Point") -> bool:
+        """Whether both draw the same instances in the same batches: their statements may differ."""
+
+        def drawn(point: Point) -> tuple[Any, ...]:
+            key = jax.random.key_data(point.key).tolist()
+            return point.stop, point.number, key, point.broken, point.batch, point.level
+
+        alike = self.name == other.name and drawn(self) == drawn(other)
+        return alike and bool(eqx.tree_equal(self.setting, other.setting))
+
     def blocks(self) -> "list[Point]":
         """The whole sample in blocks of whole batches."""
-        batch = batch_size(by_name(self.statement), self.number)
-        size = batch * math.ceil(max(BLOCK, self.number / BLOCKS) / batch)
+        size = self.batch * math.ceil(max(BLOCK, self.number / BLOCKS) / self.batch)
         starts = range(0, self.number, size)
         return [
             dataclasses.replace(self, start=start, stop=min(start + size, self.number))
@@ -194,22 +214,103 @@ def measure(point: Point) -> Sample:
 
     Which program runs depends on the `number` of the whole sample, never on the block.
     """
-    statement = by_name(point.statement).at(point.failure_probability)
-    costly = statement.kind.certainty is Certainty.ASYMPTOTIC
-    draw, assess_all = _programs(1 if costly or point.number >= REPAYING else 0)
-    batch = batch_size(statement, point.number)
-    columns = []
+    ((_, sample),) = Together().measure([point])
+    return sample
+
+
+class Together:
+    """Measures points of several statements: those that draw alike, on the same instances.
+
+    Statements that are asked of instances of one structure are one program, in which a
+    decomposition that they share is compiled and computed once. It is run on all instances of the
+    structure, so that there are few programs, and what was not asked for is left. The company of a
+    statement moves its numbers by rounding at most.
+    """
+
+    def __init__(self) -> None:
+        self._statements: dict[Any, dict[Any, AbstractStatement]] = {}
+
+    def measure(self, points: Sequence[Point]) -> Iterator[tuple[Point, Sample]]:
+        """Each point with its sample, as they are measured."""
+        groups: list[list[Point]] = []
+        for point in points:
+            alike = (group for group in groups if point.draws_as(group[0]))
+            found = next(alike, None)
+            if found is None:
+                groups.append([point])
+            else:
+                found.append(point)
+        structures = [_structure(group[0]) for group in groups]
+        for structure, group in zip(structures, groups, strict=True):
+            together = self._statements.setdefault(structure, {})
+            together |= {_asking(p): by_name(p.statement).at(p.failure_probability) for p in group}
+        for structure, group in zip(structures, groups, strict=True):
+            samples = _measure_alike(group, self._statements[structure])
+            yield from zip(group, samples, strict=True)
+
+
+def _asking(point: Point) -> Any:
+    """Which statement it asks, at which probability."""
+    known = isinstance(point.statement, str)
+    return point.statement if known else id(point.statement), point.failure_probability
+
+
+def _structure(point: Point) -> Any:
+    """What a program to measure its instances is compiled for."""
+    if isinstance(point.setting, Setting):
+        instances = _on_host(point, point.start)
+    else:
+        with float64():
+            instances = _batch(point, point.start)
+    shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(instances)]
+    return jax.tree.structure(instances), tuple(shapes), point.batch, point.level
+
+
+def _batch(point: Point, start: int) -> Any:
+    """The instances of a batch of its trials, or all that is random of them."""
+    trials = range(start, start + point.batch)
+    if isinstance(point.setting, Setting):
+        drawn = [_on_host(point, trial) for trial in trials]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
+    draw, *_ = _programs(point.level)
+    return draw(point.setting, point.key, jnp.asarray(trials, jnp.uint32))
+
+
+def _on_host(point: Point, trial: int) -> Parts:
+    """A trial drawn with NumPy, which has nothing to compile."""
+    words = np.asarray(jax.random.key_data(point.key)).ravel().tolist()
+    with np.errstate(all="ignore"):  # what leaves float64 is judged where it is measured
+        return point.setting.draw_parts(key=np.random.default_rng([*words, trial]))
+
+
+def _measure_alike(
+    group: Sequence[Point], together: Mapping[Any, AbstractStatement]
+) -> list[Sample]:
+    """The samples of points that draw alike, in a program that measures others as well."""
+    first = group[0]
+    _, assess_all, break_all = _programs(first.level)
+    asked = [list(together).index(_asking(point)) for point in group]
+    batches = []
     with float64():
-        for start in range(point.start, point.stop, batch):
-            indices = jnp.arange(start, start + batch, dtype=jnp.uint32)
-            instances = draw(point.setting, point.key, indices)
-            measured = assess_all(statement.traced(), instances, point.broken)
-            columns.append([np.asarray(column) for column in measured])
+        statements = [statement.traced() for statement in together.values()]
+        for start in range(first.start, first.stop, first.batch):
+            instances = _batch(first, start)
+            measured = assess_all(statements, instances)
+            found = [measured[number] for number in asked]
+            if first.broken:
+                broken = break_all([statements[number] for number in asked], instances)
+                found = [(*rest, loss) for (*rest, _), loss in zip(found, broken, strict=True)]
+            batches.append([[np.asarray(column) for column in columns] for columns in found])
+    return [_sample(point, columns) for point, *columns in zip(group, *batches, strict=True)]
+
+
+def _sample(point: Point, batches: Sequence[Sequence[np.ndarray]]) -> Sample:
+    """The trials of a point, of which the last batch may hold more, as far as they are kept."""
     count = point.stop - point.start
-    holds, *numbers = (np.concatenate(column)[:count] for column in zip(*columns, strict=True))
-    realised, bound, allowance = numbers
+    columns = (np.concatenate(column)[:count] for column in zip(*batches, strict=True))
+    holds, bound, allowance, realised = columns
     kept = holds & ~np.isinf(bound)
-    direction = statement.kind.direction
+    direction = by_name(point.statement).kind.direction
     return Sample(direction, count, realised[kept], bound[kept], allowance[kept])
 
 
@@ -227,33 +328,44 @@ def batch_size(statement: AbstractStatement, number: int) -> int:
 
 
 def _draw_all(setting: Any, key: PRNGKeyArray, indices: Array) -> Any:
-    """Indices of trials -> their instances, or all that is random of them."""
-    draw = setting.draw_parts if isinstance(setting, Setting) else setting.draw
-    return jax.lax.map(lambda index: draw(key=jax.random.fold_in(key, index)), indices)
+    """Indices of trials -> their instances."""
+    return jax.lax.map(lambda index: setting.draw(key=jax.random.fold_in(key, index)), indices)
 
 
 def _measure_all(
-    statement: AbstractStatement, instances: Any, broken: bool
-) -> tuple[Array, Array, Array, Array]:
-    """What was drawn -> (hypotheses hold, realised, bound, rounding allowance)."""
+    statements: Sequence[AbstractStatement], instances: Any
+) -> list[tuple[Array, Array, Array, Array]]:
+    """What was drawn -> (hypotheses hold, bound, rounding allowance, realised) of each."""
 
-    def one(drawn: Any) -> tuple[Array, Array, Array, Array]:
-        instance = drawn.problem() if isinstance(drawn, Parts) else drawn
-        bound, realised = assess(statement, instance)
-        if broken:
-            realised = statement.loss(instance, statement.broken_estimate(instance))
-        magnitude = statement.magnitude(instance)
-        allowance = rounding_allowance(magnitude, *instance.sizes)
-        return bound.holds, realised, bound.value, allowance
+    def one(drawn: Any) -> list[tuple[Array, Array, Array, Array]]:
+        instance, columns = _instance(drawn), []
+        for statement in statements:
+            bound, realised = assess(statement, instance)
+            allowance = rounding_allowance(statement.magnitude(instance), *instance.sizes)
+            columns.append((bound.holds, bound.value, allowance, realised))
+        return columns
 
     return jax.lax.map(one, instances)
 
 
+def _break_all(statements: Sequence[AbstractStatement], instances: Any) -> list[Array]:
+    """What was drawn -> what is realised by the broken estimate of each statement."""
+
+    def one(drawn: Any) -> list[Array]:
+        instance = _instance(drawn)
+        return [each.loss(instance, each.broken_estimate(instance)) for each in statements]
+
+    return jax.lax.map(one, instances)
+
+
+def _instance(drawn: Any) -> Any:
+    return drawn.problem() if isinstance(drawn, Parts) else drawn
+
+
 @functools.cache
-def _programs(level: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """To draw and to measure, at an optimisation level of XLA."""
-    draw, assess_all = (
+def _programs(level: int) -> tuple[Callable[..., Any], ...]:
+    """To draw, to measure and to measure broken estimates, at an optimisation level of XLA."""
+    return tuple(
         eqx.filter_jit(function, compiler_options=soon(level))  # pyright: ignore[reportCallIssue]
-        for function in (_draw_all, _measure_all)
+        for function in (_draw_all, _measure_all, _break_all)
     )
-    return draw, assess_all

@@ -6,11 +6,12 @@ results are the same to the last bit on computers of one kind, where BLAS has as
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 import math
 import platform
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,20 +19,24 @@ from lowrank_theory._fingerprint import PACKAGES, fingerprint
 from lowrank_theory._progress import Progress
 from lowrank_theory.verification.executors import Here, lost_workers
 from lowrank_theory.verification.point_store import PointStore
-from lowrank_theory.verification.sampling import Point, Sample, join, measure
+from lowrank_theory.verification.sampling import Point, Sample, Together, join
 
 TASKS = 16  # a sweep comes in at least so many, as far as it has points,
 LARGEST = 16_384  # and none of them has more trials
-APART = 16  # plans that begin one after another stand so far apart
+APART = 16  # families that begin one after another stand so far apart
 
 
 @runtime_checkable
 class AbstractPlan(Protocol):
     """What a sweep carries out; it is sent to a worker.
 
+    - `family`: plans of one family draw alike, and are carried out together;
     - `steps`: asks for whole samples, is sent them, and ends in a result;
     - `points`: how many points that takes.
     """
+
+    @property
+    def family(self) -> str: ...
 
     @property
     def name(self) -> str:
@@ -52,54 +57,59 @@ def sweep(
 ) -> list[Any]:
     """The results of the plans, in their order; in this process where there is no `executor`.
 
-    To compile is dearer than to measure, so a plan is one task for one worker, which keeps what it
-    has compiled. Only where there are few plans, or many trials, is each step spread over several.
-    Neighbours draw alike: begun at once, they would be compiled twice, by two workers that share
-    what is compiled.
+    To compile is dearer than to measure, so a family of plans is one task for one worker, which
+    keeps what it has compiled. Only where there are few families, or many trials, is each step
+    spread over several. Neighbours draw alike: begun at once, they would be compiled twice, by two
+    workers that share what is compiled.
     `progress(name, done, total)` is called after each point of a plan. Raises `LostWorkerError`
     where a worker ends before its work does; what was finished by then is in the `store`.
     """
     executor = executor or Here()
-    fewest = LARGEST if isinstance(executor, Here) else math.ceil(TASKS / max(len(plans), 1))
-    courses = [_Course(plan) for plan in plans]
+    here = isinstance(executor, Here)
+    courses = _courses(plans)
+    fewest = 1 if here else math.ceil(TASKS / max(len(courses), 1))
     pending: dict[Future, _Course] = {}
 
-    def take(course: _Course, point: Point, sample: Sample) -> None:
-        course.samples[point.name] = sample
+    def take(run: _Run, point: Point, sample: Sample) -> None:
+        run.samples[point.name] = sample
         if progress:
-            progress(course.plan.name, len(course.samples), course.points)
+            progress(run.plan.name, len(run.samples), run.points)
 
-    def submit(course: _Course) -> None:
-        """The tasks of the next step; those of the one after where all of it is known."""
-        absent: list[Point] = []
-        while not absent and (missing := course.missing()):
+    def absent(run: _Run) -> list[Point]:
+        """What of the next step is to be measured; of the one after, where all of it is known."""
+        found: list[Point] = []
+        while not found and (missing := run.missing()):
             for point in missing:
                 sample = store.load(point) if store else None
                 if sample is None:
-                    absent.append(point)
+                    found.append(point)
                 else:
-                    take(course, point, sample)
-        if not absent:
+                    take(run, point, sample)
+        return found
+
+    def submit(course: _Course) -> None:
+        """The tasks of the next step."""
+        asked = [(number, p) for number, run in enumerate(course.runs) for p in absent(run)]
+        if not asked:
             return
-        trials = sum(point.stop - point.start for point in absent)
-        pieces = max(fewest, math.ceil(trials / LARGEST))
+        pieces = 1 if here else max(fewest, math.ceil(_trials(asked) / LARGEST))
         if pieces == 1:
-            tasks = [functools.partial(_complete, course.plan, course.samples)]
+            tasks = [functools.partial(_complete, course.state())]
         else:
-            tasks = [functools.partial(_measure_each, s) for s in _shares(absent, pieces)]
+            tasks = [functools.partial(_measure_each, share) for share in _shares(asked, pieces)]
         course.tasks = len(tasks)
         for task in tasks:
-            future = executor.submit(task, fingerprint())
+            future = executor.submit(task if here else functools.partial(_all, task), fingerprint())
             pending[future] = course
             if future.done():  # as in this process
                 collect(future)
 
     def collect(future: Future) -> None:
         course = pending.pop(future)
-        for point, sample in future.result():
+        for number, point, sample in future.result():
             if store:
                 store.save(point, sample)
-            take(course, point, sample)
+            take(course.runs[number], point, sample)
         course.tasks -= 1
         if course.tasks == 0:
             submit(course)
@@ -117,18 +127,18 @@ def sweep(
             future.cancel()
         if store:
             _rescue(pending, store)
-    return [course.result for course in courses]
+    results = {id(run.plan): run.result for course in courses for run in course.runs}
+    return [results[id(plan)] for plan in plans]
 
 
-class _Course:
-    """A plan that is being carried out: the samples that it has so far, and how many tasks are to
-    bring more.
-    """
+class _Run:
+    """A plan that is being carried out, and the samples that it has so far."""
 
-    def __init__(self, plan: AbstractPlan) -> None:
+    def __init__(
+        self, plan: AbstractPlan, samples: Mapping[tuple[str, int], Sample] | None = None
+    ) -> None:
         self.plan = plan
-        self.samples: dict[tuple[str, int], Sample] = {}
-        self.tasks = 0
+        self.samples = dict(samples or {})
         self.result: Any = None
         self._steps = plan.steps()
         self._asked = next(self._steps)
@@ -154,22 +164,55 @@ class _Course:
         return []
 
 
-def _shares(points: Sequence[Point], pieces: int) -> list[list[Point]]:
-    """At most so many runs of neighbours, of about as many trials each."""
-    ends = list(itertools.accumulate(point.stop - point.start for point in points))
+@dataclasses.dataclass
+class _Course:
+    """The plans of a family, and how many tasks are to bring more of their samples."""
+
+    runs: list[_Run]
+    tasks: int = 0
+
+    def state(self) -> "list[tuple[AbstractPlan, dict[tuple[str, int], Sample]]]":
+        """The plans, with what is known of each."""
+        return [(run.plan, run.samples) for run in self.runs]
+
+
+def _courses(plans: Sequence[AbstractPlan]) -> list[_Course]:
+    """One for each family, in the order of their first plans."""
+    families: dict[str, list[_Run]] = {}
+    for plan in plans:
+        families.setdefault(plan.family, []).append(_Run(plan))
+    return [_Course(runs) for runs in families.values()]
+
+
+Asked = tuple[int, Point]  # by the plan of that number in its family
+
+
+def _trials(asked: Sequence[Asked]) -> int:
+    return sum(point.stop - point.start for _, point in asked)
+
+
+def _shares(asked: Sequence[Asked], pieces: int) -> list[list[Asked]]:
+    """At most so many shares, of about as many trials each; points of one name draw alike, and
+    stay together.
+    """
+    named: dict[tuple[str, int], list[Asked]] = {}
+    for each in asked:
+        named.setdefault(each[1].name, []).append(each)
+    groups = list(named.values())
+    ends = list(itertools.accumulate(map(_trials, groups)))
     share = [
-        math.floor(pieces * (end - (point.stop - point.start) / 2) / ends[-1])
-        for end, point in zip(ends, points, strict=True)
+        math.floor(pieces * (end - _trials(group) / 2) / ends[-1])
+        for end, group in zip(ends, groups, strict=True)
     ]
-    runs = itertools.groupby(zip(share, points, strict=True), key=lambda pair: pair[0])
-    return [[point for _, point in run] for _, run in runs]
+    runs = itertools.groupby(zip(share, groups, strict=True), key=lambda pair: pair[0])
+    return [[each for _, group in run for each in group] for _, run in runs]
 
 
 def _rescue(pending: Iterable[Future], store: PointStore) -> None:
     """Keep what is finished, though the sweep has failed."""
     for future in pending:
         if future.done() and not future.cancelled() and future.exception() is None:
-            for point, sample in future.result():
+            for _, point, sample in future.result():
                 store.save(point, sample)
 
 
@@ -177,22 +220,36 @@ def _rescue(pending: Iterable[Future], store: PointStore) -> None:
 
 
 def _complete(
-    plan: AbstractPlan, samples: dict[tuple[str, int], Sample], sources: str
-) -> list[tuple[Point, Sample]]:
-    """Carry out a plan from what is known of it: the points that were missing."""
-    course, measured = _Course(plan), []
-    course.samples |= samples
-    while missing := course.missing():
-        for pair in _measure_each(missing, sources):
-            course.samples[pair[0].name] = pair[1]
-            measured.append(pair)
-    return measured
+    plans: Sequence[tuple[AbstractPlan, Mapping[tuple[str, int], Sample]]], sources: str
+) -> Iterator[tuple[int, Point, Sample]]:
+    """Carry out plans from what is known of each: the points that were missing."""
+    _check(sources)
+    runs, together = [_Run(plan, samples) for plan, samples in plans], Together()
+    while asked := [(number, p) for number, run in enumerate(runs) for p in run.missing()]:
+        for number, point, sample in _measured(asked, together):
+            runs[number].samples[point.name] = sample
+            yield number, point, sample
 
 
-def _measure_each(points: Sequence[Point], sources: str) -> list[tuple[Point, Sample]]:
+def _measure_each(asked: Sequence[Asked], sources: str) -> Iterator[tuple[int, Point, Sample]]:
+    _check(sources)
+    yield from _measured(asked, Together())
+
+
+def _measured(asked: Sequence[Asked], together: Together) -> Iterator[tuple[int, Point, Sample]]:
+    numbers = {id(point): number for number, point in asked}
+    for point, sample in together.measure([point for _, point in asked]):
+        yield numbers[id(point)], point, sample
+
+
+def _all(task: Callable[[str], Iterator[Any]], sources: str) -> list[Any]:
+    """What a task finds, whole: it comes from another process."""
+    return list(task(sources))
+
+
+def _check(sources: str) -> None:
     if sources != fingerprint():
         raise RuntimeError(
             f"The worker on {platform.node()} has other sources or versions of {PACKAGES} than the "
             "process that asks it. Install the same on all computers."
         )
-    return [(point, measure(point)) for point in points]

@@ -2,13 +2,14 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from lowrank_theory.generators import noise
 from lowrank_theory.theorems.best_possible import Optimality
 from lowrank_theory.verification import Report, executors, point_store, sampling, sweep
 from lowrank_theory.verification.monte_carlo import Plan
-from lowrank_theory.verification.sampling import Point, Sample, join, measure, request
+from lowrank_theory.verification.sampling import Point, Sample, Together, join, measure, request
+from tolerance import assert_close
 
 STATEMENT = theorems.best_possible.truncated_svd
 SMALL = Setting(samples=12, inputs=6, outputs=5, rank=2)
@@ -158,7 +160,8 @@ def test_neighbours_do_not_begin_together(monkeypatch):
 
     class Noting(Executor):
         def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
-            plan, _ = fn.args  # pyright: ignore[reportFunctionMemberAccess]
+            (task,) = fn.args  # pyright: ignore[reportFunctionMemberAccess]
+            ((plan, _),) = task.args[0]
             begun.append(plan.name)
             return executors.Here().submit(fn, *args, **kwargs)
 
@@ -171,9 +174,10 @@ def test_neighbours_do_not_begin_together(monkeypatch):
 
 def test_shares_are_of_about_as_many_trials():
     points = request(STATEMENT, SMALL, 8_000, jax.random.key(0)).blocks()
+    asked = [(0, point) for point in points]
     for pieces in (1, 2, 3, 5, 100):
-        shares = sweep._shares(points, pieces)
-        assert [point for share in shares for point in share] == points
+        shares = sweep._shares(asked, pieces)
+        assert [each for share in shares for each in share] == asked
         assert len(shares) == min(pieces, len(points))
         lengths = [len(share) for share in shares]
         assert max(lengths) - min(lengths) <= 1
@@ -181,7 +185,7 @@ def test_shares_are_of_about_as_many_trials():
 
 def test_a_worker_with_other_sources_is_refused():
     with pytest.raises(RuntimeError, match="has other sources or versions"):
-        sweep._measure_each([], "something else")
+        list(sweep._measure_each([], "something else"))
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -190,22 +194,20 @@ def test_a_worker_with_other_sources_is_refused():
 def test_what_is_finished_is_not_measured_again(here, tmp_path, monkeypatch):
     report, _ = here
     run(tmp_path)
-    monkeypatch.setattr(sweep, "measure", None)
+    monkeypatch.setattr(sweep, "Together", None)
     assert run(tmp_path).rows() == report.rows()
 
 
 def test_an_interruption_keeps_what_is_finished(here, tmp_path, monkeypatch):
     report, written = here
-    measured: list[Point] = []
 
-    def interrupted(point: Point) -> Sample:
-        if len(measured) == 3:
+    class Interrupted(Together):
+        def measure(self, points: Sequence[Point]) -> Iterator[tuple[Point, Sample]]:
+            yield from itertools.islice(super().measure(points), 3)
             raise KeyboardInterrupt
-        measured.append(point)
-        return measure(point)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "measure", interrupted)
+        patch.setattr(sweep, "Together", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert len(files(tmp_path)) == 3
@@ -325,3 +327,29 @@ def test_a_job_that_fails_is_raised():
     pool = concurrent.futures.ThreadPoolExecutor(1)
     with pool, pytest.raises(ZeroDivisionError):
         dict(executors.each({"fine": int, "wrong": lambda: 1 // 0}, pool))
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
+def test_statements_of_a_family_are_drawn_once_and_measured_as_alone(monkeypatch):
+    statements = [theorems.best_possible.truncated_svd, theorems.best_possible.optimality]
+    points = [
+        request(statement, setting, 40, jax.random.key(0), label=name)
+        for statement in statements
+        for name, setting in {"quiet": SMALL, "noisy": NOISY}.items()
+    ]
+    alone = [measure(point) for point in points]
+    drawn: list[Setting] = []
+
+    def counted(setting: Setting, *, key: Any, draw: Any = Setting.draw_parts) -> Any:
+        drawn.append(setting)
+        return draw(setting, key=key)
+
+    monkeypatch.setattr(Setting, "draw_parts", counted)
+    found = {id(point): sample for point, sample in Together().measure(points)}
+    trials = 2 * sampling.BATCH  # whole batches, and one trial that tells the structure
+    assert len(drawn) == 2 * (trials + 1)
+    for point, expected in zip(points, alone, strict=True):
+        for name in ("realised", "bound", "allowance"):
+            assert_close(getattr(found[id(point)], name), getattr(expected, name), condition=8)

@@ -402,10 +402,19 @@ def test_limit_must_be_approached_and_reached():
     assert limit(1.3, 1.1, NAN) is Verdict.REFUTED
 
 
-def test_mean_at_the_bound_is_inconclusive():
+@pytest.mark.parametrize(
+    ("mean", "spread", "verdict"),
+    [
+        (1.0, 1.0, Verdict.INCONCLUSIVE),
+        (1.0, 0.01, Verdict.CONSISTENT),  # attained in the mean, which is known to 3 %
+        (0.1, 1.0, Verdict.CONSISTENT),
+        (1.1, 0.01, Verdict.REFUTED),
+    ],
+)
+def test_a_mean_is_at_its_bound_once_it_is_known(mean, spread, verdict):
     judgement = monte_carlo._Judge(planted_rank.expectation, 0.99)
-    around = sample(Direction.UPPER, 1 + np.sin(np.arange(50)), np.ones(50))
-    assert judgement.regime("", around).verdict is Verdict.INCONCLUSIVE
+    around = sample(Direction.UPPER, mean + spread * np.sin(np.arange(50)), np.ones(50))
+    assert judgement.regime("", around).verdict is verdict
 
 
 # --- arguments -----------------------------------------------------------------------------------
