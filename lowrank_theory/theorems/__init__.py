@@ -55,6 +55,7 @@ from lowrank_theory.theorems.price_of_ignoring_data import (
 )
 from lowrank_theory.theorems.projected_truth import projected_truth as projected_truth
 from lowrank_theory.theorems.pruning import pruning as pruning
+from lowrank_theory.theorems.quantised_factors import quantised_factors as quantised_factors
 from lowrank_theory.theorems.randomized_range import randomized_range as randomized_range
 from lowrank_theory.theorems.rank_penalty import rank_penalty as rank_penalty
 from lowrank_theory.theorems.rate_distortion import rate_distortion as rate_distortion

@@ -46,6 +46,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "rounding",
         "second_order_rounding",
         "pruning",
+        "quantised_factors",
         "rate_distortion",
         "look_up",
     ),

@@ -138,8 +138,7 @@ class SubtractiveDither(AbstractRandom):
 
     def estimate(self, instance: SteppedLayer) -> Float[Array, "inputs outputs"]:
         """The nearest of levels that are moved by the dither."""
-        moved = instance.dithered()
-        return instance.nearest(instance.exact() + moved) - moved
+        return instance.subtractively()
 
     def broken_estimate(self, instance: SteppedLayer) -> Float[Array, "inputs outputs"]:
         """By a decoder that knows nothing of the dither."""

@@ -141,6 +141,10 @@ class SteppedLayer(eqx.Module):
         """How far the dither moves the weights, and the levels."""
         return jnp.asarray(self.step, float) * (jnp.asarray(self.dither, float) - 0.5)
 
+    def subtractively(self) -> Float[Array, "inputs outputs"]:
+        """The nearest of levels that are moved by the dither."""
+        return self.nearest(self.exact() + self.dithered()) - self.dithered()
+
     def within(self, reached: Array) -> Hypothesis:
         """Nothing that is rounded leaves the grid."""
         most = jnp.max(jnp.abs(reached)) / jnp.asarray(self.step, float)

@@ -218,6 +218,12 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
         "RotatedWeights": [
             lambda: _of("_rotated").RotatedWeights(given.target, np.ones(len(given.target)))
         ],
+        "FactoredLayer": [
+            lambda: _of("quantised_factors").FactoredLayer(
+                _of("_stepped").SteppedLayer(given.target, rows, 1.0),
+                _of("_stepped").SteppedLayer(given.target.T, clean, 1.0),
+            )
+        ],
         "Allocation": [
             lambda: _of("rate_distortion").Allocation(np.abs(clean[:, 0]), np.ones(len(rows)))
         ],
