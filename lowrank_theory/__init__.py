@@ -16,8 +16,10 @@ from lowrank_theory.calibration import Calibration as Calibration
 from lowrank_theory.calibration import TriangularCalibration as TriangularCalibration
 from lowrank_theory.calibration import calibrate as calibrate
 from lowrank_theory.calibration import load_calibration as load_calibration
+from lowrank_theory.certification import CodeCertificate as CodeCertificate
 from lowrank_theory.certification import OutputCertificate as OutputCertificate
 from lowrank_theory.certification import certify as certify
+from lowrank_theory.certification import certify_code as certify_code
 from lowrank_theory.certification import certify_losses as certify_losses
 from lowrank_theory.devices import ShardedCalibration as ShardedCalibration
 from lowrank_theory.devices import recover_layers as recover_layers

@@ -15,17 +15,29 @@ on the mean loss of their law, which holds with probability $1-\delta$ over thes
 whatever order they are given. It rests on two things that no computation sees: the units are
 independent draws of one law; and nothing was fitted to them, nor chosen by them (not even the
 better of two compressions).
+
+Where no units can be held out, `certify_code` makes of the losses of the calibration units, and of
+how many bits the compression chose by them, a bound that holds for every choice.
 """
 
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.special import xlogy
 
-from lowrank_theory._numerics import AnyArray, check_array, check_same, rounding_allowance
+from lowrank_theory._numerics import (
+    AnyArray,
+    check_array,
+    check_fraction,
+    check_positive,
+    check_same,
+    rounding_allowance,
+)
 from lowrank_theory.calibration import RowSample
 from lowrank_theory.calibration.overlap import check_unseen
 from lowrank_theory.problems import Observed
@@ -230,6 +242,115 @@ def certify_losses(losses: ArrayLike, failure_probability: float) -> OutputCerti
     return OutputCertificate(
         bound, float(values.mean()), largest, values.size, float(failure_probability)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeCertificate:
+    r"""With probability at least $1-\delta$ over the calibration units, the mean loss of new units
+    of the same law is at most `bound`, whatever was chosen by these units, as long as it is written
+    in so many `bits`: see `certify_code` for what this rests on.
+
+    - `bound`: what is certified, by the binary relative entropy;
+    - `hoeffding`: the same by Hoeffding's inequality, never less, and possibly above one;
+    - `mean`, `largest`: the mean and the largest loss of the calibration units;
+    - `units`: how many there were;
+    - `bits`: the length of the code, with what makes it free of prefixes;
+    - `failure_probability`: $\delta$.
+    """
+
+    bound: float
+    hoeffding: float
+    mean: float
+    largest: float
+    units: int
+    bits: float
+    failure_probability: float
+
+    @property
+    def vacuous(self) -> bool:
+        r"""Whether Hoeffding's bound is one or more, and so for all losses once there are $2n/\ln2
+        = 2.9n$ bits or more. `bound` is then close to one; it reaches one only with the mean.
+        """
+        return self.hoeffding >= 1 - rounding_allowance(1.0, self.units)
+
+    def require(self) -> "CodeCertificate":
+        """This certificate, or a `RuntimeError` where it is vacuous."""
+        if self.vacuous:
+            raise RuntimeError(
+                f"The certificate is vacuous: {self.bits:,.0f} bits were chosen by {self.units:,} "
+                f"units with a mean loss of {self.mean:.3g}. Hold out units, or choose fewer bits: "
+                "an index into compressions that were fixed on other data."
+            )
+        return self
+
+    def __str__(self) -> str:
+        """What is certified, as a sentence."""
+        return (
+            f"With probability {1 - self.failure_probability:g} the mean loss of new units is at "
+            f"most {self.bound:.3g}, if the {self.units:,} calibration units, whose mean loss is "
+            f"{self.mean:.3g}, had no part in the dense network and the decoder, and all that they "
+            f"chose is in {self.bits:,.1f} bits."
+        )
+
+
+def certify_code(
+    losses: ArrayLike, bits: Any, failure_probability: float, *, prefix_free: bool = False
+) -> CodeCertificate:
+    r"""Certify the mean of losses from zero to one, one for each independent unit, on the very
+    units by which a compression was chosen, from the length of what it chose.
+
+    If no codeword begins another one (`prefix_free`, such as an index into a list of compressions
+    that was fixed beforehand: $\log_2$ of its length), `bits` $b$ is that length. A bare file,
+    whose end is where it ends, takes $2\log_2b + 2$ more. Then with probability $1-\delta$, for
+    all codes at once, the mean $\mu$ of the law of a loss and $\bar Z$ of the $n$ units satisfy
+
+    $$n\,\mathrm{kl}(\bar Z, \mu) \le b\ln2 + \ln\tfrac1\delta \quad\text{or}\quad \mu \le \bar Z,
+    \qquad \mu \le \bar Z + \sqrt{\frac{b\ln2 + \ln\frac1\delta}{2n}}$$
+
+    (Occam's razor; paper_notes/held_out_certificate.md). It rests on what no computation sees:
+
+    - the units are independent draws of one law;
+    - the decoder, which makes the compressed network of the code, was fixed before the units were
+      drawn; and so was all that it uses, the *dense network* above all. For a network that was
+      trained on its calibration units this is false, unless the code holds all of its weights;
+    - the code holds all that depends on the units: ranks, scales, every weight.
+
+    It says little unless there are more units than a third of the bits (see `vacuous`). So it suits
+    a few bits that were chosen among compressions of other data, and no file of a network.
+
+    Raises `ValueError` for fewer than two losses, for losses that are NaN, negative or above one,
+    for negative bits, and for a probability outside (0, 1).
+    """
+    values = np.asarray(check_array("losses", losses, "units"), float)
+    if values.size < 2 or values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            f"`losses` must be two or more, from 0 to 1; got {values.size} from "
+            f"{values.min():.3g} to {values.max():.3g}."
+        )
+    length = check_positive("bits", bits, zero=True)
+    failure_probability = check_fraction("failure_probability", failure_probability)
+    if not prefix_free:
+        length += 2 * math.log2(max(length, 1)) + 2
+    units = values.size
+    mean = math.fsum(values) / units  # in whatever order they come
+    level = (length * math.log(2) - math.log(failure_probability)) / units
+    hoeffding = mean + math.sqrt(level / 2)
+    largest = float(values.max())
+    bound = _highest_mean(mean, level)
+    return CodeCertificate(bound, hoeffding, mean, largest, units, length, failure_probability)
+
+
+def _highest_mean(mean: float, level: float) -> float:
+    r"""The largest $p \in [q, 1]$ with $\mathrm{kl}(q, p) \le$ `level`, from above."""
+
+    def far(p: float) -> bool:
+        apart = xlogy(mean, mean / p) + xlogy(1 - mean, (1 - mean) / (1 - p))
+        return float(apart) > level
+
+    low, high = mean, 1.0
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (low, middle) if far(middle) else (middle, high)
+    return high
 
 
 def unit_losses(outputs: ArrayLike, compressed_outputs: ArrayLike) -> Float[np.ndarray, " units"]:
