@@ -11,7 +11,9 @@ import pytest
 from lowrank_theory import cli
 
 NOTE = Path(__file__).parents[1] / "paper_notes" / "a_theorem_of_your_own.md"
-SURE, LIKELY = re.findall(r"^```python\n(.*?)^```$", NOTE.read_text(), re.MULTILINE | re.DOTALL)
+SURE, LIKELY, FROM_PYTHON = re.findall(
+    r"^```python\n(.*?)^```$", NOTE.read_text(), re.MULTILINE | re.DOTALL
+)
 
 
 def file_of(text: str, folder: Path, name: str) -> Path:
@@ -40,6 +42,19 @@ def test_a_sure_one_is_verified_and_reported(tmp_path):
     assert "How large the outputs of a layer can be" in page
     (row,) = json.loads((tmp_path / "out" / "report.json").read_text())["theorems"]
     assert row["name"] == "mine.norm" and row["verdict"] == "consistent"
+
+
+@pytest.mark.slow
+def test_a_page_is_written_from_python(tmp_path):
+    file_of(SURE, tmp_path, "mine")
+    fewer = FROM_PYTHON.replace("trials=1_000", "trials=40")
+    assert fewer != FROM_PYTHON
+    (tmp_path / "out").mkdir()
+    file = file_of(fewer, tmp_path, "whole")
+    subprocess.run([sys.executable, file], cwd=tmp_path, check=True, timeout=200)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<code>mine.norm</code>: consistent" in page
+    assert "lowrank-theory verify" not in page and "None" not in page
 
 
 @pytest.mark.slow

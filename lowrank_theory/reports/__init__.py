@@ -1,3 +1,3 @@
-"""Pages and tables of what verifications and studies found. Nothing but the command line imports
-them.
+"""Pages and tables of what verifications and studies found. Nothing else in the package imports
+them, but for the command line.
 """

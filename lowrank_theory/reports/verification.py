@@ -26,7 +26,7 @@ FILES = ("report.json", "report.html", "tightness.svg", "layer_errors.svg")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run was asked, and what it found.
+    """What a run was asked, and what it found; of one from Python, `report` and `theorems` will do.
 
     `theorems` are those that the statements are of, and `users` names the files of a user's own.
     `skipped` holds one sentence for each network that was not studied. Trials, regimes and
@@ -34,16 +34,16 @@ class Record:
     """
 
     report: Report
-    studies: tuple[LayerStudy, ...]
-    skipped: tuple[str, ...]
-    preset: str
-    only: tuple[str, ...]
-    users: tuple[str, ...]
     theorems: tuple[AbstractTheorem, ...]
-    seed: int
-    failure_probability: float
-    confidence: float
-    seconds: float
+    studies: tuple[LayerStudy, ...] = ()
+    skipped: tuple[str, ...] = ()
+    preset: str | None = None
+    only: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    seed: int | None = None
+    failure_probability: float | None = None
+    confidence: float | None = None
+    seconds: float | None = None
 
     @property
     def layers(self) -> list[LayerAtRank]:
@@ -80,8 +80,10 @@ class Record:
         return versions()
 
     @property
-    def command(self) -> str:
-        """The command that repeats the run."""
+    def command(self) -> str | None:
+        """The command that repeats the run; `None` where it was no command."""
+        if self.preset is None:
+            return None
         only = f" --only {' '.join(self.only)}" if self.only else ""
         users = f" --theorem {' '.join(self.users)}" if self.users else ""
         return f"lowrank-theory verify --preset {self.preset} --seed {self.seed}{only}{users}"
@@ -101,14 +103,15 @@ class Record:
             "statements": plain(self.details),
             "skipped": list(self.skipped),
             "versions": self.versions,
-            "seconds": round(self.seconds, 1),
+            "seconds": self.seconds and round(self.seconds, 1),
         }
 
 
 def write(record: Record, folder: Path) -> None:
     """Write `report.json`, `report.html` and the figures into an existing folder.
 
-    Everything is rendered before the first file is written. Raises `OSError` where that fails.
+    Of a run from Python, `write(Record(report, theorems=(mine,)), folder)`. Everything is rendered
+    before the first file is written. Raises `OSError` where that fails.
     """
     figures = {"tightness": svg(plotting.tightness(record.report))}
     if record.layers:

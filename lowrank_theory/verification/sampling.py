@@ -257,7 +257,7 @@ def _asking(point: Point) -> Any:
 
 def _structure(point: Point) -> Any:
     """What a program to measure its instances is compiled for."""
-    if isinstance(point.setting, Setting):
+    if _is_on_host(point.setting):
         instances = _on_host(point, point.start)
     else:
         with float64():
@@ -269,15 +269,23 @@ def _structure(point: Point) -> Any:
 def _batch(point: Point, start: int) -> Any:
     """The instances of a batch of its trials, or all that is random of them."""
     trials = range(start, start + point.batch)
-    if isinstance(point.setting, Setting):
+    if _is_on_host(point.setting):
         drawn = [_on_host(point, trial) for trial in trials]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
     draw, *_ = _programs(point.level)
     return draw(point.setting, point.key, jnp.asarray(trials, jnp.uint32))
 
 
+def _is_on_host(setting: Any) -> bool:
+    """Whether it is drawn with NumPy, with nothing to compile, as all laws of this package can."""
+    if not isinstance(setting, Setting):
+        return False
+    laws = (setting.activations, setting.mismatch, setting.target, setting.noise)
+    return all(type(law).__module__.startswith("lowrank_theory.") for law in laws)
+
+
 def _on_host(point: Point, trial: int) -> Parts:
-    """A trial drawn with NumPy, which has nothing to compile."""
+    """All that is random of a trial."""
     words = np.asarray(jax.random.key_data(point.key)).ravel().tolist()
     with np.errstate(all="ignore"):  # what leaves float64 is judged where it is measured
         return point.setting.draw_parts(key=np.random.default_rng([*words, trial]))

@@ -30,6 +30,7 @@ STATEMENT = theorems.best_possible.truncated_svd
 SMALL = Setting(samples=12, inputs=6, outputs=5, rank=2)
 NOISY = dataclasses.replace(SMALL, noise=noise.Gaussian(1.0))
 TRIALS = 1_200  # two regimes, of two blocks each
+KEY = jax.random.key(0)
 
 
 class OfOnesOwn(Optimality):
@@ -353,3 +354,17 @@ def test_statements_of_a_family_are_drawn_once_and_measured_as_alone(monkeypatch
     for point, expected in zip(points, alone, strict=True):
         for name in ("realised", "bound", "allowance"):
             assert_close(getattr(found[id(point)], name), getattr(expected, name), condition=8)
+
+
+class JaxAlone(noise.AbstractNoise):
+    """A law that cannot be drawn with NumPy."""
+
+    sub_gaussian_scale = 1.0
+
+    def draw(self, activations: Any, target_weights: Any, *, key: Any) -> jax.Array:
+        return jax.random.normal(key, (activations.shape[0], target_weights.shape[1]))
+
+
+def test_a_law_of_ones_own_is_drawn_with_jax():
+    found = measure(request(STATEMENT, dataclasses.replace(SMALL, noise=JaxAlone()), 4, KEY))
+    assert found.applicable == 4 and not found.violated.any()
