@@ -18,6 +18,7 @@ AGNOSTIC, SAME, DRIVEN, SEQUENTIAL = (
 )
 
 Row = dict[str, Any]
+Tables = dict[str, tuple[str, Callable[[Row], str]]]
 AtSize = TypeVar("AtSize", NetworkAtSize, Size)
 
 
@@ -32,12 +33,13 @@ def half(rows: Sequence[AtSize], method: str) -> AtSize:
     return by_budget[min(by_budget, key=lambda share: abs(share - 0.5))]
 
 
-def filled(note: str, folder: Path) -> str:
-    """The note with each table that it has a place for made anew from the figures' numbers.
+def filled(note: str, folder: Path, tables: Tables | None = None) -> str:
+    """The note with each of its tables, those of `transfer.md` unless others are given, made anew
+    from the figures' numbers.
 
     The place of a table is between `<!-- table: name -->` and `<!-- end -->`.
     """
-    for name, (source, made) in TABLES.items():
+    for name, (source, made) in (tables or TABLES).items():
         file = folder / f"{source}.json"
         if file.is_file():
             place = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
@@ -336,7 +338,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-TABLES: dict[str, tuple[str, Callable[[Row], str]]] = {
+TABLES: Tables = {
     "gains": ("why_data_helps", _gains_table),
     "size": ("transfer_summary", _size_table),
     "errors": ("transfer_summary", _error_table),

@@ -10,6 +10,7 @@ reach the rank of the rows.
 python experiments/look_up.py [--quick]
 """
 
+import sys
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import lowrank_theory as lrt
+from _look_up_note import write_tables
+from _look_up_trends import trends
 from _save import column, interval, run
 from lowrank_theory.approximations import Storage
 from lowrank_theory.lookup import (
@@ -142,7 +145,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
             factors.append(_factors(rows, new, weights, share))
         found[name] = {"tables": _gathered(tables), "factors": _gathered(factors)}
     sizes = {"inputs": INPUTS, "outputs": OUTPUTS, "samples": samples, "seeds": seeds}
-    return {**sizes, **found}
+    return {**sizes, **found, "trends": trends(SEED, quick=quick)}
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
@@ -192,3 +195,5 @@ def draw(numbers: dict[str, Any]) -> Figure:
 
 if __name__ == "__main__":
     run(__file__, measure, draw, seed=SEED)
+    if "--quick" not in sys.argv:
+        write_tables()

@@ -6,11 +6,18 @@ One layer at a time, and all of them, each fitted to what the tables before it l
 and the same with the exact layers after it trained again before they are replaced themselves. Exact
 layers and tables see training images, accuracy is that of held-out ones. A seed is a training of
 the network and, of MNIST, the images to which tables are fitted. The published figures are those of
-McCarter and Dronen (2022, figure and text), of their own training of such a network.
+McCarter and Dronen (2022, figure and text), of their own training of such a network. In the same
+file are the convolutions of AlexNet.
+
+What is finished, a method on one training, is kept in out/look_up_networks: started again, the
+script goes on from there.
 """
 
 import itertools
 import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -21,12 +28,16 @@ import optax
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
+from _look_up_alexnet import alexnet
+from _look_up_note import write_tables
 from _save import column, interval, run
 from _transfer import SKIPPED
 from lowrank_theory.lookup import AsTheyCome, Correlated, LookUp, look_up
 from lowrank_theory.networks import Dataset, Perceptron, digits_data, mnist_data
 from lowrank_theory.plotting import BLACK, LIMIT, SERIES, legend_above, panels
+from lowrank_theory.studies.transfer import Pieces
 
+KEPT = Path(__file__).resolve().parents[1] / "out" / "look_up_networks"
 SEED = 32
 WIDTH, HIDDEN = 30, 3
 CODEBOOKS = (1, 2, 4, 8, 16)
@@ -35,6 +46,7 @@ SEEDS, EPOCHS = 3, {"digits": 100, "mnist": 12}
 FITTED = 4000  # images, at most, that tables see
 METHODS = {
     "published": LookUp(order=AsTheyCome(), weighted=False, rounded=False),
+    "weighted": LookUp(order=AsTheyCome(), rounded=False),
     "ours": LookUp(order=Correlated()),
 }
 PUBLISHED = {  # accuracy on MNIST
@@ -143,6 +155,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     seeds = 2 if quick else SEEDS
     sources = {"digits": digits_data} if quick else {"digits": digits_data, "mnist": mnist_data}
     found: dict[str, Any] = {}
+    pieces = Pieces(None if quick else KEPT, {"seed": SEED, "source": Path(__file__).read_text()})
     for place, (name, source) in enumerate(sources.items()):
         split = source()
         runs: dict[str, list[Any]] = {method: [] for method in METHODS}
@@ -162,19 +175,30 @@ def measure(*, quick: bool) -> dict[str, Any]:
                 split.held_out_images,
                 split.held_out_labels,
             )
+            counts = CODEBOOKS[1:3] if quick else CODEBOOKS
             for label, method in METHODS.items():
-                rows = []
-                for codebooks in CODEBOOKS[1:3] if quick else CODEBOOKS:
-                    options = {"epochs": 10, "key": jax.random.fold_in(between, codebooks)}
-                    made = converted(network, part, method, codebooks, **options)
-                    rows.append({"codebooks": codebooks, **made})
-                runs[label].append(rows)
+                make = partial(_at_all_sizes, network, part, between, method, counts)
+                runs[label].append(pieces.get(f"{name} {seed} {label}", make)["found"])
         found[name] = {
             "exact": interval(np.array(exact)),
             "held_out": len(split.held_out_labels),
             **{label: _over_seeds(each) for label, each in runs.items()},
         }
+    if not quick:
+        found["alexnet"] = pieces.get("alexnet", lambda: alexnet(SEED, quick=quick))["found"]
+        pieces.prune()
     return {"seeds": seeds, "width": WIDTH, "published": PUBLISHED, **found}
+
+
+def _at_all_sizes(
+    network: Perceptron, part: Dataset, key: Array, method: LookUp, counts: Sequence[int]
+) -> list[dict[str, Any]]:
+    rows = []
+    for codebooks in counts:
+        inner = jax.random.fold_in(key, codebooks)
+        made = converted(network, part, method, codebooks, epochs=10, key=inner)
+        rows.append({"codebooks": codebooks, **made})
+    return rows
 
 
 def _over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -226,6 +250,8 @@ def draw(numbers: dict[str, Any]) -> Figure:
 if __name__ == "__main__":
     try:
         run(__file__, measure, draw, seed=SEED)
+        if "--quick" not in sys.argv:
+            write_tables()
     except FileNotFoundError as error:
         print(error)
         sys.exit(SKIPPED)

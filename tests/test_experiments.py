@@ -187,7 +187,7 @@ def test_networks_of_tables_lose_what_was_published(experiment):
     assert isinstance(experiment("look_up_networks").draw(made), Figure)
     layers = [f"layer_{k}" for k in range(4)]
     for name in ("digits", "mnist"):
-        for rows in (made[name]["published"], made[name]["ours"]):
+        for rows in (made[name][method] for method in ("published", "weighted", "ours")):
             means = {what: [row[what]["mean"] for row in rows] for what in (*layers, "all")}
             assert all(each == sorted(each) for each in means.values())
             alone = np.min([means[what] for what in layers], axis=0)
@@ -197,6 +197,50 @@ def test_networks_of_tables_lose_what_was_published(experiment):
     np.testing.assert_allclose(found, made["published"]["all"], atol=0.1)  # of another training
     assert made["mnist"]["exact"]["low"] > 0.965 and max(found) < 0.87
     assert "(look_up_networks.svg)" in (ROOT / "figures" / "README.md").read_text()
+
+
+def test_the_trends_of_tables_are_as_expected(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    expected = importlib.import_module("_look_up_trends").EXPECTED
+    made = {
+        trend: {name: np.array(values) for name, values in found.items()}
+        for trend, found in numbers("look_up")["trends"].items()
+    }
+    for trend, (codebooks, given) in expected.items():
+        for name, values in given.items():
+            found = made[trend][name][-len(codebooks) :]
+            np.testing.assert_allclose(
+                found, values, rtol=0.3, atol=0.03, err_msg=f"{trend} {name}"
+            )
+    for rows in ("rank 4", "rank 16", "full rank"):
+        found = made[rows]
+        fitted, means = found["tree, fitted"], found["nearest centres, bucket means"]
+        assert np.all(np.diff(fitted) < 0)
+        assert np.all(found["tree, bucket means"] > means)
+        assert np.all(found["tree, fitted, bytes"] < 1.03 * fitted)
+        assert np.all(found["the same, rows that were seen"][1:] < fitted[1:])
+        assert np.all(np.diff(found["averaged, biased"] - found["averaged"])[2:] > 0)
+        gains = (means / fitted)[4:]
+        assert np.all(gains < 1.3) if rows == "full rank" else np.all(gains > 2)
+    assert np.all(made["rank 16"]["nearest centres, fitted"] < made["rank 16"]["tree, fitted"])
+    for kind in ("ten outputs", "few inputs count", "one output", "rectified rows"):
+        gains = made[kind]["tree"] / made[kind]["tree that knows the weights"]
+        assert np.all(gains > 1 / 1.03)
+        assert np.all(gains > 1.2) == (kind in ("few inputs count", "one output"))
+    relu = made["ReLU"]
+    assert np.all(relu["through the ReLU, seen"] < relu["linear, seen"])
+    assert np.all(relu["through the ReLU, before it"] > relu["linear, before it"])
+    assert np.all(relu["through the ReLU, to come"][:3] < relu["linear, to come"][:3])
+    assert np.all(made["softmax"]["relative entropy"] > made["softmax"]["squares"] - 0.01)
+
+
+def test_the_tables_of_the_note_on_look_up_are_those_of_the_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    note = importlib.import_module("_look_up_note")
+    text = note.NOTE.read_text()
+    assert all(f"<!-- table: {name} -->" in text for name in note.TABLES)
+    tables = importlib.import_module("_transfer_note")
+    assert tables.filled(text, ROOT / "figures", note.TABLES) == text
 
 
 def test_rounding_is_either_small_or_announced():

@@ -52,15 +52,15 @@ def test_tables_stand_in_all_convolutions_of_alexnet(tmp_path):
         network.apply,
         parameters,
         [np.asarray(data.training_images[:16])],
-        networks.Bytes(0.5),
-        method=LookUp((8, 64), weighted=False),
+        networks.LayerError(0.9),
+        method=LookUp((8,), weighted=False),
         select=lambda path: "conv" in path,
         sequential=True,
     )
     tables = jax.tree.leaves(found.parameters, is_leaf=lambda x: isinstance(x, AbstractTable))
     tables = [table for table in tables if isinstance(table, AbstractTable)]
     assert len(tables) == 5 and all(layer.size for layer in found.layers.values())
-    assert found.storage_bytes <= 0.5 * found.dense_storage_bytes
+    assert found.storage_bytes <= 0.1 * found.dense_storage_bytes
 
     units = [image[None] for image in data.training_images[-100:]]
     losses = networks.output_errors(network.apply, parameters, found, units)
@@ -69,10 +69,8 @@ def test_tables_stand_in_all_convolutions_of_alexnet(tmp_path):
     layers = networks.unit_errors(network.apply, parameters, found, units[:3])
     assert sorted(layers) == sorted(found.layers) and all(np.all(x < 1) for x in layers.values())
 
-    images, labels = data.held_out_images[:250], data.held_out_labels[:250]
-    right = networks.correct(found.function, found.parameters, images, labels).mean()
-    assert right > 0.2  # chance is 0.1, exact layers 0.84
     found.save(tmp_path / "file")
     loaded = networks.load_compressed(tmp_path / "file", network.apply, parameters)
-    outputs = (each.function(each.parameters, images) for each in (found, loaded))
-    np.testing.assert_array_equal(*outputs)
+    images = np.asarray(data.held_out_images[:50])
+    once, again = (each.function(each.parameters, images) for each in (found, loaded))
+    np.testing.assert_array_equal(once, again)
