@@ -16,14 +16,16 @@ import numpy as np
 
 from _measure import interleaved
 from lowrank_theory.approximations import (
-    AbstractMatrix,
+    AbstractApproximation,
     CompressedRows,
     Dense,
     LowRank,
     Product,
     Sparse,
     Sum,
+    Table,
 )
+from lowrank_theory.lookup import in_bytes
 from lowrank_theory.mixtures import rounded_entries
 from lowrank_theory.problems import Observed
 from lowrank_theory.quantisation import round_to_nearest
@@ -34,7 +36,7 @@ BATCHES = 1, 32, 512
 SEED = 0
 
 
-def kinds(side: int) -> dict[str, AbstractMatrix]:
+def kinds(side: int) -> dict[str, AbstractApproximation]:
     """One of each, of the same weights; values are of no account."""
     random = np.random.default_rng(SEED)
     weights = random.standard_normal((side, side)).astype(np.float32)
@@ -43,7 +45,13 @@ def kinds(side: int) -> dict[str, AbstractMatrix]:
     few = np.abs(weights) > 1.96  # 5 %
     sparse = largest_entries(weights, side * side // 4)
     whole = Structured((0.5,), data_driven=False).sweep(Observed(weights=weights)).at(0)
-    assert isinstance(whole.approximation, AbstractMatrix)
+    codebooks = side // 8
+    look_up = Table(
+        random.integers(0, side, (codebooks, 4)).astype(np.uint16),
+        random.standard_normal((codebooks, 15)).astype(np.float32),
+        random.standard_normal((codebooks, 16, side)).astype(np.float32),
+        inputs=side,
+    )
     return {
         "dense": Dense(weights),
         f"low rank, {rank}": low_rank,
@@ -58,13 +66,15 @@ def kinds(side: int) -> dict[str, AbstractMatrix]:
         "half of the inputs": whole.approximation,
         "bitmap, a quarter in 4 bits": rounded_entries(sparse, 4),
         "low rank and 5 % entries": Sum((low_rank, Sparse.of(weights, few, CompressedRows))),
+        f"tables, {codebooks} codebooks": look_up,
+        f"tables, {codebooks} codebooks, in bytes": in_bytes(look_up),
     }
 
 
 @jax.jit
-def product(matrix: AbstractMatrix, rows: jax.Array) -> Any:
+def product(matrix: AbstractApproximation, rows: jax.Array) -> Any:
     """The outputs."""
-    return rows @ matrix
+    return matrix.apply(rows)
 
 
 def table(side: int) -> str:
