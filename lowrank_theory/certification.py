@@ -269,7 +269,7 @@ class CodeCertificate:
     @property
     def vacuous(self) -> bool:
         r"""Whether Hoeffding's bound is one or more, and so for all losses once there are $2n/\ln2
-        = 2.9n$ bits or more. `bound` is then close to one; it reaches one only with the mean.
+        = 2.9n$ bits or more. `bound` is then 0.86 or more.
         """
         return self.hoeffding >= 1 - rounding_allowance(1.0, self.units)
 

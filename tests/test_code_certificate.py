@@ -46,10 +46,10 @@ def test_without_loss_by_hand():
 
 def test_files_with_their_length_are_free_of_prefixes():
     """Kraft's sum over all files; the length of one is at least that of Elias's code."""
-    lengths = np.array([lrt.certify_code(np.zeros(2), b, 0.5).bits for b in range(2000)])
-    assert np.sum(2.0 ** (np.arange(2000) - lengths)) < 1
-    elias = np.array([2 * math.floor(math.log2(b)) + 1 for b in range(1, 2000)])
-    assert np.all(lengths[1:] - np.arange(1, 2000) >= elias)
+    lengths = np.array([lrt.certify_code(np.zeros(2), b, 0.5).bits for b in range(300)])
+    assert np.sum(2.0 ** (np.arange(300) - lengths)) < 1
+    elias = np.array([2 * math.floor(math.log2(b)) + 1 for b in range(1, 300)])
+    assert np.all(lengths[1:] - np.arange(1, 300) >= elias)
 
 
 def test_it_covers_what_was_chosen_by_the_same_units():
@@ -67,7 +67,7 @@ def test_it_covers_what_was_chosen_by_the_same_units():
 
 def test_it_says_where_it_is_vacuous():
     found = lrt.certify_code(np.full(100, 0.01), 10_000, 0.05)
-    assert found.vacuous and found.bound < 1
+    assert found.vacuous and found.bound == 1
     with pytest.raises(RuntimeError, match=r"vacuous: 10,029 bits were chosen by 100 units"):
         found.require()
     useful = lrt.certify_code(np.full(1000, 0.01), 100, 0.05)
