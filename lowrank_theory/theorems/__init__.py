@@ -45,6 +45,9 @@ from lowrank_theory.theorems.heteroskedastic_noise import (
     heteroskedastic_noise as heteroskedastic_noise,
 )
 from lowrank_theory.theorems.look_up import look_up as look_up
+from lowrank_theory.theorems.low_rank_plus_sparse import (
+    low_rank_plus_sparse as low_rank_plus_sparse,
+)
 from lowrank_theory.theorems.minimax_floor import minimax_floor as minimax_floor
 from lowrank_theory.theorems.network_composition import network_composition as network_composition
 from lowrank_theory.theorems.numerical_route import numerical_route as numerical_route

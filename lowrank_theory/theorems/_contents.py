@@ -47,6 +47,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "second_order_rounding",
         "pruning",
         "quantised_factors",
+        "low_rank_plus_sparse",
         "rate_distortion",
         "look_up",
     ),

@@ -218,6 +218,15 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
         "RotatedWeights": [
             lambda: _of("_rotated").RotatedWeights(given.target, np.ones(len(given.target)))
         ],
+        "TangentMatrix": [
+            lambda: _of("low_rank_plus_sparse").TangentMatrix(
+                given.target[:, :1],
+                rows[:1, :outputs],
+                given.target[:1],
+                given.target[:, :1],
+                np.eye(len(given.target), outputs) > 0,
+            )
+        ],
         "FactoredLayer": [
             lambda: _of("quantised_factors").FactoredLayer(
                 _of("_stepped").SteppedLayer(given.target, rows, 1.0),
