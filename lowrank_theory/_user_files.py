@@ -6,6 +6,15 @@ from pathlib import Path
 from types import ModuleType
 
 _RUN: dict[str, ModuleType] = {}
+_FOLDERS: set[str] = set()  # from which files were run
+
+
+def in_file(text: str) -> tuple[Path, str] | None:
+    """The file and the name in it that `folder/mine.py:name` says; the name is empty where only a
+    file is said. `None` for what says no Python file.
+    """
+    file, _, name = (text, "", "") if text.endswith(".py") else text.rpartition(":")
+    return (Path(file), name) if file.endswith(".py") else None
 
 
 def run_file(path: Path) -> ModuleType:
@@ -26,17 +35,22 @@ def run_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = _RUN[name] = module
     folder = str(path.parent)
+    _FOLDERS.add(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # which processes that are started inherit
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name], _RUN[name]
         raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     return module
 
 
 def _is_known(name: str, path: Path) -> bool:
+    """Whether Python finds another module of this name, that is no file of a user as well."""
     if name in _RUN:
         return False
     found = importlib.util.find_spec(name) if name.isidentifier() else None
-    return found is not None and found.origin != str(path)
+    if found is None or found.origin == str(path):
+        return False
+    return found.origin is None or str(Path(found.origin).parent) not in _FOLDERS

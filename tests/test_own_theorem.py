@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lowrank_theory import cli
+from lowrank_theory._user_files import run_file
 
 NOTE = Path(__file__).parents[1] / "paper_notes" / "a_theorem_of_your_own.md"
 SURE, LIKELY, FROM_PYTHON = re.findall(
@@ -122,6 +123,15 @@ def test_what_cannot_be_done_is_refused(command, text, said, tmp_path, capsys):
     file = file_of(text, tmp_path, "mine")
     assert cli.main([command, "--theorem", str(file)]) == cli.BAD_USAGE
     assert said in capsys.readouterr().err
+
+
+def test_a_file_that_failed_can_be_mended(tmp_path):
+    file = file_of("import nowhere_at_all", tmp_path, "mended")
+    with pytest.raises(ValueError, match="cannot be run"):
+        run_file(file)
+    assert "mended" not in sys.modules
+    file_of("x = 3", tmp_path, "mended")
+    assert run_file(file).x == 3
 
 
 def test_the_name_of_another_module_is_refused(tmp_path, capsys):

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from lowrank_theory._files import check_writable, is_leftover, make_folder
 from lowrank_theory._numerics import check_fraction
-from lowrank_theory._user_files import run_file
+from lowrank_theory._user_files import in_file, run_file
 from lowrank_theory.theorems import CONTENTS, STATEMENTS, AbstractStatement, AbstractTheorem
 from lowrank_theory.verification.attack import Finding
 from lowrank_theory.verification.executors import Here, cluster, processes
@@ -119,9 +119,9 @@ class Users:
 
 
 def users(text: str) -> Users:
-    file, _, name = text.rpartition(":") if not text.endswith(".py") else (text, "", "")
+    file, name = in_file(text) or (Path(text), "")
     try:
-        there = theorems_of(run_file(Path(file)))
+        there = theorems_of(run_file(file))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not there or (name and name not in there):

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from scipy import stats
 
 from lowrank_theory._numerics import check_count
-from lowrank_theory._user_files import run_file
+from lowrank_theory._user_files import in_file, run_file
 from lowrank_theory.models.alexnet import alexnet_network
 from lowrank_theory.models.bert import Tokens, bert_network, bert_tokens, embed
 from lowrank_theory.models.character_lstm import (
@@ -156,9 +156,9 @@ def find(name: str) -> Case:
     Raises `ValueError` for an unknown one, a file that is not there or cannot be run, and one that
     holds no such case.
     """
-    file, separator, variable = name.rpartition(":")
-    if separator and file.endswith(".py"):
-        return _in_file(Path(file), variable)
+    own = in_file(name)
+    if own is not None:
+        return _in_file(*own)
     if name not in CASES:
         raise ValueError(
             f"there is no network {name!r}; there are {', '.join(CASES)}, and those of your own, "
@@ -173,7 +173,8 @@ def _in_file(path: Path, variable: str) -> Case:
     if not isinstance(case, Case):
         kinds = [name for name, value in vars(module).items() if isinstance(value, Case)]
         there = f"it holds {', '.join(kinds)}" if kinds else "it holds none"
-        raise ValueError(f"{path} holds no `Case` {variable!r}: {there}")
+        which = f"holds no `Case` {variable!r}" if variable else "is a file: name a `Case` in it"
+        raise ValueError(f"{path} {which}: {there}")
     return dataclasses.replace(case, source=f"{path}:{variable}")
 
 
