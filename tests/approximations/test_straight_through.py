@@ -40,7 +40,7 @@ def soft(splits: Any, thresholds: Any, entries: Any, rows: Any, temperature: flo
     return total
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("temperature", [1e-3, 1.0, 100.0])
 def test_forward_it_is_the_table(dtype, temperature):
     made, rows = table(dtype), ROWS.astype(dtype)
@@ -117,6 +117,7 @@ def test_training_finds_a_threshold_and_leaves_the_places():
     assert in_bytes(trained).shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_stack_is_its_tables_one_by_one():
     made = table(np.float32)
     both = jax.tree.map(lambda a: np.stack([a, a[::-1]]), made)
