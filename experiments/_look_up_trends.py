@@ -218,6 +218,29 @@ def softmax() -> Found:
     return found
 
 
+def whole_network() -> Found:
+    """All layers of the digits network, one after the other: held-out accuracy, with tables that
+    are fitted to outputs, and through the ReLU or the softmax that follows.
+    """
+    split, network = digits_data(), digits_network()
+    labels, last = np.asarray(split.held_out_labels), len(network.weights) - 1
+    found: Found = {}
+    for words, kinds in (("squares", (None, None)), ("through", (Rectified, Softmax))):
+        for codebooks in (2, 4, 8, 16, 32):
+            images = split.training_images, split.held_out_images
+            rows, new = (np.asarray(each, float) for each in images)
+            for k, weights in enumerate(network.weights):
+                kind, bias = kinds[k == last], np.asarray(network.biases[k], float)
+                through = None if kind is None else kind(bias)
+                table = made(rows, np.asarray(weights, float), codebooks, through=through)
+                rows, new = (np.asarray(table.apply(each)) + bias for each in (rows, new))
+                if k < last:
+                    rows, new = np.maximum(rows, 0), np.maximum(new, 0)
+            right = float(np.mean(np.argmax(new, axis=1) == labels))
+            found.setdefault(words, []).append(right)
+    return found
+
+
 # --- all of them ----------------------------------------------------------------------------------
 
 
@@ -242,6 +265,7 @@ def trends(seed: int, *, quick: bool) -> dict[str, Found]:
         "rank 16": over(1, parts, 16, 0.1),
         "full rank": over(2, parts, INPUTS, 0.0),
         "softmax": softmax(),
+        "all layers": whole_network(),
     }
     for place, kind in enumerate(("groups", "signs", "white")):
         found[f"orders, {kind}"] = over(3 + place, orders, kind)
@@ -331,4 +355,5 @@ EXPECTED: dict[str, tuple[Sequence[int], dict[str, Sequence[float]]]] = {
             "as in the published code": (0.622, 0.773, 0.841, 0.930, 0.974, 0.980),
         },
     ),
+    "all layers": ((2, 4, 8, 16, 32), {}),
 }
