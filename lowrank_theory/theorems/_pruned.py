@@ -181,7 +181,7 @@ class Thinned(eqx.Module):
     def gaussian_weights(self) -> Hypothesis:
         """A law of the weights."""
         known = jnp.asarray(self.gaussian) & jnp.isfinite(jnp.asarray(self.scale, float))
-        return law_hypothesis("the weights are i.i.d. Gaussian of known size", known)
+        return law_hypothesis("the weights are independent Gaussian of known size", known)
 
 
 class ThinnedSetting(eqx.Module):

@@ -35,17 +35,17 @@ class RotatedWeights(eqx.Module):
     r"""Weights $W$ (inputs, outputs), `signs` (inputs,) by which they are multiplied before the
     Hadamard matrix, and the `bits` of their codes, from two to eight.
 
-    `random`: the signs are independent and fair, and look at nothing. Raises `ValueError` for
+    `independent`: the signs are independent and fair, and look at nothing. Raises `ValueError` for
     arrays that do not fit, and where the number of inputs is no power of two.
     """
 
     weights: Float[AnyArray, "inputs outputs"]
     signs: Float[AnyArray, " inputs"]
-    random: Bool[AnyArray, ""]
+    independent: Bool[AnyArray, ""]
     bits: int = eqx.field(static=True)
 
     def __init__(
-        self, weights: ArrayLike, signs: ArrayLike, bits: int = 4, *, random: Any = False
+        self, weights: ArrayLike, signs: ArrayLike, bits: int = 4, *, independent: Any = False
     ) -> None:
         self.weights = check_array("weights", weights, "inputs", "outputs")
         self.signs = check_array("signs", signs, "inputs")
@@ -55,7 +55,8 @@ class RotatedWeights(eqx.Module):
                 "`weights` must have a power of two of inputs, one of `signs` for each; got "
                 f"{self.weights.shape} and {self.signs.shape}. Pad them with zeros."
             )
-        self.random = random if isinstance(random, jax.Array) else np.asarray(random)
+        known = independent if isinstance(independent, jax.Array) else np.asarray(independent)
+        self.independent = known
         self.bits = bits
         settle(self, "bits", check_count, 2, 8)
 
@@ -99,7 +100,7 @@ def _draw(setting: RotatedSetting, key: PRNGKeyArray) -> RotatedWeights:
     weights = setting.law.draw(jnp.eye(shape[0]), jnp.zeros(shape), key=weight_key)
     first = jnp.where(jnp.arange(shape[0]) == 0, setting.first, 1.0)
     signs = jnp.where(uniform(sign_key, shape[:1]) < 0.5, -1.0, 1.0)
-    return RotatedWeights(first[:, None] * weights, signs, random=jnp.asarray(True))
+    return RotatedWeights(first[:, None] * weights, signs, independent=jnp.asarray(True))
 
 
 _SHAPE: dict[str, Any] = {"inputs": 64, "outputs": 4}
@@ -122,7 +123,7 @@ class AbstractRotation(AbstractStatement):
     def hypotheses(self, instance: RotatedWeights) -> tuple[Hypothesis, ...]:
         """A law of the signs."""
         name = "the signs are independent and fair, and look at nothing"
-        return (law_hypothesis(name, instance.random),)
+        return (law_hypothesis(name, instance.independent),)
 
     def level(self, instance: RotatedWeights) -> Float[Array, ""]:
         r"""$\ln(2NK/\delta)$."""

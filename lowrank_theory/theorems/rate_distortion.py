@@ -140,7 +140,7 @@ class CodedWeights(eqx.Module):
         check_same("activations", self.activations.shape[1], "weights", inputs, "inputs")
         self.bits, self.rank, self.scale = bits, rank, scale
         self.gaussian = gaussian if isinstance(gaussian, jax.Array) else np.asarray(gaussian)
-        settle(self, "bits", check_count, 1, 8)
+        settle(self, "bits", check_count, 0, 8)
         settle(self, "rank", check_count, 1, min(self.weights.shape))
 
     @property
@@ -264,7 +264,7 @@ class AbstractCode(AbstractStatement):
 
     def hypotheses(self, instance: CodedWeights) -> tuple[Hypothesis, ...]:
         """A law of the weights."""
-        name = "the weights are i.i.d. Gaussian of known size, and look at nothing"
+        name = "the weights are i.i.d. Gaussian of known size, and depend on nothing"
         return (law_hypothesis(name, instance.gaussian),)
 
 
@@ -273,11 +273,13 @@ class Floor(AbstractCode):
 
     regimes = _WEIGHTS
     control = _WEIGHTS["two bits, inputs that decay"]
-    refuted_below = Refuted(1.0, "many outputs: there are codes that reach the floor")
+    refuted_below = Refuted(1.0, "no bits: zero is the best code, and loses all")
 
     def estimate(self, instance: CodedWeights) -> Float[Array, "inputs outputs"]:
         """Rounded in turn to the levels that are best for a normal number, which take no bits."""
         shape = instance.weights.shape
+        if not instance.bits:
+            return jnp.zeros(shape)
         step = jnp.asarray(instance.scale, float) * STEPS[instance.bits - 1]
         middle = 2.0 ** (instance.bits - 1) - 0.5
         levels = Quantised.of(

@@ -212,11 +212,16 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
         ],
         "SteppedLayer": [
             lambda: _of("_stepped").SteppedLayer(
-                given.target, rows, float(np.max(np.abs(given.target), initial=0.0)) / 6
+                given.target,
+                rows,
+                float(np.max(np.abs(given.target), initial=0.0)) / 6,
+                uniform=True,
             )
         ],
         "RotatedWeights": [
-            lambda: _of("_rotated").RotatedWeights(given.target, np.ones(len(given.target)))
+            lambda: _of("_rotated").RotatedWeights(
+                given.target, np.ones(len(given.target)), independent=True
+            )
         ],
         "TangentMatrix": [
             lambda: _of("low_rank_plus_sparse").TangentMatrix(
@@ -229,8 +234,8 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
         ],
         "FactoredLayer": [
             lambda: _of("quantised_factors").FactoredLayer(
-                _of("_stepped").SteppedLayer(given.target, rows, 1.0),
-                _of("_stepped").SteppedLayer(given.target.T, clean, 1.0),
+                _of("_stepped").SteppedLayer(given.target, rows, 1.0, uniform=True),
+                _of("_stepped").SteppedLayer(given.target.T, clean, 1.0, uniform=True),
             )
         ],
         "Allocation": [
@@ -240,10 +245,18 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
             lambda: _of("rate_distortion").CodedWeights(given.target, rows, 2, gaussian=True)
         ],
         "PrunedSet": [lambda: _of("_pruned").PrunedSet(rows, given.target[:1])],
-        "Thinned": [lambda: _of("_pruned").Thinned(given.target, 1, group=2)],
+        "Thinned": [
+            lambda: _of("_pruned").Thinned(
+                given.target, 1, group=2, scale=np.asarray(1.0), gaussian=True
+            )
+        ],
         "Sampled": [
             lambda: _of("_pruned").Sampled(
-                given.target, rows, np.full_like(given.target, 0.5), np.full_like(given.target, 0.4)
+                given.target,
+                rows,
+                np.full_like(given.target, 0.5),
+                np.full_like(given.target, 0.4),
+                independent=True,
             )
         ],
         "CodedLayer": [

@@ -58,6 +58,9 @@ def with_nothing_said(instance: Any) -> Any:
         return Problem(instance.observed, truth, instance.rank)
     if hasattr(instance, "problem"):
         return dataclasses.replace(instance, problem=with_nothing_said(instance.problem))
+    if hasattr(instance, "first"):
+        layers = {name: with_nothing_said(getattr(instance, name)) for name in ("first", "second")}
+        return dataclasses.replace(instance, **layers)
     said = next(law for law in ("independent", "gaussian", "uniform") if hasattr(instance, law))
     return dataclasses.replace(instance, **{said: NOT_SAID})
 

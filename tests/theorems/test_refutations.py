@@ -30,6 +30,7 @@ from lowrank_theory.theorems.heteroskedastic_noise import ScaledNoise
 from lowrank_theory.theorems.minimax_floor import bayes_floor
 from lowrank_theory.theorems.orientation import OrientationSetting
 from lowrank_theory.theorems.planted_rank import gaussian_worst_square, mean_worst_square
+from lowrank_theory.theorems.rate_distortion import CodedWeights
 from lowrank_theory.theorems.second_moment import (
     gaussian_deviation,
     gaussian_shortfall,
@@ -269,6 +270,12 @@ REFUTATIONS: dict[str, Callable[[], float]] = {
     "held_out_certificate.order_free": lambda: zeros("order_free"),
     "held_out_certificate.clopper_pearson": lambda: zeros("clopper_pearson"),
     "held_out_certificate.moment_ratio": all_equal,
+    "rate_distortion.floor": lambda: ratio(
+        "rate_distortion.floor", CodedWeights(np.ones((1, 9)), np.eye(1), 0, gaussian=True)
+    ),
+    "rate_distortion.low_rank": lambda: 1 - 4 / HUGE,  # over all that there is
+    # The matrix of ones, and one place in each row and column.
+    "low_rank_plus_sparse.apart": lambda: (1 - 2 * HUGE**-0.5) / (1 + 1 / HUGE),
     "randomized_range.frobenius": lambda: (1 - P / HUGE) / (1 + 1 / (P - 2)),
     "randomized_range.truncated": lambda: 1 / (1 + 1 / (P - 1)),
     "randomized_range.frobenius_tail": lambda: 1 / (1 + inverse_moment(P) * SHARE ** (2 / P)),
@@ -291,6 +298,8 @@ def test_every_statement_says_what_theory_knows_of_smaller_constants():
         "relu_noise_before.likely_gaussian",
         "relu_noise_before.convex_gaussian",
         "randomized_range.a_posteriori",
+        "rounding.rotation",
+        "rounding.rotated",
     }
 
 

@@ -84,7 +84,7 @@ def test_a_rotation_against_all_signs():
     for signs in itertools.product((-1.0, 1.0), repeat=8):
         rotated = turned @ (np.array(signs)[:, None] * weights)
         found.append(np.max(np.abs(rotated)) / np.linalg.norm(weights))
-    instance = RotatedWeights(weights, np.array(signs), random=True)
+    instance = RotatedWeights(weights, np.array(signs), independent=True)
     for delta in (0.5, 0.05):
         realised, bound = sides(STATEMENTS["rotation"], instance, failure_probability=delta)
         assert realised == approx(found[-1])
@@ -100,7 +100,7 @@ def test_a_rotation_against_all_signs():
 def test_signs_are_trusted_and_inputs_a_power_of_two():
     instance = RotatedWeights(np.ones((8, 1)), np.ones(8))
     assert sides(STATEMENTS["rotation"], instance)[1] == math.inf
-    assert bool(drawn(RotatedSetting(8, 1)).random)
+    assert bool(drawn(RotatedSetting(8, 1)).independent)
     with pytest.raises(ValueError, match="`weights` must have a power of two of inputs"):
         RotatedWeights(np.ones((6, 1)), np.ones(6))
     with pytest.raises(ValueError, match="one of `signs` for each"):
