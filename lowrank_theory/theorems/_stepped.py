@@ -33,10 +33,13 @@ REACH = 2.0 ** (BITS - 1) - 2  # steps from zero, dither and half a step apart
 
 
 def damped_moments(rows: AnyArray, damping: Number) -> Float[Array, "inputs inputs"]:
-    r"""$X^\top X + \lambda I$, $\lambda$ the damping times the mean of the diagonal."""
+    r"""$X^\top X + \lambda I$, $\lambda$ the damping times the mean of the diagonal; one where
+    nothing is seen.
+    """
     rows = jnp.asarray(rows, float)
     gram = matmul(rows.T, rows)
-    return gram + jnp.asarray(damping, float) * jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
+    mean = jnp.trace(gram) / len(gram)
+    return gram + jnp.where(mean > 0, jnp.asarray(damping, float) * mean, 1) * jnp.eye(len(gram))
 
 
 def correlated_rows(

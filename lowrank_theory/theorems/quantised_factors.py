@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_count, float64, matmul, settle
+from lowrank_theory._numerics import check_count, float64, matmul, safe_divide, settle
 from lowrank_theory._random import normal, uniform
 from lowrank_theory.generators import noise
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared
@@ -99,9 +99,8 @@ class FactoredLayer(eqx.Module):
         _, values, vectors = jnp.linalg.svd(matmul(rows, left, right), full_matrices=False)
         roots = jnp.sqrt(values[:rank])
         turn = jnp.sqrt(frobenius(rows) * jnp.sqrt(a / (b * outputs)))
-        found = roots[:, None] / turn * vectors[:rank]
-        there = roots > 0
-        inverse = turn * vectors[:rank].T * jnp.where(there, 1 / jnp.where(there, roots, 1), 0)
+        found = safe_divide(roots, turn)[:, None] * vectors[:rank]
+        inverse = vectors[:rank].T * safe_divide(turn, roots)
         return matmul(left, matmul(right, inverse)), found
 
 
