@@ -12,8 +12,8 @@ from lowrank_theory import cli
 from lowrank_theory._user_files import run_file
 
 NOTE = Path(__file__).parents[1] / "paper_notes" / "a_theorem_of_your_own.md"
-SURE, LIKELY, FROM_PYTHON = re.findall(
-    r"^```python\n(.*?)^```$", NOTE.read_text(), re.MULTILINE | re.DOTALL
+SURE, LIKELY, FROM_PYTHON = re.findall(  # the last needs the file that the first is
+    r"^```py(?:thon)?\n(.*?)^```$", NOTE.read_text(), re.MULTILINE | re.DOTALL
 )
 
 
