@@ -90,3 +90,12 @@ def test_it_says_where_it_is_vacuous():
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
         lrt.certify_code(*arguments)
+
+
+def test_the_figures_of_the_note():
+    """Ranks of ten layers, of 32 each, are 50 bits."""
+    losses = np.repeat([0.0, 1.0], [9_900, 100])
+    assert lrt.certify_code(losses, 50, 0.05, prefix_free=True).bound == pytest.approx(
+        0.0212, abs=5e-5
+    )
+    assert lrt.certify_losses(losses, 0.05).bound == pytest.approx(0.0128, abs=5e-5)
