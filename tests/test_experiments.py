@@ -25,7 +25,8 @@ NOTES_OF_OTHERS = {
     "README", "notation", "transfer", "methods", "why_data_helps", "a_theorem_of_your_own",
 }  # fmt: skip
 FIGURES_OF_OTHERS = {
-    *TRANSFERS, "phase_diagram", "certificate_coverage", "fine_tune", "transfer_calibration",
+    *TRANSFERS, "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
+    "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_alexnet"}
@@ -322,6 +323,16 @@ def test_certificates_fail_no_more_often_than_promised():
         assert found["low"] <= promised
     real = [result for result in made["results"] if result["network"]]
     assert not any(any(r["by_units"]["vacuous"]) for r in real if r["share"] == 0.5)
+
+
+def test_certificates_by_a_code_hold_for_other_units(experiment):
+    made = numbers("code_certificate")
+    assert made["seed"] == experiment("code_certificate").SEED and made["quick"] is False
+    assert isinstance(experiment("code_certificate").draw(made), Figure)
+    for row in made["rows"]:
+        assert max(row["mean"], row["others"]) <= min(row["code"], row["betting"], row["half"])
+        assert row["code"] <= row["hoeffding"]
+    assert "(code_certificate.svg)" in (ROOT / "figures" / "README.md").read_text()
 
 
 def test_factors_fitted_to_data_start_and_end_ahead_at_a_tenth(experiment):
