@@ -316,9 +316,9 @@ def certify_code(
     - the code holds all that depends on the units: ranks, scales, every weight.
 
     It says little unless there are more units than a third of the bits (see `vacuous`). So it suits
-    a few bits that were chosen among compressions of other data, and no file of a network. For these
-    `certify_losses` at the failure probability $\delta2^{-b}$ rests on the same, and is narrower
-    where most losses are small.
+    a few bits that were chosen among compressions of other data, and no file of a network. For
+    these `certify_losses` at the failure probability $\delta2^{-b}$ rests on the same, and is
+    narrower where most losses are small.
 
     Raises `ValueError` for fewer than two losses, for losses that are NaN, negative or above one,
     for negative bits, and for a probability outside (0, 1).
