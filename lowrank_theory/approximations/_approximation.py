@@ -102,6 +102,15 @@ class AbstractApproximation(eqx.Module):
         return jax.tree.map(lambda leaf: function(leaf) if is_float(leaf) else leaf, self)
 
 
+def check_places(name: str, places: Any, count: int) -> None:
+    """Places of a file or of a user, if they are at hand, are some of so many."""
+    if not isinstance(places, np.ndarray) or not places.size:
+        return
+    least, most = places.min(), places.max()
+    if least < 0 or most >= count:
+        raise ValueError(f"`{name}` must be from 0 to {count - 1}; got {least} to {most}.")
+
+
 def check_floats(name: str, array: Any, *axes: str) -> None:
     """A `ValueError` unless it is an array of floats, of these axes at least."""
     kind = getattr(array, "dtype", type(array).__name__)

@@ -17,6 +17,7 @@ from lowrank_theory.approximations._approximation import (
     Storage,
     as_stored,
     check_floats,
+    check_places,
     seen_by_jax,
     size_in_bytes,
 )
@@ -100,11 +101,11 @@ class CompressedRows(AbstractPattern):
 
     def __check_init__(self) -> None:
         """Raises `ValueError` for columns beyond the outputs, and rows that start out of order."""
-        _check_codes("columns", self.columns, self.outputs)
+        check_places("columns", self.columns, self.outputs)
         kept = self.columns.shape[-1]
         if self.starts.shape[-1] != self.inputs + 1:
             raise ValueError(f"`starts` must be {self.inputs + 1}; got {self.starts.shape[-1]}.")
-        _check_codes("starts", self.starts, kept + 1)
+        check_places("starts", self.starts, kept + 1)
         if isinstance(self.starts, np.ndarray) and (np.diff(self.starts, axis=-1) < 0).any():
             raise ValueError("`starts` must not fall from one row to the next.")
 
@@ -165,7 +166,7 @@ class NOfM(AbstractPattern):
     def __check_init__(self) -> None:
         """Raises `ValueError` for places beyond the group."""
         if isinstance(self.places, np.ndarray):
-            _check_codes("places", np.asarray(self._unpacked()), self.group)
+            check_places("places", np.asarray(self._unpacked()), self.group)
 
     @staticmethod
     def of(places: Integer[np.ndarray, "*stack groups outputs kept"], group: int) -> "NOfM":
@@ -367,11 +368,3 @@ class Sparse(AbstractMatrix):
         else:
             values = Storage.of(self.values, multiply_adds=self.values.size)
         return values + Storage(ideal_bits=self.pattern.ideal_bits, bytes=held)
-
-
-def _check_codes(name: str, codes: Any, count: int) -> None:
-    """Places of a file or of a user, if they are at hand."""
-    if isinstance(codes, np.ndarray) and codes.size and not 0 <= codes.min() <= codes.max() < count:
-        raise ValueError(
-            f"`{name}` must be from 0 to {count - 1}; got {codes.min()} to {codes.max()}."
-        )

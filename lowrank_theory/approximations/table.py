@@ -18,6 +18,7 @@ from lowrank_theory.approximations._approximation import (
     Storage,
     as_stored,
     check_floats,
+    check_places,
     size_in_bytes,
 )
 from lowrank_theory.approximations._packing import bits_for
@@ -67,7 +68,7 @@ class Table(AbstractTable):
         self.inputs = inputs
         settle(self, "inputs", check_count, 1)
         check_floats("entries", entries, "codebooks", "codes", "outputs")
-        _check_trees(splits, thresholds, "entries", entries)
+        _check_trees(splits, thresholds, entries, self.inputs)
         if thresholds.dtype != entries.dtype:
             raise ValueError(f"`thresholds` must be of {entries.dtype}; got {thresholds.dtype}.")
         self.splits, self.thresholds, self.entries = map(ours, (splits, thresholds, entries))
@@ -142,7 +143,7 @@ class RoundedTable(AbstractTable):
         settle(self, "inputs", check_count, 1)
         if getattr(entries, "dtype", None) != np.uint8 or entries.ndim < 3:
             raise ValueError("`entries` must be bytes (codebooks, codes, outputs), of dtype uint8.")
-        _check_trees(splits, thresholds, "entries", entries)
+        _check_trees(splits, thresholds, entries, self.inputs)
         check_floats("step", step, "outputs")
         check_floats("shift", shift, "outputs")
         *stack, _, _, outputs = entries.shape
@@ -186,7 +187,7 @@ class RoundedTable(AbstractTable):
         return _trees_stored(self) + Storage.of(self.entries) + scaled
 
 
-def _check_trees(splits: Any, thresholds: Any, name: str, entries: Any) -> None:
+def _check_trees(splits: Any, thresholds: Any, entries: Any, inputs: int) -> None:
     check_floats("thresholds", thresholds, "codebooks", "nodes")
     kind = getattr(splits, "dtype", np.dtype(float))
     if not jnp.issubdtype(kind, jnp.integer) or splits.ndim < 2:
@@ -195,9 +196,10 @@ def _check_trees(splits: Any, thresholds: Any, name: str, entries: Any) -> None:
     shapes = (*codebooks, 2**levels - 1), (*codebooks, 2**levels)
     if thresholds.shape != shapes[0] or entries.shape[:-1] != shapes[1]:
         raise ValueError(
-            f"`thresholds` must be {shapes[0]} and `{name}` {shapes[1]} and outputs, for "
+            f"`thresholds` must be {shapes[0]} and `entries` {shapes[1]} and outputs, for "
             f"{levels} levels; got {thresholds.shape} and {entries.shape}."
         )
+    check_places("splits", splits, inputs)
 
 
 def _trees_stored(table: AbstractTable) -> Storage:

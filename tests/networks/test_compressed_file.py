@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from kinds import KINDS
 from lowrank_theory._engine import compressed_file as _compressed_file
 from lowrank_theory._engine.replace import leaves_by_path
-from lowrank_theory.approximations import Affine
+from lowrank_theory.approximations import Affine, Quantised
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.networks import (
     Compressed,
@@ -180,22 +181,32 @@ def test_a_file_of_the_first_version_is_loaded():
     assert loaded.provenance == expected.provenance
 
 
+STACKED = {"w": normal(0, 2, 6, 5)}
+
+
+def stacked(p, x):
+    return jnp.einsum("si,kio->kso", x, p["w"])
+
+
+def saved(given, folder):
+    """The file of a network of two weights, for which this stands."""
+    view = observe(stacked, STACKED, [BATCH]).views["['w']"]
+    run, smaller = replace(stacked, STACKED, {"['w']": given})
+    Compressed(run, smaller, {"['w']": layer_of(view, 2)}, {}).save(folder / "file")
+    return folder / "file"
+
+
+def leaves_of(given):
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(given)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_loaded_bit_for_bit(kind, tmp_path):
     """And the file is as large as its storage says, beside the header."""
     given = jax.tree.map(jnp.asarray, KINDS[kind](np.random.default_rng(0), (2,), 6, 5))
-    weights = {"w": normal(0, 2, 6, 5)}
-
-    def function(p, x):
-        return jnp.einsum("si,kio->kso", x, p["w"])
-
-    view = observe(function, weights, [BATCH]).views["['w']"]
-    run, smaller = replace(function, weights, {"['w']": given})
-    layers = {"['w']": layer_of(view, 2)}
-    Compressed(run, smaller, layers, {}).save(tmp_path / "file")
-    loaded = load_compressed(tmp_path / "file", function, weights)
-    same(loaded.parameters, smaller)
-    content = (tmp_path / "file").read_bytes()
+    file = saved(given, tmp_path)
+    same(load_compressed(file, stacked, STACKED).parameters["w"], given)
+    content = file.read_bytes()
     assert len(content) - 8 - int.from_bytes(content[:8], "little") == given.storage.bytes
 
 
@@ -315,6 +326,34 @@ def test_a_whole_file_with_gaps_is_refused(entries, tmp_path):
     (tmp_path / "file").write_bytes(_compressed_file._FILE.pack(arrays, **whole))
     with pytest.raises(ValueError, match=r"is damaged .*Give another file, or compress again"):
         load_compressed(tmp_path / "file", small, SMALL)
+
+
+def in_order(random, stack, inputs, outputs):
+    """Rounded weights, the inputs sorted."""
+    codes = random.integers(0, 16, (*stack, inputs, outputs))
+    order = np.broadcast_to(np.arange(inputs)[::-1], (*stack, inputs))
+    scales = np.ones((*stack, 1, 1), np.float32)
+    return Quantised.of(codes, scales, order=order, bits=4, axis=None)
+
+
+@pytest.mark.parametrize("place", ["columns", "starts", "splits", "order"])
+def test_a_sealed_file_with_places_that_there_are_not_is_refused(place, tmp_path):
+    kinds = KINDS | {"in order": in_order}
+    made = {name: kind(np.random.default_rng(0), (2,), 6, 5) for name, kind in kinds.items()}
+    of_kind = {name: each for name, each in made.items() if f".{place}" in str(leaves_of(each))}
+    assert of_kind
+    for given in of_kind.values():
+        file = saved(jax.tree.map(jnp.asarray, given), tmp_path)
+        arrays = load_file(file)
+        with safe_open(file, "np") as opened:
+            what = json.loads(opened.metadata()["compressed"])
+        (name,) = (each for each in arrays if each.endswith(f".{place}"))
+        forged = arrays[name].copy()
+        forged.flat[-1] = 100
+        kept = {key: what[key] for key in what.keys() - {"format", "version"}}
+        file.write_bytes(_compressed_file._FILE.pack(arrays | {name: forged}, **kept))
+        with pytest.raises(ValueError, match=f"is damaged .*`{place}` must"):
+            load_compressed(file, stacked, STACKED)
 
 
 def test_no_file_and_a_newer_one(tmp_path):
