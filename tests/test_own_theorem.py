@@ -1,6 +1,7 @@
 """The theorems of `paper_notes/a_theorem_of_your_own.md` are sampled, attacked and fitted."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -43,6 +44,31 @@ def test_a_sure_one_is_verified_and_reported(tmp_path):
     assert "How large the outputs of a layer can be" in page
     (row,) = json.loads((tmp_path / "out" / "report.json").read_text())["theorems"]
     assert row["name"] == "mine.norm" and row["verdict"] == "consistent"
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_is_enough(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    root, site, empty = NOTE.parents[1], tmp_path / "site", tmp_path / "empty"
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, root], check=True, timeout=200)
+    (wheel,) = tmp_path.glob("*.whl")
+    install = [*pip, "install", "--no-deps", "--target", site, wheel]
+    subprocess.run(install, check=True, timeout=200)
+    empty.mkdir()
+    file_of(SURE, empty, "mine")
+    run = "import lowrank_theory, lowrank_theory.cli as c, sys; print(lowrank_theory.__file__); "
+    command = [sys.executable, "-c", run + "sys.exit(c.main())", "verify", "--theorem", "mine.py"]
+    found = subprocess.run(
+        command,
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert found.stdout.startswith(str(site))
+    assert (empty / "out" / "verify" / "report.html").is_file()
 
 
 @pytest.mark.slow
