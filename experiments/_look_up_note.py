@@ -85,6 +85,19 @@ def _alexnet(numbers: Row) -> str:
     return table(header, [exact, *rows])
 
 
+def _last(numbers: Row) -> str:
+    rows = []
+    for name, found in numbers["last"].items():
+        inputs, outputs = found["shape"]
+        rows.append([f"{name}, {inputs} × {outputs}", "exact", "100 %", f"{found['exact']:.3f}"])
+        for kind in ("tables", "low_rank"):
+            rows += [
+                ["", row["size"], f"{100 * row['bytes']:.1f} %", f"{row['accuracy']:.3f}"]
+                for row in found[kind]
+            ]
+    return table(["last layer", "size", "bytes", "accuracy"], rows)
+
+
 _PUBLISHED = {
     "all layers, as published": (".361", ".363", ".520", ".705", ".849"),
     "first layer alone, as published": (".362", ".453", ".632", ".760", ".844"),
@@ -104,6 +117,7 @@ TABLES: Tables = {
     "mnist": ("look_up_networks", _networks("mnist", _PUBLISHED)),
     "digits": ("look_up_networks", _networks("digits", _INDEPENDENT)),
     "alexnet": ("look_up_networks", _alexnet),
+    "last": ("look_up_networks", _last),
 }
 
 

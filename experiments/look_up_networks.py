@@ -7,7 +7,7 @@ and the same with the exact layers after it trained again before they are replac
 layers and tables see training images, accuracy is that of held-out ones. A seed is a training of
 the network and, of MNIST, the images to which tables are fitted. The published figures are those of
 McCarter and Dronen (2022, figure and text), of their own training of such a network. In the same
-file are the convolutions of AlexNet.
+file are the convolutions of AlexNet, and the last layers of AlexNet and ResNet-20.
 
 What is finished, a method on one training, is kept in out/look_up_networks: started again, the
 script goes on from there.
@@ -29,6 +29,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from _look_up_alexnet import alexnet
+from _look_up_last import last_layers
 from _look_up_note import write_tables
 from _save import column, interval, run
 from _transfer import SKIPPED
@@ -186,6 +187,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         }
     if not quick:
         found["alexnet"] = pieces.get("alexnet", lambda: alexnet(SEED, quick=quick))["found"]
+        found["last"] = pieces.get("last", last_layers)["found"]
         pieces.prune()
     return {"seeds": seeds, "width": WIDTH, "published": PUBLISHED, **found}
 
