@@ -169,10 +169,14 @@ class Point:
         return batch_size(by_name(self.statement), self.number)
 
     @property
+    def is_costly(self) -> bool:
+        """Whether it is of a limit, of large instances."""
+        return by_name(self.statement).kind.certainty is Certainty.ASYMPTOTIC
+
+    @property
     def level(self) -> int:
         """The optimisation level of its programs."""
-        costly = by_name(self.statement).kind.certainty is Certainty.ASYMPTOTIC
-        return 1 if costly or self.number >= REPAYING else 0
+        return 1 if self.is_costly or self.number >= REPAYING else 0
 
     def draws_as(self, other: "Point") -> bool:
         """Whether both draw the same instances in the same batches: their statements may differ."""
@@ -223,8 +227,9 @@ class Together:
 
     Statements that are asked of instances of one structure are one program, in which a
     decomposition that they share is compiled and computed once. It is run on all instances of the
-    structure, so that there are few programs, and what was not asked for is left. The company of a
-    statement moves its numbers by rounding at most.
+    structure, so that there are few programs, and what was not asked for is left; but for limits,
+    where to measure is dearer than to compile. The company of a statement moves its numbers by
+    rounding at most.
     """
 
     def __init__(self) -> None:
@@ -240,13 +245,20 @@ class Together:
                 groups.append([point])
             else:
                 found.append(point)
-        structures = [_structure(group[0]) for group in groups]
-        for structure, group in zip(structures, groups, strict=True):
-            together = self._statements.setdefault(structure, {})
-            together |= {_asking(p): by_name(p.statement).at(p.failure_probability) for p in group}
-        for structure, group in zip(structures, groups, strict=True):
-            samples = _measure_alike(group, self._statements[structure])
-            yield from zip(group, samples, strict=True)
+        found = [self._with(group) for group in groups]
+        for group, statements in zip(groups, found, strict=True):
+            yield from zip(group, _measure_alike(group, statements), strict=True)
+
+    def _with(self, group: Sequence[Point]) -> dict[Any, AbstractStatement]:
+        """The statements that are measured on the instances of a group, its own among them; others
+        may join.
+        """
+        asked = {_asking(p): by_name(p.statement).at(p.failure_probability) for p in group}
+        if group[0].is_costly:
+            return asked
+        together = self._statements.setdefault(_structure(group[0]), {})
+        together |= asked
+        return together
 
 
 def _asking(point: Point) -> Any:
