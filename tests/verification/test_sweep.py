@@ -359,7 +359,9 @@ def test_statements_of_a_family_are_drawn_once_and_measured_as_alone(monkeypatch
 class JaxAlone(noise.AbstractNoise):
     """A law that cannot be drawn with NumPy."""
 
-    sub_gaussian_scale = 1.0
+    @property
+    def sub_gaussian_scale(self) -> float:
+        return 1.0
 
     def draw(self, activations: Any, target_weights: Any, *, key: Any) -> jax.Array:
         return jax.random.normal(key, (activations.shape[0], target_weights.shape[1]))
