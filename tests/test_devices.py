@@ -70,6 +70,7 @@ def check_one_calibration(folder: Path, processes: int, devices: int) -> None:
                 assert norm(leaf - np.asarray(right)) <= 1e-12 * norm(np.asarray(right))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_with_their_own_rows_get_one_calibration(processes, tmp_path: Path) -> None:
     finished(*several(processes, 1, tmp_path))

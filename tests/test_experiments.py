@@ -27,7 +27,7 @@ NOTES_OF_OTHERS = {
 FIGURES_OF_OTHERS = {
     *TRANSFERS, "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
     "transfer_calibration",
-    "transfer_summary", "why_data_helps", "look_up_networks",
+    "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_alexnet"}
 
@@ -235,9 +235,10 @@ def test_the_trends_of_tables_are_as_expected(monkeypatch):
     assert np.all(made["softmax"]["relative entropy"] > made["softmax"]["squares"] - 0.01)
 
 
-def test_the_tables_of_the_note_on_look_up_are_those_of_the_numbers(monkeypatch):
+@pytest.mark.parametrize("script", ["_look_up_note", "methods_on_networks"])
+def test_the_tables_of_a_note_are_those_of_the_numbers(script, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "experiments")
-    note = importlib.import_module("_look_up_note")
+    note = importlib.import_module(script)
     text = note.NOTE.read_text()
     assert all(f"<!-- table: {name} -->" in text for name in note.TABLES)
     tables = importlib.import_module("_transfer_note")

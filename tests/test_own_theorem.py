@@ -103,6 +103,7 @@ def test_one_with_a_probability_is_verified_and_a_false_one_refuted(tmp_path, ca
     assert "refuted" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_constant_that_is_too_small_is_found_by_the_attack(tmp_path, capsys):
     wrong = SURE.replace("return norm *", "return 0.9 * norm *")
     assert wrong != SURE

@@ -153,6 +153,7 @@ def named(output: str) -> list[tuple[Setting, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_drawing_compiles_nothing_and_a_false_bound_is_named(tmp_path):
     """Under default settings but for the deadline, of every strategy; nothing is compiled before
     the first bound.

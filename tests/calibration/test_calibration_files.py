@@ -183,6 +183,7 @@ def test_a_run_that_stopped_resumes_and_ends_with_the_same_bits(kind, count, tmp
     assert file.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_what_it_had_not_saved(tmp_path):
     file = tmp_path / "layer.safetensors"
     program = f"""

@@ -10,6 +10,7 @@ from lowrank_theory.lookup import LookUp
 from lowrank_theory.models.catalogue import available
 
 
+@pytest.mark.slow
 def test_a_convolution_is_compressed_saved_and_loaded(tmp_path):
     random = np.random.default_rng(9)
     images = random.standard_normal((24, 8, 8, 3)).astype(np.float32)

@@ -190,6 +190,7 @@ def test_augmented_images_are_mirrored_and_moved(script):
     np.testing.assert_array_equal(again, changed)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(script, tmp_path):
     plan = script.QUICK
     data = script.noise(plan.training + plan.held_out)

@@ -44,6 +44,7 @@ class Means(AbstractLadder):
         return Sweep.of(self, observed, sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequential", [False, True])
 def test_tables_are_judged_on_rows(sequential):
     """Fewer rows than are kept: the errors are those of all of them."""

@@ -80,6 +80,7 @@ def test_a_layer_that_data_describe_exactly_has_no_finite_gain():
     assert [row.gain is None for row in rows if not row.centred] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_network_is_studied_matrix_by_matrix():
     model = routes.stacked_layers()
     seen: list[tuple[str, int, int]] = []

@@ -106,6 +106,7 @@ def test_only_the_rank_of_the_activations_enters():
     assert sides(gaussian_noise.largest, many)[1] == approx(sides(gaussian_noise.largest, few)[1])
 
 
+@pytest.mark.slow
 def test_unprojected_noise_is_larger_and_half_of_it_smaller():
     instance = drawn(SETTING, 1)
     for name, statement in STATEMENTS.items():
