@@ -63,7 +63,8 @@ def draw(numbers: dict[str, Any]) -> Figure:
     for panel, (name, found) in zip(drawn, networks.items(), strict=True):
         rows = sorted(found["rows"], key=lambda row: row["loss"])
         losses = [max(row["loss"], 1e-6) for row in rows]
-        panel.plot(losses, range(len(rows)), **(dict(SERIES[0]) | {"linestyle": ""}))
+        style: dict[str, Any] = {**SERIES[0], "linestyle": ""}
+        panel.plot(losses, range(len(rows)), **style)
         panel.set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=7)
         panel.axvline(1.0, **LIMIT)
         panel.set_xscale("log")
