@@ -21,18 +21,9 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import normal, uniform
 from lowrank_theory.generators import noise
 from lowrank_theory.sparsification.masks import largest_traced
-from lowrank_theory.theorems._quantities import law_hypothesis
+from lowrank_theory.theorems._quantities import as_floats, as_known, law_hypothesis
 from lowrank_theory.theorems._stepped import correlated_rows, damped_moments
 from lowrank_theory.theorems._theorem import AbstractAdversary, Hypothesis
-
-
-def _known(value: Any) -> Any:
-    return value if isinstance(value, jax.Array) else np.asarray(value)
-
-
-def _number(value: Any) -> Any:
-    return np.asarray(value, float)
-
 
 # --- a set of inputs ------------------------------------------------------------------------------
 
@@ -77,9 +68,9 @@ class SetSetting(eqx.Module):
     outputs: int
     removed: int
     law: noise.AbstractNoise = noise.Gaussian(1.0)
-    decay: float | np.ndarray = eqx.field(default=0.0, converter=_number)
-    correlated: float | np.ndarray = eqx.field(default=1.0, converter=_number)
-    damping: float | np.ndarray = eqx.field(default=0.01, converter=_number)
+    decay: float | np.ndarray = eqx.field(default=0.0, converter=as_floats)
+    correlated: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
+    damping: float | np.ndarray = eqx.field(default=0.01, converter=as_floats)
 
     def draw(self, *, key: PRNGKeyArray) -> PrunedSet:
         """A random set, in float64."""
@@ -150,7 +141,7 @@ class Thinned(eqx.Module):
     ) -> None:
         self.weights = check_array("weights", weights, "inputs", "outputs")
         self.kept, self.group = kept, group
-        self.exponent, self.scale, self.gaussian = exponent, scale, _known(gaussian)
+        self.exponent, self.scale, self.gaussian = exponent, scale, as_known(gaussian)
         settle(self, "kept", check_count, 1, self.weights.size)
         settle(self, "group", check_count, 1)
 
@@ -193,7 +184,7 @@ class ThinnedSetting(eqx.Module):
     outputs: int
     kept: int
     law: noise.AbstractNoise = noise.Gaussian(1.0)
-    exponent: float | np.ndarray = eqx.field(default=1.0, converter=_number)
+    exponent: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
     equal: int | np.ndarray = eqx.field(default=0, converter=np.asarray)
     spectral: bool | np.ndarray = eqx.field(default=False, converter=np.asarray)
 
@@ -308,7 +299,7 @@ class Sampled(eqx.Module):
                     "`probabilities` must be above 0 and at most 1; got "
                     f"{values.min():.3g} to {values.max():.3g}."
                 )
-        self.independent = _known(independent)
+        self.independent = as_known(independent)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -340,9 +331,9 @@ class CoinSetting(eqx.Module):
     inputs: int
     outputs: int
     law: noise.AbstractNoise = noise.Gaussian(1.0)
-    by_cost: float | np.ndarray = eqx.field(default=1.0, converter=_number)
-    least: float | np.ndarray = eqx.field(default=0.3, converter=_number)
-    decay: float | np.ndarray = eqx.field(default=0.0, converter=_number)
+    by_cost: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
+    least: float | np.ndarray = eqx.field(default=0.3, converter=as_floats)
+    decay: float | np.ndarray = eqx.field(default=0.0, converter=as_floats)
 
     def draw(self, *, key: PRNGKeyArray) -> Sampled:
         """Random weights and coins, in float64."""

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lowrank_theory._numerics import (
@@ -238,6 +239,16 @@ def planted_hypothesis(problem: Problem) -> Hypothesis:
     r"""$Y = \tilde XM + E$: not so behind a ReLU."""
     name = "the outputs are clean outputs plus noise"
     return model_hypothesis(name, problem, problem.truth.clean_outputs)
+
+
+def as_floats(value: Any) -> Any:
+    """A number of a setting, or some, as an array: another one compiles nothing anew."""
+    return np.asarray(value, float)
+
+
+def as_known(value: Any) -> Any:
+    """What is known of a law, at hand or in a program."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)
 
 
 def law_hypothesis(name: str, known: Bool[AnyArray, ""]) -> Hypothesis:

@@ -23,7 +23,7 @@ from lowrank_theory._numerics import (
 from lowrank_theory._random import uniform
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import round_to_nearest
-from lowrank_theory.theorems._quantities import frobenius, law_hypothesis, squared
+from lowrank_theory.theorems._quantities import as_known, frobenius, law_hypothesis, squared
 from lowrank_theory.theorems._theorem import (
     UPPER_WITH_PROBABILITY,
     AbstractStatement,
@@ -55,7 +55,7 @@ class RotatedWeights(eqx.Module):
                 "`weights` must have a power of two of inputs, one of `signs` for each; got "
                 f"{self.weights.shape} and {self.signs.shape}. Pad them with zeros."
             )
-        known = independent if isinstance(independent, jax.Array) else np.asarray(independent)
+        known = as_known(independent)
         self.independent = known
         self.bits = bits
         settle(self, "bits", check_count, 2, 8)

@@ -25,7 +25,7 @@ from lowrank_theory._random import normal, uniform
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import Grid
-from lowrank_theory.theorems._quantities import law_hypothesis
+from lowrank_theory.theorems._quantities import as_floats, as_known, law_hypothesis
 from lowrank_theory.theorems._theorem import Hypothesis
 
 BITS = 8
@@ -100,7 +100,7 @@ class SteppedLayer(eqx.Module):
             if least < 0 or most > 1:
                 raise ValueError(f"`dither` must be from 0 to 1; got {least:.3g} to {most:.3g}.")
         self.step, self.damping = step, damping
-        self.uniform = uniform if isinstance(uniform, jax.Array) else np.asarray(uniform)
+        self.uniform = as_known(uniform)
         for name, number in (("step", step), ("damping", damping)):
             if not isinstance(number, jax.Array | np.ndarray):
                 settle(self, name, check_positive)
@@ -159,10 +159,6 @@ class SteppedLayer(eqx.Module):
         return law_hypothesis(name, self.uniform)
 
 
-def _array(value: Any) -> Any:
-    return np.asarray(value, float)
-
-
 class SteppedSetting(eqx.Module):
     r"""A random layer, rounded to steps of which `reach` make its largest weight.
 
@@ -173,10 +169,10 @@ class SteppedSetting(eqx.Module):
     inputs: int
     outputs: int
     law: noise.AbstractNoise = noise.Gaussian(1.0)
-    decay: float | np.ndarray = eqx.field(default=0.0, converter=_array)
-    correlated: float | np.ndarray = eqx.field(default=1.0, converter=_array)
-    reach: float | np.ndarray = eqx.field(default=8.0, converter=_array)
-    damping: float | np.ndarray = eqx.field(default=0.01, converter=_array)
+    decay: float | np.ndarray = eqx.field(default=0.0, converter=as_floats)
+    correlated: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
+    reach: float | np.ndarray = eqx.field(default=8.0, converter=as_floats)
+    damping: float | np.ndarray = eqx.field(default=0.01, converter=as_floats)
 
     def __check_init__(self) -> None:
         for name in ("samples", "inputs", "outputs"):

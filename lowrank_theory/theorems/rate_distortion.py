@@ -40,7 +40,7 @@ from lowrank_theory.approximations import Quantised
 from lowrank_theory.quantisation import gptq
 from lowrank_theory.rate_distortion import distortion_floor
 from lowrank_theory.recovery import truncated_svd
-from lowrank_theory.theorems._quantities import frobenius, law_hypothesis, squared
+from lowrank_theory.theorems._quantities import as_known, frobenius, law_hypothesis, squared
 from lowrank_theory.theorems._stepped import correlated_rows, damped_moments
 from lowrank_theory.theorems._theorem import (
     LOWER,
@@ -139,7 +139,7 @@ class CodedWeights(eqx.Module):
         inputs = self.weights.shape[0]
         check_same("activations", self.activations.shape[1], "weights", inputs, "inputs")
         self.bits, self.rank, self.scale = bits, rank, scale
-        self.gaussian = gaussian if isinstance(gaussian, jax.Array) else np.asarray(gaussian)
+        self.gaussian = as_known(gaussian)
         settle(self, "bits", check_count, 0, 8)
         settle(self, "rank", check_count, 1, min(self.weights.shape))
 

@@ -239,14 +239,14 @@ class Together:
         """Each point with its sample, as they are measured."""
         groups: list[list[Point]] = []
         for point in points:
-            alike = (group for group in groups if point.draws_as(group[0]))
-            found = next(alike, None)
-            if found is None:
-                groups.append([point])
+            for group in groups:
+                if point.draws_as(group[0]):
+                    group.append(point)
+                    break
             else:
-                found.append(point)
-        found = [self._with(group) for group in groups]
-        for group, statements in zip(groups, found, strict=True):
+                groups.append([point])
+        measured = [self._with(group) for group in groups]
+        for group, statements in zip(groups, measured, strict=True):
             yield from zip(group, _measure_alike(group, statements), strict=True)
 
     def _with(self, group: Sequence[Point]) -> dict[Any, AbstractStatement]:
@@ -270,7 +270,7 @@ def _asking(point: Point) -> Any:
 def _structure(point: Point) -> Any:
     """What a program to measure its instances is compiled for."""
     if _is_on_host(point.setting):
-        instances = _on_host(point, point.start)
+        (instances,) = _on_host(point, [point.start])
     else:
         with float64():
             instances = _batch(point, point.start)
@@ -282,8 +282,7 @@ def _batch(point: Point, start: int) -> Any:
     """The instances of a batch of its trials, or all that is random of them."""
     trials = range(start, start + point.batch)
     if _is_on_host(point.setting):
-        drawn = [_on_host(point, trial) for trial in trials]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *_on_host(point, trials))
     draw, *_ = _programs(point.level)
     return draw(point.setting, point.key, jnp.asarray(trials, jnp.uint32))
 
@@ -296,11 +295,12 @@ def _is_on_host(setting: Any) -> bool:
     return all(type(law).__module__.startswith("lowrank_theory.") for law in laws)
 
 
-def _on_host(point: Point, trial: int) -> Parts:
-    """All that is random of a trial."""
+def _on_host(point: Point, trials: Sequence[int]) -> list[Parts]:
+    """All that is random of some trials."""
     words = np.asarray(jax.random.key_data(point.key)).ravel().tolist()
+    generators = [np.random.default_rng([*words, trial]) for trial in trials]
     with np.errstate(all="ignore"):  # what leaves float64 is judged where it is measured
-        return point.setting.draw_parts(key=np.random.default_rng([*words, trial]))
+        return [point.setting.draw_parts(key=generator) for generator in generators]
 
 
 def _measure_alike(
