@@ -99,7 +99,7 @@ class CodedLawSetting(eqx.Module):
     codebooks: int = 2
     levels: int = 2
     ridge: float = 1.0
-    rows: int = 4000
+    rows: int = 1000
     inputs: int = 8
     noise: float = 0.3
 
@@ -123,12 +123,12 @@ def _draw(setting: CodedLawSetting, key: PRNGKeyArray) -> CodedLaw:
     outputs = matmul(rows, normal(weight_key, (setting.inputs,)))
     outputs = outputs + setting.noise * normal(noise_key, (setting.rows,))
     places = jax.random.randint(place_key, shape, 0, setting.inputs)
-    right = rows[:, places] >= 0.7 * normal(limit_key, shape)
-    codings = jnp.sum(right * 2 ** np.arange(setting.levels), axis=-1)
+    right = rows.T[places] >= 0.7 * normal(limit_key, shape)[..., None]
+    codings = jnp.sum(right * 2 ** np.arange(setting.levels)[:, None], axis=-2)
     largest = jnp.max(jnp.abs(outputs))
     return CodedLaw(
         outputs,
-        jnp.swapaxes(codings, 0, 1),
+        jnp.swapaxes(codings, 1, 2),
         jax.random.randint(seen_key, (setting.samples,), 0, setting.rows),
         largest,
         largest,

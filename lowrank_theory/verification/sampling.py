@@ -179,11 +179,13 @@ class Point:
         return 1 if self.is_costly or self.number >= REPAYING else 0
 
     def draws_as(self, other: "Point") -> bool:
-        """Whether both draw the same instances in the same batches: their statements may differ."""
+        """Whether the instances of one are the first of the other, in the same batches: their
+        statements may differ.
+        """
 
         def drawn(point: Point) -> tuple[Any, ...]:
             key = jax.random.key_data(point.key).tolist()
-            return point.stop, point.number, key, point.broken, point.batch, point.level
+            return key, point.broken, point.batch, point.level
 
         alike = self.name == other.name and drawn(self) == drawn(other)
         return alike and bool(eqx.tree_equal(self.setting, other.setting))
@@ -310,10 +312,11 @@ def _measure_alike(
     first = group[0]
     _, assess_all, break_all = _programs(first.level)
     asked = [list(together).index(_asking(point)) for point in group]
+    stop = max(point.stop for point in group)
     batches = []
     with float64():
         statements = [statement.traced() for statement in together.values()]
-        for start in range(first.start, first.stop, first.batch):
+        for start in range(first.start, stop, first.batch):
             instances = _batch(first, start)
             measured = assess_all(statements, instances)
             found = [measured[number] for number in asked]
@@ -325,7 +328,7 @@ def _measure_alike(
 
 
 def _sample(point: Point, batches: Sequence[Sequence[np.ndarray]]) -> Sample:
-    """The trials of a point, of which the last batch may hold more, as far as they are kept."""
+    """The trials of a point, the first of those that were measured, as far as they are kept."""
     count = point.stop - point.start
     columns = (np.concatenate(column)[:count] for column in zip(*batches, strict=True))
     holds, bound, allowance, realised = columns
