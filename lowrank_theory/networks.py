@@ -17,6 +17,7 @@ from lowrank_theory._engine.compress import MultiplyAdds as MultiplyAdds
 from lowrank_theory._engine.compress import Parameters as Parameters
 from lowrank_theory._engine.compress import RankRule as RankRule
 from lowrank_theory._engine.compress import compress as compress
+from lowrank_theory._engine.compressed import Candidate as Candidate
 from lowrank_theory._engine.compressed import Compressed as Compressed
 from lowrank_theory._engine.compressed import CompressedLayer as CompressedLayer
 from lowrank_theory._engine.compressed import load_compressed as load_compressed

@@ -1,10 +1,9 @@
 """What a layer may become: the sizes of all methods, at what cost and loss, and which is taken."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-from jaxtyping import Float
+from typing import NamedTuple
 
 from lowrank_theory._engine.allocation import Options, allocate
 from lowrank_theory._engine.fits import AbstractFit, ListedFit, NestedFit
@@ -15,13 +14,24 @@ from lowrank_theory.problems import Observed
 Origin = tuple[int, int]  # the number of a method, and of one of its sizes
 
 
+class Size(NamedTuple):
+    """A size of a layer: of which method and number, what it takes, costs and loses, and what it
+    surely loses at most.
+    """
+
+    origin: Origin
+    storage: Storage
+    cost: int
+    loss: float
+    upper_loss: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """The `options` that a layer has, the most that each may lose, and where each is from."""
+    """All `sizes` of a layer, what it costs `dense`, and the fits that they are of."""
 
-    options: Options
-    upper_losses: Float[np.ndarray, " options"]
-    origins: tuple[Origin, ...]
+    sizes: tuple[Size, ...]
+    dense: int
     fits: Sequence[AbstractFit]
 
     @staticmethod
@@ -29,24 +39,49 @@ class Choices:
         fits: Sequence[AbstractFit], price: Callable[[Storage], int], dense: Storage
     ) -> "Choices":
         """Of all sizes of all fits whose numbers are finite."""
-        found: list[Origin] = []
-        costs: list[int] = []
-        losses: list[tuple[float, float]] = []
+        found = []
         for number, fit in enumerate(fits):
-            pairs = zip(fit.losses, fit.upper_losses, strict=True)
-            for size, (storage, pair) in enumerate(zip(fit.storages, pairs, strict=True)):
+            losses = fit.losses, fit.upper_losses
+            for size, (storage, *pair) in enumerate(zip(fit.storages, *losses, strict=True)):
                 if storage is not None:
-                    found.append((number, size))
-                    costs.append(price(storage))
-                    losses.append(pair)
-        both = np.array(losses, np.float64).reshape(-1, 2)
-        options, kept = Options.of(costs, both[:, 0], price(dense))
-        return Choices(options, both[kept, 1], tuple(found[k] for k in kept), fits)
+                    found.append(Size((number, size), storage, price(storage), *map(float, pair)))
+        return Choices(tuple(found), price(dense), fits)
 
     @staticmethod
     def none(cost: int) -> "Choices":
         """Of a layer that stays dense."""
-        return Choices(Options(np.zeros(0, int), np.zeros(0), cost), np.zeros(0), (), ())
+        return Choices((), cost, ())
+
+    @functools.cached_property
+    def _pruned(self) -> tuple[Options, list[Size]]:
+        costs, losses = [each.cost for each in self.sizes], [each.loss for each in self.sizes]
+        options, kept = Options.of(costs, losses, self.dense)
+        return options, [self.sizes[k] for k in kept]
+
+    @property
+    def options(self) -> Options:
+        """What it may become: of equal costs, what loses least."""
+        return self._pruned[0]
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where each option is from."""
+        return [each.origin for each in self._pruned[1]]
+
+    def of_kind(self, number: int) -> "Choices":
+        """Of one method alone."""
+        sizes = tuple(each for each in self.sizes if each.origin[0] == number)
+        return dataclasses.replace(self, sizes=sizes)
+
+    def size(self, origin: Origin) -> Size:
+        """The one from there."""
+        return next(each for each in self.sizes if each.origin == origin)
+
+    def rival(self, origin: Origin) -> Size | None:
+        """What loses least of all other methods, at no more than the cost of this size."""
+        cost = self.size(origin).cost
+        others = [e for e in self.sizes if e.origin[0] != origin[0] and e.cost <= cost]
+        return min(others, key=lambda each: each.loss, default=None)
 
     def without_fits(self) -> "Choices":
         """Without the numbers of the approximations."""
@@ -55,9 +90,9 @@ class Choices:
     def chosen(self, target: AbstractTarget, matrices: Sequence[Observed]) -> Origin | str:
         """The size that a target for each layer by itself asks for, or why there is none."""
         if isinstance(target, LayerError):
-            accurate = self.upper_losses[: self.options.cheaper] <= target.relative**2
-            if accurate.any():
-                return self.origins[int(np.argmax(accurate))]
+            for each in self._pruned[1][: self.options.cheaper]:
+                if each.upper_loss <= target.relative**2:
+                    return each.origin
             return "; ".join(fit.why_inaccurate(target.relative) for fit in self.fits)
         assert isinstance(target, RankRule)
         size = target.rank(matrices) - 1
@@ -81,6 +116,24 @@ class Choices:
         return "; ".join(lacking) if len(lacking) == len(self.fits) else "no size saves anything"
 
 
+@dataclasses.dataclass(frozen=True)
+class Won:
+    """How a layer got its size: its `loss`, and of all sizes of other kinds that cost no more the
+    one that loses least, the `rival` kind and the `rival_loss`; `None` where there is none.
+    """
+
+    loss: float
+    rival: str | None
+    rival_loss: float | None
+
+    @staticmethod
+    def of(choices: Choices, origin: Origin, kinds: Sequence[str]) -> "Won":
+        """The size of this origin against the others."""
+        other = choices.rival(origin)
+        loss = choices.size(origin).loss
+        return Won(loss, other and kinds[other.origin[0]], other and other.loss)
+
+
 def check_saves(target: AbstractTarget, fits: Sequence[AbstractFit], dense: Storage) -> None:
     """Refuse a budget that counts what a method never saves, though it saves bytes."""
     for fit in fits:
@@ -96,20 +149,30 @@ def check_saves(target: AbstractTarget, fits: Sequence[AbstractFit], dense: Stor
             )
 
 
-def allocated(
-    choices: Mapping[str, Choices], share: float, remarks: dict[str, str]
-) -> tuple[dict[str, Origin], dict[str, float]]:
-    """The sizes of the layers that do not stay dense, of those that a budget allows the ones that
-    lose least, and what is known of the best ones. It adds to `remarks` why a layer stays dense.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The sizes that a budget allows and that lose least in sum: those `taken` by the layers that
+    do not stay dense, what they `cost` and `lose`, and the `lower_bound` of `Allocation`.
     """
-    budget = share * sum(each.options.dense for each in choices.values())
-    try:
-        found = allocate([each.options for each in choices.values()], budget)
-    except ValueError as error:
-        stay = "".join(f" {path} stays as it is: {why}." for path, why in remarks.items())
-        raise ValueError(f"{error}{stay}") from None
+
+    taken: Mapping[str, Origin]
+    cost: int
+    loss: float
+    lower_bound: float
+
+
+def planned(choices: Mapping[str, Choices], share: float) -> Plan:
+    """The best sizes at a share of what the layers cost dense. Raises `ValueError` as `allocate`
+    does.
+    """
+    budget = share * sum(each.dense for each in choices.values())
+    found = allocate([each.options for each in choices.values()], budget)
     chosen = zip(choices, found.chosen, strict=True)
     taken = {path: choices[path].origins[k] for path, k in chosen if k is not None}
-    for path in choices.keys() - taken:
-        remarks.setdefault(path, "the budget is better spent on it as it is")
-    return taken, {"planned": found.loss, "lower_bound": found.lower_bound}
+    return Plan(taken, found.cost, found.loss, found.lower_bound)
+
+
+def stays(error: ValueError, remarks: Mapping[str, str]) -> ValueError:
+    """The error of a budget that cannot be met, with the layers that stay dense."""
+    stay = "".join(f" {path} stays as it is: {why}." for path, why in remarks.items())
+    return ValueError(f"{error}{stay}")

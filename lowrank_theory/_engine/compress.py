@@ -15,29 +15,33 @@ shifts nothing, and where none looks, the loss is $\lVert W - Z\rVert_F^2/\lVert
 is the weight as it is stored, and $Z$ and $s$ are as they are returned: rounded to its dtype (where
 they are factors, balanced before) before the loss is computed, in float64.
 
-In a first phase the losses at all sizes of all methods are found and one is chosen for each layer;
-a budget is spent so that the sum of the losses is least (`allocation`). On its own, a
-layer is fitted to what it sees in the original network, $\tilde X = X$. In sequence, layer after
-layer in the order of execution, it is fitted from what it sees in the network compressed so far to
-what it gave in the original one (paper_notes/network_composition.md). The matrices of a stack are
-fitted together: what they see is compressed as far as the layers before the stack are.
+In a first phase the losses at all sizes are found and one is chosen for each layer; a budget is
+spent so that the sum of the losses is least (`allocation`), and among several methods as
+`competition` says. On its own, a layer is fitted to what it sees in the original network, $\tilde X
+= X$. In sequence, layer after layer in the order of execution, it is fitted from what it sees in
+the network compressed so far to what it gave in the original one
+(paper_notes/network_composition.md). The matrices of a stack are fitted together: what they see is
+compressed as far as the layers before the stack are.
 """
 
+import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import PyTree
 
-from lowrank_theory._engine.compressed import Compressed, layers_of
-from lowrank_theory._engine.fits import needs_of
+from lowrank_theory._engine.choices import Origin, Won, stays
+from lowrank_theory._engine.competition import MIXTURE, Candidates, half_of, kind_of, plans_of
+from lowrank_theory._engine.compressed import Candidate, Compressed, layers_of
+from lowrank_theory._engine.fits import FittedLayer, errors_are_of_outputs, kinds_of, needs_of
 from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.passes import blocks_of
 from lowrank_theory._engine.phases import Approximations, Phases
 from lowrank_theory._engine.replace import replace
-from lowrank_theory._engine.targets import AbstractTarget
+from lowrank_theory._engine.targets import AbstractBudget, AbstractTarget
 from lowrank_theory._engine.targets import Bytes as Bytes
 from lowrank_theory._engine.targets import IdealBits as IdealBits
 from lowrank_theory._engine.targets import LayerError as LayerError
@@ -78,9 +82,15 @@ def compress(
     `RankRule`. What is a weight and what it sees is found as by `observe`; `select`, a predicate of
     the path, says which weights may be compressed, and their cost is what a share is a share of.
     The method is a ladder such as `ActivationWeighted()` or, without a look at the data,
-    `TruncatedSVD()` or `RoundToNearest()`. Of several, each layer gets the one that serves the
-    target best; their losses are all errors of the outputs, once one of them looks at the data.
-    `batches` is gone through again and again: a list, or anything else that begins anew.
+    `TruncatedSVD()` or `RoundToNearest()`. `batches` is gone through again and again: a list, or
+    anything else that begins anew.
+
+    Of several methods each layer gets the one that serves the target best, and all losses are
+    errors of the outputs. Under a budget they are measured apart from the fits: layers are fitted
+    to the first half of the batches (the larger one, of an odd number), and judged on the second.
+    Returned is the mixture or, where its outputs are nearer on the second half, the network of one
+    method alone; fitted anew, to all batches. `Compressed.candidates` holds what each lost, `gap`
+    how far the plan is from a bound for all plans, and each layer by how much its method won.
 
     Where nothing would be saved a layer stays dense, and says so; so it does where the numbers are
     not finite in the dtype of the weight, and where that is too coarse for a `LayerError`. All
@@ -99,7 +109,8 @@ def compress(
 
     Raises `ValueError` for what `observe` refuses, for batches that can be gone through only once,
     a budget that cannot be met, naming the weights that cannot be replaced, or that counts what a
-    method cannot save, and statistics that do not fit into memory.
+    method cannot save, the same method twice, a single batch for several under a budget, and
+    statistics that do not fit into memory.
     """
     methods = _check(target, method, sequential, passes)
     needs = needs_of(methods)
@@ -109,31 +120,41 @@ def compress(
     weights = weights_of(parameters, survey, tied)
     remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
     free = [path for path in weights if path not in remarks]
-    blocks = blocks_of(survey, free, needs=needs) if needs else [free]
+    budget = target if len(methods) > 1 and isinstance(target, AbstractBudget) else None
+    apart = budget is not None
+    looks = errors_are_of_outputs(methods)
+    blocks = blocks_of(survey, free, needs=needs, halves=apart) if looks else [free]
     later: list[list[str]] = []
     if sequential:
         later = blocks_of(survey, free, needs=needs, paired=True, passes=passes or len(free))
     _warn_of_few(passes, len({survey[path].group for path in free}))
 
-    def observe(paths: Collection[str], approximations: Approximations) -> Observation:
+    def observe(paths: Collection[str], approximations: Approximations, part: slice) -> Observation:
         return observer.observe(
             batches,
             only=paths,
             compressed=replace(function, parameters, approximations) if approximations else None,
             kind=calibration,
             rows=Need.ROWS in needs,
+            part=part,
         )
 
     steps = itertools.count(1)
 
     def step(path: str) -> None:
         if progress is not None:
-            progress(path, next(steps), (1 + sequential) * len(free))
+            progress(path, next(steps), (1 + (sequential or apart)) * len(free))
 
     phases = Phases(target, methods, weights, observe, remarks, step)
-    taken, made, known = phases.chosen(blocks, make=not sequential)
-    if sequential:
-        made = phases.in_sequence(later, taken)
+    won: Mapping[str, Won] = {}
+    made: Mapping[str, FittedLayer] = {}
+    if budget is not None:
+        candidates = Candidates(function, parameters, {path: weights[path] for path in free})
+        taken, known, won = _best(phases, blocks, budget.share, candidates, batches)
+    else:
+        taken, made, known = phases.chosen(blocks, make=not sequential)
+    if sequential or apart:
+        made = phases.made(later or blocks, taken, sequential=sequential)
     network = function, parameters
     if made:
         network = replace(function, parameters, phases.approximations(made))
@@ -146,7 +167,41 @@ def compress(
         "not_followed": {path: "; ".join(why) for path, why in survey.not_followed.items()},
         **known,
     }
-    return Compressed(*network, layers_of(weights, made, remarks), provenance)
+    return Compressed(*network, layers_of(weights, made, remarks, won), provenance)
+
+
+def _best(
+    phases: Phases,
+    blocks: Sequence[Sequence[str]],
+    share: float,
+    candidates: Candidates,
+    batches: Iterable[PyTree],
+) -> tuple[Mapping[str, Origin], dict[str, Any], dict[str, Won]]:
+    """The sizes of the mixture or of one method, whichever network loses less on the second half of
+    the batches; what is known of all; and by how much each layer was won.
+    """
+    half, kinds = half_of(batches), kinds_of(phases.methods)
+    choices = phases.choices(blocks, keep=True, half=half)
+    plans, unmet = plans_of(choices, kinds, share)
+    if MIXTURE in unmet:
+        raise stays(ValueError(unmet[MIXTURE]), phases.remarks)
+    networks = {
+        name: candidates.network(phases.at(choices, plan.taken)) for name, plan in plans.items()
+    }
+    squares = candidates.squares(networks, batches, slice(half, None))
+    best = min(plans, key=lambda name: (squares[name].relative, plans[name].loss))
+    plan = plans[best]
+    phases.leave_dense(plan)
+    met = {n: Candidate(p.loss, squares[n].relative) for n, p in plans.items()}
+    lacking = {name: Candidate(None, None, why) for name, why in unmet.items()}
+    known = {
+        "planned": plan.loss,
+        "lower_bound": plans[MIXTURE].lower_bound,
+        "returned": kind_of(plan, kinds),
+        "candidates": {n: dataclasses.asdict(each) for n, each in {**met, **lacking}.items()},
+    }
+    won = {path: Won.of(choices[path], origin, kinds) for path, origin in plan.taken.items()}
+    return plan.taken, known, won
 
 
 def _check(
@@ -163,6 +218,9 @@ def _check(
             "`method` must be a ladder, such as `ActivationWeighted()`, `TruncatedSVD()` or "
             f"`RoundToNearest()`, or a list of some; got {method!r}."
         )
+    twice = [str(each) for each in methods if methods.count(each) > 1]
+    if twice:
+        raise ValueError(f"`method` holds {twice[0]} more than once.")
     nested = isinstance(methods[0], AbstractNestedMethod)
     if isinstance(target, RankRule) and not (nested and len(methods) == 1):
         raise ValueError(

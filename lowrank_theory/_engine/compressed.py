@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from lowrank_theory._engine.choices import Won
 from lowrank_theory._engine.compressed_file import read, write
 from lowrank_theory._engine.fits import FittedLayer
 from lowrank_theory._engine.follow import is_array
@@ -30,7 +31,11 @@ class CompressedLayer:
       resolve this layer, or its dtype is too coarse for so small an error. Of a method whose best
       error is not known: whether `relative_error` is surely right to as much;
     - `parameters`, `bytes` and `multiply_adds`, these for one batch like the first; `dense_...`:
-      what it was before.
+      what it was before;
+    - `loss`: where several methods competed under a budget, what this size of this method loses,
+      fitted to the first half of the batches, on the second: a relative squared error. Of all sizes
+      of the other methods that cost no more, the `rival` method has the one that loses least,
+      `rival_loss`. Each is `None` where there is none.
 
     Of several leaves that are one array, all counts are with the first.
     """
@@ -48,9 +53,14 @@ class CompressedLayer:
     dense_bytes: int
     multiply_adds: int
     dense_multiply_adds: int
+    loss: float | None = None
+    rival: str | None = None
+    rival_loss: float | None = None
 
     @staticmethod
-    def of(weight: Weight, made: FittedLayer | None, remark: str) -> "CompressedLayer":
+    def of(
+        weight: Weight, made: FittedLayer | None, remark: str, won: Won | None
+    ) -> "CompressedLayer":
         """A layer that is made, or stays dense."""
         takes = weight.dense if made is None else made.approximation.storage
         return CompressedLayer(
@@ -67,7 +77,17 @@ class CompressedLayer:
             dense_bytes=weight.dense.bytes,
             multiply_adds=weight.site.rows * takes.multiply_adds,
             dense_multiply_adds=weight.site.multiply_adds,
+            **({} if won is None else dataclasses.asdict(won)),
         )
+
+    @property
+    def margin(self) -> float | None:
+        """By how much its method won: the loss of the rival less its own. In a mixture it is never
+        negative; in a network of one method, which as a whole lost less, it can be.
+        """
+        if self.loss is None or self.rival_loss is None:
+            return None
+        return self.rival_loss - self.loss
 
     def counted_with(self, path: str) -> "CompressedLayer":
         """Of another leaf that is the array at this path."""
@@ -77,14 +97,34 @@ class CompressedLayer:
 
 
 def layers_of(
-    weights: Mapping[str, Weight], made: Mapping[str, FittedLayer], remarks: Mapping[str, str]
+    weights: Mapping[str, Weight],
+    made: Mapping[str, FittedLayer],
+    remarks: Mapping[str, str],
+    won: Mapping[str, Won],
 ) -> dict[str, CompressedLayer]:
     """What became of each weight, in the order of execution, and of the leaves tied to it."""
     layers: dict[str, CompressedLayer] = {}
     for path, weight in weights.items():
-        layers[path] = CompressedLayer.of(weight, made.get(path), remarks.get(path, ""))
+        given = made.get(path), remarks.get(path, ""), won.get(path)
+        layers[path] = CompressedLayer.of(weight, *given)
         layers |= {other: layers[path].counted_with(path) for other in weight.tied}
     return layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """The mixture of all kinds under a budget, or one kind alone.
+
+    - `planned`: the sum of the losses of its layers, each on its own;
+    - `output_loss`: the relative squared error of the network's outputs;
+    - `unmet`: why it does not meet the budget; then both are `None`.
+
+    Both are of layers fitted to the first half of the batches, on the second half.
+    """
+
+    planned: float | None
+    output_loss: float | None
+    unmet: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -96,7 +136,8 @@ class Compressed:
     - `provenance`: how it was made, ready for JSON: `target`, `method`, `sequential`, `passes`, the
       sum of all relative `squared_errors`, and why selected leaves were `not_followed`. Under a
       budget also what was `planned`, that sum with each layer on its own, and a `lower_bound` on it
-      for all ranks within the budget.
+      for all sizes within the budget. Of several methods both are of losses on the second half of
+      the batches; which was `returned`, a method or the mixture, and the `candidates`.
 
     `print` shows all of this, and what is kept as a share of the weights followed and of all.
     """
@@ -142,6 +183,18 @@ class Compressed:
         return self.provenance.get("not_followed", {})
 
     @property
+    def candidates(self) -> Mapping[str, Candidate]:
+        """Of several methods under a budget: the mixture of all, and each alone, by name."""
+        found = self.provenance.get("candidates", {})
+        return {name: Candidate(**entries) for name, entries in found.items()}
+
+    @property
+    def gap(self) -> float:
+        """Under a budget: what was planned, less the bound that nothing within it goes below."""
+        planned, bound = (self.provenance.get(name, 0.0) for name in ("planned", "lower_bound"))
+        return planned - bound
+
+    @property
     def multiply_adds(self) -> int:
         """How many multiplications the layers take for one batch."""
         return sum(layer.multiply_adds for layer in self.layers.values())
@@ -167,11 +220,12 @@ class Compressed:
             (
                 path,
                 " x ".join(map(str, layer.view.matrix_shape)),
-                layer.size or "dense",
+                f"{layer.size}{_of_kind(layer)}" if layer.size else "dense",
                 layer.remark
                 if layer.size is None
                 else f"error {layer.relative_error:.2%}"
                 + ("" if layer.certified else ", not certified")
+                + _by_how_much(layer)
                 + (f"; {layer.remark}" if layer.remark else ""),
             )
             for path, layer in self.layers.items()
@@ -193,9 +247,33 @@ class Compressed:
         ]
         kept, dense = self.multiply_adds, self.dense_multiply_adds
         shares.append(f"{kept / max(dense, 1):.1%} of {dense:,} multiply-adds of these weights")
+        shares += self._competed()
         reasons = {path: (why,) for path, why in self.not_followed.items()}
         others = by_reason(reasons) if reasons else []
         return "\n".join([*shares, *(f"  {line}" for line in lines), *others])
+
+    def _competed(self) -> list[str]:
+        """What is said of the candidates."""
+        found = self.candidates
+        losses = [f"{n} {c.output_loss:.3g}" for n, c in found.items() if c.output_loss is not None]
+        unmet = [name for name, each in found.items() if each.unmet is not None]
+        lines = []
+        if found:
+            lost = "; ".join(losses)
+            lines.append(f"{self.provenance['returned']}, by the loss of the outputs: {lost}")
+            lines += [f"not within the budget: {', '.join(unmet)}"] if unmet else []
+        return lines
+
+
+def _of_kind(layer: CompressedLayer) -> str:
+    """The name of the method, where there are several."""
+    return "" if layer.loss is None else f", {layer.method}"
+
+
+def _by_how_much(layer: CompressedLayer) -> str:
+    if layer.loss is None or layer.rival_loss is None:
+        return ""
+    return f", loss {layer.loss:.3g} against {layer.rival_loss:.3g} by {layer.rival}"
 
 
 def load_compressed(

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -233,18 +233,27 @@ def _stacked(view: MatrixView, array: np.ndarray) -> np.ndarray:
 
 
 def fitted(
-    weight: Weight, matrices: list[Observed], method: AbstractLadder, limit: int
+    weight: Weight,
+    matrices: list[Observed],
+    method: AbstractLadder,
+    limit: int,
+    judged: list[Observed] | None = None,
 ) -> AbstractFit:
     """A layer at all sizes of a method, ranks up to a limit; `matrices` are those of the weight,
-    with a calibration where errors are those of the outputs.
+    with a calibration where errors are those of the outputs. They are measured on the same, or on
+    what is `judged`: the matrices with another calibration, which no fit sees.
     """
     if isinstance(method, AbstractNestedMethod):
-        return _nested(weight, matrices, method, limit)
-    return _listed(weight, matrices, method)
+        return _nested(weight, matrices, method, limit, judged)
+    return _listed(weight, matrices, method, judged)
 
 
 def _nested(
-    weight: Weight, matrices: list[Observed], method: AbstractNestedMethod, limit: int
+    weight: Weight,
+    matrices: list[Observed],
+    method: AbstractNestedMethod,
+    limit: int,
+    judged: list[Observed] | None,
 ) -> NestedFit:
     dtype = weight.dtype
     sweeps = [every_rank(observed, method) for observed in matrices]
@@ -262,18 +271,23 @@ def _nested(
     largest = _finite(left, right, shifts)
     left, right = left[..., :largest], right[:, :largest]
     shifts = None if shifts is None else shifts[:, : largest + 1]
-    measured = measured_errors(weights, left, right, shifts, seen)
+    measured = measured_errors(weights, left, right, shifts, _given(judged or matrices)[1])
     tolerance = sweeps[0].certificates.tolerance
     exact, least = _unrounded(weight.path, sweeps, measured.norm)
-    if seen[0] is not None and not method.needs:
-        # It aims at the weights, and these are errors of the outputs.
+    if judged or (seen[0] is not None and not method.needs):
+        # It aims at others, or at the weights, and these are errors of the outputs.
         exact, least = np.zeros_like(exact), None
     return NestedFit(
         method, weight.view, limit, left, right, shifts, measured, exact, least, tolerance
     )
 
 
-def _listed(weight: Weight, matrices: list[Observed], method: AbstractLadder) -> ListedFit:
+def _listed(
+    weight: Weight,
+    matrices: list[Observed],
+    method: AbstractLadder,
+    judged: list[Observed] | None,
+) -> ListedFit:
     dtype, view = weight.dtype, weight.view
     sweeps = [method.sweep(observed) for observed in matrices]
     names, kept, measured = [], [], []
@@ -283,7 +297,7 @@ def _listed(weight: Weight, matrices: list[Observed], method: AbstractLadder) ->
             for sweep in sweeps
         ]
         judge = _of_matrices if isinstance(slices[0], AbstractMatrix) else _of_maps
-        shift, found = judge(matrices, slices, dtype, shifted=bool(method.needs))
+        shift, found = judge(matrices, slices, dtype, judged, shifted=bool(method.needs))
         made = jax.tree.map(lambda *arrays: _stacked(view, np.stack(arrays)), *slices)
         if shift is not None:
             made = Affine(made, _stacked(view, shift))
@@ -301,7 +315,12 @@ Judged = tuple[Float[np.ndarray, "slices outputs"] | None, Measured]
 
 
 def _of_matrices(
-    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, *, shifted: bool
+    matrices: list[Observed],
+    slices: Sequence[Any],
+    dtype: np.dtype,
+    judged: list[Observed] | None,
+    *,
+    shifted: bool,
 ) -> Judged:
     """The shifts that keep the mean output, where there are any, and the error with them."""
     weights, seen = _given(matrices)
@@ -309,19 +328,27 @@ def _of_matrices(
     if shifted:
         parts = zip(weights, dense, seen, strict=True)
         shift = rounded(_is_affine(matrices) * np.stack([_shift(*each) for each in parts]), dtype)
-    return shift, measured_error(weights, dense, shift, seen)
+    return shift, measured_error(weights, dense, shift, _given(judged or matrices)[1])
 
 
 def _of_maps(
-    matrices: list[Observed], slices: Sequence[Any], dtype: np.dtype, *, shifted: bool
+    matrices: list[Observed],
+    slices: Sequence[Any],
+    dtype: np.dtype,
+    judged: list[Observed] | None,
+    *,
+    shifted: bool,
 ) -> Judged:
     """The same, on rows."""
+    shift = None
     rows = [rows_of(observed) for observed in matrices]
     pairs = [outputs_of_both(*each) for each in zip(matrices, slices, strict=True)]
-    shift = None
     if shifted:
         moved = [r.mean(y - made) for r, (y, made) in zip(rows, pairs, strict=True)]
         shift = rounded(_is_affine(matrices) * np.stack(moved), dtype)
+    if judged:
+        rows = [rows_of(observed) for observed in judged]
+        pairs = [outputs_of_both(*each) for each in zip(judged, slices, strict=True)]
     given = np.zeros(len(pairs)) if shift is None else np.asarray(shift, np.float64)
     made = [found + moved for (_, found), moved in zip(pairs, given, strict=True)]
     return shift, measured_on_rows([y for y, _ in pairs], made, rows)
@@ -330,6 +357,22 @@ def _of_maps(
 def needs_of(methods: Iterable[AbstractLadder]) -> frozenset[Need]:
     """What some methods need together."""
     return frozenset().union(*(method.needs for method in methods))
+
+
+def kinds_of(methods: Sequence[AbstractLadder]) -> tuple[str, ...]:
+    """A name for each of some methods: that of its class, with its settings where others have the
+    same.
+    """
+    names = [_name(method) for method in methods]
+    return tuple(
+        name if names.count(name) == 1 else " ".join(str(method).split())
+        for name, method in zip(names, methods, strict=True)
+    )
+
+
+def errors_are_of_outputs(methods: Collection[AbstractLadder]) -> bool:
+    """Whether the data are looked at: where a method does, and where several are compared."""
+    return len(methods) > 1 or bool(needs_of(methods))
 
 
 def storage_of_rank(view: MatrixView, rank: int, dtype: np.dtype, shifted: bool) -> Storage:

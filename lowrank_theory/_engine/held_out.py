@@ -93,7 +93,7 @@ def output_errors(
             raise ValueError(
                 f"`{name}` cannot be given to the networks: {type(error).__name__}: {error}"
             ) from error
-        original, replaced = map(_floats, results)
+        original, replaced = map(float_outputs, results)
         shapes = [[array.shape for array in arrays] for arrays in (original, replaced)]
         if not original or shapes[0] != shapes[1]:
             raise ValueError(
@@ -148,7 +148,8 @@ def _flat(array: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     return array.reshape(math.prod(array.shape[:axes]), *array.shape[axes:])
 
 
-def _floats(tree: PyTree) -> list[np.ndarray]:
+def float_outputs(tree: PyTree) -> list[np.ndarray]:
+    """The floating-point arrays that a network returned, in float64."""
     arrays = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
     return [np.asarray(x, float) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
 

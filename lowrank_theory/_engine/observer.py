@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -124,16 +125,17 @@ class Observer:
         compressed: Network | None = None,
         kind: type[AbstractCalibration] = Calibration,
         rows: bool = False,
+        part: slice = slice(None),
     ) -> Observation:
-        """Calibrations of this `kind` of what multiplies the weights in all batches, or `only` some
-        of the selected ones; beside what multiplies them in a network `compressed` so far; with a
-        sample of the `rows` themselves.
+        """Calibrations of this `kind` of what multiplies the weights in all batches, or in a `part`
+        of them, or `only` some of the selected ones; beside what multiplies them in a network
+        `compressed` so far; with a sample of the `rows` themselves.
         """
         paths = [path for path in self.selected if only is None or path in only]
         other = compressed and Observer(*compressed, paths.__contains__, self.tied)
         seen: dict[Uses, list[AbstractCalibration]] = {}
         number = -1
-        for number, batch in enumerate(batches):
+        for number, batch in itertools.islice(enumerate(batches), part.start, part.stop):
             name = f"batches[{number}]"
             try:
                 for uses, slices, beside in self._beside(other, batch, paths):

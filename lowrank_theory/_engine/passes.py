@@ -16,11 +16,13 @@ def blocks_of(
     *,
     needs: frozenset[Need],
     paired: bool = False,
+    halves: bool = False,
     passes: int | None = None,
 ) -> list[list[str]]:
     """Layers to be observed together, whole groups in the order of execution: in this number of
     passes or, without it, as few as half of the free memory allows, for statistics of what they see
-    or, `paired`, also of what they see in the compressed network.
+    or, `paired`, also of what they see in the compressed network; with `halves`, of what they see
+    in each half of the data.
     """
     if not paths:
         return []
@@ -30,7 +32,8 @@ def blocks_of(
     if passes is None:
         blocks: list[list[str]] = []
         for group in groups:
-            if blocks and _needed(survey, [*blocks[-1], *group], needs, paired) <= free / 2:
+            together = [*(blocks[-1] if blocks else []), *group]
+            if blocks and _needed(survey, together, needs, paired, halves) <= free / 2:
                 blocks[-1] += group
             else:
                 blocks.append(group)
@@ -39,7 +42,7 @@ def blocks_of(
         cut = [groups[start:end] for start, end in itertools.pairwise(ends)]
         blocks = [list(itertools.chain(*part)) for part in cut if part]
     for block in blocks:
-        needed = _needed(survey, block, needs, paired)
+        needed = _needed(survey, block, needs, paired, halves)
         if needed > free:
             raise ValueError(
                 f"The statistics of what {', '.join(block)} multiply take about "
@@ -49,7 +52,9 @@ def blocks_of(
     return blocks
 
 
-def _needed(survey: Survey, paths: Collection[str], needs: frozenset[Need], paired: bool) -> int:
+def _needed(
+    survey: Survey, paths: Collection[str], needs: frozenset[Need], paired: bool, halves: bool
+) -> int:
     """About how many bytes the statistics of some layers take: matrices of second moments, and rows
     where these are needed, once more while a batch is added, and those of one decomposition.
     """
@@ -61,7 +66,7 @@ def _needed(survey: Survey, paths: Collection[str], needs: frozenset[Need], pair
         each = (3 if paired else 1) * inputs**2 + rows * inputs
         statistics[survey[path].group] = math.prod(stack) * each
         widest = max(widest, inputs, outputs)
-    return 8 * (2 * sum(statistics.values()) + 6 * widest**2)
+    return 8 * ((2 + halves) * sum(statistics.values()) + 6 * widest**2)
 
 
 def available_memory() -> float:

@@ -141,6 +141,35 @@ def test_many_layers_are_near_the_bound():
     assert found.lower_bound <= found.loss <= 1.001 * found.lower_bound
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_the_integer_program(seed):
+    """Of several kinds in one list, too many to try, against a branch and bound of others."""
+    random = np.random.default_rng(seed)
+    curves = []
+    for dense in random.integers(200, 4_000, size=12):
+        costs = random.integers(dense // 20, dense, size=25)
+        losses = np.exp(-4 * costs / dense) * random.exponential(size=25)
+        curves.append(Options.of(costs.tolist(), losses, int(dense))[0])
+    budget = float(random.uniform(0.2, 0.6)) * sum(curve.dense for curve in curves)
+    found = allocate(curves, budget)
+    assert_consistent(curves, budget, found)
+    costs, losses = np.concatenate([options(curve) for curve in curves]).T
+    layer = np.repeat(np.arange(len(curves)), [len(options(curve)) for curve in curves])
+    one = (layer == np.arange(len(curves))[:, None]).astype(float)
+    solved = scipy.optimize.milp(
+        losses,
+        constraints=[
+            scipy.optimize.LinearConstraint(costs[None], ub=budget),
+            scipy.optimize.LinearConstraint(one, 1, 1),
+        ],
+        integrality=np.ones(len(costs)),
+        bounds=scipy.optimize.Bounds(0, 1),
+        options={"mip_rel_gap": 0},
+    )
+    assert found.loss == approx(solved.fun)
+    assert found.lower_bound <= solved.fun * (1 + 1e-9)
+
+
 def test_a_lossless_rank_is_kept_when_the_budget_would_allow_the_dense_layer():
     lossless = Options.of_ranks(np.array([1.0, 0, 0]), 3, 0, 100)
     other = Options.of_ranks(np.array([1.0, 0.5]), 3, 0, 10)
