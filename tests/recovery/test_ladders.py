@@ -288,9 +288,8 @@ def to(share: float, method: Any, **options: Any):
 @pytest.mark.parametrize("sequential", [False, True])
 def test_of_several_ladders_each_layer_gets_the_best(sequential):
     network, mixed = to(0.4, SEVERAL, sequential=sequential)
-    for method in SEVERAL:
-        alone = mixed.candidates[type(method).__name__].planned
-        assert alone is None or mixed.candidates["mixture"].planned <= alone
+    planned = [each.planned for each in mixed.candidates.values() if each.planned is not None]
+    assert len(planned) > 2 and mixed.candidates["mixture"].planned == min(planned)
     assert mixed.storage_bytes <= 0.4 * mixed.dense_storage_bytes
     last, bias = list(mixed.layers.values())[-1], network.parameters[-1]["b"]
     if sequential and last.size is not None:
