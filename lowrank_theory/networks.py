@@ -3,8 +3,9 @@
 `observe` finds what each weight of any JAX function multiplies, `survey` where; `replace` runs the
 function on factors, and `compress` chooses and fits them. `unit_errors` and `output_errors` are
 what `certify_losses` asks for. `study` holds the theorems against each layer of a network, and
-`transfer` studies a network of the `catalogue`. Two networks are embedded (`digits_network`,
-`alexnet_network`), the others are read where `LOWRANK_DATA` names a folder that holds them.
+`transfer` studies a network of the `catalogue`. Three networks are embedded (`digits_network`,
+`digits_cnn_network`, `alexnet_network`), the others are read where `LOWRANK_DATA` names a folder
+that holds them.
 """
 
 from lowrank_theory._engine.allocation import Allocation as Allocation
@@ -48,6 +49,8 @@ from lowrank_theory.models.character_lstm import nats_per_character as nats_per_
 from lowrank_theory.models.character_lstm import shakespeare_text as shakespeare_text
 from lowrank_theory.models.digits import digits_data as digits_data
 from lowrank_theory.models.digits import digits_network as digits_network
+from lowrank_theory.models.digits_cnn import DigitsCNN as DigitsCNN
+from lowrank_theory.models.digits_cnn import digits_cnn_network as digits_cnn_network
 from lowrank_theory.models.mnist import mnist_data as mnist_data
 from lowrank_theory.models.mnist import mnist_network as mnist_network
 from lowrank_theory.models.perceptron import Dataset as Dataset

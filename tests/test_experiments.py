@@ -20,7 +20,7 @@ from lowrank_theory.theorems import CONTENTS, PARTS, STATEMENTS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
-TRANSFERS = [f"transfer_{name}" for name in CASES]
+TRANSFERS = [f"transfer_{name}" for name in CASES if name != "digits_cnn"]
 NOTES_OF_OTHERS = {
     "README", "notation", "transfer", "methods", "why_data_helps", "a_theorem_of_your_own",
 }  # fmt: skip
@@ -29,7 +29,7 @@ FIGURES_OF_OTHERS = {
     "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
 }  # fmt: skip
-SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_alexnet"}
+SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_digits_cnn", "train_alexnet"}
 
 
 def stems(folder: str, suffix: str) -> set[str]:

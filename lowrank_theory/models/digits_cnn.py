@@ -1,0 +1,85 @@
+"""The embedded convolutional network for the handwritten digits of `digits_data`.
+
+Its batch normalisation is kept apart, so that it shows what compression without data may know of a
+network. `experiments/train_digits_cnn.py` made the file from the 1,200 training images.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from lowrank_theory._numerics import AnyArray
+from lowrank_theory.models._normalised import normalised
+from lowrank_theory.models._sources import embedded
+
+FILE = Path(__file__).with_name("data") / "digits_cnn.npz"
+SHA256 = "b8dd577f9ebbe19736eded34c4cafe92bc8130d92b345bb2b7ff38600f7662fc"
+CHANNELS = {"conv1": 16, "conv2": 32, "conv3": 32, "conv4": 32}
+STRIDED = "conv3"  # takes every second place
+MEAN, DEVIATION = 0.305, 0.376  # of the pixels of all training images
+NORM = ("scale", "shift", "mean", "variance")
+
+
+class DigitsCNN(eqx.Module):
+    """Four convolutions with window 3 for images of 8 × 8, the mean over the places, and an affine
+    layer.
+
+    The convolutions have 16, 32, 32 and 32 outputs, and the third takes every second place. A batch
+    normalisation and a rectifier follow each.
+    """
+
+    def apply(self, parameters: PyTree, images: AnyArray) -> Float[Array, "samples classes"]:
+        """The logits of images (samples, 64), rows of pixels from 0 to 1.
+
+        The parameters are `{"conv1": layer, ..., "conv4": layer, "head": {"kernel": ..., "bias":
+        ...}}`, where each layer has a `kernel` (3, 3, inputs, outputs) and, in `norm`, `scale`,
+        `shift`, `mean` and `variance` (outputs,). Raises `ValueError` for images of another shape.
+        """
+        return logits(parameters, images, lambda name, x: normalised(parameters[name]["norm"], x))
+
+
+def logits(
+    parameters: PyTree, images: AnyArray, normalise: Callable[[str, Array], Array]
+) -> Float[Array, "samples classes"]:
+    """The network whose convolutions are followed by `normalise(name, products)`."""
+    if images.ndim != 2 or images.shape[1] != 64:
+        raise ValueError(f"`images` must have shape (samples, 64); got {images.shape}.")
+    x = (jnp.asarray(images, jnp.float32).reshape(-1, 8, 8, 1) - MEAN) / DEVIATION
+    for name in CHANNELS:
+        stride = 2 if name == STRIDED else 1
+        products = lax.conv_general_dilated(
+            x,
+            parameters[name]["kernel"],
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        x = jax.nn.relu(normalise(name, products))
+    return x.mean(axis=(1, 2)) @ parameters["head"]["kernel"] + parameters["head"]["bias"]
+
+
+def digits_cnn_network() -> tuple[DigitsCNN, dict[str, Any]]:
+    """The trained network and its parameters, in float32.
+
+    Raises `ValueError` where the embedded file is damaged.
+    """
+    return DigitsCNN(), parameters_of(embedded(FILE, SHA256))
+
+
+def parameters_of(stored: Mapping[str, AnyArray]) -> dict[str, Any]:
+    """The parameters in the arrays of the file."""
+    parameters: dict[str, Any] = {
+        name: {
+            "kernel": jnp.asarray(stored[f"{name}.kernel"]),
+            "norm": {part: jnp.asarray(stored[f"{name}.{part}"]) for part in NORM},
+        }
+        for name in CHANNELS
+    }
+    head = {part: jnp.asarray(stored[f"head.{part}"]) for part in ("kernel", "bias")}
+    return parameters | {"head": head}
