@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lowrank_theory._files import write_atomically
 from lowrank_theory.models import digits_cnn
-from lowrank_theory.models._normalised import EPSILON
+from lowrank_theory.models.normalised import EPSILON
 from lowrank_theory.networks import correct, digits_data
 
 SEED = 0

@@ -5,6 +5,7 @@ Generate a layer (`Setting.draw`), recover low-rank weights (`recover`), bound t
 """
 
 from lowrank_theory import approximations as approximations
+from lowrank_theory import data_constrained as data_constrained
 from lowrank_theory import generators as generators
 from lowrank_theory import lookup as lookup
 from lowrank_theory import mixtures as mixtures

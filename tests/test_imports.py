@@ -16,7 +16,8 @@ ROOMS = (
     "excitation", "problems", "perturbations", "recovery", "error_measures",
     "rank_choice", "devices", "strategies",
     "quantisation", "sparsification", "mixtures", "lookup", "theorems", "certification",
-    "verification", "_engine", "models", "studies", "networks", "plotting", "reports", "cli",
+    "verification", "_engine", "data_constrained", "models", "studies", "networks", "plotting",
+    "reports", "cli",
 )  # fmt: skip
 ON_TOP = {"plotting", "reports", "cli"}  # the rest of the package does without them
 

@@ -87,6 +87,10 @@ class AbstractWeight(eqx.Module):
         """The product with `other` by `jax.lax.dot_general`."""
 
     @abc.abstractmethod
+    def added(self, other: Any, scope: Scope) -> AnyArray | None:
+        """The sum with `other`; `None` where that is a use of its entries like any other."""
+
+    @abc.abstractmethod
     def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> AnyArray:
         """The convolution of `other` with this kernel, whose axes are (groups, outputs of a group,
         inputs of a group, *window).
@@ -248,6 +252,13 @@ def _dot(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | Non
     return [weight.contracted(other, contraction, scope)]
 
 
+def _add(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | None:
+    first = isinstance(inputs[0], AbstractWeight)
+    (weight, other) = inputs if first else inputs[::-1]
+    result = None if isinstance(other, AbstractWeight) else weight.added(other, scope)
+    return None if result is None else [result]
+
+
 def _convolution(equation: JaxprEqn, inputs: list[Any], scope: Scope) -> list[Any] | None:
     other, weight = inputs
     options = dict(equation.params)
@@ -380,6 +391,7 @@ _RULES: dict[Any, Callable[..., list[Any] | None]] = {
     primitives.transpose_p: _transpose,
     primitives.broadcast_in_dim_p: _broadcast,
     primitives.dot_general_p: _dot,
+    primitives.add_p: _add,
     primitives.conv_general_dilated_p: _convolution,
     primitives.remat_p: _remat,
     primitives.scan_p: _scan,

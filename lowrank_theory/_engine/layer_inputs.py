@@ -82,6 +82,9 @@ class RecordedWeight(AbstractWeight):
         self._record(other, geometry, view, scope)
         return contraction.of(self.dense, other)
 
+    def added(self, other: Any, scope: Scope) -> None:
+        return None
+
     def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
         groups, outputs, inputs, *window = self.dense.shape
         numbers = options["dimension_numbers"]

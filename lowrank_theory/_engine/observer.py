@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lowrank_theory._engine.drawn import DrawnBatch, NormalisedShift, check_drawn
 from lowrank_theory._engine.follow import Scope, is_array, plain, run, trace
 from lowrank_theory._engine.layer_inputs import LayerInput, RecordedWeight, input_rows
 from lowrank_theory._engine.observation import Observation, Site, Survey
@@ -59,15 +60,20 @@ class Observer:
         def layer_inputs(arrays: list[Any], batch: PyTree) -> list[LayerInput]:
             given = dict(zip(self.arrays, arrays, strict=True))
             filled = jax.tree.unflatten(tree, [given.get(path, leaf) for path, leaf in named])
+            drawn: dict[str, NormalisedShift] = {}
+            if isinstance(batch, DrawnBatch):
+                drawn, batch = batch.shifts(given), batch.inputs
             program = self._traced(function, filled, batch)
             known = ((known_as.get(path, path), leaf) for path, leaf in given.items())
             inputs = [
                 RecordedWeight(Layout.start(path, leaf.shape), leaf) if path in recorded else leaf
                 for path, leaf in known
             ]
+            inputs = [drawn.get(p, leaf) for p, leaf in zip(self.arrays, inputs, strict=True)]
             scope = Scope(self.remarks, self.views)
             results = run(program, [*inputs, *jax.tree.leaves(batch)], scope)
             plain(results, "the function returns it", scope)
+            check_drawn(drawn, self.remarks)
             return list(scope.layer_inputs.values())
 
         self.layer_inputs = jax.jit(layer_inputs)
@@ -137,6 +143,11 @@ class Observer:
         number = -1
         for number, batch in itertools.islice(enumerate(batches), part.start, part.stop):
             name = f"batches[{number}]"
+            if other and isinstance(batch, DrawnBatch):
+                raise ValueError(
+                    "What a compressed network would see of drawn batches is not known: observe "
+                    "without `compressed`, compress without `sequential`."
+                )
             try:
                 for uses, slices, beside in self._beside(other, batch, paths):
                     if uses not in seen:

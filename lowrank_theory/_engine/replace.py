@@ -223,6 +223,9 @@ class Approximated(AbstractWeight):
         shape = found.shape[: len(batch)], found.shape[len(batch) + 1 :]
         return found.reshape(*shape[0], *sizes, *shape[1]).astype(other.dtype)
 
+    def added(self, other: Any, scope: Scope) -> None:
+        return None
+
     def convolved(self, other: Any, options: dict[str, Any], scope: Scope) -> Any:
         window = range(3, len(self.layout.axes))
         given, shift = self._oriented((2, *window), (0,), (1,), scope)

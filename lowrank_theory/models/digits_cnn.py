@@ -15,15 +15,14 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from lowrank_theory._numerics import AnyArray
-from lowrank_theory.models._normalised import normalised
 from lowrank_theory.models._sources import embedded
+from lowrank_theory.models.normalised import NORM, normalised
 
 FILE = Path(__file__).with_name("data") / "digits_cnn.npz"
 SHA256 = "b8dd577f9ebbe19736eded34c4cafe92bc8130d92b345bb2b7ff38600f7662fc"
 CHANNELS = {"conv1": 16, "conv2": 32, "conv3": 32, "conv4": 32}
 STRIDED = "conv3"  # takes every second place
 MEAN, DEVIATION = 0.305, 0.376  # of the pixels of all training images
-NORM = ("scale", "shift", "mean", "variance")
 
 
 class DigitsCNN(eqx.Module):

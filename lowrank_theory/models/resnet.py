@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_count, settle
 from lowrank_theory.models._sources import Shapes, Source
+from lowrank_theory.models.normalised import EPSILON, NORM, normalised
 
 LAYOUT = """\
   {folder}/resnet20.npz, {folder}/resnet56.npz
@@ -40,7 +41,6 @@ _STAGES = (1, 2, 3)
 _CLASSES = 10
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-_EPSILON = 1e-5  # added to the variances of the batch normalisation
 _RECORD = 1 + 3 * 32 * 32
 _BATCH = 10_000
 _STRIP = 1_000
@@ -60,7 +60,8 @@ class ResNet(eqx.Module):
     elsewhere $s(x) = x$.
 
     Batch normalisation, which is affine once a network is trained, is part of the convolution it
-    follows: `kernel` (3, 3, inputs, outputs) and `bias` (outputs,).
+    follows: `kernel` (3, 3, inputs, outputs) and `bias` (outputs,). Where a layer has no `bias` but
+    a `norm`, with `scale`, `shift`, `mean` and `variance` (outputs,), it is kept apart.
 
     Raises `ValueError` for a depth that is not 6 n + 2.
     """
@@ -106,7 +107,7 @@ def _convolved(layer: PyTree, images: Array, stride: int = 1) -> Array:
         ((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return outputs + layer["bias"]
+    return outputs + layer["bias"] if "bias" in layer else normalised(layer["norm"], outputs)
 
 
 def _shortcut(images: Array, stride: int, channels: int) -> Array:
@@ -114,12 +115,16 @@ def _shortcut(images: Array, stride: int, channels: int) -> Array:
     return jnp.pad(images[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (zeros, zeros)))
 
 
-def resnet_network(depth: int, folder: str | Path = FOLDER) -> tuple[ResNet, dict[str, Any]]:
+def resnet_network(
+    depth: int, folder: str | Path = FOLDER, *, folded: bool = True
+) -> tuple[ResNet, dict[str, Any]]:
     """The trained network of so many layers in `resnet{depth}.npz` of a folder, below that named by
     `LOWRANK_DATA` or absolute, and its parameters, in float32.
 
     They are `{"stem": layer, "stages": [[{"first": layer, "second": layer}, ...], ...],
     "head": layer}`, where each layer is `{"kernel": ..., "bias": ...}`, of the widths in the file.
+    Not `folded`, each but the head is `{"kernel": ..., "norm": {"scale": ..., "shift": ..., "mean":
+    ..., "variance": ...}}`, as it was trained.
 
     Raises `FileNotFoundError` where the file is missing and `ValueError` where it is damaged, or
     its arrays do not fit together; both say which file, and where to get it.
@@ -129,12 +134,18 @@ def resnet_network(depth: int, folder: str | Path = FOLDER) -> tuple[ResNet, dic
     blocks = (depth - 2) // 6
     arrays = source.arrays(name, _expected(blocks, source.shapes(name)))
 
-    def layer(prefix: str, number: int | str = 1) -> dict[str, Array]:
+    def layer(prefix: str, number: int | str = 1) -> dict[str, Any]:
         norm = f"{prefix}bn{number}"
         variances = arrays[f"{norm}.running_var"].astype(np.float64)
         if not (variances >= 0).all():
             raise source.damaged(source.path(name), f"{norm}.running_var has negative entries")
-        scale = arrays[f"{norm}.weight"] / np.sqrt(variances + _EPSILON)
+        if not folded:
+            kept = zip(NORM, ("weight", "bias", "running_mean", "running_var"), strict=True)
+            return {
+                "kernel": jnp.asarray(arrays[f"{prefix}conv{number}.weight"].transpose(2, 3, 1, 0)),
+                "norm": {part: jnp.asarray(arrays[f"{norm}.{other}"]) for part, other in kept},
+            }
+        scale = arrays[f"{norm}.weight"] / np.sqrt(variances + EPSILON)
         kernel = arrays[f"{prefix}conv{number}.weight"].transpose(2, 3, 1, 0) * scale
         bias = arrays[f"{norm}.bias"] - arrays[f"{norm}.running_mean"] * scale
         return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}

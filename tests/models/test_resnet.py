@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lowrank_theory.data_constrained import folded
 from lowrank_theory.models import resnet
-from lowrank_theory.networks import observe
+from lowrank_theory.networks import batch_normalisations, observe
 
 DEPTH = 8
 
@@ -104,6 +105,20 @@ def test_logits_are_those_of_the_definition(arrays):
     labels[1] = (labels[1] + 1) % 10
     found = resnet.correct(network.apply, parameters, images, labels, batch=2)
     np.testing.assert_array_equal(found, [True, False, True])
+
+
+def test_normalisation_kept_apart_gives_the_same(arrays):
+    network, parameters = resnet.resnet_network(DEPTH, folded=False)
+    images = some_images()
+    expected = expected_logits(arrays, images)
+    scale = np.abs(expected).max()
+    other = folded(parameters, batch_normalisations(parameters))
+    for each in (parameters, other):
+        logits = network.apply(each, images)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * scale)
+    _, usual = resnet.resnet_network(DEPTH)
+    first, second = (tree["stages"][1][0]["second"]["kernel"] for tree in (usual, other))
+    np.testing.assert_allclose(first, second, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
