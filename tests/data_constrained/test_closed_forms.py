@@ -31,7 +31,7 @@ def integrated(ratio: float, places: int = 1) -> tuple[float, float]:
         start, end = max(0.0, ratio - 12), max(0.0, ratio) + 12
         precision = 1e-30 if ratio < 0 else 1e-13
         found = integrate.quad(density, start, end, epsabs=precision, epsrel=1e-11, limit=500)
-        return found[0] + stats.norm.cdf(-ratio) ** places * (-near) ** power
+        return found[0] + float(stats.norm.cdf(-ratio)) ** places * (-near) ** power
 
     first, second = moment(1), moment(2)
     return near + first, float(np.sqrt(second - first**2))
