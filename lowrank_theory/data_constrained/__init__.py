@@ -23,3 +23,4 @@ from lowrank_theory.data_constrained.normalisation import channel_statistics as 
 from lowrank_theory.data_constrained.normalisation import folded as folded
 from lowrank_theory.data_constrained.synthetic import Synthetic as Synthetic
 from lowrank_theory.data_constrained.synthetic import keeping_mean as keeping_mean
+from lowrank_theory.data_constrained.synthetic import natural_noise as natural_noise

@@ -4,14 +4,17 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lowrank_theory._engine.drawn import ChannelStatistics, DrawnBatch
 from lowrank_theory._numerics import AnyArray, check_count
 from lowrank_theory.approximations import AbstractMatrix, Affine
 from lowrank_theory.calibration import AbstractCalibration
 from lowrank_theory.recovery import dense_float64
+
+_COMMON = 0.9  # of the variance of a channel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +23,7 @@ class Synthetic:
 
     ```python
     statistics = channel_statistics(parameters, batch_normalisations(parameters))
-    batches = Synthetic(statistics, noise, key=jax.random.key(0))
+    batches = Synthetic(statistics, lambda key: network.noise(100, key=key), key=jax.random.key(0))
     compressed = compress(function, parameters, batches, Bytes(0.25))
     ```
 
@@ -65,6 +68,27 @@ class Synthetic:
         for key in jax.random.split(self.key, self.batches):
             key_inputs, key_draws = jax.random.split(key)
             yield DrawnBatch(self.inputs(key_inputs), statistics, key_draws, self.correlated)
+
+
+def natural_noise(
+    samples: int, height: int, width: int, channels: int, *, key: PRNGKeyArray
+) -> Float[Array, "samples height width channels"]:
+    """Noise with what is known of photographs in general: amplitudes that fall with the frequency,
+    and channels of which 90 % is common brightness (Field 1987; Ruderman 1994). Of mean zero, and
+    deviation one over the batch.
+    """
+    sizes = ("samples", samples), ("height", height), ("width", width), ("channels", channels)
+    shape = [check_count(name, size, 1) for name, size in sizes]
+    key_own, key_common = jax.random.split(key)
+    own = jax.random.normal(key_own, shape)
+    common = jax.random.normal(key_common, (*shape[:-1], 1))
+    white = np.sqrt(1 - _COMMON) * own + np.sqrt(_COMMON) * common
+    frequencies = [np.fft.fftfreq(size) for size in shape[1:3]]
+    frequency = np.hypot(frequencies[0][:, None], frequencies[1])
+    amplitude = 1 / np.maximum(frequency, 1 / max(height, width))
+    spectrum = jnp.fft.fft2(white, axes=(1, 2)) * jnp.asarray(amplitude[..., None], white.dtype)
+    noise = jnp.fft.ifft2(spectrum, axes=(1, 2)).real
+    return (noise - noise.mean()) / noise.std()
 
 
 def keeping_mean(

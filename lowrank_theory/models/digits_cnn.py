@@ -12,9 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lowrank_theory._numerics import AnyArray
+from lowrank_theory.data_constrained import natural_noise
 from lowrank_theory.models._sources import embedded
 from lowrank_theory.models.normalised import NORM, normalised
 
@@ -41,6 +42,10 @@ class DigitsCNN(eqx.Module):
         `shift`, `mean` and `variance` (outputs,). Raises `ValueError` for images of another shape.
         """
         return logits(parameters, images, lambda name, x: normalised(parameters[name]["norm"], x))
+
+    def noise(self, samples: int, *, key: PRNGKeyArray) -> Float[Array, "samples 64"]:
+        """Noise in the place of images, with the mean and the deviation of their pixels."""
+        return MEAN + DEVIATION * natural_noise(samples, 8, 8, 1, key=key).reshape(samples, -1)
 
 
 def logits(

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import AnyArray, check_count, settle
+from lowrank_theory.data_constrained import natural_noise
 from lowrank_theory.models._sources import Shapes, Source
 from lowrank_theory.models.normalised import EPSILON, NORM, normalised
 
@@ -88,6 +89,13 @@ class ResNet(eqx.Module):
                 x = jax.nn.relu(outer + _shortcut(x, stride, outer.shape[-1]))
         head = parameters["head"]
         return x.mean(axis=(1, 2)) @ head["kernel"] + head["bias"]
+
+    def noise(self, samples: int, *, key: PRNGKeyArray) -> UInt8[Array, "samples 32 32 3"]:
+        """Noise in the place of images, about with the mean and the deviation by which `apply`
+        normalises pixels.
+        """
+        pixels = 255 * (_MEAN + _DEVIATION * natural_noise(samples, 32, 32, 3, key=key))
+        return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
 
 
 def check_images(images: AnyArray) -> None:

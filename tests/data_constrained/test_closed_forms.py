@@ -26,7 +26,7 @@ def integrated(ratio: float, places: int = 1) -> tuple[float, float]:
     def moment(power: int) -> float:
         def density(z: float) -> float:
             below = stats.norm.cdf(z - ratio) ** (places - 1)
-            return places * below * stats.norm.pdf(z - ratio) * (z - near) ** power
+            return float(places * below * stats.norm.pdf(z - ratio) * (z - near) ** power)
 
         start, end = max(0.0, ratio - 12), max(0.0, ratio) + 12
         precision = 1e-30 if ratio < 0 else 1e-13
