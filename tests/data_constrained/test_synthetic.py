@@ -14,6 +14,7 @@ from lowrank_theory.data_constrained import (
     added,
     averaged,
     keeping_mean,
+    natural_noise,
     rectified,
 )
 from lowrank_theory.networks import Bytes, Parameters, compress, observe
@@ -182,6 +183,16 @@ def test_the_mean_output_is_kept():
     np.testing.assert_allclose(corrected.apply(mean[None])[0], mean @ weights, rtol=1e-4)
     with pytest.raises(ValueError, match="must be of one layer"):
         keeping_mean(rounded, weights[:, :2], seen)
+
+
+def test_natural_noise_has_mean_zero_deviation_one_and_neighbours_alike():
+    noise = np.asarray(natural_noise(50, 16, 16, 3, key=jax.random.key(0)), np.float64)
+    assert noise.shape == (50, 16, 16, 3)
+    np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=1e-4)
+    assert np.mean(noise[:, 1:] * noise[:, :-1]) > 0.5  # 0 of white noise
+    assert np.mean(noise[..., 0] * noise[..., 1]) == pytest.approx(0.9, abs=0.05)
+    with pytest.raises(ValueError, match="`width` must be"):
+        natural_noise(1, 2, 0, 1, key=jax.random.key(0))
 
 
 def test_what_it_cannot_do_is_refused():

@@ -53,6 +53,14 @@ def test_what_is_no_image_is_refused():
             network.apply(parameters, np.zeros(shape))
 
 
+def test_noise_is_like_images():
+    noise = np.asarray(digits_cnn.DigitsCNN().noise(300, key=jax.random.key(0)))
+    images = np.asarray(digits_data().training_images)
+    assert noise.shape == (300, 64)
+    np.testing.assert_allclose(noise.mean(), images.mean(), atol=0.01)
+    np.testing.assert_allclose(noise.std(), images.std(), atol=0.01)
+
+
 def test_check_figure_and_description():
     description = digits_cnn.FILE.with_name("README.md").read_text()
     assert digits_cnn.SHA256 in description

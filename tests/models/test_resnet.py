@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -119,6 +120,13 @@ def test_normalisation_kept_apart_gives_the_same(arrays):
     _, usual = resnet.resnet_network(DEPTH)
     first, second = (tree["stages"][1][0]["second"]["kernel"] for tree in (usual, other))
     np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_noise_is_of_images():
+    noise = resnet.ResNet(DEPTH).noise(20, key=jax.random.key(0))
+    assert noise.shape == (20, 32, 32, 3) and noise.dtype == np.uint8
+    means = np.asarray(noise, float).mean((0, 1, 2)) / 255
+    np.testing.assert_allclose(means, [0.485, 0.456, 0.406], atol=0.05)
 
 
 @pytest.mark.parametrize(
