@@ -17,7 +17,7 @@ from lowrank_theory.data_constrained import (
     find_pairs,
     folded,
 )
-from lowrank_theory.networks import Observation, batch_normalisations
+from lowrank_theory.networks import Observation, batch_normalisations, survey
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, dense_float64
 
