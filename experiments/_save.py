@@ -59,7 +59,8 @@ def column(rows: list[dict[str, Any]], *path: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _numbers(measure: Callable[..., dict[str, Any]], seed: int, quick: bool) -> dict[str, Any]:
+def numbers_of(measure: Callable[..., dict[str, Any]], seed: int, quick: bool) -> dict[str, Any]:
+    """What was measured, and how."""
     return {
         "seed": seed,
         "quick": quick,
@@ -91,12 +92,15 @@ def run(
     if options.draw:
         text = (folder / f"{name}.json").read_text()
     else:
-        text = json.dumps(_numbers(measure, seed, quick), indent=1, allow_nan=False)
+        text = json.dumps(numbers_of(measure, seed, quick), indent=1, allow_nan=False)
         write_atomically(folder / f"{name}.json", f"{text}\n".encode())
-    figure = draw(json.loads(text))
-    # The same numbers give the same file, byte for byte.
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    save(draw(json.loads(text)), folder / f"{name}.svg")
+    print(f"wrote {folder / name}.json and .svg")
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure: the same numbers give the same file, byte for byte."""
+    with matplotlib.rc_context({"svg.hashsalt": file.stem}):
         picture = io.BytesIO()
         figure.savefig(picture, format="svg", dpi=_DOTS, metadata={"Date": None})
-    write_atomically(folder / f"{name}.svg", picture.getvalue())
-    print(f"wrote {folder / name}.json and .svg")
+    write_atomically(file, picture.getvalue())

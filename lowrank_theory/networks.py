@@ -1,11 +1,11 @@
 """Trained networks, the data they were trained on, and what the theorems say of them.
 
 `observe` finds what each weight of any JAX function multiplies, `survey` where; `replace` runs the
-function on factors, and `compress` chooses and fits them. `unit_errors` and `output_errors` are
-what `certify_losses` asks for. `study` holds the theorems against each layer of a network, and
-`transfer` studies a network of the `catalogue`. Three networks are embedded (`digits_network`,
-`digits_cnn_network`, `alexnet_network`), the others are read where `LOWRANK_DATA` names a folder
-that holds them.
+function on factors, and `compress` chooses and fits them; `frontier` does so by many kinds for many
+budgets. `unit_errors` and `output_errors` are what `certify_losses` asks for. `study` holds the
+theorems against each layer of a network, and `transfer` studies a network of the `catalogue`. Three
+networks are embedded (`digits_network`, `digits_cnn_network`, `alexnet_network`), the others are
+read where `LOWRANK_DATA` names a folder that holds them.
 """
 
 from lowrank_theory._engine.allocation import Allocation as Allocation
@@ -65,6 +65,8 @@ from lowrank_theory.models.texts import ag_news_data as ag_news_data
 from lowrank_theory.models.texts import probe_correct as probe_correct
 from lowrank_theory.models.texts import spearman as spearman
 from lowrank_theory.models.texts import stsb_data as stsb_data
+from lowrank_theory.studies.frontier import Frontier as Frontier
+from lowrank_theory.studies.frontier import frontier as frontier
 from lowrank_theory.studies.layer_study import LayerStudy as LayerStudy
 from lowrank_theory.studies.layer_study import study as study
 from lowrank_theory.studies.transfer import Transfer as Transfer

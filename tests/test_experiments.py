@@ -21,15 +21,22 @@ from lowrank_theory.theorems import CONTENTS, PARTS, STATEMENTS
 ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
 TRANSFERS = [f"transfer_{name}" for name in CASES if name != "digits_cnn"]
+FRONTIERS = [f"frontier_{name}" for name in CASES]
 NOTES_OF_OTHERS = {
     "README", "notation", "transfer", "methods", "why_data_helps", "a_theorem_of_your_own",
 }  # fmt: skip
 FIGURES_OF_OTHERS = {
-    *TRANSFERS, "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
-    "transfer_calibration",
+    *TRANSFERS, *FRONTIERS, "phase_diagram", "certificate_coverage", "code_certificate",
+    "fine_tune", "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
 }  # fmt: skip
-SCRIPTS_OF_OTHERS = {*FIGURES_OF_OTHERS, "train_digits", "train_digits_cnn", "train_alexnet"}
+SCRIPTS_OF_OTHERS = {
+    *FIGURES_OF_OTHERS,
+    "frontiers",
+    "train_digits",
+    "train_digits_cnn",
+    "train_alexnet",
+}
 
 
 def stems(folder: str, suffix: str) -> set[str]:
@@ -282,6 +289,29 @@ def test_a_committed_study_can_be_drawn(name: str, experiment):
     assert isinstance(figure, Figure)
     assert all(panel.get_xlabel() and panel.get_ylabel() for panel in figure.axes)
     assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", FRONTIERS)
+def test_no_kind_alone_is_surely_better_than_what_is_returned(name: str, experiment):
+    if not (ROOT / "figures" / f"{name}.json").is_file():
+        pytest.skip(f"`python experiments/frontiers.py {name.removeprefix('frontier_')}` makes it")
+    made, frontiers = numbers(name), experiment("frontiers")
+    assert made["seed"] == frontiers.SEED and made["quick"] is False
+    assert {row["budget"] for row in made["comparisons"]} == {1 / 8, 1 / 4}
+    assert all(row["low"] <= 0 for row in made["comparisons"] if row["first"] == "returned")
+    for point in made["points"]:
+        assert point["lower_bound"] <= point["planned"]
+    figure = frontiers.draw(made)
+    assert all(panel.get_ylabel() for panel in figure.axes) and figure.axes[-1].get_xlabel()
+    assert (ROOT / "figures" / f"{name}.svg").stat().st_size < 250_000
+    assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
+
+
+def test_the_table_of_frontiers_is_that_of_the_numbers(experiment):
+    frontiers = experiment("frontiers")
+    text = frontiers.NOTE.read_text()
+    assert "<!-- table: frontiers -->" in text
+    assert frontiers.filled(text, ROOT / "figures") == text
 
 
 @pytest.mark.slow

@@ -46,6 +46,14 @@ def test_it_is_the_level_of_reverse_water_filling(eigenvalues, bits):
     assert many == approx(12 * found, condition=1 + bits)
 
 
+@given(st.sampled_from([0.0, 0.3, 7.0, 60.0]), st.randoms(use_true_random=False))
+def test_layers_together_are_one_of_their_repeated_eigenvalues(bits, random):
+    eigenvalues = np.concatenate(list(SPECTRA.values()))
+    outputs = np.array([random.randint(1, 4) for _ in eigenvalues])
+    together = float(distortion_floor(eigenvalues, bits, outputs=outputs))
+    assert together == approx(oracle(np.repeat(eigenvalues, outputs), bits), condition=1 + bits)
+
+
 def test_by_hand():
     assert float(distortion_floor([4.0, 1.0], 1.0)) == approx(2)  # the level is one
     assert float(distortion_floor([4.0, 1.0], 0.5)) == approx(3)

@@ -28,7 +28,7 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
@@ -36,7 +36,7 @@ from lowrank_theory._engine.choices import Origin, Won, stays
 from lowrank_theory._engine.competition import MIXTURE, Candidates, half_of, kind_of, plans_of
 from lowrank_theory._engine.compressed import Candidate, Compressed, layers_of
 from lowrank_theory._engine.fits import FittedLayer, errors_are_of_outputs, kinds_of, needs_of
-from lowrank_theory._engine.observation import Observation
+from lowrank_theory._engine.observation import Observation, Survey
 from lowrank_theory._engine.observer import Observer
 from lowrank_theory._engine.passes import blocks_of
 from lowrank_theory._engine.phases import Approximations, Phases
@@ -48,7 +48,7 @@ from lowrank_theory._engine.targets import LayerError as LayerError
 from lowrank_theory._engine.targets import MultiplyAdds as MultiplyAdds
 from lowrank_theory._engine.targets import Parameters as Parameters
 from lowrank_theory._engine.targets import RankRule as RankRule
-from lowrank_theory._engine.weights import tied_leaves, weights_of
+from lowrank_theory._engine.weights import Weight, tied_leaves, weights_of
 from lowrank_theory._numerics import check_count
 from lowrank_theory._progress import Progress
 from lowrank_theory.calibration import AbstractCalibration, Calibration
@@ -113,44 +113,20 @@ def compress(
     statistics that do not fit into memory.
     """
     methods = _check(target, method, sequential, passes)
-    needs = needs_of(methods)
-    tied = tied_leaves(parameters, select or (lambda _: True))
-    observer = Observer(function, parameters, select, tied)
-    survey = observer.survey(_first(batches))
-    weights = weights_of(parameters, survey, tied)
-    remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
-    free = [path for path in weights if path not in remarks]
     budget = target if len(methods) > 1 and isinstance(target, AbstractBudget) else None
     apart = budget is not None
-    looks = errors_are_of_outputs(methods)
-    blocks = blocks_of(survey, free, needs=needs, halves=apart) if looks else [free]
+    given = function, parameters, batches, target, methods
+    ready = prepared(*given, select, calibration, progress, phases=1 + (sequential or apart))
+    survey, weights, free, needs = ready.survey, ready.weights, ready.free, needs_of(methods)
+    blocks, phases, remarks = ready.blocks(halves=apart), ready.phases, ready.phases.remarks
     later: list[list[str]] = []
     if sequential:
         later = blocks_of(survey, free, needs=needs, paired=True, passes=passes or len(free))
     _warn_of_few(passes, len({survey[path].group for path in free}))
-
-    def observe(paths: Collection[str], approximations: Approximations, part: slice) -> Observation:
-        return observer.observe(
-            batches,
-            only=paths,
-            compressed=replace(function, parameters, approximations) if approximations else None,
-            kind=calibration,
-            rows=Need.ROWS in needs,
-            part=part,
-        )
-
-    steps = itertools.count(1)
-
-    def step(path: str) -> None:
-        if progress is not None:
-            progress(path, next(steps), (1 + (sequential or apart)) * len(free))
-
-    phases = Phases(target, methods, weights, observe, remarks, step)
     won: Mapping[str, Won] = {}
     made: Mapping[str, FittedLayer] = {}
     if budget is not None:
-        candidates = Candidates(function, parameters, {path: weights[path] for path in free})
-        taken, known, won = _best(phases, blocks, budget.share, candidates, batches)
+        taken, known, won = _best(phases, blocks, budget.share, ready.candidates, batches)
     else:
         taken, made, known = phases.chosen(blocks, make=not sequential)
     if sequential or apart:
@@ -170,6 +146,64 @@ def compress(
     return Compressed(*network, layers_of(weights, made, remarks, won), provenance)
 
 
+class Prepared(NamedTuple):
+    """A network of which weights are to be replaced, those `free` to be."""
+
+    survey: Survey
+    weights: Mapping[str, Weight]
+    free: list[str]
+    phases: Phases
+    candidates: Candidates
+
+    def blocks(self, *, halves: bool) -> list[list[str]]:
+        """The layers that are observed in one pass, where any are."""
+        methods = self.phases.methods
+        if not errors_are_of_outputs(methods):
+            return [self.free]
+        return blocks_of(self.survey, self.free, needs=needs_of(methods), halves=halves)
+
+
+def prepared(
+    function: Callable[[Any, Any], Any],
+    parameters: PyTree,
+    batches: Iterable[PyTree],
+    target: AbstractTarget,
+    methods: tuple[AbstractLadder, ...],
+    select: Callable[[str], bool] | None,
+    calibration: type[AbstractCalibration],
+    progress: Progress | None,
+    *,
+    phases: int,
+) -> Prepared:
+    """The network surveyed, before anything is observed, for so many phases."""
+    tied = tied_leaves(parameters, select or (lambda _: True))
+    observer = Observer(function, parameters, select, tied)
+    survey = observer.survey(_first(batches))
+    weights = weights_of(parameters, survey, tied)
+    remarks = {path: f"it cannot be replaced: {why[0]}" for path, why in survey.remarks.items()}
+    free = [path for path in weights if path not in remarks]
+
+    def observe(paths: Collection[str], approximations: Approximations, part: slice) -> Observation:
+        return observer.observe(
+            batches,
+            only=paths,
+            compressed=replace(function, parameters, approximations) if approximations else None,
+            kind=calibration,
+            rows=Need.ROWS in needs_of(methods),
+            part=part,
+        )
+
+    steps = itertools.count(1)
+
+    def step(path: str) -> None:
+        if progress is not None:
+            progress(path, next(steps), phases * len(free))
+
+    candidates = Candidates(function, parameters, {path: weights[path] for path in free})
+    work = Phases(target, methods, weights, observe, remarks, step)
+    return Prepared(survey, weights, free, work, candidates)
+
+
 def _best(
     phases: Phases,
     blocks: Sequence[Sequence[str]],
@@ -185,8 +219,9 @@ def _best(
     plans, unmet = plans_of(choices, kinds, share)
     if MIXTURE in unmet:
         raise stays(ValueError(unmet[MIXTURE]), phases.remarks)
+    fits = {path: each.fits for path, each in choices.items()}
     networks = {
-        name: candidates.network(phases.at(choices, plan.taken)) for name, plan in plans.items()
+        name: candidates.network(phases.at(fits, plan.taken)) for name, plan in plans.items()
     }
     squares = candidates.squares(networks, batches, slice(half, None))
     best = min(plans, key=lambda name: (squares[name].relative, plans[name].loss))
@@ -212,15 +247,7 @@ def _check(
             "`target` must be a budget such as `Parameters(0.5)`, or `LayerError` or `RankRule`; "
             f"got {target!r}."
         )
-    methods = tuple(method) if isinstance(method, list | tuple) else (method,)
-    if not methods or not all(isinstance(each, AbstractLadder) for each in methods):
-        raise ValueError(
-            "`method` must be a ladder, such as `ActivationWeighted()`, `TruncatedSVD()` or "
-            f"`RoundToNearest()`, or a list of some; got {method!r}."
-        )
-    twice = [str(each) for each in methods if methods.count(each) > 1]
-    if twice:
-        raise ValueError(f"`method` holds {twice[0]} more than once.")
+    methods = checked_methods(method)
     nested = isinstance(methods[0], AbstractNestedMethod)
     if isinstance(target, RankRule) and not (nested and len(methods) == 1):
         raise ValueError(
@@ -235,6 +262,20 @@ def _check(
         passes = check_count("passes", passes, 1)
         if not sequential:
             raise ValueError("`passes` is for `sequential=True`; otherwise memory decides.")
+    return methods
+
+
+def checked_methods(method: Any) -> tuple[AbstractLadder, ...]:
+    """One ladder or several, or a `ValueError`."""
+    methods = tuple(method) if isinstance(method, list | tuple) else (method,)
+    if not methods or not all(isinstance(each, AbstractLadder) for each in methods):
+        raise ValueError(
+            "`method` must be a ladder, such as `ActivationWeighted()`, `TruncatedSVD()` or "
+            f"`RoundToNearest()`, or a list of some; got {method!r}."
+        )
+    twice = [str(each) for each in methods if methods.count(each) > 1]
+    if twice:
+        raise ValueError(f"`method` holds {twice[0]} more than once.")
     return methods
 
 

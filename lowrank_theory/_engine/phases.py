@@ -1,7 +1,6 @@
 """The two phases of a compression: sizes are chosen, then layers fitted one after the other."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -70,24 +69,37 @@ class Phases:
                 self.step(path)
         made = {}
         if make:
-            made = self.at(choices, taken)
+            made = self.at({path: each.fits for path, each in choices.items()}, taken)
         return taken, made, known
 
     def at(
-        self, choices: Mapping[str, Choices], taken: Mapping[str, Origin]
+        self, fits: Mapping[str, Sequence[AbstractFit]], taken: Mapping[str, Origin]
     ) -> dict[str, FittedLayer]:
-        """The layers of these sizes, as they were fitted to be chosen."""
-        return {path: self._at(choices[path].fits[m], m, k) for path, (m, k) in taken.items()}
+        """The layers of these sizes. Raises `ValueError` where a fit has not the size."""
+        made = {}
+        for path, (method, size) in taken.items():
+            fit = fits[path][method]
+            if not fit.has(size):
+                raise ValueError(f"Of {path}, {fit.why_not(size)}. Leave it out by `select`.")
+            made[path] = self._at(fit, method, size)
+        return made
 
     def choices(
-        self, blocks: Sequence[Sequence[str]], *, keep: bool, half: int | None = None
+        self,
+        blocks: Sequence[Sequence[str]],
+        *,
+        keep: bool,
+        half: int | None = None,
+        watch: Callable[[str, list[Observed]], None] | None = None,
     ) -> dict[str, Choices]:
         """What each weight may become, for a budget; with the layers of all sizes, if these are to
         be kept. With the number of batches in the first `half` the layers are fitted to these, and
-        their losses are those on the others.
+        their losses are those on the others. `watch(path, matrices)` is shown what these saw.
         """
         choices: dict[str, Choices] = {}
-        for path, _, found in self._each(blocks, half):
+        for path, matrices, found in self._each(blocks, half):
+            if watch is not None:
+                watch(path, matrices)
             if why := found.nothing_saves():
                 self.remarks[path] = why
             choices[path] = found if keep else found.without_fits()
@@ -135,15 +147,13 @@ class Phases:
                 self.step(path)
         return made
 
-    def every_fit(
-        self, blocks: Sequence[Sequence[str]]
-    ) -> dict[str, list[Callable[[int], FittedLayer]]]:
-        """Of each layer, by each method, the layer of each size, fitted to all batches."""
+    def every_fit(self, blocks: Sequence[Sequence[str]]) -> dict[str, list[AbstractFit]]:
+        """The layers at all sizes of all methods, fitted to all batches."""
         made = {}
         for block in blocks:
             limits = {path: self._limit(path) for path in block}
             for path, _, fits in self._fits(block, limits):
-                made[path] = [functools.partial(self._at, fit, m) for m, fit in enumerate(fits)]
+                made[path] = fits
                 self.step(path)
         return made
 
@@ -179,7 +189,7 @@ class Phases:
     def _each(
         self, blocks: Sequence[Sequence[str]], half: int | None = None
     ) -> Iterator[tuple[str, list[Observed], Choices]]:
-        """The layers, with what they saw and what they may become."""
+        """The layers, with what they saw where they are judged, and what they may become."""
         limits = {path: self._limit(path) for block in blocks for path in block}
         for block in blocks:
             for path, matrices, fits in self._fits(block, limits, half=half):
@@ -211,7 +221,7 @@ class Phases:
             judged = None if half is None else weight.observed(seen[1].slices(path))
             methods = self.methods if only is None else self.methods[only[path] :][:1]
             fits = [fitted(weight, matrices, m, limits[path], judged) for m in methods]
-            yield path, matrices, fits
+            yield path, judged or matrices, fits
 
     def _at(self, fit: AbstractFit, method: int, size: int) -> FittedLayer:
         """The layer of this size, under the name of its kind."""
