@@ -60,10 +60,8 @@ def plans_of(
     """
     plans: dict[str, Plan] = {}
     unmet: dict[str, str] = {}
-    every = {path: (each, [each.of_kind(k) for k in range(len(kinds))])
-             for path, each in choices.items()}  # fmt: skip
-    for number, name in enumerate([MIXTURE, *kinds]):
-        those = {p: one[number - 1] if number else whole for p, (whole, one) in every.items()}
+    every = {kind: _of_kind(choices, number) for number, kind in enumerate(kinds)}
+    for name, those in {MIXTURE: choices, **every}.items():
         try:
             plans[name] = planned(those, share)
         except ValueError as error:
@@ -73,6 +71,10 @@ def plans_of(
         best = min(plans.values(), key=lambda plan: plan.loss)
         plans[MIXTURE] = dataclasses.replace(best, lower_bound=bound)
     return plans, unmet
+
+
+def _of_kind(choices: Mapping[str, Choices], number: int) -> dict[str, Choices]:
+    return {path: each.of_kind(number) for path, each in choices.items()}
 
 
 def kind_of(plan: Plan, kinds: Sequence[str]) -> str:
