@@ -106,6 +106,13 @@ class Options:
         """How many options cost less than the dense layer."""
         return int(np.searchsorted(self.costs, self.dense))
 
+    def up_to(self, last: int) -> "Options":
+        """With this option in the place of the dense layer: those before it, by what they lose
+        more.
+        """
+        more = np.maximum(self.losses[:last] - self.losses[last], 0)
+        return Options(self.costs[:last], more, int(self.costs[last]))
+
     def points(self) -> tuple[list[int | None], Float[np.ndarray, "options 2"]]:
         """The options, from cheap to dear, and the cost and the loss of each. One that costs no
         less and loses no less than another is left out.

@@ -34,7 +34,7 @@ from jaxtyping import PyTree
 
 from lowrank_theory._engine.choices import Origin, Won, stays
 from lowrank_theory._engine.competition import MIXTURE, Candidates, half_of, kind_of, plans_of
-from lowrank_theory._engine.compressed import Candidate, Compressed, layers_of
+from lowrank_theory._engine.compressed import Candidate, Compressed, layers_of, nested_of
 from lowrank_theory._engine.fits import FittedLayer, errors_are_of_outputs, kinds_of, needs_of
 from lowrank_theory._engine.observation import Observation, Survey
 from lowrank_theory._engine.observer import Observer
@@ -66,6 +66,7 @@ def compress(
     *,
     method: Methods = DATA_DRIVEN,
     sequential: bool = False,
+    every_size: bool = False,
     select: Callable[[str], bool] | None = None,
     calibration: type[AbstractCalibration] = Calibration,
     passes: int | None = None,
@@ -107,12 +108,17 @@ def compress(
     8. A warning says where it is so. `progress(path, done, total)` is called after each layer of a
     phase.
 
+    Factors of nested ranks hold those of all smaller ones, so a network compressed to a budget by
+    `ActivationWeighted` or `TruncatedSVD` is every smaller one, too: `Compressed.at`. What stays
+    dense in it stays dense in those; with `every_size`, which is for such networks, nothing does of
+    which a rank saves anything, and the largest may lose more for it.
+
     Raises `ValueError` for what `observe` refuses, for batches that can be gone through only once,
     a budget that cannot be met, naming the weights that cannot be replaced, or that counts what a
     method cannot save, the same method twice, a single batch for several under a budget, and
     statistics that do not fit into memory.
     """
-    methods = _check(target, method, sequential, passes)
+    methods = _check(target, method, sequential, passes, every_size=every_size)
     budget = target if len(methods) > 1 and isinstance(target, AbstractBudget) else None
     apart = budget is not None
     given = function, parameters, batches, target, methods
@@ -128,7 +134,7 @@ def compress(
     if budget is not None:
         taken, known, won = _best(phases, blocks, budget.share, ready.candidates, batches)
     else:
-        taken, made, known = phases.chosen(blocks, make=not sequential)
+        taken, made, known = phases.chosen(blocks, make=not sequential, every_size=every_size)
     if sequential or apart:
         made = phases.made(later or blocks, taken, sequential=sequential)
     network = function, parameters
@@ -138,12 +144,15 @@ def compress(
         "target": str(target),
         "method": ", ".join(map(str, methods)),
         "sequential": sequential,
+        "every_size": every_size,
         "passes": passes,
         "squared_errors": sum(each.relative_error**2 for each in made.values()),
         "not_followed": {path: "; ".join(why) for path, why in survey.not_followed.items()},
         **known,
     }
-    return Compressed(*network, layers_of(weights, made, remarks, won), provenance)
+    layers = layers_of(weights, made, remarks, won)
+    nested = None if len(methods) > 1 else nested_of(target, weights, made)
+    return Compressed(*network, layers, provenance, nested)
 
 
 class Prepared(NamedTuple):
@@ -240,7 +249,7 @@ def _best(
 
 
 def _check(
-    target: Any, method: Any, sequential: bool, passes: int | None
+    target: Any, method: Any, sequential: bool, passes: int | None, *, every_size: bool
 ) -> tuple[AbstractLadder, ...]:
     if not isinstance(target, AbstractTarget):
         raise ValueError(
@@ -253,6 +262,11 @@ def _check(
         raise ValueError(
             "`RankRule` finds ranks: give it one method whose ranks are nested, "
             f"`ActivationWeighted()` or `TruncatedSVD()`; got {method!r}."
+        )
+    if every_size and not (nested and len(methods) == 1 and isinstance(target, AbstractBudget)):
+        raise ValueError(
+            "`every_size` is for a budget, such as `Bytes(0.5)`, and one method whose ranks are "
+            f"nested, `ActivationWeighted()` or `TruncatedSVD()`; got {target!r} and {method!r}."
         )
     if sequential and not needs_of(methods):
         names = " and ".join(f"`{type(each).__name__}`" for each in methods)

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
 from lowrank_theory._engine.choices import Won
 from lowrank_theory._engine.compressed_file import read, write
-from lowrank_theory._engine.fits import FittedLayer
+from lowrank_theory._engine.fits import FittedLayer, storage_of_rank
 from lowrank_theory._engine.follow import is_array
+from lowrank_theory._engine.nested import Nested, NestedLayer, Ranks, sliced
 from lowrank_theory._engine.observation import by_reason
-from lowrank_theory._engine.replace import leaves_by_path, replace
+from lowrank_theory._engine.replace import leaves_by_path, replace, with_leaves
+from lowrank_theory._engine.targets import AbstractBudget, AbstractTarget
 from lowrank_theory._engine.views import MatrixView
 from lowrank_theory._engine.weights import Weight
+from lowrank_theory.approximations import AbstractApproximation, Affine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,21 @@ class CompressedLayer:
             return None
         return self.rival_loss - self.loss
 
+    def at_rank(self, made: AbstractApproximation, ranks: Ranks) -> "CompressedLayer":
+        """Cut to the last of these ranks, as what was made."""
+        assert self.rank is not None
+        rank = len(ranks.losses)
+        return dataclasses.replace(
+            self,
+            size=f"rank {rank}",
+            rank=rank,
+            relative_error=float(np.sqrt(ranks.losses[-1])),
+            certified=bool(ranks.certified[-1]),
+            parameters=made.storage.numbers,
+            bytes=made.storage.bytes,
+            multiply_adds=self.multiply_adds * rank // self.rank,
+        )
+
     def counted_with(self, path: str) -> "CompressedLayer":
         """Of another leaf that is the array at this path."""
         counts = ("parameters", "bytes", "multiply_adds")
@@ -109,6 +128,28 @@ def layers_of(
         layers[path] = CompressedLayer.of(weight, *given)
         layers |= {other: layers[path].counted_with(path) for other in weight.tied}
     return layers
+
+
+def nested_of(
+    target: AbstractTarget, weights: Mapping[str, Weight], made: Mapping[str, FittedLayer]
+) -> Nested | None:
+    """What smaller networks the layers hold: `None` where the target is no budget, or a layer is
+    not cut from nested ones.
+    """
+    if not isinstance(target, AbstractBudget) or any(e.ranks is None for e in made.values()):
+        return None
+    layers = {}
+    for path, weight in weights.items():
+        rows, each, costs = weight.site.rows, made.get(path), []
+        if each is not None and each.rank is not None:
+            shifted = isinstance(each.approximation, Affine)
+            ranks = range(1, each.rank + 1)
+            taken = (storage_of_rank(weight.view, r, weight.dtype, shifted) for r in ranks)
+            costs = [target.cost(storage, rows) for storage in taken]
+        dense = target.cost(weight.dense, rows)
+        prices = np.array(costs, np.int64)
+        layers[path] = NestedLayer(dense, prices, each and each.ranks, weight.tied)
+    return Nested(type(target).__name__, target.share, layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +178,8 @@ class Compressed:
       sum of all relative `squared_errors`, and why selected leaves were `not_followed`. Under a
       budget also what was `planned`, that sum with each layer on its own, and a `lower_bound` on it
       for all sizes within the budget. Of several methods both are of losses on the second half of
-      the batches; which was `returned`, a method or the mixture, and the `candidates`.
+      the batches; which was `returned`, a method or the mixture, and the `candidates`;
+    - `nested`: where `at` makes smaller networks of this one, what they cost and lose.
 
     `print` shows all of this, and what is kept as a share of the weights followed and of all.
     """
@@ -146,6 +188,7 @@ class Compressed:
     parameters: PyTree
     layers: Mapping[str, CompressedLayer]
     provenance: Mapping[str, Any]
+    nested: Nested | None = None
 
     @property
     def parameter_count(self) -> int:
@@ -204,6 +247,56 @@ class Compressed:
         """How many they took."""
         return sum(layer.dense_multiply_adds for layer in self.layers.values())
 
+    def at(self, share: float) -> "Compressed":
+        r"""The network at a smaller share of the same budget, by slices of its factors.
+
+        ```python
+        largest = compress(function, parameters, batches, Bytes(0.5))
+        largest.save(file)  # and anywhere, at any time:
+        small = load_compressed(file, function, parameters).at(0.2)
+        ```
+
+        Nothing is fitted: no data, no decomposition. The ranks are those of least loss in sum
+        within the share, among those up to the ranks that this network has; what is dense in it
+        stays dense. They are the ranks, and the network is bit for bit the network, of `compress`
+        at that share, wherever that has no larger rank and leaves the same layers dense: which it
+        does if both are made with `every_size`. (A sequence is fitted once, at the largest ranks:
+        there they are not.) The function is the
+        same, and under `jax.jit` compiles once for each choice of ranks.
+
+        For networks compressed to a budget by one method whose ranks are nested,
+        `ActivationWeighted` or `TruncatedSVD`. Raises `ValueError` for any other, for a share
+        above the one it was compressed to, and one that cannot be met.
+        """
+        if self.nested is None:
+            raise ValueError(
+                "`at` slices factors whose ranks are nested, and the network was made by "
+                f"{self.provenance.get('method', 'hand')} for "
+                f"{self.provenance.get('target', 'no target')}. Compress to a budget, such as "
+                "`Bytes(0.5)`, by `ActivationWeighted()` or `TruncatedSVD()` alone."
+            )
+        found = self.nested.at(share)
+        nested = self.nested.cut(share, found.ranks)
+        layers, leaves = dict(self.layers), leaves_by_path(self.parameters)
+        cut: dict[str, Any] = {}
+        for path, rank in found.ranks.items():
+            ranks, others = nested.layers[path].ranks, nested.layers[path].tied
+            assert ranks is not None
+            made = sliced(leaves[path], rank, ranks.means)
+            layers[path] = layers[path].at_rank(made, ranks)
+            layers |= {other: layers[path].counted_with(path) for other in others}
+            cut |= dict.fromkeys((path, *others), made)
+        provenance = {
+            **self.provenance,
+            "target": f"{nested.budget}(share={nested.share})",
+            "cut_from": self.provenance.get("cut_from", self.provenance["target"]),
+            "squared_errors": sum(layer.relative_error**2 for layer in layers.values()),
+            "planned": found.loss,
+            "lower_bound": found.lower_bound,
+        }
+        parameters = with_leaves(self.parameters, cut)
+        return Compressed(self.function, parameters, layers, provenance, nested)
+
     def _others(self) -> Iterable[Any]:
         """The arrays that are no layers, each once."""
         stored = leaves_by_path(self.parameters).items()
@@ -213,7 +306,7 @@ class Compressed:
         """Write the compressed network to a safetensors file, all or nothing. `load_compressed`
         reads it.
         """
-        write(self.parameters, self.layers, self.provenance, path)
+        write(self.parameters, self.layers, self.provenance, self.nested, path)
 
     def __repr__(self) -> str:
         rows = [
@@ -289,7 +382,7 @@ def load_compressed(
     holds something else, was written by a newer version of this library, or is of a network with
     other leaves.
     """
-    filled, entries, given, provenance = read(Path(path), parameters)
+    filled, entries, given, provenance, nested = read(Path(path), parameters)
     run, smaller = replace(function, filled, given)
     layers = {name: CompressedLayer(**entry) for name, entry in entries.items()}
-    return Compressed(run, smaller, layers, provenance)
+    return Compressed(run, smaller, layers, provenance, nested)

@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError
 
 from lowrank_theory._engine.follow import is_array
+from lowrank_theory._engine.nested import Nested, packed, unpacked
 from lowrank_theory._engine.views import Convolution, MatrixView, Piece
 from lowrank_theory._files import check_writable, write_atomically
 from lowrank_theory._numerics import float64
@@ -39,6 +40,7 @@ def write(
     parameters: PyTree,
     layers: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    nested: Nested | None,
     path: str | os.PathLike[str],
 ) -> None:
     """Write the parameters of a compressed network and what is known of its layers, in one step.
@@ -52,6 +54,8 @@ def write(
     network = _named(parameters, views)
     leaves = {name: leaf for name, leaf in _named(parameters).items() if is_array(leaf)}
     arrays = {name: _stored(leaf) for name, leaf in leaves.items()}
+    sizes, beside = (None, {}) if nested is None else packed(nested)
+    arrays |= beside
     what = {
         "network": {
             name: _array(leaf.dtype, views[name].shape) if name in views else _described(leaf)
@@ -62,6 +66,7 @@ def write(
         "layers": {name: dataclasses.asdict(each) for name, each in layers.items()},
         "approximations": {name: described(network[name]) for name in views},
         "provenance": provenance,
+        "nested": sizes,
     }
     try:
         content = _FILE.pack(arrays, **what)
@@ -70,9 +75,12 @@ def write(
     write_atomically(path, content)
 
 
-def read(path: Path, parameters: PyTree) -> tuple[PyTree, dict[str, Entry], Given, Any]:
+def read(
+    path: Path, parameters: PyTree
+) -> tuple[PyTree, dict[str, Entry], Given, Any, Nested | None]:
     """The parameters with what was kept of them, what the file says of each layer, what stands for
-    those that were replaced, and the provenance. Refuses as `load_compressed` does.
+    those that were replaced, the provenance, and what smaller sizes it holds. Refuses as
+    `load_compressed` does.
     """
     header, arrays, entries, given = _read(path)
     leaves, tree = jax.tree_util.tree_flatten_with_path(parameters)
@@ -92,7 +100,8 @@ def read(path: Path, parameters: PyTree) -> tuple[PyTree, dict[str, Entry], Give
         _restored(arrays[name], leaf, header["keys"].get(name)) if name in arrays else leaf
         for name, leaf in named.items()
     ]
-    return jax.tree.unflatten(tree, filled), entries, given, header["provenance"]
+    whole = jax.tree.unflatten(tree, filled)
+    return whole, entries, given, header["provenance"], header["nested"]
 
 
 def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, Entry], Given]:
@@ -121,6 +130,8 @@ def _read(path: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, Entry], Giv
             given = {name: _first_version(name, arrays) for name in replaced}
         else:
             given = {name: restored(kinds[name], arrays.__getitem__, name) for name in replaced}
+        sizes = header.get("nested")  # files of before have none
+        found["nested"] = None if sizes is None else unpacked(sizes, arrays)
     except (AttributeError, LookupError, TypeError, ValueError) as problem:
         raise _FILE.refusal(path, f"is damaged ({problem!r})") from None
     return found, arrays, layers, given

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from lowrank_theory._engine.nested import Means, Ranks
 from lowrank_theory._engine.views import MatrixView
 from lowrank_theory._engine.weights import Weight
 from lowrank_theory.approximations import (
@@ -44,7 +46,7 @@ Seen = AbstractCalibration | None
 
 @dataclasses.dataclass(frozen=True)
 class FittedLayer:
-    """What stands for a layer, and how far it is from it."""
+    """What stands for a layer, and how far it is from it; where ranks are nested, all up to it."""
 
     approximation: AbstractApproximation
     method: str
@@ -52,6 +54,7 @@ class FittedLayer:
     rank: int | None
     relative_error: float
     certified: bool
+    ranks: Ranks | None = None
 
 
 class AbstractFit(abc.ABC):
@@ -94,7 +97,7 @@ class NestedFit(AbstractFit):
     """A layer at the ranks from 1 to the `largest` up to a `limit` that is finite.
 
     - `left`, `right`, and `shifts`, one for each rank from 0: the factors of all slices, in the
-      dtype in which they will be stored;
+      dtype in which they will be stored; `means`, of which the shifts are made;
     - `measured`: the errors of these numbers, from rank 0 on;
     - `exact`, at all ranks, and `least`, as far as it is surely known: the relative squared errors
       of the best layers, whose numbers are not rounded. Where the method has another aim than
@@ -107,6 +110,7 @@ class NestedFit(AbstractFit):
     left: Float[np.ndarray, "slices inputs rank"]
     right: Float[np.ndarray, "slices rank outputs"]
     shifts: Float[np.ndarray, "slices ranks outputs"] | None
+    means: Means | None
     measured: Measured
     exact: Float[np.ndarray, " all_ranks"]
     least: Float[np.ndarray, " all_ranks"] | None
@@ -137,16 +141,24 @@ class NestedFit(AbstractFit):
 
     def at(self, size: int) -> FittedLayer:
         """Of rank `size` + 1."""
-        rank, upper = size + 1, float(self.measured.upper[size + 1])
+        rank = size + 1
         factors: Any = LowRank(
             _stacked(self.view, self.left[..., :rank]), _stacked(self.view, self.right[:, :rank])
         )
         if self.shifts is not None:
             factors = Affine(factors, _stacked(self.view, self.shifts[:, rank]))
-        error = float(np.sqrt(self.measured.squares[rank]))
-        least = error if self.least is None else float(np.sqrt(self.least[rank]))
-        certified = _certified(upper, least, self.tolerance) and self.measured.norm > 0
-        return FittedLayer(factors, _name(self.method), f"rank {rank}", rank, error, certified)
+        ranks = self._ranks.cut(rank)
+        error, certified = float(np.sqrt(ranks.losses[size])), bool(ranks.certified[size])
+        name = _name(self.method)
+        return FittedLayer(factors, name, f"rank {rank}", rank, error, certified, ranks)
+
+    @functools.cached_property
+    def _ranks(self) -> Ranks:
+        """All of them."""
+        squares = self.measured.squares if self.least is None else self.least
+        least = np.sqrt(squares[1 : self.largest + 1])
+        certified = _certified(self.measured.upper[1:], least, self.tolerance)
+        return Ranks(self.losses, certified & (self.measured.norm > 0), self.means)
 
     def why_not(self, size: int) -> str:
         """The rank would save nothing, or is not finite."""
@@ -201,7 +213,7 @@ class ListedFit(AbstractFit):
     def at(self, size: int) -> FittedLayer:
         """Of this size."""
         error, upper = (float(np.sqrt(each[size])) for each in (self.losses, self.upper_losses))
-        certified = _certified(upper, error, NEAR_OPTIMAL) and self.measured[size].norm > 0
+        certified = bool(_certified(upper, error, NEAR_OPTIMAL)) and self.measured[size].norm > 0
         made, name = self.approximations[size], self.names[size]
         return FittedLayer(made, _name(self.method), name, None, error, certified)
 
@@ -219,8 +231,8 @@ class ListedFit(AbstractFit):
         return f"with {self.names[best]} it errs by {np.sqrt(self.losses[best]):.2%}"
 
 
-def _certified(upper: float, least: float, tolerance: float) -> bool:
-    return upper <= max((1 + tolerance) * least, least + NEGLIGIBLE)
+def _certified(upper: Any, least: Any, tolerance: float) -> Any:
+    return upper <= np.maximum((1 + tolerance) * least, least + NEGLIGIBLE)
 
 
 def _name(method: AbstractLadder) -> str:
@@ -263,14 +275,15 @@ def _nested(
         for sides in zip(*(_leading(sweep, limit) for sweep in sweeps), strict=True)
     )
     left, right = balanced(left, right, dtype)
-    shifts = None
+    shifts = means = None
     if method.needs:
-        parts = zip(weights, left, right, seen, strict=True)
-        shifts = rounded(_is_affine(matrices) * np.stack([_shifts(*each) for each in parts]), dtype)
+        means = _means(weights, left, seen, kept=_is_affine(matrices))
+        shifts = rounded(means.shifts(right), dtype)
         shifts[:, 0] = 0  # the mean output itself, which may be too large
     largest = _finite(left, right, shifts)
     left, right = left[..., :largest], right[:, :largest]
     shifts = None if shifts is None else shifts[:, : largest + 1]
+    means = means and means.cut(largest)
     measured = measured_errors(weights, left, right, shifts, _given(judged or matrices)[1])
     tolerance = sweeps[0].certificates.tolerance
     exact, least = _unrounded(weight.path, sweeps, measured.norm)
@@ -278,7 +291,7 @@ def _nested(
         # It aims at others, or at the weights, and these are errors of the outputs.
         exact, least = np.zeros_like(exact), None
     return NestedFit(
-        method, weight.view, limit, left, right, shifts, measured, exact, least, tolerance
+        method, weight.view, limit, left, right, shifts, means, measured, exact, least, tolerance
     )
 
 
@@ -410,13 +423,17 @@ def _leading(sweep: EveryRank, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(factors.left)[:, :rank], np.asarray(factors.right)[:rank]
 
 
-def _shifts(weights: np.ndarray, left: np.ndarray, right: np.ndarray, seen: Any) -> np.ndarray:
-    """Those that keep the mean output, for each rank of the factors as they are stored."""
-    weights, left, right = (np.asarray(each, np.float64) for each in (weights, left, right))
+def _means(weights: np.ndarray, left: np.ndarray, seen: Sequence[Any], *, kept: bool) -> Means:
+    """Those to be kept, with the factors as they are stored; zeros where they are not `kept`."""
+    parts = [
+        [np.asarray(each, np.float64) for each in (calibration.mean, calibration.layer_input_mean)]
+        for calibration in seen
+    ]
+    weights, left = (np.asarray(each, np.float64) for each in (weights, left))
     with np.errstate(all="ignore"):
-        mean = np.asarray(seen.mean, np.float64) @ weights
-        steps = (np.asarray(seen.layer_input_mean, np.float64) @ left)[:, None] * right
-        return mean - np.cumsum(np.vstack([np.zeros_like(mean), steps]), axis=0)
+        outputs = [before @ each for (before, _), each in zip(parts, weights, strict=True)]
+        behind = [after @ each for (_, after), each in zip(parts, left, strict=True)]
+        return Means(kept * np.stack(outputs), kept * np.stack(behind))
 
 
 def _shift(weights: np.ndarray, matrix: np.ndarray, seen: Any) -> np.ndarray:

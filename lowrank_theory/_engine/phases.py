@@ -45,17 +45,18 @@ class Phases:
     step: Callable[[str], None]
 
     def chosen(
-        self, blocks: Sequence[Sequence[str]], *, make: bool
+        self, blocks: Sequence[Sequence[str]], *, make: bool, every_size: bool = False
     ) -> tuple[Mapping[str, Origin], dict[str, FittedLayer], dict[str, float]]:
         """The size of each layer that does not stay dense; if asked for, the layers of these sizes;
-        and what is known of the best ones under a budget.
+        and what is known of the best ones under a budget, by which for `every_size` no layer stays
+        dense that some size makes cheaper.
         """
         taken: Mapping[str, Origin] = {}
         choices: dict[str, Choices] = {}
         known: dict[str, float] = {}
         if isinstance(self.target, AbstractBudget):
             choices = self.choices(blocks, keep=make)
-            plan = self.planned(choices, self.target.share)
+            plan = self.planned(choices, self.target.share, every_size=every_size)
             taken, known = plan.taken, {"planned": plan.loss, "lower_bound": plan.lower_bound}
         else:
             taken = {}
@@ -106,12 +107,14 @@ class Phases:
             self.step(path)
         return {path: choices.get(path) or self._none(path) for path in self.weights}
 
-    def planned(self, choices: Mapping[str, Choices], share: float) -> Plan:
+    def planned(
+        self, choices: Mapping[str, Choices], share: float, *, every_size: bool = False
+    ) -> Plan:
         """The sizes at this share of what the layers cost dense. It adds to the remarks why a layer
         stays dense.
         """
         try:
-            plan = planned(choices, share)
+            plan = planned(choices, share, every_size=every_size)
         except ValueError as error:
             raise stays(error, self.remarks) from None
         self.leave_dense(plan)

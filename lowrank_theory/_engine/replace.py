@@ -114,6 +114,17 @@ def leaves_by_path(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
+def with_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """The tree with these leaves at their paths; what stands for a matrix is one leaf."""
+
+    def at(path: Any, leaf: Any) -> Any:
+        return leaves.get(jax.tree_util.keystr(path), leaf)
+
+    return jax.tree_util.tree_map_with_path(
+        at, tree, is_leaf=lambda leaf: isinstance(leaf, AbstractApproximation)
+    )
+
+
 def _fitting(name: str, given: Any, leaf: Any) -> AbstractApproximation:
     if not isinstance(given, AbstractApproximation):
         raise ValueError(
