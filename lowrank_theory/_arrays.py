@@ -2,13 +2,16 @@
 
 The kind of its `key` decides where a law is drawn: a JAX key draws with JAX, under `jit` and `vmap`
 too; a `numpy.random.Generator` draws with NumPy, which compiles nothing. A law asks `namespace` for
-the module to compute with; here is the little that the two modules do not share.
+the module to compute with; here is the little that the two modules do not share, and
+`of_either_key`, which lets a setting be drawn by one text.
 """
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +21,7 @@ from jaxtyping import PRNGKeyArray
 from lowrank_theory import _numerics
 
 Key: TypeAlias = PRNGKeyArray | np.random.Generator
+Text = TypeVar("Text", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     Drawn: TypeAlias = Any  # a JAX array or a NumPy array, as the key says
@@ -47,3 +51,30 @@ def solve_triangular(triangle: Any, right: Any) -> Any:
 def after(finished: Any, waiting: Any) -> Any:
     """The same array or key, to be used only once `finished` is computed, as NumPy does."""
     return waiting if namespace(waiting) is np else _numerics.after(finished, waiting)
+
+
+def of_either_key(text: Text, *, jit: Callable[[Any], Any] = eqx.filter_jit) -> Text:
+    """The `draw(self, *, key)` of a setting, from its text: with a JAX key compiled by `jit`, in
+    float64, under `jit` and `vmap` too; with a `numpy.random.Generator` as it stands, with NumPy.
+
+    Both draw of the same laws, though other numbers. Raises `ValueError` for any other key.
+    """
+
+    @jit
+    def compiled(setting: Any, key: PRNGKeyArray) -> Any:
+        return text(setting, key=key)
+
+    @functools.wraps(text)
+    def draw(self: Any, *, key: Key) -> Any:
+        if isinstance(key, np.random.Generator):
+            with np.errstate(all="ignore"):  # what comes out is checked
+                return text(jax.tree.map(_at_hand, self), key=key)
+        key = _numerics.check_key("key", key)
+        with _numerics.float64():
+            return compiled(self, key)
+
+    return draw  # pyright: ignore[reportReturnType]
+
+
+def _at_hand(leaf: Any) -> Any:
+    return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf

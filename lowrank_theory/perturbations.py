@@ -7,24 +7,16 @@ of $A + Z$: of its singular values, of its leading singular vectors, of its trun
 import math
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import (
-    AnyArray,
-    after,
-    check_array,
-    check_count,
-    check_same,
-    float64,
-    matmul,
-)
-from lowrank_theory._random import normal
-from lowrank_theory.generators.activations import haar
+from lowrank_theory._arrays import Drawn, Key, after, matmul, namespace, of_either_key
+from lowrank_theory._numerics import AnyArray, check_array, check_count, check_same, float64
+from lowrank_theory._random import normal, split
+from lowrank_theory.generators.activations import haar, orthonormal
 
 
 class Perturbation(eqx.Module):
@@ -121,31 +113,23 @@ class PerturbationSetting(eqx.Module):
                 f"`symmetric` needs a square matrix; got {rows} rows and {columns} columns."
             )
 
-    def draw(self, *, key: PRNGKeyArray) -> Perturbation:
-        """A random instance, in float64; works under `jit` and `vmap`."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: PerturbationSetting, key: PRNGKeyArray) -> Perturbation:
-    keys = jax.random.split(key, 4)
-    count = min(setting.rows, setting.columns)
-    u = haar(setting.rows, count, key=keys[0])
-    v = haar(setting.columns, count, key=after(u, keys[1]))
-    x = _turned(u, setting.alignment, key=after(v, keys[2]))
-    y = _turned(v, setting.alignment, key=after(x, keys[3]))
-    if setting.rows == setting.columns:
-        v, y = (jnp.where(setting.symmetric, left, right) for left, right in ((u, v), (x, y)))
-    return Perturbation(
-        matmul(u * setting.signal, v.T), matmul(x * setting.noise, y.T), setting.rank
-    )
+    @of_either_key
+    def draw(self, *, key: Key) -> Perturbation:
+        """A random instance, in float64, with a key of JAX or a generator of NumPy."""
+        xp, keys = namespace(key), split(key, 4)
+        count = min(self.rows, self.columns)
+        u = haar(self.rows, count, key=keys[0])
+        v = haar(self.columns, count, key=after(u, keys[1]))
+        x = _turned(u, self.alignment, key=after(v, keys[2]))
+        y = _turned(v, self.alignment, key=after(x, keys[3]))
+        if self.rows == self.columns:
+            v, y = (xp.where(self.symmetric, left, right) for left, right in ((u, v), (x, y)))
+        return Perturbation(matmul(u * self.signal, v.T), matmul(x * self.noise, y.T), self.rank)
 
 
 def _turned(
-    basis: Float[Array, "length count"], alignment: Float[AnyArray, ""], *, key: PRNGKeyArray
-) -> Float[Array, "length count"]:
+    basis: Float[Drawn, "length count"], alignment: Float[AnyArray, ""], *, key: Key
+) -> Float[Drawn, "length count"]:
     """Orthonormal vectors that mix those of the basis with random ones."""
     random = normal(key, basis.shape) / math.sqrt(len(basis))
-    q, r = jnp.linalg.qr(alignment * basis + (1 - alignment) * random)
-    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+    return orthonormal(alignment * basis + (1 - alignment) * random)

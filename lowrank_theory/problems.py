@@ -6,16 +6,17 @@ see, and `Truth`. A real layer, of which no truth is known, is a `Layer`.
 
 import abc
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._arrays import Key, after, matmul, namespace
+from lowrank_theory._arrays import Key, after, matmul, namespace, of_either_key
 from lowrank_theory._compilation import jit_by_size
 from lowrank_theory._described import Described
 from lowrank_theory._numerics import (
@@ -23,7 +24,6 @@ from lowrank_theory._numerics import (
     cast,
     check_array,
     check_count,
-    check_key,
     check_rank,
     check_same,
     float64,
@@ -342,12 +342,7 @@ class Setting(Described):
         With a `numpy.random.Generator` for a key it is drawn with NumPy: of the same laws, though
         other numbers, and without a compilation. Raises `ValueError` if the numbers leave float64.
         """
-        if isinstance(key, np.random.Generator):
-            with np.errstate(all="ignore"):  # what comes out is checked
-                return self.draw_parts(key=key).problem()
-        key = check_key("key", key)
-        with float64():
-            problem = _draw(self, key)
+        problem = _draw(self, key=key)
         _check_fits(problem.truth.target_weights, problem.truth.noise, problem.observed.outputs)
         return problem
 
@@ -387,15 +382,27 @@ def _check_fits(*drawn: Any) -> None:
         )
 
 
-@jit_by_size(lambda s, key: (s.samples + s.inputs) * (s.inputs + s.outputs))
-def _draw(setting: Setting, key: PRNGKeyArray) -> Problem:
-    return setting.draw_parts(key=key).problem()
+_soon = jit_by_size(lambda s, key: (s.samples + s.inputs) * (s.inputs + s.outputs))
 
 
-class Parts(eqx.Module):
+@functools.partial(of_either_key, jit=_soon)
+def _draw(setting: Setting, *, key: Key) -> Problem:
+    return setting.draw_parts(key=key).instance()
+
+
+class AbstractParts(eqx.Module):
+    """What is random of an instance, as the `draw_parts` of a setting gives it. All else follows,
+    and a program that measures the instance computes only what it uses of it.
+    """
+
+    @abc.abstractmethod
+    def instance(self) -> Any:
+        """The instance that follows; call it inside `float64`."""
+
+
+class Parts(AbstractParts):
     r"""What is random of a problem: its truth and, where they differ from $\tilde X$, the
-    activations. All else follows, and a program that measures the problem computes only what it
-    uses of it.
+    activations.
     """
 
     truth: Truth
@@ -403,7 +410,7 @@ class Parts(eqx.Module):
     link: AbstractLink
     rank: int = eqx.field(static=True)
 
-    def problem(self) -> Problem:
+    def instance(self) -> Problem:
         """The problem; call it inside `float64`."""
         truth, compressed = self.truth, None
         activations = truth.layer_inputs

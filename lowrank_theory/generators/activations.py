@@ -9,6 +9,8 @@ import abc
 import math
 from typing import TYPE_CHECKING
 
+import jax
+import numpy as np
 from jaxtyping import Float
 
 from lowrank_theory._arrays import Drawn, Key, after, matmul, namespace
@@ -32,9 +34,25 @@ else:
 
 def haar(rows: int, columns: int, *, key: Key) -> Float[Drawn, "rows columns"]:
     """`columns <= rows` orthonormal columns, uniformly distributed (Haar)."""
-    xp = namespace(key)
-    q, r = xp.linalg.qr(normal(key, (rows, columns)))
-    return q * xp.where(xp.diagonal(r) < 0, -1.0, 1.0)
+    return orthonormal(normal(key, (rows, columns)))
+
+
+def haar_stack(
+    count: int, rows: int, columns: int, *, key: Key
+) -> Float[Drawn, "count rows columns"]:
+    """So many of them, independent."""
+    if isinstance(key, np.random.Generator):
+        return orthonormal(normal(key, (count, rows, columns)))
+    return jax.lax.map(lambda each: haar(rows, columns, key=each), split(key, count))
+
+
+def orthonormal(
+    columns: Float[Drawn, "*stack rows columns"],
+) -> Float[Drawn, "*stack rows columns"]:
+    """The columns, each without its part along those before it, and of length one."""
+    xp = namespace(columns)
+    q, r = xp.linalg.qr(columns)
+    return q * xp.where(xp.diagonal(r, 0, -2, -1) < 0, -1.0, 1.0)[..., None, :]
 
 
 class AbstractActivations(Described):

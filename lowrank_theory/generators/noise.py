@@ -22,7 +22,15 @@ from lowrank_theory._numerics import (
     keep,
     settle,
 )
-from lowrank_theory._random import laplace, normal, permutation, split, student_t, uniform
+from lowrank_theory._random import (
+    laplace,
+    normal,
+    permutation,
+    signs,
+    split,
+    student_t,
+    uniform,
+)
 
 
 class AbstractNoise(Described):
@@ -103,8 +111,7 @@ class Rademacher(AbstractNoise):
         key: Key,
     ) -> Float[AnyArray, "samples outputs"]:
         """Random signs."""
-        half = uniform(key, _shape(activations, target_weights)) < 0.5
-        return self.scale * namespace(key).where(half, -1.0, 1.0)
+        return self.scale * signs(key, _shape(activations, target_weights))
 
 
 class Uniform(AbstractNoise):

@@ -3,23 +3,23 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Integer
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     check_array,
     check_count,
     check_same,
-    float64,
     safe_divide,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import integers, normal, split
+from lowrank_theory.theorems._quantities import as_known
 from lowrank_theory.theorems._theorem import (
     EQUALITY_IN_EXPECTATION,
     UPPER,
@@ -84,18 +84,17 @@ class TableSetting(eqx.Module):
         for name in ("samples", "codebooks", "count", "outputs"):
             settle(self, name, check_count, 1)
 
-    def draw(self, *, key: PRNGKeyArray) -> CodedTable:
+    @of_either_key
+    def draw(self, *, key: Key) -> CodedTable:
         """A random table, in float64."""
-        with float64():
-            entry_key, code_key = jax.random.split(key)
-            shape = self.codebooks, self.count, self.outputs
-            entries = normal(entry_key, shape)
-            codes = jax.random.randint(code_key, (self.samples, self.codebooks), 0, self.count)
-            if self.half_way:
-                entries = jnp.floor(30 * entries) + 0.5
-                entries = jnp.clip(entries, -127.5, 126.5).at[:, :2].set(0)
-                entries = entries.at[:, 0].set(-128).at[:, 1].set(127)
-            return CodedTable(entries, codes)
+        xp, (entry_key, code_key) = namespace(key), split(key)
+        entries = normal(entry_key, (self.codebooks, self.count, self.outputs))
+        codes = integers(code_key, (self.samples, self.codebooks), self.count)
+        if self.half_way:
+            place = np.arange(self.count)[:, None]
+            between = xp.clip(xp.floor(30 * entries) + 0.5, -127.5, 126.5)
+            entries = xp.where(place == 0, -128.0, xp.where(place == 1, 127.0, between))
+        return CodedTable(entries, codes)
 
 
 _TABLES = {
@@ -170,7 +169,7 @@ class ByteRows(eqx.Module):
         codebooks = self.values.shape[1]
         if codebooks & (codebooks - 1):
             raise ValueError(f"`values` must be of 1, 2, 4, 8, ... codebooks; got {codebooks}.")
-        self.uniform = jnp.asarray(uniform, bool)
+        self.uniform = as_known(uniform)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -198,15 +197,14 @@ class ByteSetting(eqx.Module):
         settle(self, "samples", check_count, 1)
         settle(self, "levels", check_count, 0, 8)
 
-    def draw(self, *, key: PRNGKeyArray) -> ByteRows:
+    @of_either_key
+    def draw(self, *, key: Key) -> ByteRows:
         """Random bytes, in float64."""
-        with float64():
-            shape = self.samples, 2**self.levels
-            if not self.counted:
-                return ByteRows(jax.random.randint(key, shape, 0, 256).astype(float), uniform=True)
-            ones = np.array([place.bit_count() for place in range(shape[1])], float)
-            first = jax.random.randint(key, (shape[0], 1), 0, 240).astype(float)
-            return ByteRows(first + ones)
+        shape = self.samples, 2**self.levels
+        if not self.counted:
+            return ByteRows(integers(key, shape, 256).astype(float), uniform=True)
+        ones = np.array([place.bit_count() for place in range(shape[1])], float)
+        return ByteRows(integers(key, (shape[0], 1), 240).astype(float) + ones)
 
 
 _UNIFORM = {f"{2**levels} codebooks": ByteSetting(1000, levels) for levels in (1, 2, 4, 6)}

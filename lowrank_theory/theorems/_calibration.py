@@ -8,19 +8,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
+from lowrank_theory._arrays import Key, after, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     Number,
-    after,
     check_count,
     check_rank,
-    float64,
-    matmul,
     relative_rank_cutoff,
     safe_divide,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import chi, normal, split
 from lowrank_theory.calibration import Calibration
 from lowrank_theory.generators import activations, spectra, targets
 from lowrank_theory.generators.activations import AbstractActivations, Isotropic, haar
@@ -52,30 +50,23 @@ class CalibrationSetting(eqx.Module):
         """The same layer with `factor` times as many samples."""
         return dataclasses.replace(self, samples=factor * self.samples)
 
-    def draw(self, *, key: PRNGKeyArray) -> Problem:
+    @of_either_key
+    def draw(self, *, key: Key) -> Problem:
         """A layer and the second moments of `samples` rows of it."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: CalibrationSetting, key: PRNGKeyArray) -> Problem:
-    left_key, right_key, normal_key, chi_key, mean_key = jax.random.split(key, 5)
-    size = setting.inputs
-    left = haar(size, size, key=left_key)
-    right = haar(size, size, key=after(left, right_key))
-    weights = matmul(left * setting.spectrum.values(size), right.T)
-    degrees = setting.samples - 1.0 - jnp.arange(size)
-    diagonal = jnp.sqrt(2 * jax.random.gamma(chi_key, degrees / 2, dtype=float))
-    triangle = jnp.tril(normal(normal_key, (size, size)), -1) + jnp.diag(diagonal)
-    mean = normal(mean_key, (size,)) / jnp.sqrt(setting.samples)
-    calibration = Calibration(
-        jnp.asarray(setting.samples, float), mean, matmul(triangle, triangle.T)
-    )
-    nothing = jnp.zeros((1, size))
-    true = jnp.asarray(True)
-    truth = Truth(weights, nothing, nothing, jnp.zeros(()), true, true, jnp.eye(size), true, true)
-    return Problem(Observed(weights=weights, calibration=calibration), truth, setting.rank)
+        left_key, right_key, normal_key, chi_key, mean_key = split(key, 5)
+        xp, size = namespace(key), self.inputs
+        left = haar(size, size, key=left_key)
+        right = haar(size, size, key=after(left, right_key))
+        weights = matmul(left * self.spectrum.values(size), right.T)
+        diagonal = chi(chi_key, self.samples - 1.0 - xp.arange(size))
+        triangle = xp.tril(normal(normal_key, (size, size)), -1) + xp.diag(diagonal)
+        mean = normal(mean_key, (size,)) / xp.sqrt(self.samples)
+        calibration = Calibration(
+            xp.asarray(self.samples, float), mean, matmul(triangle, triangle.T)
+        )
+        nothing, true = xp.zeros((1, size)), xp.asarray(True)
+        truth = Truth(weights, nothing, nothing, xp.zeros(()), true, true, xp.eye(size), true, true)
+        return Problem(Observed(weights=weights, calibration=calibration), truth, self.rank)
 
 
 class FreshRows(eqx.Module):
@@ -97,31 +88,27 @@ class FreshRows(eqx.Module):
             check_count(name, getattr(self, name), 1)
         check_rank(self.rank, self.inputs, self.outputs)
 
-    def draw(self, *, key: PRNGKeyArray) -> Problem:
-        """A layer and its rows, in float64; works under `jit` and `vmap`."""
-        with float64():
-            return _draw_rows(self, key)
-
-
-@eqx.filter_jit
-def _draw_rows(setting: FreshRows, key: PRNGKeyArray) -> Problem:
-    row_key, weight_key = jax.random.split(key)
-    rows, second_moment = setting.activations.draw(setting.samples, setting.inputs, key=row_key)
-    weights = setting.target.draw(
-        jnp.eye(setting.inputs), setting.outputs, setting.rank, key=after(rows, weight_key)
-    )
-    truth = Truth(
-        weights,
-        jnp.zeros((setting.samples, setting.outputs)),
-        rows,
-        noise_scale=jnp.zeros(()),
-        gaussian_noise=jnp.asarray(True),
-        gaussian_rows=jnp.asarray(setting.activations.gaussian_rows),
-        second_moment=second_moment,
-        independent_noise=jnp.asarray(True),
-        independent_weights=jnp.asarray(True),
-    )
-    return Problem(Observed(weights=weights, activations=rows), truth, setting.rank)
+    @of_either_key
+    def draw(self, *, key: Key) -> Problem:
+        """A layer and its rows, in float64."""
+        xp, (row_key, weight_key) = namespace(key), split(key)
+        rows, second_moment = self.activations.draw(self.samples, self.inputs, key=row_key)
+        weights = self.target.draw(
+            xp.eye(self.inputs), self.outputs, self.rank, key=after(rows, weight_key)
+        )
+        true = xp.asarray(True)
+        truth = Truth(
+            weights,
+            xp.zeros((self.samples, self.outputs)),
+            rows,
+            noise_scale=xp.zeros(()),
+            gaussian_noise=true,
+            gaussian_rows=xp.asarray(self.activations.gaussian_rows),
+            second_moment=second_moment,
+            independent_noise=true,
+            independent_weights=true,
+        )
+        return Problem(Observed(weights=weights, activations=rows), truth, self.rank)
 
 
 def population_loss(problem: Problem, factors: LowRank) -> Float[Array, ""]:

@@ -11,9 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_theory._arrays import Key, namespace, of_either_key
 from lowrank_theory._numerics import AnyArray, float64, matmul, rounding_allowance, safe_divide
 from lowrank_theory.generators import activations, noise, targets
-from lowrank_theory.problems import NoiseThenRelu, Observed, Problem, Setting, Truth
+from lowrank_theory.problems import (
+    AbstractParts,
+    NoiseThenRelu,
+    Observed,
+    Parts,
+    Problem,
+    Setting,
+    Truth,
+)
 from lowrank_theory.recovery import Convergence, ConvexFit
 from lowrank_theory.recovery.censored import (
     censored_gradient,
@@ -63,10 +72,26 @@ class CandidateSetting(eqx.Module):
     setting: Setting
     factor: float | np.ndarray = 1.0
 
-    def draw(self, *, key: PRNGKeyArray) -> Candidate:
-        """A random instance, in float64."""
-        problem = self.setting.draw(key=key)
+    @of_either_key
+    def draw(self, *, key: Key) -> Candidate:
+        """A random instance, in float64; the search is JAX's in any case."""
+        return self.draw_parts(key=key).instance()
+
+    def draw_parts(self, *, key: Key) -> "CandidateParts":
+        """What is random of it; call it inside `float64`."""
+        return CandidateParts(self.setting.draw_parts(key=key), namespace(key).asarray(self.factor))
+
+
+class CandidateParts(AbstractParts):
+    """A layer, and the factor of the weights that a local search finds for it."""
+
+    problem: Parts
+    factor: Float[AnyArray, ""]
+
+    def instance(self) -> Candidate:
+        """The layer with these weights."""
         with float64():
+            problem = self.problem.instance()
             return Candidate(problem, self.factor * local_fit(problem, BOX))
 
 

@@ -6,20 +6,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Integer
 
+from lowrank_theory._arrays import Key, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     Number,
     check_count,
     check_positive,
     check_same,
-    float64,
-    matmul,
     safe_divide,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import integers, normal, split
 from lowrank_theory.theorems._byte_tables import check_codes
 from lowrank_theory.theorems._quantities import law_hypothesis
 from lowrank_theory.theorems._theorem import (
@@ -109,33 +108,29 @@ class CodedLawSetting(eqx.Module):
         settle(self, "ridge", check_positive)
         settle(self, "noise", check_positive, zero=True)
 
-    def draw(self, *, key: PRNGKeyArray) -> CodedLaw:
+    @of_either_key
+    def draw(self, *, key: Key) -> CodedLaw:
         """A random law and random rows of it, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: CodedLawSetting, key: PRNGKeyArray) -> CodedLaw:
-    row_key, weight_key, noise_key, place_key, limit_key, seen_key = jax.random.split(key, 6)
-    shape = setting.codings, setting.codebooks, setting.levels
-    rows = normal(row_key, (setting.rows, setting.inputs))
-    outputs = matmul(rows, normal(weight_key, (setting.inputs,)))
-    outputs = outputs + setting.noise * normal(noise_key, (setting.rows,))
-    places = jax.random.randint(place_key, shape, 0, setting.inputs)
-    right = rows.T[places] >= 0.7 * normal(limit_key, shape)[..., None]
-    codings = jnp.sum(right * 2 ** np.arange(setting.levels)[:, None], axis=-2)
-    largest = jnp.max(jnp.abs(outputs))
-    return CodedLaw(
-        outputs,
-        jnp.swapaxes(codings, 1, 2),
-        jax.random.randint(seen_key, (setting.samples,), 0, setting.rows),
-        largest,
-        largest,
-        jnp.asarray(True),
-        setting.ridge,
-        2**setting.levels,
-    )
+        xp = namespace(key)
+        row_key, weight_key, noise_key, place_key, limit_key, seen_key = split(key, 6)
+        shape = self.codings, self.codebooks, self.levels
+        rows = normal(row_key, (self.rows, self.inputs))
+        outputs = matmul(rows, normal(weight_key, (self.inputs,)))
+        outputs = outputs + self.noise * normal(noise_key, (self.rows,))
+        places = integers(place_key, shape, self.inputs)
+        right = rows.T[places] >= 0.7 * normal(limit_key, shape)[..., None]
+        codings = xp.sum(right * 2 ** np.arange(self.levels)[:, None], axis=-2)
+        largest = xp.asarray(xp.max(xp.abs(outputs)))
+        return CodedLaw(
+            outputs,
+            xp.swapaxes(codings, 1, 2),
+            integers(seen_key, (self.samples,), self.rows),
+            largest,
+            largest,
+            xp.asarray(True),
+            self.ridge,
+            2**self.levels,
+        )
 
 
 class FittedCodes(eqx.Module):

@@ -3,12 +3,12 @@
 import math
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     after,
@@ -19,9 +19,9 @@ from lowrank_theory._numerics import (
     matmul,
     settle,
 )
-from lowrank_theory._random import uniform
+from lowrank_theory._random import split, uniform
 from lowrank_theory.generators import activations, noise, spectra
-from lowrank_theory.problems import Setting
+from lowrank_theory.problems import AbstractParts, Parts, Setting
 from lowrank_theory.recovery import ActivationWeighted, recover
 
 
@@ -92,28 +92,20 @@ class LossLaw(eqx.Module):
     def __check_init__(self) -> None:
         settle(self, "units", check_count, 2)
 
-    def draw(self, *, key: PRNGKeyArray) -> HeldOut:
+    @of_either_key
+    def draw(self, *, key: Key) -> HeldOut:
         """The losses of `units` draws."""
-        with float64():
-            return _draw_law(self, key)
-
-
-@eqx.filter_jit
-def _draw_law(law: LossLaw, key: PRNGKeyArray) -> HeldOut:
-    values = jnp.asarray(law.values, float)
-    shares = law.probabilities / jnp.sum(law.probabilities)
-    below = jnp.cumsum(shares)[:-1]
-    losses = values[jnp.searchsorted(below, uniform(key, (law.units,)), side="right")]
-    mean, square = jnp.sum(shares * values), jnp.sum(shares * values**2)
-    ratio = jnp.where(mean > 0, square / jnp.where(mean > 0, mean, 1) ** 2, 1.0)
-    # A constant has ratio one, below which rounding must not take it.
-    return HeldOut(
-        losses,
-        jnp.asarray(law.range_bound, float),
-        jnp.maximum(ratio, 1.0),
-        jnp.asarray(True),
-        mean,
-    )
+        xp = namespace(key)
+        values = xp.asarray(self.values, float)
+        shares = self.probabilities / xp.sum(self.probabilities)
+        below = xp.cumsum(shares)[:-1]
+        losses = values[xp.searchsorted(below, uniform(key, (self.units,)), side="right")]
+        mean, square = xp.sum(shares * values), xp.sum(shares * values**2)
+        ratio = xp.where(mean > 0, square / xp.where(mean > 0, mean, 1) ** 2, 1.0)
+        # A constant has ratio one, below which rounding must not take it.
+        ratio = xp.maximum(ratio, 1.0)
+        bound, ratio, mean = (xp.asarray(n, float) for n in (self.range_bound, ratio, mean))
+        return HeldOut(losses, bound, ratio, xp.asarray(True), mean)
 
 
 class LayerLossLaw(eqx.Module):
@@ -133,34 +125,45 @@ class LayerLossLaw(eqx.Module):
     def __check_init__(self) -> None:
         settle(self, "units", check_count, 2)
 
-    def draw(self, *, key: PRNGKeyArray) -> HeldOut:
-        """A layer, its recovery, and its losses on fresh rows."""
+    @of_either_key
+    def draw(self, *, key: Key) -> HeldOut:
+        """A layer, its recovery, which is JAX's in any case, and its losses on fresh rows."""
+        return self.draw_parts(key=key).instance()
+
+    def draw_parts(self, *, key: Key) -> "LayerLosses":
+        """What is random of the same losses; call it inside `float64`."""
+        problem_key, row_key = split(key)
+        problem = self.setting.draw_parts(key=problem_key)
+        rows = 2 * uniform(row_key, (self.units, self.setting.inputs)) - 1
+        return LayerLosses(problem, math.sqrt(3) * rows)
+
+
+class LayerLosses(AbstractParts):
+    """A layer, and the $u$ of fresh rows, of which the losses follow."""
+
+    problem: Parts
+    rows: Float[AnyArray, "units inputs"]
+
+    def instance(self) -> HeldOut:
+        """The losses."""
         with float64():
-            return _draw_layer(self, key)
-
-
-@eqx.filter_jit
-def _draw_layer(layer: LayerLossLaw, key: PRNGKeyArray) -> HeldOut:
-    problem_key, row_key = jax.random.split(key)
-    problem = layer.setting.draw(key=problem_key)
-    recovered = recover(problem.observed, problem.rank, ActivationWeighted()).factors
-    weights, second_moment = problem.observed.weights, problem.truth.second_moment
-    assert weights is not None
-    assert second_moment is not None
-    difference = weights - matmul(recovered.left, recovered.right)
-    values, vectors = jnp.linalg.eigh(after(difference, second_moment))
-    half = jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T
-    residual = matmul(vectors, half, difference)
-    inputs = residual.shape[0]
-    rows = math.sqrt(3) * (2 * uniform(row_key, (layer.units, inputs)) - 1)
-    largest = jnp.linalg.norm(residual, 2)
-    return HeldOut(
-        jnp.sum(matmul(rows, residual) ** 2, axis=1),
-        3 * inputs * largest**2,
-        jnp.asarray(3.0),
-        jnp.asarray(True),
-        jnp.sum(residual**2),
-    )
+            problem = self.problem.instance()
+            recovered = recover(problem.observed, problem.rank, ActivationWeighted()).factors
+            weights, second_moment = problem.observed.weights, problem.truth.second_moment
+            assert weights is not None
+            assert second_moment is not None
+            difference = weights - matmul(recovered.left, recovered.right)
+            values, vectors = jnp.linalg.eigh(after(difference, jnp.asarray(second_moment)))
+            half = jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T
+            residual = matmul(vectors, half, difference)
+            largest = jnp.linalg.norm(residual, 2)
+            return HeldOut(
+                jnp.sum(matmul(self.rows, residual) ** 2, axis=1),
+                3 * residual.shape[0] * largest**2,
+                jnp.asarray(3.0),
+                jnp.asarray(True),
+                jnp.sum(residual**2),
+            )
 
 
 _UNITS = 100

@@ -10,19 +10,13 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import (
-    AnyArray,
-    check_array,
-    check_count,
-    check_same,
-    float64,
-    settle,
-)
-from lowrank_theory._random import normal, uniform
+from lowrank_theory._arrays import Drawn, Key, namespace, of_either_key
+from lowrank_theory._numerics import AnyArray, check_array, check_count, check_same, settle
+from lowrank_theory._random import normal, split, uniform
 from lowrank_theory.generators import noise
 from lowrank_theory.sparsification.masks import largest_traced
 from lowrank_theory.theorems._quantities import as_floats, as_known, law_hypothesis
-from lowrank_theory.theorems._stepped import correlated_rows, damped_moments
+from lowrank_theory.theorems._stepped import correlated_rows, damped_moments, independent_weights
 from lowrank_theory.theorems._theorem import AbstractAdversary, Hypothesis
 
 # --- a set of inputs ------------------------------------------------------------------------------
@@ -72,20 +66,20 @@ class SetSetting(eqx.Module):
     correlated: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
     damping: float | np.ndarray = eqx.field(default=0.01, converter=as_floats)
 
-    def draw(self, *, key: PRNGKeyArray) -> PrunedSet:
+    def __check_init__(self) -> None:
+        for name in ("samples", "outputs"):
+            settle(self, name, check_count, 1)
+        settle(self, "inputs", check_count, 2)
+        why = " (so that an input is left)"
+        settle(self, "removed", check_count, 1, self.inputs - 1, why)
+
+    @of_either_key
+    def draw(self, *, key: Key) -> PrunedSet:
         """A random set, in float64."""
-        with float64():
-            return _draw_set(self, key)
-
-
-@eqx.filter_jit
-def _draw_set(setting: SetSetting, key: PRNGKeyArray) -> PrunedSet:
-    row_key, weight_key = jax.random.split(key)
-    shape = setting.samples, setting.inputs
-    rows = correlated_rows(row_key, shape, setting.decay, setting.correlated)
-    zero = jnp.zeros((setting.removed, setting.outputs))
-    moved = setting.law.draw(jnp.eye(setting.removed), zero, key=weight_key)
-    return PrunedSet(rows, moved, jnp.asarray(setting.damping))
+        row_key, weight_key = split(key)
+        rows = correlated_rows(row_key, (self.samples, self.inputs), self.decay, self.correlated)
+        moved = independent_weights(self.law, weight_key, (self.removed, self.outputs))
+        return PrunedSet(rows, moved, namespace(key).asarray(self.damping))
 
 
 _SET: dict[str, Any] = {"samples": 20, "inputs": 10, "outputs": 3, "removed": 4}
@@ -188,28 +182,27 @@ class ThinnedSetting(eqx.Module):
     equal: int | np.ndarray = eqx.field(default=0, converter=np.asarray)
     spectral: bool | np.ndarray = eqx.field(default=False, converter=np.asarray)
 
-    def draw(self, *, key: PRNGKeyArray) -> Thinned:
+    def __check_init__(self) -> None:
+        for name in ("inputs", "outputs"):
+            settle(self, name, check_count, 1)
+        settle(self, "kept", check_count, 1, self.inputs * self.outputs)
+
+    @of_either_key
+    def draw(self, *, key: Key) -> Thinned:
         """Random weights, in float64."""
-        with float64():
-            return _draw_thinned(self, key)
-
-
-@eqx.filter_jit
-def _draw_thinned(setting: ThinnedSetting, key: PRNGKeyArray) -> Thinned:
-    shape = setting.inputs, setting.outputs
-    weights = setting.law.draw(jnp.eye(shape[0]), jnp.zeros(shape), key=key)
-    place = jnp.arange(shape[0] * shape[1]).reshape(shape)
-    diagonal = jnp.eye(*shape) * (jnp.arange(shape[0])[:, None] < setting.equal)
-    ones = jnp.where(setting.spectral, diagonal, place < setting.equal)
-    weights = jnp.where(setting.equal > 0, ones, weights)
-    gaussian = isinstance(setting.law, noise.Gaussian) & (setting.equal == 0)
-    return Thinned(
-        weights,
-        setting.kept,
-        exponent=jnp.asarray(setting.exponent),
-        scale=jnp.asarray(setting.law.scale if isinstance(setting.law, noise.Gaussian) else 1.0),
-        gaussian=jnp.asarray(gaussian),
-    )
+        xp, shape = namespace(key), (self.inputs, self.outputs)
+        weights = independent_weights(self.law, key, shape)
+        place = xp.arange(shape[0] * shape[1]).reshape(shape)
+        diagonal = xp.eye(*shape) * (xp.arange(shape[0])[:, None] < self.equal)
+        ones = xp.where(self.spectral, diagonal, place < self.equal)
+        scale = self.law.scale if isinstance(self.law, noise.Gaussian) else None
+        return Thinned(
+            xp.where(self.equal > 0, ones, weights),
+            self.kept,
+            exponent=xp.asarray(self.exponent),
+            scale=xp.asarray(1.0 if scale is None else scale),
+            gaussian=xp.asarray((scale is not None) & (self.equal == 0)),
+        )
 
 
 _THIN: dict[str, Any] = {"inputs": 12, "outputs": 8, "kept": 4}
@@ -308,8 +301,7 @@ class Sampled(eqx.Module):
 
     def costs(self) -> Float[Array, "inputs outputs"]:
         r"""$c_{ij} = |W_{ij}|\lVert x_i\rVert$."""
-        norms = jnp.linalg.norm(jnp.asarray(self.activations, float), axis=0)
-        return jnp.abs(jnp.asarray(self.weights, float)) * norms[:, None]
+        return _costs(jnp.asarray(self.weights, float), jnp.asarray(self.activations, float))
 
     def kept(self) -> Float[Array, "inputs outputs"]:
         """The weights that are kept, as they are, and zeros."""
@@ -320,6 +312,13 @@ class Sampled(eqx.Module):
         """A law of the coins."""
         name = "the coins are independent and uniform, and look at nothing"
         return law_hypothesis(name, self.independent)
+
+
+def _costs(
+    weights: Float[Drawn, "inputs outputs"], rows: Float[Drawn, "samples inputs"]
+) -> Float[Drawn, "inputs outputs"]:
+    xp = namespace(weights, rows)
+    return xp.abs(weights) * xp.linalg.norm(rows, axis=0)[:, None]
 
 
 class CoinSetting(eqx.Module):
@@ -335,23 +334,21 @@ class CoinSetting(eqx.Module):
     least: float | np.ndarray = eqx.field(default=0.3, converter=as_floats)
     decay: float | np.ndarray = eqx.field(default=0.0, converter=as_floats)
 
-    def draw(self, *, key: PRNGKeyArray) -> Sampled:
+    def __check_init__(self) -> None:
+        for name in ("samples", "inputs", "outputs"):
+            settle(self, name, check_count, 1)
+
+    @of_either_key
+    def draw(self, *, key: Key) -> Sampled:
         """Random weights and coins, in float64."""
-        with float64():
-            return _draw_coins(self, key)
-
-
-@eqx.filter_jit
-def _draw_coins(setting: CoinSetting, key: PRNGKeyArray) -> Sampled:
-    row_key, weight_key, coin_key = jax.random.split(key, 3)
-    shape = setting.inputs, setting.outputs
-    rows = correlated_rows(row_key, (setting.samples, setting.inputs), setting.decay, 1.0)
-    weights = setting.law.draw(jnp.eye(shape[0]), jnp.zeros(shape), key=weight_key)
-    ones = jnp.ones(shape)
-    sampled = Sampled(weights, rows, ones, ones)
-    costs = sampled.costs() ** jnp.asarray(setting.by_cost)
-    chances = jnp.clip(costs / jnp.max(costs), setting.least, 1) * (1 - setting.least / 2)
-    return Sampled(weights, rows, chances, uniform(coin_key, shape), independent=jnp.asarray(True))
+        xp, (row_key, weight_key, coin_key) = namespace(key), split(key, 3)
+        shape = self.inputs, self.outputs
+        rows = correlated_rows(row_key, (self.samples, self.inputs), self.decay, 1.0)
+        weights = independent_weights(self.law, weight_key, shape)
+        costs = _costs(weights, rows) ** self.by_cost
+        chances = xp.clip(costs / xp.max(costs), self.least, 1) * (1 - self.least / 2)
+        coins = uniform(coin_key, shape)
+        return Sampled(weights, rows, chances, coins, independent=xp.asarray(True))
 
 
 _COINS: dict[str, Any] = {"samples": 20, "inputs": 24, "outputs": 32}

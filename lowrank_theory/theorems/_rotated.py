@@ -4,26 +4,19 @@ import functools
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import (
-    AnyArray,
-    check_array,
-    check_count,
-    float64,
-    matmul,
-    safe_divide,
-    settle,
-)
-from lowrank_theory._random import uniform
+from lowrank_theory._arrays import Key, matmul, namespace, of_either_key
+from lowrank_theory._numerics import AnyArray, check_array, check_count, safe_divide, settle
+from lowrank_theory._random import signs, split
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import round_to_nearest
 from lowrank_theory.theorems._quantities import as_known, frobenius, law_hypothesis, squared
+from lowrank_theory.theorems._stepped import independent_weights
 from lowrank_theory.theorems._theorem import (
     UPPER_WITH_PROBABILITY,
     AbstractStatement,
@@ -87,20 +80,14 @@ class RotatedSetting(eqx.Module):
     law: noise.AbstractNoise = noise.Gaussian(1.0)
     first: float | np.ndarray = eqx.field(default=1.0, converter=np.asarray)
 
-    def draw(self, *, key: PRNGKeyArray) -> RotatedWeights:
+    @of_either_key
+    def draw(self, *, key: Key) -> RotatedWeights:
         """Random weights and signs, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: RotatedSetting, key: PRNGKeyArray) -> RotatedWeights:
-    weight_key, sign_key = jax.random.split(key)
-    shape = setting.inputs, setting.outputs
-    weights = setting.law.draw(jnp.eye(shape[0]), jnp.zeros(shape), key=weight_key)
-    first = jnp.where(jnp.arange(shape[0]) == 0, setting.first, 1.0)
-    signs = jnp.where(uniform(sign_key, shape[:1]) < 0.5, -1.0, 1.0)
-    return RotatedWeights(first[:, None] * weights, signs, independent=jnp.asarray(True))
+        xp, (weight_key, sign_key) = namespace(key), split(key)
+        weights = independent_weights(self.law, weight_key, (self.inputs, self.outputs))
+        first = xp.where(xp.arange(self.inputs) == 0, self.first, 1.0)
+        turned = signs(sign_key, (self.inputs,))
+        return RotatedWeights(first[:, None] * weights, turned, independent=xp.asarray(True))
 
 
 _SHAPE: dict[str, Any] = {"inputs": 64, "outputs": 4}

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     Number,
@@ -18,18 +19,13 @@ from lowrank_theory._numerics import (
     check_count,
     check_rank,
     check_same,
-    float64,
     keep,
-    matmul,
     safe_divide,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory._subspaces import leading_right_vectors
-from lowrank_theory.theorems._quantities import (
-    deviation,
-    singular_values,
-)
+from lowrank_theory.theorems._quantities import as_known, deviation, singular_values
 from lowrank_theory.theorems._theorem import (
     AbstractAdversary,
 )
@@ -76,8 +72,7 @@ class Sketched(eqx.Module):
         why = " (which the matrix can have, and the sketch find)"
         self.rank = check_count("rank", rank, 1, min(rows, *self.sketch.shape), why)
         self.power_iterations = _whole("power_iterations", power_iterations)
-        self.gaussian = jnp.asarray(gaussian, bool)
-        self.independent = jnp.asarray(independent, bool)
+        self.gaussian, self.independent = as_known(gaussian), as_known(independent)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -114,14 +109,13 @@ class SketchSetting(eqx.Module):
         keep(self, "rank", check_rank(self.rank, size, size))
         settle(self, "oversampling", check_count, 0, size - self.rank)
 
-    def draw(self, *, key: PRNGKeyArray) -> Sketched:
-        """A random instance, in float64; works under `jit` and `vmap`."""
-        with float64():
-            values = jnp.asarray(self.values, float)
-            sketch = normal(key, (values.size, self.rank + self.oversampling))
-            power_iterations = jnp.asarray(self.power_iterations)
-            matrix = jnp.diag(values)
-            return Sketched(matrix, sketch, power_iterations, True, self.rank, independent=True)
+    @of_either_key
+    def draw(self, *, key: Key) -> Sketched:
+        """A random instance, in float64."""
+        xp = namespace(key)
+        matrix, powers = xp.diag(xp.asarray(self.values, float)), xp.asarray(self.power_iterations)
+        sketch = normal(key, (len(matrix), self.rank + self.oversampling))
+        return Sketched(matrix, sketch, powers, True, self.rank, independent=True)
 
 
 class Probed(eqx.Module):
@@ -159,7 +153,7 @@ class Probed(eqx.Module):
         why = " (which the matrix and the directions can have)"
         self.rank = check_count("rank", rank, 1, min(rows, *self.directions.shape), why)
         self.degree = _whole("degree", degree)
-        self.independent = jnp.asarray(independent, bool)
+        self.independent = as_known(independent)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -189,18 +183,18 @@ class ProbeSetting(eqx.Module):
         settle(self, "width", check_count, self.rank, size)
         settle(self, "probes", check_count, 1)
 
-    def draw(self, *, key: PRNGKeyArray) -> Probed:
-        """A random instance, in float64; works under `jit` and `vmap`."""
-        with float64():
-            sketch_key, probes_key = jax.random.split(key)
-            values = jnp.asarray(self.values, float)
-            unit = jnp.where(values[0] > 0, values[0], 1)
-            powers = (values / unit) ** (2.0 * jnp.asarray(self.power_iterations))
-            seen = jnp.arange(values.size) >= jnp.asarray(self.missed)
-            directions = normal(sketch_key, (values.size, self.width))
-            directions = jnp.where(seen, powers, 0)[:, None] * directions
-            probes = normal(probes_key, (values.size, self.probes))
-            return Probed(jnp.diag(values), directions, probes, self.degree, True, self.rank)
+    @of_either_key
+    def draw(self, *, key: Key) -> Probed:
+        """A random instance, in float64."""
+        xp, (sketch_key, probes_key) = namespace(key), split(key)
+        values = xp.asarray(self.values, float)
+        unit = xp.where(values[0] > 0, values[0], 1)
+        powers = (values / unit) ** (2.0 * self.power_iterations)
+        seen = xp.arange(values.size) >= self.missed
+        directions = normal(sketch_key, (values.size, self.width))
+        directions = xp.where(seen, powers, 0)[:, None] * directions
+        probes = normal(probes_key, (values.size, self.probes))
+        return Probed(xp.diag(values), directions, probes, self.degree, True, self.rank)
 
 
 def range_basis(instance: Sketched) -> Float[Array, "rows width"]:

@@ -3,12 +3,13 @@
 import math
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
+from lowrank_theory._arrays import Drawn, Key, namespace, of_either_key
 from lowrank_theory._numerics import AnyArray, check_count, float64, matmul, settle
+from lowrank_theory._random import normal_by_jax
 from lowrank_theory.problems import not_stated
 from lowrank_theory.recovery import LowRank, shrinkage, truncated_svd
 from lowrank_theory.theorems._quantities import (
@@ -80,19 +81,19 @@ class SpikedSetting(eqx.Module):
             factor * self.rows, factor * self.columns, self.strengths, self.noise_scale
         )
 
-    def draw(self, *, key: PRNGKeyArray) -> SpikedMatrix:
-        """A random instance, in float64; works under `jit` and `vmap`."""
-        with float64():
-            strengths = jnp.asarray(self.strengths, float)
-            scale = jnp.asarray(self.noise_scale, float)
-            noise = scale * jax.random.normal(key, (self.rows, self.columns), float)
-            empty = SpikedMatrix(noise, strengths, scale)
-            return SpikedMatrix(empty.signal + noise, strengths, scale, jnp.asarray(True))
+    @of_either_key
+    def draw(self, *, key: Key) -> SpikedMatrix:
+        """A random instance, in float64."""
+        xp, shape = namespace(key), (self.rows, self.columns)
+        strengths, scale = (xp.asarray(n, float) for n in (self.strengths, self.noise_scale))
+        noise = scale * normal_by_jax(key, shape)
+        signal = _diagonal(scale * math.sqrt(max(shape)) * strengths, shape)
+        return SpikedMatrix(signal + noise, strengths, scale, xp.asarray(True))
 
 
-def _diagonal(values: Array, shape: tuple[int, ...]) -> Array:
-    places = jnp.arange(values.size)
-    return jnp.zeros(shape).at[places, places].set(values)
+def _diagonal(values: Float[Drawn, " count"], shape: tuple[int, ...]) -> Float[Drawn, "..."]:
+    more = [(0, side - values.size) for side in shape]
+    return namespace(values).pad(namespace(values).diag(values), more)
 
 
 def observed_strength(

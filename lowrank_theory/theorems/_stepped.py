@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Drawn, Key, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     Number,
@@ -17,11 +18,9 @@ from lowrank_theory._numerics import (
     check_count,
     check_positive,
     check_same,
-    float64,
-    matmul,
     settle,
 )
-from lowrank_theory._random import normal, uniform
+from lowrank_theory._random import normal, split, uniform
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import Grid
@@ -43,16 +42,24 @@ def damped_moments(rows: AnyArray, damping: Number) -> Float[Array, "inputs inpu
 
 
 def correlated_rows(
-    key: PRNGKeyArray, shape: tuple[int, int], decay: Number, correlated: Number
-) -> Float[Array, "samples inputs"]:
+    key: Key, shape: tuple[int, int], decay: Number, correlated: Number
+) -> Float[Drawn, "samples inputs"]:
     r"""Gaussian rows $zA$ with $A_{ij} = i^{-d}(\delta_{ij} + cg_{ij}/\sqrt N)$, where $d$ is the
     decay, $c$ says how far inputs are correlated, and $g$ is Gaussian.
     """
-    row_key, mixing_key = jax.random.split(key)
-    inputs = shape[1]
-    sizes = jnp.arange(1.0, inputs + 1) ** -jnp.asarray(decay)
-    mixing = jnp.eye(inputs) + correlated * normal(mixing_key, (inputs, inputs)) / jnp.sqrt(inputs)
+    row_key, mixing_key = split(key)
+    xp, inputs = namespace(key), shape[1]
+    sizes = xp.arange(1.0, inputs + 1) ** -xp.asarray(decay)
+    mixing = xp.eye(inputs) + correlated * normal(mixing_key, (inputs, inputs)) / xp.sqrt(inputs)
     return matmul(normal(row_key, shape), sizes[:, None] * mixing)
+
+
+def independent_weights(
+    law: noise.AbstractNoise, key: Key, shape: tuple[int, int]
+) -> Float[Drawn, "inputs outputs"]:
+    """Weights whose entries are those of a law of noise."""
+    xp = namespace(key)
+    return law.draw(xp.eye(shape[0]), xp.zeros(shape), key=key)
 
 
 class SteppedLayer(eqx.Module):
@@ -178,21 +185,15 @@ class SteppedSetting(eqx.Module):
         for name in ("samples", "inputs", "outputs"):
             settle(self, name, check_count, 1)
 
-    def draw(self, *, key: PRNGKeyArray) -> SteppedLayer:
+    @of_either_key
+    def draw(self, *, key: Key) -> SteppedLayer:
         """A random layer, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: SteppedSetting, key: PRNGKeyArray) -> SteppedLayer:
-    row_key, weight_key, dither_key = jax.random.split(key, 3)
-    inputs, outputs = setting.inputs, setting.outputs
-    weights = setting.law.draw(jnp.eye(inputs), jnp.zeros((inputs, outputs)), key=weight_key)
-    rows = correlated_rows(row_key, (setting.samples, inputs), setting.decay, setting.correlated)
-    step = jnp.max(jnp.abs(weights)) / jnp.asarray(setting.reach)
-    dither = uniform(dither_key, (inputs, outputs))
-    damping = jnp.asarray(setting.damping)
-    return SteppedLayer(
-        weights, rows, step, dither=dither, damping=damping, uniform=jnp.asarray(True)
-    )
+        xp, (row_key, weight_key, dither_key) = namespace(key), split(key, 3)
+        shape = self.inputs, self.outputs
+        weights = independent_weights(self.law, weight_key, shape)
+        rows = correlated_rows(row_key, (self.samples, shape[0]), self.decay, self.correlated)
+        step = xp.asarray(xp.max(xp.abs(weights)) / self.reach)
+        dither, damping = uniform(dither_key, shape), xp.asarray(self.damping)
+        return SteppedLayer(
+            weights, rows, step, dither=dither, damping=damping, uniform=xp.asarray(True)
+        )

@@ -31,21 +31,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, after, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
-    after,
     check_array,
     check_count,
-    float64,
-    matmul,
     rounding_allowance,
     safe_divide,
 )
-from lowrank_theory._random import normal
-from lowrank_theory.generators import activations
+from lowrank_theory._random import normal, split
+from lowrank_theory.generators.activations import haar
 from lowrank_theory.problems import not_stated
 from lowrank_theory.theorems._quantities import (
     deviation,
@@ -107,19 +105,14 @@ class ScaledNoiseSetting(eqx.Module):
             raise ValueError("`scales` are standard deviations: none may be negative.")
         self.directions = check_count("directions", directions, 1, self.scales.shape[0])
 
-    def draw(self, *, key: PRNGKeyArray) -> ScaledNoise:
+    @of_either_key
+    def draw(self, *, key: Key) -> ScaledNoise:
         """Noise and projector, independent of each other, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: ScaledNoiseSetting, key: PRNGKeyArray) -> ScaledNoise:
-    noise_key, basis_key = jax.random.split(key)
-    scales = jnp.asarray(setting.scales, float)
-    standard = normal(noise_key, scales.shape)
-    basis = activations.haar(scales.shape[0], setting.directions, key=after(standard, basis_key))
-    return ScaledNoise(standard, scales, basis, jnp.asarray(True), jnp.asarray(True))
+        xp, (noise_key, basis_key) = namespace(key), split(key)
+        scales, true = xp.asarray(self.scales, float), xp.asarray(True)
+        standard = normal(noise_key, scales.shape)
+        basis = haar(scales.shape[0], self.directions, key=after(standard, basis_key))
+        return ScaledNoise(standard, scales, basis, true, true)
 
 
 def norm_parameters(

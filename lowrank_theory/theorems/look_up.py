@@ -36,18 +36,16 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Drawn, Key, after, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
-    after,
     check_array,
     check_count,
     check_positive,
     check_same,
-    float64,
-    matmul,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory.theorems._byte_tables import Average, AverageWorst, Bytes, check_codes
 from lowrank_theory.theorems._coded_rows import RowsToCome, indicators, ridge_entries
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared, tail_norm
@@ -134,29 +132,26 @@ class CodedSetting(eqx.Module):
         settle(self, "ridge", check_positive)
         settle(self, "noise", check_positive, zero=True)
 
-    def draw(self, *, key: PRNGKeyArray) -> CodedLayer:
+    @of_either_key
+    def draw(self, *, key: Key) -> CodedLayer:
         """A random layer, in float64."""
-        with float64():
-            return _draw(self, key)
+        hidden_key, mixing_key, noise_key, weight_key = split(key, 4)
+        hidden = normal(hidden_key, (self.samples, self.rank))
+        mixing = normal(mixing_key, (self.rank, self.inputs))
+        rows = matmul(hidden, mixing)
+        rows = rows + self.noise * normal(noise_key, (self.samples, self.inputs))
+        weights = normal(weight_key, (self.inputs, self.outputs))
+        codes = _signs(rows, self.codebooks, self.levels)
+        return CodedLayer(rows, weights, codes, count=2**self.levels, ridge=self.ridge)
 
 
-@eqx.filter_jit
-def _draw(setting: CodedSetting, key: PRNGKeyArray) -> CodedLayer:
-    hidden_key, mixing_key, noise_key, weight_key = jax.random.split(key, 4)
-    hidden = normal(hidden_key, (setting.samples, setting.rank))
-    mixing = normal(mixing_key, (setting.rank, setting.inputs))
-    rows = matmul(hidden, mixing)
-    rows = rows + setting.noise * normal(noise_key, (setting.samples, setting.inputs))
-    weights = normal(weight_key, (setting.inputs, setting.outputs))
-    codes = _signs(rows, setting.codebooks, setting.levels)
-    return CodedLayer(rows, weights, codes, count=2**setting.levels, ridge=setting.ridge)
-
-
-def _signs(rows: Array, codebooks: int, levels: int) -> Int[Array, "samples codebooks"]:
+def _signs(
+    rows: Float[Drawn, "samples inputs"], codebooks: int, levels: int
+) -> Int[Drawn, "samples codebooks"]:
     """Trees whose thresholds are all zero."""
     places = np.arange(codebooks * levels).reshape(codebooks, levels) % rows.shape[1]
     powers = 2 ** np.arange(levels)
-    return jnp.sum((rows[:, places] >= 0) * powers, axis=-1)
+    return namespace(rows).sum((rows[:, places] >= 0) * powers, axis=-1)
 
 
 _SHAPE: dict[str, Any] = {"samples": 60, "inputs": 12, "outputs": 8, "codebooks": 2, "levels": 2}

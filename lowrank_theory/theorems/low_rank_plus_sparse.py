@@ -27,8 +27,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, check_array, check_count, float64, matmul, settle
-from lowrank_theory._random import normal
+from lowrank_theory._arrays import Key, matmul, namespace, of_either_key
+from lowrank_theory._numerics import AnyArray, check_array, check_count, settle
+from lowrank_theory._random import normal, split
 from lowrank_theory.theorems._quantities import frobenius, singular_values
 from lowrank_theory.theorems._theorem import (
     LOWER,
@@ -138,24 +139,18 @@ class TangentSetting(eqx.Module):
         settle(self, "size", check_count, 1)
         settle(self, "rank", check_count, 1, self.size)
 
-    def draw(self, *, key: PRNGKeyArray) -> TangentMatrix:
+    @of_either_key
+    def draw(self, *, key: Key) -> TangentMatrix:
         """A random matrix, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: TangentSetting, key: PRNGKeyArray) -> TangentMatrix:
-    left, right, across, down = (
-        normal(each, (setting.size, setting.rank)) for each in jax.random.split(key, 4)
-    )
-    first = jnp.where(jnp.arange(setting.size) == 0, setting.first, 1.0)[:, None]
-    left, right = (
-        first * jnp.where(setting.flat, jnp.sign(factor), factor) for factor in (left, right)
-    )
-    place = jnp.arange(setting.size)
-    places = (place[None, :] - place[:, None]) % setting.size < setting.crowd
-    return TangentMatrix(left, right.T, across.T, down, places)
+        xp, keys = namespace(key), split(key, 4)
+        left, right, across, down = (normal(each, (self.size, self.rank)) for each in keys)
+        place = xp.arange(self.size)
+        first = xp.where(place == 0, self.first, 1.0)[:, None]
+        left, right = (
+            first * xp.where(self.flat, xp.sign(factor), factor) for factor in (left, right)
+        )
+        places = (place[None, :] - place[:, None]) % self.size < self.crowd
+        return TangentMatrix(left, right.T, across.T, down, places)
 
 
 _SIZE: dict[str, Any] = {"size": 32, "rank": 1}

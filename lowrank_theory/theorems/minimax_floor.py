@@ -29,22 +29,20 @@ In the limit $t\to\infty$ the floor of this prior is attained: by the posterior 
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
+from lowrank_theory._arrays import Drawn, Key, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     check_count,
     check_positive,
     check_rank,
-    float64,
     keep,
-    matmul,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory.problems import Observed, Problem, Truth
 from lowrank_theory.recovery import (
     ActivationWeighted,
@@ -136,59 +134,54 @@ class LeastFavourable(eqx.Module):
         for name in ("strength", "spread", "noise_scale"):
             settle(self, name, check_positive)
 
-    def draw(self, *, key: PRNGKeyArray) -> PriorDraw:
-        """A layer, in float64; works under `jit` and `vmap`."""
-        with float64():
-            return _draw(self, key)
+    @of_either_key
+    def draw(self, *, key: Key) -> PriorDraw:
+        """A layer, in float64."""
+        xp, (activations_key, target_key, noise_key) = namespace(key), split(key, 3)
+        activations = normal(activations_key, (self.samples, self.inputs))
+        left, values, right = xp.linalg.svd(activations, full_matrices=False)
+        clean = self._around_the_strong(left.shape[1], key=target_key)
+        target = matmul(right.T / values, clean)
+        scale, strength, spread = (
+            xp.asarray(number, float) for number in (self.noise_scale, self.strength, self.spread)
+        )
+        noise = scale * normal(noise_key, (self.samples, self.outputs))
+        outputs, true = matmul(left, clean) + noise, xp.asarray(True)
+        truth = Truth(
+            target,
+            noise,
+            activations,
+            noise_scale=scale,
+            gaussian_noise=true,
+            gaussian_rows=true,
+            independent_noise=true,
+        )
+        problem = Problem(Observed(activations=activations, outputs=outputs), truth, self.rank)
+        return PriorDraw(problem, strength, spread)
 
-
-@eqx.filter_jit
-def _draw(setting: LeastFavourable, key: PRNGKeyArray) -> PriorDraw:
-    activations_key, target_key, noise_key = jax.random.split(key, 3)
-    activations = normal(activations_key, (setting.samples, setting.inputs))
-    left, values, right = jnp.linalg.svd(activations, full_matrices=False)
-    clean = _around_the_strong(setting, left.shape[1], key=target_key)
-    target = matmul(right.T / values, clean)
-    noise = setting.noise_scale * normal(noise_key, (setting.samples, setting.outputs))
-    outputs = matmul(left, clean) + noise
-    truth = Truth(
-        target,
-        noise,
-        activations,
-        noise_scale=jnp.asarray(setting.noise_scale, float),
-        gaussian_noise=jnp.asarray(True),
-        gaussian_rows=jnp.asarray(True),
-        independent_noise=jnp.asarray(True),
-    )
-    problem = Problem(Observed(activations=activations, outputs=outputs), truth, setting.rank)
-    return PriorDraw(problem, jnp.asarray(setting.strength), jnp.asarray(setting.spread))
-
-
-def _around_the_strong(
-    setting: LeastFavourable, q: int, *, key: PRNGKeyArray
-) -> Float[Array, "q outputs"]:
-    """$F$ of the prior, in coordinates."""
-    rank = setting.rank
-    shapes = ((rank, rank), (rank, setting.outputs - rank), (q - rank, rank))
-    core, right, left = (
-        jnp.asarray(setting.spread * normal(k, shape))
-        for k, shape in zip(jax.random.split(key, 3), shapes, strict=True)
-    )
-    return strong_low_rank(core, right, left, setting.strength)
+    def _around_the_strong(self, q: int, *, key: Key) -> Float[Drawn, "q outputs"]:
+        """$F$ of the prior, in coordinates."""
+        rank = self.rank
+        shapes = ((rank, rank), (rank, self.outputs - rank), (q - rank, rank))
+        core, right, left = (
+            self.spread * normal(k, shape) for k, shape in zip(split(key, 3), shapes, strict=True)
+        )
+        return strong_low_rank(core, right, left, self.strength)
 
 
 def strong_low_rank(
-    core: Float[Array, "rank rank"],
-    right: Float[Array, "rank rest"],
-    left: Float[Array, "others rank"],
+    core: Float[Drawn, "rank rank"],
+    right: Float[Drawn, "rank rest"],
+    left: Float[Drawn, "others rank"],
     strength: Float[AnyArray, ""] | float,
-) -> Float[Array, "q outputs"]:
+) -> Float[Drawn, "q outputs"]:
     r"""$\begin{pmatrix} I \\ C/t\end{pmatrix}(tI + A)\begin{pmatrix} I & B/t\end{pmatrix}$ from
     $A$, $B$, $C$ and $t$: a chart of the matrices of rank r.
     """
-    identity = jnp.eye(core.shape[0])
-    columns = jnp.concatenate([identity, left / strength])
-    rows = jnp.concatenate([identity, right / strength], axis=1)
+    xp = namespace(core)
+    identity = xp.eye(core.shape[0])
+    columns = xp.concatenate([identity, left / strength])
+    rows = xp.concatenate([identity, right / strength], axis=1)
     return matmul(columns, strength * identity + core, rows)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     after,
@@ -39,8 +40,8 @@ from lowrank_theory._numerics import (
     float64,
     matmul,
 )
-from lowrank_theory._random import normal
-from lowrank_theory.problems import Observed
+from lowrank_theory._random import normal, split
+from lowrank_theory.problems import AbstractParts, Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover, truncated_svd
 from lowrank_theory.theorems._quantities import (
     column_space,
@@ -152,23 +153,22 @@ class Random(eqx.Module):
     gain: float | np.ndarray = 1.4
     damage: float | np.ndarray = 0.3
 
-    def draw(self, *, key: PRNGKeyArray) -> Network:
+    @of_either_key
+    def draw(self, *, key: Key) -> Network:
         """A random instance, in float64."""
-        with float64():
-            weights, inputs, key = self.original(key)
-            keys = jax.random.split(key, len(weights))
-            noise = [
-                self.damage * self.gain / len(w) ** 0.5 * normal(k, w.shape)
-                for k, w in zip(keys, weights, strict=True)
-            ]
-            compressed = tuple(w + n for w, n in zip(weights, noise, strict=True))
-            return Network(weights, compressed, inputs, self.rank)
+        weights, inputs, key = self.original(key)
+        noise = [
+            self.damage * self.gain / len(w) ** 0.5 * normal(k, w.shape)
+            for k, w in zip(split(key, len(weights)), weights, strict=True)
+        ]
+        compressed = tuple(w + n for w, n in zip(weights, noise, strict=True))
+        return Network(weights, compressed, inputs, self.rank)
 
-    def original(self, key: PRNGKeyArray) -> tuple[Weights, Array, PRNGKeyArray]:
+    def original(self, key: Key) -> tuple[Weights, AnyArray, Key]:
         """Weights and inputs, and a key for what else is random; call it inside
         `float64`.
         """
-        key, inputs_key, *keys = jax.random.split(key, len(self.widths) + 1)
+        key, inputs_key, *keys = split(key, len(self.widths) + 1)
         shapes = zip(self.widths[:-1], self.widths[1:], strict=True)
         weights = tuple(
             self.gain / shape[0] ** 0.5 * normal(k, shape)
@@ -182,12 +182,29 @@ class Fitted(eqx.Module):
 
     random: Random
 
-    def draw(self, *, key: PRNGKeyArray) -> Network:
-        """A random instance, in float64."""
+    @of_either_key
+    def draw(self, *, key: Key) -> Network:
+        """A random instance, in float64; JAX compresses it in any case."""
+        return self.draw_parts(key=key).instance()
+
+    def draw_parts(self, *, key: Key) -> "FittedParts":
+        """What is random of it; call it inside `float64`."""
+        weights, inputs, _ = self.random.original(key)
+        return FittedParts(weights, inputs, self.random.rank)
+
+
+class FittedParts(AbstractParts):
+    """A network before it is compressed."""
+
+    weights: Weights
+    inputs: Float[AnyArray, "samples _inputs"]
+    rank: int = eqx.field(static=True)
+
+    def instance(self) -> Network:
+        """The network, compressed layer after layer."""
         with float64():
-            weights, inputs, _ = self.random.original(key)
-            compressed = compressed_by_layers(weights, inputs, self.random.rank)
-            return Network(weights, compressed, inputs, self.random.rank)
+            compressed = compressed_by_layers(self.weights, self.inputs, self.rank)
+            return Network(self.weights, compressed, self.inputs, self.rank)
 
 
 _REGIMES = {

@@ -36,22 +36,20 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Drawn, Key, after, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
-    after,
     check_array,
     check_count,
     check_rank,
-    float64,
     keep,
-    matmul,
     rounding_allowance,
     safe_divide,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory._subspaces import leading_eigenvectors, leading_right_vectors
-from lowrank_theory.generators import activations
+from lowrank_theory.generators.activations import haar
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared, tail_norm
 from lowrank_theory.theorems._theorem import (
     UPPER,
@@ -122,45 +120,42 @@ class RouteSetting(eqx.Module):
         settle(self, "samples", check_count, np.shape(self.values)[0])
         keep(self, "rank", check_rank(self.rank, self.samples, np.shape(self.values)[0]))
 
-    def draw(self, *, key: PRNGKeyArray) -> Perturbed:
-        """A random instance, in float64; works under `jit` and `vmap`."""
-        with float64():
-            return _draw(self, key)
+    @of_either_key
+    def draw(self, *, key: Key) -> Perturbed:
+        """A random instance, in float64."""
+        left_key, right_key, gram_key, outputs_key = split(key, 4)
+        values = namespace(key).asarray(self.values, float)
+        count = values.size
+        left = haar(self.samples, count, key=left_key)
+        right = haar(count, count, key=after(left, right_key))
+        outputs = matmul(left * values, right.T)
+        gram = matmul(outputs.T, outputs)
+
+        wild = normal(gram_key, (count, count))
+        gram_change = self.strength * values[0] ** 2 * (wild + wild.T) / math.sqrt(2)
+        gram_change += matmul(right * _trade(values**2, self.rank, self.aim), right.T)
+        gram_change += _rounded(gram, self.bits) - gram
+
+        outputs_change = self.strength * values[0] * normal(outputs_key, outputs.shape)
+        outputs_change += matmul(left * _trade(values, self.rank, self.aim), right.T)
+        outputs_change += _rounded(outputs, self.bits) - outputs
+        return Perturbed(outputs, (gram_change + gram_change.T) / 2, outputs_change, self.rank)
 
 
-@eqx.filter_jit
-def _draw(setting: RouteSetting, key: PRNGKeyArray) -> Perturbed:
-    left_key, right_key, gram_key, outputs_key = jax.random.split(key, 4)
-    values = jnp.asarray(setting.values, float)
-    count = values.size
-    left = activations.haar(setting.samples, count, key=left_key)
-    right = activations.haar(count, count, key=after(left, right_key))
-    outputs = matmul(left * values, right.T)
-    gram = matmul(outputs.T, outputs)
-
-    wild = normal(gram_key, (count, count))
-    gram_change = setting.strength * values[0] ** 2 * (wild + wild.T) / math.sqrt(2)
-    gram_change += matmul(right * _trade(values**2, setting.rank, setting.aim), right.T)
-    gram_change += _rounded(gram, setting.bits) - gram
-
-    outputs_change = setting.strength * values[0] * normal(outputs_key, outputs.shape)
-    outputs_change += matmul(left * _trade(values, setting.rank, setting.aim), right.T)
-    outputs_change += _rounded(outputs, setting.bits) - outputs
-    return Perturbed(outputs, (gram_change + gram_change.T) / 2, outputs_change, setting.rank)
-
-
-def _trade(values: Array, rank: int, aim: Any) -> Array:
+def _trade(values: Float[Drawn, " count"], rank: int, aim: Any) -> Float[Drawn, " count"]:
     """Half of what the leading numbers have more than the next ones, taken from them and given."""
-    pairs = min(rank, values.size - rank)
+    xp, pairs = namespace(values), min(rank, values.size - rank)
     half = aim * (values[:pairs] - values[rank : rank + pairs]) / 2
-    return jnp.zeros_like(values).at[:pairs].set(-half).at[rank : rank + pairs].set(half)
+    between, rest = xp.zeros(rank - pairs), xp.zeros(values.size - rank - pairs)
+    return xp.concatenate([-half, between, half, rest])
 
 
-def _rounded(matrix: Array, bits: Any) -> Array:
+def _rounded(matrix: Float[Drawn, "..."], bits: Any) -> Float[Drawn, "..."]:
     """The entries with `bits` significant bits."""
-    mantissa, exponent = jnp.frexp(matrix)
-    scale = 2.0 ** jnp.asarray(bits, float)
-    return jnp.ldexp(jnp.round(mantissa * scale) / scale, exponent)
+    xp = namespace(matrix)
+    mantissa, exponent = xp.frexp(matrix)
+    scale = 2.0 ** xp.asarray(bits, float)
+    return xp.ldexp(xp.round(mantissa * scale) / scale, exponent)
 
 
 _SAMPLES, _SIZE, _RANK = 16, 10, 3

@@ -32,13 +32,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
+from lowrank_theory._arrays import Key, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     check_count,
     check_rank,
-    float64,
     keep,
     matmul,
     rounding_allowance,
@@ -46,7 +46,7 @@ from lowrank_theory._numerics import (
 )
 from lowrank_theory.excitation import lengths_in, losses, moments, pairs, ranked
 from lowrank_theory.generators import activations, noise, spectra, targets
-from lowrank_theory.generators.activations import haar
+from lowrank_theory.generators.activations import haar_stack
 from lowrank_theory.problems import Layer, Observed, Problem, Setting, not_stated
 from lowrank_theory.recovery import LowRank
 from lowrank_theory.theorems._quantities import (
@@ -129,18 +129,13 @@ class OrientationSetting(eqx.Module):
         inputs, values = (np.repeat(v, factor) for v in (self.input_values, self.values))
         return OrientationSetting(inputs, values, factor * self.rank, self.count)
 
-    def draw(self, *, key: PRNGKeyArray) -> Orientations:
+    @of_either_key
+    def draw(self, *, key: Key) -> Orientations:
         """Random orientations, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: OrientationSetting, key: PRNGKeyArray) -> Orientations:
-    inputs, values = (jnp.asarray(each, float) for each in (setting.input_values, setting.values))
-    keys = jax.random.split(key, setting.count)
-    bases = jax.lax.map(lambda key: haar(inputs.size, values.size, key=key), keys)
-    return Orientations(inputs, values, bases, setting.rank, jnp.asarray(True))
+        xp = namespace(key)
+        inputs, values = (xp.asarray(each, float) for each in (self.input_values, self.values))
+        bases = haar_stack(self.count, inputs.size, values.size, key=key)
+        return Orientations(inputs, values, bases, self.rank, xp.asarray(True))
 
 
 def _setting(input_values: Any, values: Any, rank: int = 2) -> OrientationSetting:

@@ -28,19 +28,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._arrays import matmul, namespace
+from lowrank_theory._arrays import Key, after, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
-    after,
     check_rank,
     check_same,
-    float64,
     keep,
     relative_rank_cutoff,
     rounding_allowance,
     safe_divide,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.problems import Layer, Observed
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
@@ -184,27 +182,22 @@ class ProjectedSetting(eqx.Module):
     def __check_init__(self) -> None:
         keep(self, "rank", check_rank(self.rank, self.lengths.size, self.outputs))
 
-    def draw(self, *, key: PRNGKeyArray) -> Projected:
+    @of_either_key
+    def draw(self, *, key: Key) -> Projected:
         """A random layer with its stated truth, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: ProjectedSetting, key: PRNGKeyArray) -> Projected:
-    row_key, left_key, right_key, blur_key = jax.random.split(key, 4)
-    inputs, size, rank = setting.lengths.size, setting.outputs, setting.rank
-    longer, shorter = max(setting.samples, inputs), min(setting.samples, inputs)
-    rows = haar(longer, shorter, key=row_key)
-    rows = (rows if setting.samples == longer else rows.T) * setting.lengths
-    left = haar(inputs, setting.values.size, key=after(rows, left_key))
-    right = haar(size, setting.values.size, key=after(left, right_key))
-    weights = matmul(left * setting.values, right.T)
-    _, _, vectors = jnp.linalg.svd(matmul(rows, after(right, weights)), full_matrices=True)
-    turned = jnp.cos(setting.turn) * vectors + jnp.sin(setting.turn) * jnp.roll(vectors, -rank, 0)
-    turned = turned[:rank].T + setting.blur * normal(blur_key, (size, rank))
-    basis, _ = jnp.linalg.qr(after(vectors, turned), mode="complete")
-    return Projected(Layer(Observed(weights=weights, activations=rows), rank), basis)
+        xp, (row_key, left_key, right_key, blur_key) = namespace(key), split(key, 4)
+        inputs, size, rank = self.lengths.size, self.outputs, self.rank
+        longer, shorter = max(self.samples, inputs), min(self.samples, inputs)
+        rows = haar(longer, shorter, key=row_key)
+        rows = (rows if self.samples == longer else rows.T) * self.lengths
+        left = haar(inputs, self.values.size, key=after(rows, left_key))
+        right = haar(size, self.values.size, key=after(left, right_key))
+        weights = matmul(left * self.values, right.T)
+        _, _, vectors = xp.linalg.svd(matmul(rows, after(right, weights)), full_matrices=True)
+        turned = xp.cos(self.turn) * vectors + xp.sin(self.turn) * xp.roll(vectors, -rank, 0)
+        turned = turned[:rank].T + self.blur * normal(blur_key, (size, rank))
+        basis, _ = xp.linalg.qr(after(vectors, turned), mode="complete")
+        return Projected(Layer(Observed(weights=weights, activations=rows), rank), basis)
 
 
 def _setting(lengths: Any, values: Any, **changes: Any) -> ProjectedSetting:

@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import check_count, float64, matmul, safe_divide, settle
-from lowrank_theory._random import normal, uniform
+from lowrank_theory._arrays import Key, matmul, namespace, of_either_key
+from lowrank_theory._numerics import check_count, safe_divide, settle
+from lowrank_theory._random import normal, split, uniform
 from lowrank_theory.generators import noise
 from lowrank_theory.theorems._quantities import frobenius, singular_values, squared
-from lowrank_theory.theorems._stepped import SteppedLayer, correlated_rows
+from lowrank_theory.theorems._stepped import SteppedLayer, correlated_rows, independent_weights
 from lowrank_theory.theorems._theorem import (
     EQUALITY,
     EQUALITY_IN_EXPECTATION,
@@ -122,29 +123,25 @@ class FactoredSetting(eqx.Module):
         for name in ("samples", "inputs", "outputs", "rank"):
             settle(self, name, check_count, 1)
 
-    def draw(self, *, key: PRNGKeyArray) -> FactoredLayer:
+    @of_either_key
+    def draw(self, *, key: Key) -> FactoredLayer:
         """A random layer, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: FactoredSetting, key: PRNGKeyArray) -> FactoredLayer:
-    row_key, *keys = jax.random.split(key, 5)
-    rows = correlated_rows(row_key, (setting.samples, setting.inputs), setting.decay, 0.5)
-    shapes = (setting.inputs, setting.rank), (setting.rank, setting.outputs)
-    left, right = (
-        setting.law.draw(jnp.eye(shape[0]), jnp.zeros(shape), key=each)
-        for shape, each in zip(shapes, keys[:2], strict=True)
-    )
-    sees, layers = rows, []
-    for factor, reach, each in zip(
-        (left, right), (setting.first, setting.second), keys[2:], strict=True
-    ):
-        step, dither = jnp.max(jnp.abs(factor)) / reach, uniform(each, factor.shape)
-        layers.append(SteppedLayer(factor, sees, step, dither=dither, uniform=jnp.asarray(True)))
-        sees = matmul(rows, left)
-    return FactoredLayer(*layers)
+        xp, (row_key, *keys) = namespace(key), split(key, 5)
+        rows = correlated_rows(row_key, (self.samples, self.inputs), self.decay, 0.5)
+        shapes = (self.inputs, self.rank), (self.rank, self.outputs)
+        left, right = (
+            independent_weights(self.law, each, shape)
+            for shape, each in zip(shapes, keys[:2], strict=True)
+        )
+        sees, layers = rows, []
+        for factor, reach, each in zip(
+            (left, right), (self.first, self.second), keys[2:], strict=True
+        ):
+            step, dither = xp.max(xp.abs(factor)) / reach, uniform(each, factor.shape)
+            step, known = xp.asarray(step), xp.asarray(True)
+            layers.append(SteppedLayer(factor, sees, step, dither=dither, uniform=known))
+            sees = matmul(rows, left)
+        return FactoredLayer(*layers)
 
 
 def _regimes(**shape: int) -> dict[str, FactoredSetting]:

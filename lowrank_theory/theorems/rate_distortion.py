@@ -26,21 +26,28 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     check_array,
     check_count,
+    check_rank,
     check_same,
-    float64,
-    matmul,
+    keep,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory.approximations import Quantised
 from lowrank_theory.quantisation import gptq
 from lowrank_theory.rate_distortion import distortion_floor
 from lowrank_theory.recovery import truncated_svd
-from lowrank_theory.theorems._quantities import as_known, frobenius, law_hypothesis, squared
+from lowrank_theory.theorems._quantities import (
+    as_floats,
+    as_known,
+    frobenius,
+    law_hypothesis,
+    squared,
+)
 from lowrank_theory.theorems._stepped import correlated_rows, damped_moments
 from lowrank_theory.theorems._theorem import (
     LOWER,
@@ -84,20 +91,18 @@ class AllocationSetting(eqx.Module):
     """Log-normal variances of a `spread`, and exponential bits of a `mean`."""
 
     components: int
-    spread: float | np.ndarray = eqx.field(default=1.0, converter=np.asarray)
-    mean: float | np.ndarray = eqx.field(default=1.0, converter=np.asarray)
+    spread: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
+    mean: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
 
-    def draw(self, *, key: PRNGKeyArray) -> Allocation:
+    def __check_init__(self) -> None:
+        settle(self, "components", check_count, 1)
+
+    @of_either_key
+    def draw(self, *, key: Key) -> Allocation:
         """Random variances and bits, in float64."""
-        with float64():
-            return _draw_allocation(self, key)
-
-
-@eqx.filter_jit
-def _draw_allocation(setting: AllocationSetting, key: PRNGKeyArray) -> Allocation:
-    size, bits = jax.random.split(key)
-    variances = jnp.exp(setting.spread * normal(size, (setting.components,)))
-    return Allocation(variances, setting.mean * normal(bits, (setting.components,)) ** 2)
+        size, bits = split(key)
+        variances = namespace(key).exp(self.spread * normal(size, (self.components,)))
+        return Allocation(variances, self.mean * normal(bits, (self.components,)) ** 2)
 
 
 _ALLOCATED = {
@@ -165,31 +170,24 @@ class CodedWeightsSetting(eqx.Module):
     outputs: int
     bits: int
     rank: int = 1
-    scale: float | np.ndarray = eqx.field(default=1.0, converter=np.asarray)
-    decay: float | np.ndarray = eqx.field(default=0.0, converter=np.asarray)
-    correlated: float | np.ndarray = eqx.field(default=1.0, converter=np.asarray)
+    scale: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
+    decay: float | np.ndarray = eqx.field(default=0.0, converter=as_floats)
+    correlated: float | np.ndarray = eqx.field(default=1.0, converter=as_floats)
 
-    def draw(self, *, key: PRNGKeyArray) -> CodedWeights:
+    def __check_init__(self) -> None:
+        for name in ("samples", "inputs", "outputs"):
+            settle(self, name, check_count, 1)
+        settle(self, "bits", check_count, 0, 8)
+        keep(self, "rank", check_rank(self.rank, self.inputs, self.outputs))
+
+    @of_either_key
+    def draw(self, *, key: Key) -> CodedWeights:
         """A random layer, in float64."""
-        with float64():
-            return _draw_weights(self, key)
-
-
-@eqx.filter_jit
-def _draw_weights(setting: CodedWeightsSetting, key: PRNGKeyArray) -> CodedWeights:
-    row_key, weight_key = jax.random.split(key)
-    shape = setting.samples, setting.inputs
-    rows = correlated_rows(row_key, shape, setting.decay, setting.correlated)
-    scale = jnp.asarray(setting.scale)
-    weights = scale * normal(weight_key, (setting.inputs, setting.outputs))
-    return CodedWeights(
-        weights,
-        rows,
-        setting.bits,
-        scale=scale,
-        rank=setting.rank,
-        gaussian=jnp.asarray(True),
-    )
+        xp, (row_key, weight_key) = namespace(key), split(key)
+        rows = correlated_rows(row_key, (self.samples, self.inputs), self.decay, self.correlated)
+        scale, known = xp.asarray(self.scale), xp.asarray(True)
+        weights = scale * normal(weight_key, (self.inputs, self.outputs))
+        return CodedWeights(weights, rows, self.bits, scale=scale, rank=self.rank, gaussian=known)
 
 
 _SHAPE: dict[str, Any] = {"samples": 32, "inputs": 16, "outputs": 16}

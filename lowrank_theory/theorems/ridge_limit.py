@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_theory._numerics import AnyArray, after, check_rank, float64, keep, matmul, safe_divide
-from lowrank_theory._random import normal
+from lowrank_theory._arrays import Drawn, Key, after, matmul, namespace, of_either_key
+from lowrank_theory._numerics import AnyArray, check_rank, keep, safe_divide
+from lowrank_theory._random import normal, split
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.problems import Layer, Observed
 from lowrank_theory.recovery import LowRank, activation_weighted, ridge, truncated_svd
@@ -82,28 +83,24 @@ class RidgedSetting(eqx.Module):
     def __check_init__(self) -> None:
         keep(self, "rank", check_rank(self.rank, self.scales.size, self.outputs))
 
-    def draw(self, *, key: PRNGKeyArray) -> RidgedLayer:
-        """A random layer with its penalty."""
-        with float64():
-            return _draw(self, key)
+    @of_either_key
+    def draw(self, *, key: Key) -> RidgedLayer:
+        """A random layer with its penalty, in float64."""
+        row_key, left_key, right_key = split(key, 3)
+        inputs, count = self.scales.size, self.values.size
+        activations = normal(row_key, (self.samples, inputs)) * self.scales
+        left = haar(inputs, count, key=left_key)
+        right = haar(self.outputs, count, key=after(left, right_key))
+        weights = matmul(left * self.values, right.T)
+        return ridged(activations, weights, self.rank, self.strength)
 
 
-@eqx.filter_jit
-def _draw(setting: RidgedSetting, key: PRNGKeyArray) -> RidgedLayer:
-    row_key, left_key, right_key = jax.random.split(key, 3)
-    inputs, count = setting.scales.size, setting.values.size
-    activations = normal(row_key, (setting.samples, inputs)) * setting.scales
-    left = haar(inputs, count, key=left_key)
-    right = haar(setting.outputs, count, key=after(left, right_key))
-    weights = matmul(left * setting.values, right.T)
-    return ridged(activations, weights, setting.rank, setting.strength)
-
-
-def ridged(activations: Array, weights: Array, rank: int, strength: Any) -> RidgedLayer:
+def ridged(activations: Drawn, weights: Drawn, rank: int, strength: Any) -> RidgedLayer:
     r"""The layer with the penalty $\mu =$ `strength` $\cdot\,\gamma/\lVert W\rVert^2$."""
     layer = Layer(Observed(weights=weights, activations=activations), rank)
-    penalty = strength * _gap(layer) / singular_values(weights)[0] ** 2
-    return RidgedLayer(layer, penalty)
+    gap, xp = _gap(_padded_values(activations, weights), rank), namespace(activations, weights)
+    penalty = strength * gap / xp.linalg.svd(weights, compute_uv=False)[0] ** 2
+    return RidgedLayer(layer, xp.asarray(penalty))
 
 
 def _setting(strength: float, scales: Any = 1.0, values: Any = None) -> RidgedSetting:
@@ -137,15 +134,19 @@ def _activations(layer: Layer) -> Array:
 
 
 def _output_values(layer: Layer) -> Array:
-    """The singular values of $XW$, one for each output."""
-    values = singular_values(matmul(_activations(layer), _weights(layer)))
-    return jnp.pad(values, (0, layer.observed.shape[1] - values.size + 1))
+    """The singular values of $XW$, one for each output and a zero."""
+    return _padded_values(_activations(layer), _weights(layer))
 
 
-def _gap(layer: Layer) -> Array:
+def _padded_values(activations: Drawn, weights: Drawn) -> Drawn:
+    xp = namespace(activations, weights)
+    values = xp.linalg.svd(matmul(activations, weights), compute_uv=False)
+    return xp.pad(values, (0, weights.shape[1] - values.size + 1))
+
+
+def _gap(values: Drawn, rank: int) -> Any:
     r"""$\gamma = s_r(XW)^2 - s_{r+1}(XW)^2$."""
-    values = _output_values(layer)
-    return values[layer.rank - 1] ** 2 - values[layer.rank] ** 2
+    return values[rank - 1] ** 2 - values[rank] ** 2
 
 
 def _spread(instance: RidgedLayer) -> Array:
@@ -156,7 +157,7 @@ def _spread(instance: RidgedLayer) -> Array:
 
 def _ratio(instance: RidgedLayer) -> Array:
     """$x$, infinite without a gap."""
-    gap = _gap(instance.layer)
+    gap = _gap(_output_values(instance.layer), instance.layer.rank)
     return jnp.where(gap > 0, safe_divide(_spread(instance), gap), jnp.inf)
 
 

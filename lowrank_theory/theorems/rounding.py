@@ -50,17 +50,16 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from lowrank_theory._arrays import Key, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     check_array,
     check_count,
     check_same,
-    float64,
-    matmul,
     safe_sqrt,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory._scale import times_power, unit
 from lowrank_theory.generators import noise
 from lowrank_theory.quantisation import round_to_nearest
@@ -72,6 +71,7 @@ from lowrank_theory.theorems._rounded_to_steps import (
     Stochastic,
     SubtractiveDither,
 )
+from lowrank_theory.theorems._stepped import independent_weights
 from lowrank_theory.theorems._theorem import (
     EQUALITY,
     UPPER,
@@ -176,26 +176,21 @@ class RoundedSetting(eqx.Module):
             settle(self, name, check_count, 1)
         _check_grid(self)
 
-    def draw(self, *, key: PRNGKeyArray) -> RoundedLayer:
+    @of_either_key
+    def draw(self, *, key: Key) -> RoundedLayer:
         """A random layer, in float64."""
-        with float64():
-            return _draw(self, key)
-
-
-@eqx.filter_jit
-def _draw(setting: RoundedSetting, key: PRNGKeyArray) -> RoundedLayer:
-    row_key, weight_key = jax.random.split(key)
-    shape = setting.inputs, setting.outputs
-    weights = setting.law.draw(jnp.eye(shape[0]), jnp.zeros(shape), key=weight_key)
-    if setting.dyadic:
-        digits, powers = jnp.frexp(weights)
-        weights = jnp.sign(digits) * jnp.ldexp(0.5, powers)
-    place = jnp.arange(shape[setting.axis]) % (setting.group or shape[setting.axis])
-    sizes = jnp.where(place == 0, setting.first, 1.0)
-    sizes = sizes[:, None] if setting.axis == 0 else sizes[None, :]
-    activations = normal(row_key, (setting.samples, setting.inputs))
-    grid = {"group": setting.group, "axis": setting.axis}
-    return RoundedLayer(sizes * weights, setting.bits, activations=activations, **grid)
+        xp, (row_key, weight_key) = namespace(key), split(key)
+        shape = self.inputs, self.outputs
+        weights = independent_weights(self.law, weight_key, shape)
+        if self.dyadic:
+            digits, powers = xp.frexp(weights)
+            weights = xp.sign(digits) * xp.ldexp(0.5, powers)
+        place = xp.arange(shape[self.axis]) % (self.group or shape[self.axis])
+        sizes = xp.where(place == 0, self.first, 1.0)
+        sizes = sizes[:, None] if self.axis == 0 else sizes[None, :]
+        activations = normal(row_key, (self.samples, self.inputs))
+        grid = {"group": self.group, "axis": self.axis}
+        return RoundedLayer(sizes * weights, self.bits, activations=activations, **grid)
 
 
 _SHAPE: dict[str, Any] = {"samples": 12, "inputs": 24, "outputs": 6, "group": 8}

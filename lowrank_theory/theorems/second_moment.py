@@ -35,20 +35,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
+from lowrank_theory._arrays import Drawn, Key, matmul, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     Number,
     check_count,
-    float64,
-    matmul,
     relative_rank_cutoff,
     rounding_allowance,
     safe_divide,
     settle,
 )
-from lowrank_theory._random import normal, uniform
+from lowrank_theory._random import normal, split, uniform
 from lowrank_theory.generators.activations import haar
 from lowrank_theory.theorems._quantities import (
     deviation,
@@ -100,19 +99,14 @@ class GaussianRows(eqx.Module):
     def __check_init__(self) -> None:
         settle(self, "samples", check_count, 1)
 
-    def draw(self, *, key: PRNGKeyArray) -> Rows:
-        """Rows and their law."""
-        with float64():
-            return _draw_gaussian(self, key)
-
-
-@eqx.filter_jit
-def _draw_gaussian(setting: GaussianRows, key: PRNGKeyArray) -> Rows:
-    basis_key, row_key = jax.random.split(key)
-    inputs = setting.scales.size
-    root = setting.scales[:, None] * haar(inputs, inputs, key=basis_key).T
-    rows = matmul(normal(row_key, (setting.samples, inputs)), root)
-    return Rows(rows, matmul(root.T, root), jnp.asarray(True), jnp.asarray(jnp.inf))
+    @of_either_key
+    def draw(self, *, key: Key) -> Rows:
+        """Rows and their law, in float64."""
+        xp, (basis_key, row_key) = namespace(key), split(key)
+        inputs = self.scales.size
+        root = self.scales[:, None] * haar(inputs, inputs, key=basis_key).T
+        rows = matmul(normal(row_key, (self.samples, inputs)), root)
+        return Rows(rows, matmul(root.T, root), xp.asarray(True), xp.asarray(xp.inf))
 
 
 class ResampledRows(eqx.Module):
@@ -126,21 +120,17 @@ class ResampledRows(eqx.Module):
     def __check_init__(self) -> None:
         settle(self, "samples", check_count, 1)
 
-    def draw(self, *, key: PRNGKeyArray) -> Rows:
-        """Rows and their law."""
-        with float64():
-            return _draw_resampled(self, key)
-
-
-@eqx.filter_jit
-def _draw_resampled(setting: ResampledRows, key: PRNGKeyArray) -> Rows:
-    population = jnp.asarray(setting.population, float)
-    count = population.shape[0]
-    second_moment = matmul(population.T, population) / count
-    chosen = jnp.floor(count * uniform(key, (setting.samples,))).astype(int)
-    white, _ = _whitened(population, second_moment)
-    leverage = jnp.max(jnp.sum(white**2, axis=1))
-    return Rows(population[chosen], second_moment, jnp.asarray(False), leverage)
+    @of_either_key
+    def draw(self, *, key: Key) -> Rows:
+        """Rows and their law, in float64."""
+        xp = namespace(key)
+        population = xp.asarray(self.population, float)
+        count = population.shape[0]
+        second_moment = matmul(population.T, population) / count
+        chosen = xp.floor(count * uniform(key, (self.samples,))).astype(int)
+        white, _ = _whitened(population, second_moment)
+        leverage = xp.asarray(xp.max(xp.sum(white**2, axis=1)))
+        return Rows(population[chosen], second_moment, xp.asarray(False), leverage)
 
 
 def relative_deviation(
@@ -204,11 +194,12 @@ def _effective_rank(eigenvalues: Array) -> Array:
     return safe_divide(jnp.sum(eigenvalues), jnp.max(eigenvalues))
 
 
-def _whitened(rows: Array, second_moment: Array) -> tuple[Array, Array]:
+def _whitened(rows: Drawn, second_moment: Drawn) -> tuple[Drawn, Drawn]:
     """The rows in coordinates in which the second moment is a projector, and its diagonal."""
-    values, vectors = jnp.linalg.eigh(second_moment)
+    xp = namespace(rows, second_moment)
+    values, vectors = xp.linalg.eigh(second_moment)
     kept = values > relative_rank_cutoff(second_moment.shape) * values[-1]
-    scales = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
+    scales = xp.where(kept, 1 / xp.sqrt(xp.where(kept, values, 1)), 0)
     return matmul(rows, vectors) * scales, kept
 
 

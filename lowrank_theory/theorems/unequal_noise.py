@@ -28,10 +28,11 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from lowrank_theory._numerics import AnyArray, Number, check_same, float64, safe_divide
+from lowrank_theory._arrays import Key, namespace, of_either_key
+from lowrank_theory._numerics import AnyArray, Number, check_same, safe_divide
 from lowrank_theory.generators import noise, spectra, targets
 from lowrank_theory.problems import Problem, Setting, not_stated
 from lowrank_theory.recovery import ActivationWeighted, LowRank, recover
@@ -107,10 +108,19 @@ class UnequalSetting(eqx.Module):
         self.row_scales = _scales("row_scales", row_scales, samples)
         self.column_scales = _scales("column_scales", column_scales, outputs)
 
-    def draw(self, *, key: PRNGKeyArray) -> UnequalProblem:
+    @of_either_key
+    def draw(self, *, key: Key) -> UnequalProblem:
         """A random instance, in float64."""
-        with float64():
-            return _draw(self, key)
+        xp, parts = namespace(key), self.setting.draw_parts(key=key)
+        rows, columns = (xp.asarray(each) for each in (self.row_scales, self.column_scales))
+        truth = dataclasses.replace(
+            parts.truth,
+            noise=parts.truth.noise * rows[:, None] * columns,
+            noise_scale=xp.asarray(xp.max(rows) * xp.max(columns)),
+            gaussian_noise=xp.asarray(False),
+        )
+        problem = dataclasses.replace(parts, truth=truth).instance()
+        return UnequalProblem(problem, rows, columns, xp.asarray(True))
 
 
 def _scales(name: str, given: ArrayLike | float, count: int) -> Float[np.ndarray, " count"]:
@@ -118,21 +128,6 @@ def _scales(name: str, given: ArrayLike | float, count: int) -> Float[np.ndarray
     if not np.all(scales >= 0):
         raise ValueError(f"`{name}` are standard deviations: none may be negative.")
     return scales
-
-
-@eqx.filter_jit
-def _draw(setting: UnequalSetting, key: PRNGKeyArray) -> UnequalProblem:
-    rows, columns = (jnp.asarray(each) for each in (setting.row_scales, setting.column_scales))
-    parts = setting.setting.draw_parts(key=key)
-    drawn = jnp.asarray(parts.truth.noise) * rows[:, None] * columns
-    truth = dataclasses.replace(
-        parts.truth,
-        noise=drawn,
-        noise_scale=jnp.max(rows) * jnp.max(columns),
-        gaussian_noise=jnp.asarray(False),
-    )
-    problem = dataclasses.replace(parts, truth=truth).problem()
-    return UnequalProblem(problem, rows, columns, jnp.asarray(True))
 
 
 class Loudness(eqx.Module):

@@ -29,21 +29,20 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy import optimize
 
+from lowrank_theory._arrays import Key, namespace, of_either_key
 from lowrank_theory._numerics import (
     AnyArray,
     check_count,
     check_rank,
-    float64,
     keep,
     safe_divide,
     settle,
 )
-from lowrank_theory._random import normal
+from lowrank_theory._random import normal, split
 from lowrank_theory.generators import noise
 from lowrank_theory.theorems._quantities import law_hypothesis, singular_values
 from lowrank_theory.theorems._theorem import (
@@ -100,23 +99,17 @@ class ResidualSetting(eqx.Module):
         sizes = {name: factor * getattr(self, name) for name in ("rows", "columns", "rank")}
         return dataclasses.replace(self, **sizes)
 
-    def draw(self, *, key: PRNGKeyArray) -> Residual:
+    @of_either_key
+    def draw(self, *, key: Key) -> Residual:
         """A random residual, in float64."""
-        with float64():
-            return _draw(self, key)
+        xp, (weights_key, noise_key) = namespace(key), split(key)
+        weights = normal(weights_key, (self.rows, self.columns))
+        matrix = self.law.draw(xp.eye(self.rows), weights, key=noise_key)
+        white, gaussian = (isinstance(self.law, each) for each in (_WHITE, noise.Gaussian))
+        return Residual(matrix, self.rank, xp.asarray(white), xp.asarray(gaussian))
 
 
 _WHITE = (noise.Gaussian, noise.Rademacher, noise.Uniform, noise.Laplace)
-
-
-@eqx.filter_jit
-def _draw(setting: ResidualSetting, key: PRNGKeyArray) -> Residual:
-    weights_key, noise_key = jax.random.split(key)
-    weights = normal(weights_key, (setting.rows, setting.columns))
-    matrix = setting.law.draw(jnp.eye(setting.rows), weights, key=noise_key)
-    white = isinstance(setting.law, _WHITE)
-    gaussian = isinstance(setting.law, noise.Gaussian)
-    return Residual(matrix, setting.rank, jnp.asarray(white), jnp.asarray(gaussian))
 
 
 def counted_share(angle: float, ratio: float) -> float:

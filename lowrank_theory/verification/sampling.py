@@ -16,7 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lowrank_theory._compilation import soon
 from lowrank_theory._numerics import float64, rounding_allowance
-from lowrank_theory.problems import Parts, Setting
+from lowrank_theory.problems import AbstractParts
 from lowrank_theory.theorems import (
     STATEMENTS,
     AbstractStatement,
@@ -271,38 +271,43 @@ def _asking(point: Point) -> Any:
 
 def _structure(point: Point) -> Any:
     """What a program to measure its instances is compiled for."""
-    if _is_on_host(point.setting):
+    if _is_ours(point.setting):
         (instances,) = _on_host(point, [point.start])
     else:
         with float64():
             instances = _batch(point, point.start)
-    shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(instances)]
+    shapes = [(np.shape(leaf), np.result_type(leaf)) for leaf in jax.tree.leaves(instances)]
     return jax.tree.structure(instances), tuple(shapes), point.batch, point.level
 
 
 def _batch(point: Point, start: int) -> Any:
     """The instances of a batch of its trials, or all that is random of them."""
     trials = range(start, start + point.batch)
-    if _is_on_host(point.setting):
+    if _is_ours(point.setting):
         return jax.tree.map(lambda *leaves: np.stack(leaves), *_on_host(point, trials))
     draw, *_ = _programs(point.level)
     return draw(point.setting, point.key, jnp.asarray(trials, jnp.uint32))
 
 
-def _is_on_host(setting: Any) -> bool:
-    """Whether it is drawn with NumPy, with nothing to compile, as all laws of this package can."""
-    if not isinstance(setting, Setting):
-        return False
-    laws = (setting.activations, setting.mismatch, setting.target, setting.noise)
-    return all(type(law).__module__.startswith("lowrank_theory.") for law in laws)
+def _is_ours(part: Any) -> bool:
+    """Whether a setting, or a part of one, and all its parts are of this package, whose laws are
+    drawn with NumPy, with nothing to compile.
+    """
+    if isinstance(part, eqx.Module):
+        parts = [getattr(part, field.name) for field in dataclasses.fields(part)]
+        return type(part).__module__.startswith("lowrank_theory.") and all(map(_is_ours, parts))
+    if isinstance(part, tuple):
+        return all(map(_is_ours, part))
+    return part is None or isinstance(part, bool | int | float | np.ndarray | np.generic | Array)
 
 
-def _on_host(point: Point, trials: Sequence[int]) -> list[Parts]:
-    """All that is random of some trials."""
+def _on_host(point: Point, trials: Sequence[int]) -> list[Any]:
+    """Some trials: their instances, or all that is random of them."""
     words = np.asarray(jax.random.key_data(point.key)).ravel().tolist()
     generators = [np.random.default_rng([*words, trial]) for trial in trials]
+    draw = getattr(point.setting, "draw_parts", point.setting.draw)
     with np.errstate(all="ignore"):  # what leaves float64 is judged where it is measured
-        return [point.setting.draw_parts(key=generator) for generator in generators]
+        return [draw(key=generator) for generator in generators]
 
 
 def _measure_alike(
@@ -345,7 +350,7 @@ def batch_size(statement: AbstractStatement, number: int) -> int:
     return batch
 
 
-# Drawing is compiled apart from measuring, so that settings of one shape share the latter. Only
+# Drawing with JAX is compiled apart from measuring: settings of one shape share the latter. Only
 # what is random is drawn: the rest of a problem is made where it is measured, as far as it is used.
 # Trials run one after another (`lax.map`): batched decompositions can wait for each other for ever.
 
@@ -382,7 +387,7 @@ def _break_all(statements: Sequence[AbstractStatement], instances: Any) -> list[
 
 
 def _instance(drawn: Any) -> Any:
-    return drawn.problem() if isinstance(drawn, Parts) else drawn
+    return drawn.instance() if isinstance(drawn, AbstractParts) else drawn
 
 
 @functools.cache

@@ -185,6 +185,10 @@ def test_settings_draw_what_they_say():
     ("make", "message"),
     [
         (lambda: PrunedSet(np.eye(3), np.eye(3)), "`moved` must leave an input of 3; got 3"),
+        (lambda: SetSetting(5, 3, 2, 3), "`removed` must be an integer from 1 to 2 .so that an"),
+        (lambda: SetSetting(0, 3, 2, 1), "`samples` must be an integer >= 1; got 0"),
+        (lambda: ThinnedSetting(3, 2, 7), "`kept` must be an integer from 1 to 6; got 7"),
+        (lambda: CoinSetting(5, 3, 0), "`outputs` must be an integer >= 1; got 0"),
         (lambda: Thinned(np.eye(3), 10), "`kept` must be an integer from 1 to 9; got 10"),
         (
             lambda: Sampled(np.eye(3), np.eye(3), np.zeros((3, 3)), np.eye(3)),

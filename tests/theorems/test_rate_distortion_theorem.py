@@ -68,3 +68,9 @@ def test_settings_and_refusals():
         Allocation(np.ones(1), -np.ones(1))
     with pytest.raises(ValueError, match="`rank` must be an integer from 1 to 2; got 3"):
         CodedWeights(np.eye(2), np.eye(2), 2, rank=3)
+    with pytest.raises(ValueError, match=r"`rank` must be an integer from 1 to 4 .*; got 5"):
+        CodedWeightsSetting(5, 6, 4, 2, rank=5)
+    with pytest.raises(ValueError, match="`bits` must be an integer from 0 to 8; got 9"):
+        CodedWeightsSetting(5, 6, 4, 9)
+    with pytest.raises(ValueError, match="`components` must be an integer >= 1; got 0"):
+        AllocationSetting(0)
