@@ -54,7 +54,7 @@ SIZES = {
     "digits": Sizes(calibration=1_200, held_out=590, units=2, items=597, batch=200),
     "mnist": Sizes(calibration=2_000, held_out=400, units=2, items=2_000, batch=250),
     "char_lstm": Sizes(calibration=200, held_out=200, units=2, items=20, batch=25),
-    "alexnet": Sizes(calibration=400, held_out=200, units=2, items=200, batch=50),
+    "alexnet": Sizes(calibration=300, held_out=200, units=2, items=200, batch=50),
     "resnet20": Sizes(calibration=200, held_out=200, units=2, items=200, batch=25),
     "resnet56": Sizes(calibration=200, held_out=200, units=2, items=200, batch=25),
     "minilm": Sizes(calibration=200, held_out=200, units=2, items=200, batch=20),

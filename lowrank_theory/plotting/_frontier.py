@@ -106,9 +106,8 @@ def _lines(
     below = [(share, loss) for share, loss in drawn if low < loss < high]
     if below:
         panel.plot(*zip(*below, strict=True), color=GREY, linestyle=":", linewidth=2)
-        at = below[len(below) // 2]
-        place: dict[str, Any] = {"ha": "right", "va": "top", "textcoords": "offset points"}
-        panel.annotate(_FLOOR, at, (-4, -2), color=GREY, fontsize=_TYPE - 2, **place)
+        corner = {"transform": panel.transAxes, "ha": "left", "va": "bottom"}  # nothing is below it
+        panel.text(0.03, 0.04, _FLOOR, color=GREY, fontsize=_TYPE - 2, **corner)
     if dense is not None:
         panel.axhline(dense, color=GREY, linestyle=":", linewidth=2)
         labels.append((dense, "dense", GREY))
