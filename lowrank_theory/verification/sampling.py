@@ -272,11 +272,11 @@ def _asking(point: Point) -> Any:
 def _structure(point: Point) -> Any:
     """What a program to measure its instances is compiled for."""
     if _is_ours(point.setting):
-        (instances,) = _on_host(point, [point.start])
+        (instances,) = jax.tree.map(np.asarray, _on_host(point, [point.start]))
     else:
         with float64():
             instances = _batch(point, point.start)
-    shapes = [(np.shape(leaf), np.result_type(leaf)) for leaf in jax.tree.leaves(instances)]
+    shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(instances)]
     return jax.tree.structure(instances), tuple(shapes), point.batch, point.level
 
 
