@@ -20,7 +20,7 @@ from lowrank_theory.quantisation import GPTQ, RoundToNearest
 from lowrank_theory.sparsification import Magnitude, SparseGPT, Wanda
 
 BITS = (8, 6, 4, 3, 2)
-SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
+SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.2, 0.1)
 FACTOR = 6.0
 SEEDS = 4
 SYNTHETIC = {"independent": False, "correlated": True}
@@ -60,7 +60,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         "seconds": seconds,
         "equalised_apart": _apart(even.parameters, again.parameters),
         "rounded": rounded(**known, unequal=unequal, bits=BITS[:2] if quick else BITS),
-        "pruned": pruned(**known, original=network, shares=SHARES[4:6] if quick else SHARES),
+        "pruned": pruned(**known, original=network, shares=SHARES[9:12:2] if quick else SHARES),
     }
 
 

@@ -1,5 +1,5 @@
-"""ResNet-20 on CIFAR-10 without data: bits, ranks at three quarters of the parameters, and what
-theory says of each layer.
+"""Residual networks on CIFAR-10 without data: ResNet-20 at numbers of bits and at three quarters of
+the parameters, and what theory says of each layer of it and of ResNet-56.
 """
 
 import dataclasses
@@ -27,45 +27,66 @@ from lowrank_theory.quantisation import GPTQ, RoundToNearest
 from lowrank_theory.recovery import ActivationWeighted, TruncatedSVD
 from lowrank_theory.theorems import price_of_ignoring_data
 
-DEPTH = 20
+DEPTH, DEEPER = 20, 56
 BITS = (8, 6, 4, 3, 2)
 SHARE = 0.75  # of the parameters
-CALIBRATION, SCORED, BATCH = 256, 1_000, 64
+CALIBRATION, DEEPER_CALIBRATION, SCORED, BATCH = 256, 64, 1_000, 64
+DEAD = 1e-12  # of the largest second moment of an input: none of the images excites it
 KINDS = ("independent", "correlated", "real")
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    exact_network, parameters = resnet_network(DEPTH, folded=False)
-    data = cifar10_data(CALIBRATION)
     scored = 100 if quick else SCORED
+    network, batches = loaded(DEPTH, BATCH if quick else CALIBRATION, scored)
+    exact = network.logits(network.parameters)
+    seen, seconds = observed(network, batches)
+    return {
+        "exact": judged([exact], exact, network.labels),
+        "seconds": seconds,
+        "rounded": rounded(network, seen, exact, BITS[:1] if quick else BITS),
+        "low_rank": low_rank(network, batches, exact),
+        "layers": layers(network, seen, limit=2 if quick else None),
+    }
+
+
+def measure_deeper(*, quick: bool) -> list[dict[str, Any]]:
+    """The layers of the deeper network."""
+    network, batches = loaded(DEEPER, DEEPER_CALIBRATION, 4)
+    return layers(network, observed(network, batches)[0], limit=2 if quick else None)
+
+
+def loaded(depth: int, calibration: int, scored: int) -> tuple[Network, dict[str, Any]]:
+    """A network, and each of its calibrations as batches, of so many images."""
+    exact_network, parameters = resnet_network(depth, folded=False)
+    data = cifar10_data(calibration)
     images, labels = data.held_out_images[:scored], data.held_out_labels[:scored]
     network = Network.of(exact_network, parameters, images, labels, batch=min(scored, 250))
-    exact = network.logits(network.parameters)
     batches: dict[str, Any] = {
         kind: Synthetic(
             network.statistics,
             lambda key: exact_network.noise(BATCH, key=key),
             key=jax.random.key(0),
-            batches=1 if quick else CALIBRATION // BATCH,
+            batches=calibration // BATCH,
             correlated=kind == "correlated",
         )
         for kind in KINDS[:2]
     }
-    count = BATCH if quick else CALIBRATION
-    batches["real"] = [data.training_images[k : k + BATCH] for k in range(0, count, BATCH)]
+    parts = range(0, calibration, BATCH)
+    batches["real"] = [data.training_images[start : start + BATCH] for start in parts]
+    return network, batches
+
+
+def observed(
+    network: Network, batches: Mapping[str, Any]
+) -> tuple[dict[str, Observation], dict[str, float]]:
+    """What the layers see of each calibration, and the processor seconds it takes."""
     seen, seconds = {}, {}
     for kind, given in batches.items():
         start = time.process_time()
         seen[kind] = observe(network.function, network.parameters, given)
         seconds[kind] = time.process_time() - start
         print(f"observed, {kind}", flush=True)
-    return {
-        "exact": judged([exact], exact, labels),
-        "seconds": seconds,
-        "rounded": rounded(network, seen, exact, BITS[:1] if quick else BITS),
-        "low_rank": low_rank(network, batches, exact),
-        "layers": layers(network, seen, limit=2 if quick else None),
-    }
+    return seen, seconds
 
 
 def rounded(
@@ -119,7 +140,8 @@ def layers(
     network: Network, seen: Mapping[str, Observation], limit: int | None
 ) -> list[dict[str, Any]]:
     """Of each layer at three quarters of its parameters: what the best layer for drawn inputs loses
-    on real ones, over the least, and what `stale_calibration` says that this is at most.
+    on real ones, over the least, and what `stale_calibration` says that this is at most. Inputs
+    that no real image excites are left out: for them there is no bound.
     """
     leaves, found = leaves_of(network.parameters), []
     sites = survey(network.function, network.parameters, network.images[:2])
@@ -128,9 +150,13 @@ def layers(
         inputs, outputs = weights.shape
         rank = max(1, int(SHARE * inputs * outputs / (inputs + outputs)))
         row: dict[str, Any] = {"layer": path, "inputs": inputs, "outputs": outputs, "rank": rank}
-        real = _root(seen["real"][path])
+        calibration: Any = seen["real"][path]
+        squares = np.diagonal(np.asarray(calibration.gram()))
+        live = squares > DEAD * squares.max()
+        row["live"], weights = int(live.sum()), weights[live]
+        real = _root(calibration, live)
         for kind in KINDS[:2]:
-            drawn = _root(seen[kind][path])
+            drawn = _root(seen[kind][path], live)
             instance = Layer(
                 Observed(weights=weights, activations=np.concatenate([drawn, real])), rank
             )
@@ -138,7 +164,6 @@ def layers(
         none = Layer(Observed(weights=weights, activations=real), rank)
         row["none"] = _ratios(none, price_of_ignoring_data.condition_number, real @ weights)
         found.append(row)
-        print(path, row, flush=True)
     return found
 
 
@@ -154,8 +179,9 @@ def _ratios(instance: Layer, statement: Any, outputs: np.ndarray) -> dict[str, f
     }
 
 
-def _root(calibration: Any) -> np.ndarray:
-    """A square matrix with the second moment of a row."""
+def _root(calibration: Any, live: np.ndarray) -> np.ndarray:
+    """A square matrix with the second moment of a row, of these inputs."""
     moment = np.asarray(calibration.gram(), np.float64) / float(calibration.count)
+    moment = moment[live][:, live]
     values, vectors = np.linalg.eigh(moment)
     return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T

@@ -25,12 +25,14 @@ FRONTIERS = [f"frontier_{name}" for name in CASES]
 NOTES_OF_OTHERS = {
     "README", "notation", "transfer", "methods", "why_data_helps", "a_theorem_of_your_own",
     "after_deployment",
+    "constrained",
 }  # fmt: skip
 FIGURES_OF_OTHERS = {
     *TRANSFERS, *FRONTIERS, "phase_diagram", "certificate_coverage", "code_certificate",
     "fine_tune", "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
     "every_size",
+    "data_free",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {
     *FIGURES_OF_OTHERS,
@@ -244,7 +246,10 @@ def test_the_trends_of_tables_are_as_expected(monkeypatch):
     assert np.all(made["softmax"]["relative entropy"] > made["softmax"]["squares"] - 0.01)
 
 
-@pytest.mark.parametrize("script", ["_look_up_note", "methods_on_networks", "every_size"])
+NOTES = ["_look_up_note", "methods_on_networks", "every_size", "data_free"]
+
+
+@pytest.mark.parametrize("script", NOTES)
 def test_the_tables_of_a_note_are_those_of_the_numbers(script, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "experiments")
     note = importlib.import_module(script)

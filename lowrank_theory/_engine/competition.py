@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from lowrank_theory._engine.choices import Choices, Plan, planned
+from lowrank_theory._engine.drawn import computed
 from lowrank_theory._engine.fits import FittedLayer, rounded
 from lowrank_theory._engine.held_out import float_outputs
 from lowrank_theory._engine.replace import replace
@@ -131,7 +132,7 @@ class Candidates:
         """Of each of these `network`s, on a part of the batches."""
         norms: list[float] = []
         errors: dict[str, list[float]] = {name: [] for name in networks}
-        for batch in itertools.islice(batches, part.start, part.stop):
+        for batch in map(computed, itertools.islice(batches, part.start, part.stop)):
             outputs = float_outputs(self._original(self.parameters, batch))
             norms.append(sum(float(np.vdot(each, each)) for each in outputs))
             for name, (function, parameters) in networks.items():

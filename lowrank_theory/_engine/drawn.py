@@ -78,6 +78,11 @@ class DrawnBatch(eqx.Module):
         return found
 
 
+def computed(batch: PyTree) -> PyTree:
+    """The batch that the function takes, of which nothing is drawn on the way."""
+    return batch.inputs if isinstance(batch, DrawnBatch) else batch
+
+
 class NormalisedShift(AbstractWeight):
     """A shift on its way to the sum that ends a normalisation, with the statistics of this sum.
 

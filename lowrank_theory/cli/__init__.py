@@ -1,5 +1,5 @@
-"""The command `lowrank-theory`: check the theorems by sampling, by attack, and by their rates, and
-study trained networks under them.
+"""The command `lowrank-theory`: check the theorems by sampling, by attack, and by their rates,
+study trained networks under them, and compress networks without their data.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from lowrank_theory.cli import attack, scale, transfer, verify
+from lowrank_theory.cli import attack, constrained, scale, transfer, verify
 from lowrank_theory.cli._options import BAD_USAGE, CANNOT_WRITE, FAILED, INTERRUPTED
 from lowrank_theory.verification.executors import LostWorkerError
 
@@ -45,6 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lowrank-theory", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (verify, attack, scale, transfer):
+    for command in (verify, attack, scale, transfer, constrained):
         command.add(commands)
     return parser

@@ -40,7 +40,8 @@ class Synthetic:
 
     `inputs(key)` draws a batch for the function, such as noise with the mean and the deviation of
     its inputs: what the first layer sees is that, and nothing else depends on it but for the
-    correlations. `batches` are drawn, the same each time.
+    correlations. `batches` are drawn, the same each time. Where `compress` compares whole networks,
+    of several methods, it runs them on these inputs, and nothing on the way is drawn.
 
     Raises `ValueError` without statistics; `observe` and `compress` do for paths that there are
     not, for statistics of another shape, for a leaf whose sum with outputs is not found, and for a

@@ -11,6 +11,7 @@ from rich.text import Text
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.reports._page import number, percent, shown
 from lowrank_theory.reports.verification import Record
+from lowrank_theory.studies.data_free import DataFreeRow
 from lowrank_theory.studies.layer_rows import LayerAtRank
 from lowrank_theory.studies.transfer_rows import DenseMetric, NetworkAtSize
 from lowrank_theory.verification.attack import SMALLER, Witness
@@ -103,6 +104,16 @@ def compressed_networks(rows: Sequence[NetworkAtSize], metric: DenseMetric) -> T
             number(row.metric, 4),
             _whole(f"{number(row.low, 2)} to {number(row.high, 2)}"),
         )
+    return table
+
+
+def calibrations(exact: float, rows: Sequence[DataFreeRow]) -> Table:
+    """A network compressed from several calibrations."""
+    table = _table("calibration", ">accuracy", ">points lost, 95 %", ">processor seconds")
+    table.add_row("dense", number(exact, 4), "–", "–")
+    for row in rows:
+        lost = f"{number(100 * row.low, 2)} to {number(100 * row.high, 2)}"
+        table.add_row(row.calibration, number(row.accuracy, 4), _whole(lost), f"{row.seconds:.1f}")
     return table
 
 

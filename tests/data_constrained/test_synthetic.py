@@ -18,7 +18,7 @@ from lowrank_theory.data_constrained import (
     rectified,
 )
 from lowrank_theory.networks import Bytes, Parameters, compress, observe
-from lowrank_theory.quantisation import GPTQ, round_to_nearest
+from lowrank_theory.quantisation import GPTQ, RoundToNearest, round_to_nearest
 from lowrank_theory.recovery import ActivationWeighted
 from lowrank_theory.sparsification import SparseGPT
 
@@ -172,6 +172,12 @@ def test_compress_takes_it(method):
     assert any(layer.rank or layer.size for layer in compressed.layers.values())
     outputs = compressed.function(compressed.parameters, noise(jax.random.key(9)))
     assert outputs.shape == (SAMPLES, 5)
+
+
+def test_several_methods_compete():
+    methods = [ActivationWeighted(), RoundToNearest((4,))]
+    compressed = compress(plain, PARAMETERS, drawn(True), Bytes(0.4), method=methods)
+    assert {layer.method for layer in compressed.layers.values()} == {"RoundToNearest"}
 
 
 def test_the_mean_output_is_kept():
