@@ -26,7 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +33,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
+from _checkpoint import read, write
 from lowrank_theory._files import write_atomically
 from lowrank_theory.models import alexnet
 from lowrank_theory.models.resnet import Cifar10, cifar10_data, correct
@@ -254,29 +254,6 @@ def train(
 
 def recognised(network: PyTree, images: np.ndarray, labels: np.ndarray) -> int:
     return int(correct(alexnet.AlexNet().apply, network, images, labels).sum())
-
-
-def write(checkpoint: Path, plan: Plan, state: State) -> None:
-    """One line that says what was planned, then the arrays."""
-    buffer = io.BytesIO()
-    buffer.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
-    eqx.tree_serialise_leaves(buffer, state)
-    write_atomically(checkpoint, buffer.getvalue())
-
-
-def read(checkpoint: Path, plan: Plan, *, like: State) -> State:
-    """The state a run stopped in.
-
-    Raises `ValueError` where that run followed another plan.
-    """
-    with checkpoint.open("rb") as file:
-        planned = json.loads(file.readline())
-        if planned != dataclasses.asdict(plan):
-            raise ValueError(
-                f"{checkpoint} is of a run with another plan, {planned}. Move it away to start "
-                "from the beginning."
-            )
-        return eqx.tree_deserialise_leaves(file, like)
 
 
 # --- the file ------------------------------------------------------------------------------------

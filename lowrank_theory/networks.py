@@ -53,6 +53,8 @@ from lowrank_theory.models.digits_cnn import DigitsCNN as DigitsCNN
 from lowrank_theory.models.digits_cnn import digits_cnn_network as digits_cnn_network
 from lowrank_theory.models.mnist import mnist_data as mnist_data
 from lowrank_theory.models.mnist import mnist_network as mnist_network
+from lowrank_theory.models.news import NewsNetwork as NewsNetwork
+from lowrank_theory.models.news import news_network as news_network
 from lowrank_theory.models.normalised import batch_normalisations as batch_normalisations
 from lowrank_theory.models.perceptron import Dataset as Dataset
 from lowrank_theory.models.perceptron import Perceptron as Perceptron

@@ -26,13 +26,15 @@ from lowrank_theory.models.character_lstm import (
 from lowrank_theory.models.digits import digits_data, digits_network
 from lowrank_theory.models.digits_cnn import digits_cnn_network
 from lowrank_theory.models.mnist import mnist_data, mnist_network
+from lowrank_theory.models.news import LENGTH, news_network
 from lowrank_theory.models.perceptron import Dataset, Perceptron
 from lowrank_theory.models.resnet import Cifar10, cifar10_data, correct, resnet_network
-from lowrank_theory.models.texts import stsb_data
+from lowrank_theory.models.texts import ag_news_data, stsb_data
 
 WINDOW = 200  # characters in a unit of the character LSTM
 APART = 400  # characters between two such units
 LENGTHS = (10, 24)  # tokens to which a sentence is cut
+NEWS_LENGTHS = (32, 48)  # the same of a text of AG News
 
 Function = Callable[[PyTree, Any], Any]
 
@@ -296,6 +298,28 @@ def _minilm(sizes: Sizes) -> Loaded:
     )
 
 
+def _ag_news(sizes: Sizes) -> Loaded:
+    """Calibration on texts of the training part, everything else on the test part."""
+    network, parameters = news_network()
+    data = ag_news_data()
+    fitted, held_out = (_distinct(part.texts) for part in (data.training, data.test))
+    tokens = bert_tokens(data.test.texts[: sizes.items], length=LENGTH)
+    labels = data.test.labels[: sizes.items]
+
+    def scores(function: Function, parameters: PyTree) -> np.ndarray:
+        return np.argmax(embed(function, parameters, tokens), axis=1) == labels
+
+    return Loaded(
+        network.apply,
+        parameters,
+        calibration=list(_sentences(fitted, sizes.calibration, sizes.batch, NEWS_LENGTHS)),
+        held_out=list(_sentences(held_out, sizes.held_out, sizes.batch, NEWS_LENGTHS)),
+        units=list(_sentences(held_out, sizes.units, 1, NEWS_LENGTHS)),
+        metric=Metric("accuracy", larger_is_better=True, scores=scores, value=_mean),
+        select=_in_a_block,
+    )
+
+
 def _in_a_block(path: str) -> bool:
     return "['layers']" in path and path.endswith("['kernel']")
 
@@ -309,13 +333,15 @@ def _distinct(texts: tuple[str, ...]) -> list[str]:
     return _shuffled(np.array(list(dict.fromkeys(texts)), object)).tolist()
 
 
-def _sentences(texts: list[str], count: int, batch: int) -> Iterator[Tokens]:
-    """Batches without padding: each sentence is cut to the longest of `LENGTHS` that it fills. Of
-    each length as many are taken as its share of all sentences.
+def _sentences(
+    texts: list[str], count: int, batch: int, lengths: tuple[int, ...] = LENGTHS
+) -> Iterator[Tokens]:
+    """Batches without padding: each sentence is cut to the longest of the `lengths` that it fills.
+    Of each length as many are taken as its share of all sentences.
     """
-    filled = bert_tokens(texts, length=LENGTHS[-1]).mask.sum(axis=1)
-    longest = np.searchsorted(LENGTHS, filled, side="right") - 1
-    for index, length in enumerate(LENGTHS):
+    filled = bert_tokens(texts, length=lengths[-1]).mask.sum(axis=1)
+    longest = np.searchsorted(lengths, filled, side="right") - 1
+    for index, length in enumerate(lengths):
         those = np.flatnonzero(longest == index)
         share = math.ceil(count * len(those) / np.count_nonzero(longest >= 0))
         taken = those[:share]
@@ -418,6 +444,18 @@ CASES: dict[str, Case] = {
             Sizes(calibration=1_000, held_out=400, units=400, items=1_379, batch=50),
             _minilm,
             lambda: (bert_network(), stsb_data(), bert_tokens(["one"])),
+        ),
+        Case(
+            "ag_news",
+            "all-MiniLM-L6-v2 fine-tuned to AG News, the weights of its six blocks",
+            "text",
+            "AG News: calibration on texts of the training part, most of which the network was "
+            "trained on, errors and accuracy on the test part. To calibrate without padding, a "
+            f"text is cut to the longest of {', '.join(map(str, NEWS_LENGTHS))} tokens that it "
+            f"fills; the accuracy is that of texts cut to {LENGTH}.",
+            Sizes(calibration=500, held_out=200, units=200, items=1_000, batch=50),
+            _ag_news,
+            lambda: (news_network(), ag_news_data(), bert_tokens(["one"])),
         ),
     )
 }

@@ -146,7 +146,9 @@ def script() -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(file.parent)  # as running it would
+        spec.loader.exec_module(module)
     vars(module).update(
         CHANNELS=dict(zip(alexnet.CONVOLUTIONS, CHANNELS, strict=True)),
         WIDTHS=dict(zip(alexnet.AFFINE, (6, 5, 10), strict=True)),

@@ -59,7 +59,7 @@ def test_each_network_is_loaded(name, request):
     assert any(loaded.select is None or loaded.select(path) for path in paths)
     results = jax.eval_shape(loaded.function, loaded.parameters, loaded.units[0])
     assert jax.tree.leaves(results)[0].shape[0] == 1
-    if name != "minilm":  # whose sentences are of several lengths
+    if name not in ("minilm", "ag_news"):  # whose sentences are of several lengths
         fitted = {row.tobytes() for row in rows(loaded.calibration)}
         assert not fitted & {row.tobytes() for row in rows(loaded.held_out + loaded.units)}
 
