@@ -3,7 +3,8 @@
 `observe` finds what each weight of any JAX function multiplies, `survey` where; `replace` runs the
 function on factors, and `compress` chooses and fits them; `frontier` does so by many kinds for many
 budgets. `unit_errors` and `output_errors` are what `certify_losses` asks for. `study` holds the
-theorems against each layer of a network, and `transfer` studies a network of the `catalogue`. Three
+theorems against each layer of a network, `transfer` studies a network of the `catalogue`, and
+`compare` compares methods on one. Three
 networks are embedded (`digits_network`, `digits_cnn_network`, `alexnet_network`), the others are
 read where `LOWRANK_DATA` names a folder that holds them.
 """
@@ -67,10 +68,16 @@ from lowrank_theory.models.texts import ag_news_data as ag_news_data
 from lowrank_theory.models.texts import probe_correct as probe_correct
 from lowrank_theory.models.texts import spearman as spearman
 from lowrank_theory.models.texts import stsb_data as stsb_data
+from lowrank_theory.studies.compare import Comparison as Comparison
+from lowrank_theory.studies.compare import compare as compare
 from lowrank_theory.studies.frontier import Frontier as Frontier
 from lowrank_theory.studies.frontier import frontier as frontier
 from lowrank_theory.studies.layer_study import LayerStudy as LayerStudy
 from lowrank_theory.studies.layer_study import study as study
+from lowrank_theory.studies.statistics import kurtosis as kurtosis
+from lowrank_theory.studies.statistics import outlier_ratio as outlier_ratio
+from lowrank_theory.studies.statistics import participation_ratio as participation_ratio
+from lowrank_theory.studies.statistics import stable_rank as stable_rank
 from lowrank_theory.studies.transfer import Transfer as Transfer
 from lowrank_theory.studies.transfer import transfer as transfer
 

@@ -22,14 +22,17 @@ ROOT = Path(__file__).parents[1]
 NAMES = [theorem.name for theorem in CONTENTS]
 TRANSFERS = [f"transfer_{name}" for name in CASES if name != "digits_cnn"]
 FRONTIERS = [f"frontier_{name}" for name in CASES]
+COMPARED = [f"compare_{name}" for name in CASES]
 NOTES_OF_OTHERS = {
     "README", "notation", "transfer", "methods", "why_data_helps", "a_theorem_of_your_own",
     "after_deployment",
     "constrained",
+    "compare",
 }  # fmt: skip
 FIGURES_OF_OTHERS = {
-    *TRANSFERS, *FRONTIERS, "phase_diagram", "certificate_coverage", "code_certificate",
-    "fine_tune", "transfer_calibration",
+    *TRANSFERS, *FRONTIERS, *COMPARED, "compare_shapes", "compare_statistics",
+    "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
+    "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
     "every_size",
     "data_free",
@@ -85,6 +88,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
                 "methods",
                 "why_data_helps",
                 "a_theorem_of_your_own",
+                "compare",
             },
         ),
     ],
@@ -318,6 +322,21 @@ def test_the_table_of_frontiers_is_that_of_the_numbers(experiment):
     text = frontiers.NOTE.read_text()
     assert "<!-- table: frontiers -->" in text
     assert frontiers.filled(text, ROOT / "figures") == text
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_committed_comparison_can_be_drawn(name: str, experiment):
+    file = ROOT / "figures" / f"{name}.json"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there: `python experiments/{name}.py` makes it")
+    made = numbers(name)
+    assert file.stat().st_size < 250_000
+    assert file.with_suffix(".svg").stat().st_size < 250_000
+    assert made["seed"] == experiment(name).SEED and made["quick"] is False
+    assert made["network"] == name.removeprefix("compare_")
+    figure = experiment(name).draw(made)
+    assert all(panel.get_xlabel() and panel.get_ylabel() for panel in figure.axes)
+    assert f"({name}.svg)" in (ROOT / "figures" / "README.md").read_text()
 
 
 @pytest.mark.slow

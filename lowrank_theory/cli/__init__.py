@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from lowrank_theory.cli import attack, constrained, scale, transfer, verify
+from lowrank_theory.cli import attack, compare, scale, transfer, verify
 from lowrank_theory.cli._options import BAD_USAGE, CANNOT_WRITE, FAILED, INTERRUPTED
 from lowrank_theory.verification.executors import LostWorkerError
 
@@ -46,5 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lowrank-theory", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (verify, attack, scale, transfer, constrained):
+    for command in (verify, attack, scale, transfer, compare):
         command.add(commands)
     return parser

@@ -12,6 +12,7 @@ from typing import NoReturn
 from lowrank_theory._files import check_writable, is_leftover, make_folder
 from lowrank_theory._numerics import check_fraction
 from lowrank_theory._user_files import in_file, run_file
+from lowrank_theory.models import catalogue
 from lowrank_theory.theorems import CONTENTS, STATEMENTS, AbstractStatement, AbstractTheorem
 from lowrank_theory.verification.attack import Finding
 from lowrank_theory.verification.executors import Here, cluster, processes
@@ -96,6 +97,13 @@ def seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^32 - 1; got {text!r}")
     return int(text)
+
+
+def case(name: str) -> catalogue.Case:
+    try:
+        return catalogue.find(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def share(text: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory.cli import _progress as showing
 from lowrank_theory.cli._options import OTHER_CODES, POINTS, Refuse, prepare, seed, share
+from lowrank_theory.cli._options import case as case_of
 from lowrank_theory.models import catalogue
 from lowrank_theory.reports import tables
 from lowrank_theory.reports import transfer as report_page
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
     which.add_argument(
         "network",
         nargs="?",
-        type=_case,
+        type=case_of,
         metavar="NETWORK",
         help="of those that --list names, or one of yours: a file and the `Case` in it, such as "
         "mine.py:case",
@@ -69,13 +70,6 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--json", type=Path, metavar="FILE", help="write what report.json holds here as well"
     )
-
-
-def _case(name: str) -> catalogue.Case:
-    try:
-        return catalogue.find(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(options: argparse.Namespace, refuse: Refuse) -> int:

@@ -5,6 +5,7 @@ a marker and a line of its own, so that a figure can be read in grey. Nothing he
 matplotlib's global state.
 """
 
+from lowrank_theory.plotting._compare import compare as compare
 from lowrank_theory.plotting._frontier import frontier as frontier
 from lowrank_theory.plotting._gains import gains as gains
 from lowrank_theory.plotting._layers import bound_scatter as bound_scatter

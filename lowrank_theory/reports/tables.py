@@ -12,6 +12,7 @@ from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.reports._page import number, percent, shown
 from lowrank_theory.reports.verification import Record
 from lowrank_theory.studies.data_free import DataFreeRow
+from lowrank_theory.studies.compare_rows import NetworkAtBudget
 from lowrank_theory.studies.layer_rows import LayerAtRank
 from lowrank_theory.studies.transfer_rows import DenseMetric, NetworkAtSize
 from lowrank_theory.verification.attack import SMALLER, Witness
@@ -114,6 +115,22 @@ def calibrations(exact: float, rows: Sequence[DataFreeRow]) -> Table:
     for row in rows:
         lost = f"{number(100 * row.low, 2)} to {number(100 * row.high, 2)}"
         table.add_row(row.calibration, number(row.accuracy, 4), _whole(lost), f"{row.seconds:.1f}")
+def compared_methods(rows: Sequence[NetworkAtBudget], metric: DenseMetric) -> Table:
+    """A trained network at each budget, by each method."""
+    table = _table(
+        "method", ">bits", ">bytes", ">weights", ">layers", ">outputs", f">{metric.name}",
+        ">95 % of the change",
+    )  # fmt: skip
+    table.add_row("dense", "100 %", "100 %", "0", "0", "0", number(metric.value, 4), "–")
+    budget = None
+    for row in sorted(rows, key=lambda row: row.budget):
+        if row.budget != budget:
+            budget = row.budget
+            table.add_section()
+        shares = (_whole(f"{100 * share:.1f} %") for share in (row.ideal, row.real))
+        errors = (number(e, 2) for e in (row.weight_error, row.layer_error, row.output_error))
+        change = _whole(f"{number(row.low, 2)} to {number(row.high, 2)}")
+        table.add_row(row.method, *shares, *errors, number(row.metric, 4), change)
     return table
 
 

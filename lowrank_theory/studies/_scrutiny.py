@@ -20,7 +20,7 @@ from lowrank_theory._engine.replace import replace
 from lowrank_theory._numerics import float64
 from lowrank_theory.approximations import Affine, LowRank
 from lowrank_theory.certification import certify_losses
-from lowrank_theory.models.catalogue import Loaded
+from lowrank_theory.models.catalogue import Function, Loaded
 from lowrank_theory.models.perceptron import Perceptron
 from lowrank_theory.studies import FAILURE_PROBABILITY
 from lowrank_theory.studies._sizes import (
@@ -48,7 +48,7 @@ def scrutinised(loaded: Loaded, compressed: Compressed, budget: float) -> HalfSi
         budget=budget,
         certificates=tuple(_certificates(loaded, compressed)),
         composition=_composition(loaded, compressed),
-        times=tuple(_times(loaded, compressed)),
+        times=tuple(times(loaded, (compressed.function, compressed.parameters))),
     )
 
 
@@ -157,19 +157,24 @@ def _perceptron_bounds(
     return telescoping / norm, math.sqrt(residuals) / norm
 
 
-def _times(loaded: Loaded, compressed: Compressed) -> Iterator[Timing]:
-    """Seconds of a call, dense and factored in turn, so that both meet the same machine."""
+def times(
+    loaded: Loaded, other: tuple[Function, PyTree], *, seconds: float | None = None
+) -> Iterator[Timing]:
+    """Seconds of a call, of the dense network and of another in turn, so that both meet the same
+    machine; measured for `seconds`, by default `SECONDS`.
+    """
+    seconds = SECONDS if seconds is None else seconds
     for size in BATCH_SIZES:
         batch = _joined(loaded.units, size)
         runs = [
             functools.partial(jax.jit(loaded.function), loaded.parameters, batch),
-            functools.partial(jax.jit(compressed.function), compressed.parameters, batch),
+            functools.partial(jax.jit(other[0]), other[1], batch),
         ]
         taken: list[tuple[float, ...]] = []
         for run in runs:  # compiled, and warm
             jax.block_until_ready(run())
         start = time.perf_counter()
-        while len(taken) < 5 or (time.perf_counter() - start < SECONDS and len(taken) < 1_000):
+        while len(taken) < 5 or (time.perf_counter() - start < seconds and len(taken) < 1_000):
             taken.append(tuple(map(_seconds, runs)))
         dense, factored = np.transpose(taken)
         yield Timing(

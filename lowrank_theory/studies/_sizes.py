@@ -76,7 +76,7 @@ def compared(
     certificate = certify_losses(losses, failure_probability=FAILURE_PROBABILITY)
     other = compressed.function, compressed.parameters
     scores, value = loaded.metric.scores(*other), loaded.metric.value
-    low, high = _paired_interval(value, dense, scores, seed)
+    low, high = paired_interval(value, dense, scores, seed)
     return NetworkAtSize(
         budget=budget,
         method=method,
@@ -90,8 +90,8 @@ def compared(
         output_loss=float(np.mean(losses)),
         quantiles=tuple(np.quantile(losses, [0.1, 0.5, 0.9]).tolist()),
         certificate=float(certificate.bound),
-        error_calibration=_relative_error(loaded, other, loaded.calibration),
-        error_held_out=_relative_error(loaded, other, loaded.held_out),
+        error_calibration=relative_error(loaded, other, loaded.calibration),
+        error_held_out=relative_error(loaded, other, loaded.held_out),
         metric=float(value(scores)),
         difference=float(value(scores) - value(dense)),
         low=low,
@@ -148,7 +148,7 @@ def matrices_of(compressed: Compressed, loaded: Loaded) -> dict[str, np.ndarray]
     }
 
 
-def _relative_error(
+def relative_error(
     loaded: Loaded, other: tuple[Function, PyTree], batches: Sequence[PyTree]
 ) -> float:
     r"""$\lVert Y - \hat Y\rVert_F/\lVert Y\rVert_F$ over all batches."""
@@ -161,7 +161,7 @@ def _relative_error(
     return math.sqrt(lost / total)
 
 
-def _paired_interval(
+def paired_interval(
     value: Callable[[np.ndarray], float], dense: np.ndarray, scores: np.ndarray, seed: int
 ) -> tuple[float, float]:
     """The ends of a bootstrap interval for the difference of the metric on the same items."""

@@ -118,7 +118,7 @@ def transfer(
     if folder is not None:
         make_folder(folder)  # or refuse, before anything is read
     loaded = case.load(sizes)
-    pieces = Pieces(folder, [case.name, dataclasses.asdict(sizes), seed, _digest(loaded)])
+    pieces = Pieces(folder, [case.name, dataclasses.asdict(sizes), seed, digest(loaded)])
     half = min(shares, key=lambda share: abs(share - 0.5))
     jobs: dict[str, Callable[[], Any]] = {
         "layers": functools.partial(_layers, case.name, loaded, seed),
@@ -185,7 +185,7 @@ def machine() -> Machine:
     )
 
 
-def _digest(loaded: Loaded) -> str:
+def digest(loaded: Loaded) -> str:
     """The hash of a network and of the units that it is given: files of the same name may hold
     others.
     """

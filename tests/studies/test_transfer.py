@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from lowrank_theory.models.catalogue import Case, Loaded, Metric, Sizes
 from lowrank_theory.networks import Perceptron, Transfer, transfer
 from lowrank_theory.reports import transfer as transfer_report
 from lowrank_theory.studies import _scrutiny, _sizes
@@ -19,40 +18,9 @@ from lowrank_theory.studies.transfer import Pieces
 from lowrank_theory.studies.transfer_rows import NetworkAtSize
 from lowrank_theory.studies.ways import ROUNDED, SAME_RANKS, STANDARD
 from pages import Resources
+from studied import SIZES, TINY, load, normal
 
 module = sys.modules[transfer.__module__]  # its name in the package is the function's
-
-SIZES = Sizes(calibration=60, held_out=20, units=12, items=16, batch=20)
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def load(sizes: Sizes) -> Loaded:
-    network = Perceptron(
-        [normal(0, 10, 10), normal(1, 10, 10), normal(2, 10, 10)],
-        [normal(3, 10), normal(4, 10), normal(5, 10)],
-    )
-    mixing = normal(6, 10, 10) * np.geomspace(1, 0.03, 10, dtype=np.float32)
-    rows = normal(7, 200, 10) @ mixing.T + 0.2
-    labels = np.asarray(network(rows)).argmax(axis=1)
-    judged = slice(100, 100 + sizes.items)
-
-    def scores(function, parameters):
-        return np.asarray(function(parameters, rows[judged])).argmax(axis=1) == labels[judged]
-
-    return Loaded(
-        Perceptron.__call__,
-        network,
-        [rows[k : k + sizes.batch] for k in range(0, sizes.calibration, sizes.batch)],
-        [rows[100 : 100 + sizes.held_out]],
-        [rows[100 + k][None] for k in range(sizes.units)],
-        Metric("accuracy", True, scores, lambda found: float(np.mean(found))),
-    )
-
-
-TINY = Case("tiny", "a tiny perceptron", "row", "Gaussian rows.", SIZES, load, lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +179,11 @@ def test_differences_are_paired(compressed):
     loaded, _ = compressed
     right = np.arange(200) % 10 > 0
     value = loaded.metric.value
-    assert _sizes._paired_interval(value, right, right, 0) == (0, 0)
+    assert _sizes.paired_interval(value, right, right, 0) == (0, 0)
     worse = right & (np.arange(200) > 20)
-    low, high = _sizes._paired_interval(value, right, worse, 0)
+    low, high = _sizes.paired_interval(value, right, worse, 0)
     assert low < worse.mean() - right.mean() < high < 0
-    assert (low, high) == _sizes._paired_interval(value, right, worse, 0)
+    assert (low, high) == _sizes.paired_interval(value, right, worse, 0)
 
 
 def test_units_of_one_shape_are_joined():
@@ -264,16 +232,16 @@ def test_a_torn_piece_is_made_anew(tmp_path):
 
 def test_another_network_of_the_same_name_is_another():
     loaded = load(SIZES)
-    known = module._digest(loaded)
-    assert module._digest(load(SIZES)) == known
+    known = module.digest(loaded)
+    assert module.digest(load(SIZES)) == known
     for part in ("calibration", "held_out", "units"):
         first, *others = getattr(loaded, part)
         changed = first.copy()
         changed[-1, -1] += 1e-3
         other = dataclasses.replace(loaded, **{part: [changed, *others]})
-        assert module._digest(other) != known
+        assert module.digest(other) != known
     trained = jax.tree.map(lambda leaf: leaf / 3, loaded.parameters)
-    assert module._digest(dataclasses.replace(loaded, parameters=trained)) != known
+    assert module.digest(dataclasses.replace(loaded, parameters=trained)) != known
 
 
 def test_the_command_names_each_budget_to_the_last_digit(found):

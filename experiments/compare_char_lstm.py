@@ -1,0 +1,12 @@
+"""The LSTM on characters of Shakespeare, with methods compared under four perspectives.
+
+python experiments/compare_char_lstm.py [--quick]
+"""
+
+from _compare import draw as draw
+from _compare import study
+
+SEED = 0
+
+if __name__ == "__main__":
+    study(__file__, seed=SEED)

@@ -1,0 +1,12 @@
+"""ResNet-56 on CIFAR-10, with methods compared under four perspectives.
+
+python experiments/compare_resnet56.py [--quick]
+"""
+
+from _compare import draw as draw
+from _compare import study
+
+SEED = 0
+
+if __name__ == "__main__":
+    study(__file__, seed=SEED)
