@@ -46,10 +46,17 @@ BATCHES = (1, 32)
 REPETITIONS = 7
 
 
+def _cosines(columns: np.ndarray) -> np.ndarray:
+    return np.asarray(fft.idct(columns, axis=0, norm="ortho"))
+
+
+def _of_cosines(columns: np.ndarray) -> np.ndarray:
+    return np.asarray(fft.dct(columns, axis=0, norm="ortho"))
+
+
 def transformed(columns: np.ndarray, signs: np.ndarray) -> np.ndarray:
     """A rotation of columns: random signs between two cosine transforms."""
-    once = fft.idct(columns, axis=0, norm="ortho")
-    return fft.idct(signs[:, None] * once, axis=0, norm="ortho")
+    return _cosines(signs[:, None] * _cosines(columns))
 
 
 class Layer:

@@ -186,9 +186,11 @@ def few_dimensions() -> list[dict[str, Any]]:
     weights = random.standard_normal((size, size))
     inputs = random.standard_normal((1_000, dimension)) @ random.standard_normal((dimension, size))
     observed = Observed(weights=weights, activations=inputs)
+    methods = {name: LADDERS[name] for name in FAMILIES["low rank"]}
     made = {
-        f"{name}, rank {dimension}": recover(observed, rank=dimension, method=LADDERS[name])
-        for name in FAMILIES["low rank"]
+        f"{name}, rank {dimension}": recover(observed, rank=dimension, method=method)
+        for name, method in methods.items()
+        if isinstance(method, AbstractNestedMethod)
     }
     made["rounded, 4 bits"] = RoundToNearest((4,)).sweep(observed).at(0)
     rows = []

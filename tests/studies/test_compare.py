@@ -5,6 +5,7 @@ goes on where it was stopped.
 import dataclasses
 import json
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,7 +60,9 @@ def test_places_are_what_bits_and_values_differ_by(found):
         assert rows[method].ideal == rows[method].values
 
 
-@pytest.mark.parametrize("method", ["data-driven", "rounded", "sparse", "look-up"])
+@pytest.mark.parametrize(
+    "method", ["data-driven", "rounded", "sparse", pytest.param("look-up", marks=pytest.mark.slow)]
+)
 def test_errors_and_outputs_are_those_of_the_network_as_stored(layers, method):
     """By products of the rows themselves, and by the packed network."""
     loaded = layers.loaded
@@ -144,11 +147,12 @@ def test_it_is_written_and_drawn(found, tmp_path):
 
 
 def test_bad_input():
-    for options, message in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"budgets": ()}, "`budgets` is empty"),
         ({"budgets": (2.0,)}, "`budgets`"),
         ({"families": ()}, "`families` is empty"),
         ({"families": ("magic",)}, "`families` must be of low rank, few bits, .*; got 'magic'"),
-    ):
+    )
+    for options, message in refused:
         with pytest.raises(ValueError, match=message):
             compare(TINY, seed=0, **options)

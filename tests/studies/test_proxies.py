@@ -2,6 +2,8 @@
 which the error of the weights orders methods exactly backwards.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -43,8 +45,10 @@ def test_correlations_are_of_each_family_and_of_all():
     assert found["weight_error", None].networks == 5  # a table has no matrix
     whole = found["output_error", None]
     errors, metrics = zip(*((row.output_error, row.metric) for row in ROWS), strict=True)
-    assert whole.correlation == pytest.approx(-stats.spearmanr(errors, metrics).statistic)
-    assert whole.low is not None and whole.low <= whole.correlation <= whole.high
+    expected: Any = stats.spearmanr(errors, metrics)
+    assert whole.correlation == pytest.approx(-expected.statistic)
+    low, high = whole.low, whole.high
+    assert low is not None and high is not None and low <= -expected.statistic <= high
     assert found["output_error", "one"].correlation == pytest.approx(1)
     assert found["output_error", "one"].low is None  # of three networks
 
@@ -104,8 +108,8 @@ def test_the_error_of_the_weights_orders_methods_backwards_where_inputs_have_few
     def errors(recovery) -> tuple[float, float]:
         missing = weights - dense_float64(recovery.approximation)
         return (
-            np.linalg.norm(missing) / np.linalg.norm(weights),
-            np.linalg.norm(inputs @ missing) / np.linalg.norm(inputs @ weights),
+            float(np.linalg.norm(missing) / np.linalg.norm(weights)),
+            float(np.linalg.norm(inputs @ missing) / np.linalg.norm(inputs @ weights)),
         )
 
     of_fitted, of_rounded, of_truncated = map(errors, (fitted, rounded, truncated))

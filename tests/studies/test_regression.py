@@ -31,6 +31,7 @@ def test_units_do_not_count():
     assert one.explained == approx(other.explained, condition=1e6)
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say():
     inside = 0
     for seed in range(25):
