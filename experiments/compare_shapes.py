@@ -47,11 +47,13 @@ REPETITIONS = 7
 
 
 def _cosines(columns: np.ndarray) -> np.ndarray:
-    return np.asarray(fft.idct(columns, axis=0, norm="ortho"))
+    found: Any = fft.idct(columns, axis=0, norm="ortho")
+    return np.asarray(found)
 
 
 def _of_cosines(columns: np.ndarray) -> np.ndarray:
-    return np.asarray(fft.dct(columns, axis=0, norm="ortho"))
+    found: Any = fft.dct(columns, axis=0, norm="ortho")
+    return np.asarray(found)
 
 
 def transformed(columns: np.ndarray, signs: np.ndarray) -> np.ndarray:
