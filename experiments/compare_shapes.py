@@ -93,9 +93,7 @@ class Layer:
 
     def _seen(self, matrix: np.ndarray) -> float:
         """The norm of the outputs, in the basis of the inputs."""
-        turned = fft.dct(
-            self.left_signs[:, None] * fft.dct(matrix, axis=0, norm="ortho"), axis=0, norm="ortho"
-        )
+        turned = _of_cosines(self.left_signs[:, None] * _of_cosines(matrix))
         return float(np.sqrt(np.sum(self.moments[:, None] * turned**2)))
 
     @functools.cached_property
