@@ -11,8 +11,8 @@ from rich.text import Text
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.reports._page import number, percent, shown
 from lowrank_theory.reports.verification import Record
-from lowrank_theory.studies.data_free import DataFreeRow
 from lowrank_theory.studies.compare_rows import NetworkAtBudget
+from lowrank_theory.studies.data_free import DataFreeRow
 from lowrank_theory.studies.layer_rows import LayerAtRank
 from lowrank_theory.studies.transfer_rows import DenseMetric, NetworkAtSize
 from lowrank_theory.verification.attack import SMALLER, Witness
@@ -115,6 +115,8 @@ def calibrations(exact: float, rows: Sequence[DataFreeRow]) -> Table:
     for row in rows:
         lost = f"{number(100 * row.low, 2)} to {number(100 * row.high, 2)}"
         table.add_row(row.calibration, number(row.accuracy, 4), _whole(lost), f"{row.seconds:.1f}")
+
+
 def compared_methods(rows: Sequence[NetworkAtBudget], metric: DenseMetric) -> Table:
     """A trained network at each budget, by each method."""
     table = _table(
