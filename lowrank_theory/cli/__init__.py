@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from lowrank_theory.cli import attack, constrained, scale, transfer, verify
-from lowrank_theory.cli import attack, compare, scale, transfer, verify
+from lowrank_theory.cli import attack, compare, constrained, scale, transfer, verify
 from lowrank_theory.cli._options import BAD_USAGE, CANNOT_WRITE, FAILED, INTERRUPTED
 from lowrank_theory.verification.executors import LostWorkerError
 
@@ -46,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lowrank-theory", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (verify, attack, scale, transfer, constrained):
-    for command in (verify, attack, scale, transfer, compare):
+    for command in (verify, attack, scale, transfer, compare, constrained):
         command.add(commands)
     return parser
