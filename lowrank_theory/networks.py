@@ -4,9 +4,9 @@
 function on factors, and `compress` chooses and fits them; `frontier` does so by many kinds for many
 budgets. `unit_errors` and `output_errors` are what `certify_losses` asks for. `study` holds the
 theorems against each layer of a network, `transfer` studies a network of the `catalogue`, and
-`compare` compares methods on one. Three
-networks are embedded (`digits_network`, `digits_cnn_network`, `alexnet_network`), the others are
-read where `LOWRANK_DATA` names a folder that holds them.
+`compare` compares methods on one. Three networks are embedded (`digits_network`,
+`digits_cnn_network`, `alexnet_network`), the others are read where `LOWRANK_DATA` names a folder
+that holds them.
 """
 
 from lowrank_theory._engine.allocation import Allocation as Allocation

@@ -115,6 +115,7 @@ def calibrations(exact: float, rows: Sequence[DataFreeRow]) -> Table:
     for row in rows:
         lost = f"{number(100 * row.low, 2)} to {number(100 * row.high, 2)}"
         table.add_row(row.calibration, number(row.accuracy, 4), _whole(lost), f"{row.seconds:.1f}")
+    return table
 
 
 def compared_methods(rows: Sequence[NetworkAtBudget], metric: DenseMetric) -> Table:
