@@ -34,7 +34,7 @@ FIGURES_OF_OTHERS = {
     "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
     "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
-    "every_size",
+    "every_size", "compressible_subspaces",
     "data_free",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {
@@ -235,7 +235,9 @@ def test_the_trends_of_tables_are_as_expected(monkeypatch):
     assert np.all(made["softmax"]["relative entropy"] > made["softmax"]["squares"] - 0.01)
 
 
-NOTES = ["_look_up_note", "methods_on_networks", "every_size", "data_free"]
+NOTES = [
+    "_look_up_note", "methods_on_networks", "every_size", "data_free", "compressible_subspaces",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", NOTES)
