@@ -30,7 +30,7 @@ NOTES_OF_OTHERS = {
     "compare",
 }  # fmt: skip
 FIGURES_OF_OTHERS = {
-    *TRANSFERS, *FRONTIERS, *COMPARED, "compare_shapes", "compare_statistics",
+    *TRANSFERS, *FRONTIERS, *COMPARED, "compare_shapes", "compare_statistics", "compare_sweeps",
     "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
     "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",

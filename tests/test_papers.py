@@ -26,7 +26,7 @@ def is_there(name: str) -> bool:
     return found is not None
 
 
-@pytest.mark.parametrize("note", ["mccarter_dronen_2022"])
+@pytest.mark.parametrize("note", ["li_2025", "mccarter_dronen_2022"])
 def test_a_note_names_what_there_is(note):
     text = (NOTES / f"{note}.md").read_text()
     names = [name for name in re.findall(r"`([^`]+)`", text) if re.fullmatch(r"[\w./]+", name)]
