@@ -11,6 +11,8 @@ from lowrank_theory.approximations import Affine, LowRank
 from lowrank_theory.data_constrained import KeepAll, Narrowed, Pruned, Rounded, Truncated
 from routes import normal
 
+pytestmark = pytest.mark.thinned(3)
+
 LEVELS = (0.025, 0.1, 0.5, 0.9, 1.0)
 PARAMETERS = {"w": normal(0, 6, 8), "b": normal(1, 8)}
 FACTORS = LowRank(normal(2, 6, 5), normal(3, 5, 8))
