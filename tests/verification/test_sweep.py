@@ -334,10 +334,10 @@ def test_a_job_that_fails_is_raised():
 
 
 def test_statements_of_a_family_are_drawn_once_and_measured_as_alone(monkeypatch):
-    numbers = {theorems.best_possible.truncated_svd: 40, theorems.best_possible.optimality: 70}
+    numbers = [(theorems.best_possible.truncated_svd, 40), (theorems.best_possible.optimality, 70)]
     points = [
         request(statement, setting, number, jax.random.key(0), label=name)
-        for statement, number in numbers.items()
+        for statement, number in numbers
         for name, setting in {"quiet": SMALL, "noisy": NOISY}.items()
     ]
     alone = [measure(point) for point in points]
