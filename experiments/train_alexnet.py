@@ -22,7 +22,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,9 +40,9 @@ from lowrank_theory.models.resnet import Cifar10, cifar10_data, correct
 
 SEED = 0
 CLASSES = 10
-CHANNELS = dict(zip(alexnet.CONVOLUTIONS, (32, 64, 96, 96, 64), strict=True))
-WINDOWS = dict(zip(alexnet.CONVOLUTIONS, (5, 3, 3, 3, 3), strict=True))
-WIDTHS = dict(zip(alexnet.AFFINE, (512, 256, CLASSES), strict=True))
+CHANNELS: dict[str, int] = dict(zip(alexnet.CONVOLUTIONS, (32, 64, 96, 96, 64), strict=True))
+WINDOWS: dict[str, int] = dict(zip(alexnet.CONVOLUTIONS, (5, 3, 3, 3, 3), strict=True))
+WIDTHS: dict[str, int] = dict(zip(alexnet.AFFINE, (512, 256, CLASSES), strict=True))
 PLACES = 4 * 4  # where the last convolution ends
 EPSILON = 1e-5  # added to the variances of the batch normalisation
 STEPS_PER_LINE = 50
@@ -84,15 +84,20 @@ class State(NamedTuple):
 # --- the network in training ---------------------------------------------------------------------
 
 
-def initial_parameters(*, key: Array) -> dict[str, dict[str, Array]]:
+def initial_parameters(
+    *,
+    key: Array,
+    channels: Mapping[str, int] = CHANNELS,
+    widths: Mapping[str, int] = WIDTHS,
+) -> dict[str, dict[str, Array]]:
     """He's initialisation: weights of variance 2 / inputs, biases zero."""
     shapes: dict[str, tuple[int, ...]] = {}
     inputs = 3
-    for name, outputs in CHANNELS.items():
+    for name, outputs in channels.items():
         shapes[name] = (WINDOWS[name], WINDOWS[name], inputs, outputs)
         inputs = outputs
     inputs *= PLACES
-    for name, outputs in WIDTHS.items():
+    for name, outputs in widths.items():
         shapes[name] = (inputs, outputs)
         inputs = outputs
 

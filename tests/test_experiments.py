@@ -27,18 +27,19 @@ NOTES_OF_OTHERS = {
     "README", "notation", "transfer", "methods", "why_data_helps", "a_theorem_of_your_own",
     "after_deployment",
     "constrained",
-    "compare",
+    "compare", "without_labels",
 }  # fmt: skip
 FIGURES_OF_OTHERS = {
     *TRANSFERS, *FRONTIERS, *COMPARED, "compare_shapes", "compare_statistics", "compare_sweeps",
     "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
+    "distill_digits", "distill_resnet20",
     "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
     "every_size", "compressible_subspaces",
     "data_free",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {
-    *FIGURES_OF_OTHERS, "frontiers",
+    *FIGURES_OF_OTHERS, "frontiers", "distill_alexnet",
     "train_digits", "train_digits_cnn", "train_alexnet", "train_ag_news",
 }  # fmt: skip
 
@@ -236,7 +237,8 @@ def test_the_trends_of_tables_are_as_expected(monkeypatch):
 
 
 NOTES = [
-    "_look_up_note", "methods_on_networks", "every_size", "data_free", "compressible_subspaces",
+    "_look_up_note", "_distill_note", "methods_on_networks", "every_size", "data_free",
+    "compressible_subspaces",
 ]  # fmt: skip
 
 
