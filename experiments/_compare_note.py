@@ -222,6 +222,19 @@ def regressions() -> str:
     return table(["method", "explained", "layers", "R²", "1", "2", "3"], rows)
 
 
+def sweeps() -> str:
+    """Errors of the outputs at each point of each sweep."""
+    found = _read(ROOT / "figures" / "compare_sweeps.json")["sweeps"]
+    methods = list(next(iter(found.values()))[0]["errors"])
+    rows = [
+        [f"{name} {number(point['statistic'])}"]
+        + [number(point["errors"][method]) for method in methods]
+        for name, points in found.items()
+        for point in points
+    ]
+    return table(["layer", *methods], rows)
+
+
 def few_dimensions() -> str:
     """Inputs in 32 of 256 dimensions."""
     found = _read(ROOT / "figures" / "compare_statistics.json")["few_dimensions"]
@@ -263,7 +276,7 @@ def shape_times() -> str:
 TABLES: dict[str, Callable[[], Any]] = {
     each.__name__: each
     for each in (
-        classifier, findings, metrics, against, layers, regressions, proxies, pairs,
+        classifier, findings, metrics, against, layers, regressions, sweeps, proxies, pairs,
         few_dimensions, storage, shapes, shape_times,
     )
 }  # fmt: skip

@@ -23,7 +23,7 @@ def test_its_tables_are_as_they_are_made(monkeypatch: pytest.MonkeyPatch):
         assert f"<!-- table: {name} -->" in note
 
 
-@pytest.mark.parametrize("name", ["compare_shapes", "compare_statistics"])
+@pytest.mark.parametrize("name", ["compare_shapes", "compare_statistics", "compare_sweeps"])
 def test_the_committed_numbers_can_be_drawn(name, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(ROOT / "experiments")
     made = read(name)
