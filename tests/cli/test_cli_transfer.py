@@ -72,7 +72,7 @@ def test_networks_are_listed_with_what_is_missing(capsys, monkeypatch):
 class TestBadTransfer:
     def test_unknown_network(self, capsys):
         line = refused(capsys, "transfer", "nonsense")
-        assert "there is no network 'nonsense'; there are digits, mnist, resnet20" in line
+        assert "there is no network 'nonsense'; there are digits, digits_cnn, mnist" in line
 
     def test_missing_data(self, capsys, monkeypatch, tmp_path):
         monkeypatch.delenv("LOWRANK_DATA", raising=False)
