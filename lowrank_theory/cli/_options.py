@@ -41,6 +41,16 @@ OTHER_CODES = (
 POINTS = "points"  # the folder of what is finished, within that of the report
 
 
+def check_there(case: catalogue.Case, refuse: Refuse) -> None:
+    """Refuse a network that cannot be read here."""
+    reason = case.missing()
+    if reason is not None:
+        refuse(
+            f"argument NETWORK: {case.name} cannot be read: {reason.splitlines()[0].rstrip('.')}; "
+            "`lowrank-theory transfer --list` says what to get and where to put it"
+        )
+
+
 def add_common(command: argparse.ArgumentParser, run: Callable[..., int], also: str = "") -> None:
     command.set_defaults(run=run, refuse=command.error)
     which = command.add_mutually_exclusive_group()

@@ -6,7 +6,15 @@ from typing import Any
 
 from lowrank_theory._files import to_json, write_atomically
 from lowrank_theory.cli import _progress as showing
-from lowrank_theory.cli._options import OTHER_CODES, POINTS, Refuse, prepare, seed, share
+from lowrank_theory.cli._options import (
+    OTHER_CODES,
+    POINTS,
+    Refuse,
+    check_there,
+    prepare,
+    seed,
+    share,
+)
 from lowrank_theory.cli._options import case as case_of
 from lowrank_theory.models import catalogue
 from lowrank_theory.reports import compare as report
@@ -68,12 +76,7 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
     """Compare, and write what was found."""
     console = tables.make_console()
     case: catalogue.Case = options.network
-    reason = case.missing()
-    if reason is not None:
-        refuse(
-            f"argument NETWORK: {case.name} cannot be read: {reason.splitlines()[0].rstrip('.')}; "
-            "`lowrank-theory transfer --list` says what to get and where to put it"
-        )
+    check_there(case, refuse)
     options.out = options.out or Path("out/compare") / case.name
     prepare(options, report.FILES, refuse)
     try:

@@ -10,6 +10,7 @@ from lowrank_theory.cli._options import (
     OTHER_CODES,
     Refuse,
     check_json,
+    check_there,
     refusing,
     seed,
     share,
@@ -48,13 +49,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, refuse: Refuse) -> int:
     """Measure, and print the table."""
-    reason = find(options.network).missing()
-    if reason is not None:
-        refuse(
-            f"argument NETWORK: {options.network} cannot be read: "
-            f"{reason.splitlines()[0].rstrip('.')}; `lowrank-theory transfer --list` says what to "
-            "get and where to put it"
-        )
+    check_there(find(options.network), refuse)
     with refusing(refuse):
         check_json(options.json)
     console = tables.make_console()

@@ -1,6 +1,7 @@
 """A run of training that is kept after every epoch, and goes on from there to the same bits."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -35,28 +36,32 @@ class Run:
                 digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
         return Run(Results(folder, kind, COLUMNS), digest.hexdigest())
 
-    def load(self, begun: PyTree) -> tuple[PyTree, list[float], int]:
-        """The state, the losses and the number of epochs that are done; as begun without a file."""
-        columns = self.results.load(self.identity, _fits)
+    def load(self, begun: PyTree, *names: str) -> tuple[PyTree, list[list[float]], int]:
+        """The state, the series of these names, and the number of epochs that are done; as begun
+        without a file.
+        """
+        columns = self.results.load(self.identity, functools.partial(_fits, names))
         if columns is None:
-            return begun, [], 0
+            return begun, [[] for _ in names], 0
         content = io.BytesIO(columns["state"].tobytes())
         state = eqx.tree_deserialise_leaves(content, begun)
-        return state, columns["losses"].tolist(), int(columns["epochs"])
+        return state, [columns[name].tolist() for name in names], int(columns["epochs"])
 
-    def save(self, state: PyTree, losses: Sequence[float], epochs: int) -> None:
+    def save(self, state: PyTree, epochs: int, **series: Sequence[float]) -> None:
+        """A number of each series for each step."""
         content = io.BytesIO()
         eqx.tree_serialise_leaves(content, state)
         columns = {
             "state": np.frombuffer(content.getvalue(), np.uint8),
-            "losses": np.array(losses, np.float64),
             "epochs": np.array(epochs),
+            **{name: np.array(numbers, np.float64) for name, numbers in series.items()},
         }
         self.results.save(self.identity, columns)
 
 
-def _fits(columns: Mapping[str, np.ndarray]) -> bool:
-    return columns["losses"].ndim == 1 and columns["epochs"].shape == ()
+def _fits(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> bool:
+    steps = {columns[name].shape for name in names}
+    return len(steps) == 1 and len(*steps) == 1 and columns["epochs"].shape == ()
 
 
 def _is_key(leaf: Any) -> bool:

@@ -17,11 +17,9 @@ the batch are two functions, and two teachers.
 """
 
 import dataclasses
-import hashlib
-import io
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lowrank_theory._numerics import check_count, check_key, check_positive
 from lowrank_theory._progress import Progress
-from lowrank_theory._store import COLUMNS, Results
+from lowrank_theory.data_constrained._runs import Run
 from lowrank_theory.data_constrained.soft_labels import (
     Function,
     Network,
@@ -156,17 +154,17 @@ def distill(
     if not jax.tree.leaves(trained):
         raise ValueError("`student` has no parameters that are real floating-point arrays.")
     task = _Task(teacher, student[0], fixed, optimiser, augment, temperature)
-    done = _Done(trained, optimiser.init(trained))
-    kept = None
+    begun = trained, optimiser.init(trained)
+    state: tuple[PyTree, PyTree] = begun
+    run, losses, agreements, start = None, [], [], 0
     if folder is not None:
-        identity = _identity(task, done, first, key, epochs)
-        kept = _Kept(Results(Path(folder), "distillation", COLUMNS), identity)
-        done = kept.load(done)
+        arguments = task, *begun, first, key, np.uint32(0)
+        program = _step.lower(*arguments).as_text()  # pyright: ignore[reportFunctionMemberAccess]
+        run = Run.of(Path(folder), "distillation", program, arguments, epochs)
+        state, (losses, agreements), start = run.load(begun, "losses", "agreements")
     steps = operator.length_hint(batches)
-    for epoch in range(done.epochs, epochs):
+    for epoch in range(start, epochs):
         key_order, key_steps = _keys(key, epoch)
-        losses, agreements = list(done.losses), list(done.agreements)
-        state = done.trained, done.optimiser
         for number, batch in enumerate(_of_epoch(batches, key_order)):
             state, loss, share = _step(task, *state, batch, key_steps, np.uint32(number))
             losses.append(float(loss))
@@ -179,11 +177,10 @@ def distill(
             steps = max(steps, number + 1)
             if progress is not None:
                 progress("distillation", len(losses), epochs * steps)
-        done = _Done(*state, epoch + 1, losses, agreements)
-        if kept is not None:
-            kept.save(done)
-    parameters = eqx.combine(done.trained, fixed)
-    return Distilled(parameters, np.array(done.losses), np.array(done.agreements))
+        if run is not None:
+            run.save(state, epoch + 1, losses=losses, agreements=agreements)
+    parameters = eqx.combine(state[0], fixed)
+    return Distilled(parameters, np.array(losses), np.array(agreements))
 
 
 class _Task(eqx.Module):
@@ -195,17 +192,6 @@ class _Task(eqx.Module):
     optimiser: optax.GradientTransformation
     augment: Augment | None
     temperature: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Done:
-    """How far a run is, after whole epochs."""
-
-    trained: PyTree
-    optimiser: PyTree
-    epochs: int = 0
-    losses: Sequence[float] = ()
-    agreements: Sequence[float] = ()
 
 
 @eqx.filter_jit
@@ -264,56 +250,3 @@ def _of_epoch(batches: Batches, key: PRNGKeyArray) -> Iterator[PyTree]:
         yield batch
     if empty:
         raise ValueError("`batches` is empty: give at least one batch for each epoch.")
-
-
-# --- going on -------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """The file of a run."""
-
-    results: Results
-    identity: str
-
-    def load(self, begun: _Done) -> _Done:
-        """How far the run is by its file; as begun, without one."""
-        columns = self.results.load(self.identity, _fits)
-        if columns is None:
-            return begun
-        content = io.BytesIO(columns["state"].tobytes())
-        trained, state = eqx.tree_deserialise_leaves(content, (begun.trained, begun.optimiser))
-        losses, agreements = (columns[name].tolist() for name in ("losses", "agreements"))
-        return _Done(trained, state, int(columns["epochs"]), losses, agreements)
-
-    def save(self, done: _Done) -> None:
-        content = io.BytesIO()
-        eqx.tree_serialise_leaves(content, (done.trained, done.optimiser))
-        columns = {
-            "state": np.frombuffer(content.getvalue(), np.uint8),
-            "epochs": np.array(done.epochs),
-            "losses": np.array(done.losses, np.float64),
-            "agreements": np.array(done.agreements, np.float64),
-        }
-        self.results.save(self.identity, columns)
-
-
-def _fits(columns: Mapping[str, np.ndarray]) -> bool:
-    return columns["losses"].shape == columns["agreements"].shape
-
-
-def _identity(task: _Task, begun: _Done, first: PyTree, key: PRNGKeyArray, epochs: int) -> str:
-    """A hash of all that a run depends on, but for its later batches."""
-    arguments = task, begun.trained, begun.optimiser, first, key, np.uint32(0)
-    program = _step.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
-    digest = hashlib.sha256(program.as_text().encode())
-    digest.update(f"{jax.__version__} {jax.default_backend()} {epochs}".encode())
-    for leaf in jax.tree.leaves(arguments):
-        if eqx.is_array_like(leaf):
-            array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-            digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -247,7 +247,7 @@ def train(
         arguments = task, *begun, first, key, np.uint32(0)
         program = _compiled.lower(*arguments).as_text()
         run = Run.of(Path(folder), "subspace", program, arguments, epochs)
-        state, losses, start = run.load(begun)
+        state, (losses,), start = run.load(begun, "losses")
     for epoch in range(start, epochs):
         order, draws = _keys(key, epoch)
         before = len(losses)
@@ -262,7 +262,7 @@ def train(
         if len(losses) == before:
             raise ValueError("`batches` is empty: give at least one batch for each epoch.")
         if run is not None:
-            run.save(state, losses, epoch + 1)
+            run.save(state, epoch + 1, losses=losses)
         if progress is not None:
             progress("training", epoch + 1, epochs)
     return Trained(eqx.combine(state[0], fixed), compressor, np.array(losses))
