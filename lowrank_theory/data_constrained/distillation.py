@@ -166,7 +166,8 @@ def distill(
     for epoch in range(start, epochs):
         key_order, key_steps = _keys(key, epoch)
         for number, batch in enumerate(_of_epoch(batches, key_order)):
-            state, loss, share = _step(task, *state, batch, key_steps, np.uint32(number))
+            given = state[0], state[1], batch, key_steps, np.uint32(number)
+            state, loss, share = _step(task, *given)
             losses.append(float(loss))
             agreements.append(float(share))
             if not math.isfinite(losses[-1]):
