@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import _data_free_digits
 import _data_free_resnet
@@ -74,6 +75,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
         layers.plot(*zip(*known, strict=True), **line)
     layers.set_yscale("log")
     layers.set_xlabel("layer of ResNet-20")
+    layers.xaxis.set_major_locator(MaxNLocator(integer=True))
     layers.set_ylabel("error over the least; lines: bounds")
     layers.legend(fontsize=7, frameon=False)
     return figure

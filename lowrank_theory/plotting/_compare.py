@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lowrank_theory._names import drawable
 from lowrank_theory.plotting._style import (
@@ -129,6 +130,9 @@ def _times(panel: Axes, rows: Sequence[TimeOfMethod]) -> None:
         _points(panel, [(row.real, 1 / largest.speedup)], _STYLES[row.method], size=6)
     panel.axhline(1.0, **LIMIT)
     panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
     panel.set_xlabel("bytes / dense")
     panel.set_ylabel("time of a call / dense")
     batch = rows[0].times[-1].batch if rows else 0
