@@ -14,6 +14,7 @@ from ladders import LADDERS
 from laws import comes_back
 from layers import INPUTS, LAYERS, OUTPUTS, B, T, W, X
 from lowrank_theory import lookup, mixtures, quantisation, recovery, sparsification
+from lowrank_theory._engine.nested import packed
 from lowrank_theory.approximations import AbstractMatrix
 from lowrank_theory.calibration import Calibration, TriangularCalibration
 from lowrank_theory.networks import (
@@ -250,8 +251,9 @@ def test_what_is_saved_is_loaded(name, tmp_path):
     assert loaded.layers == found.layers
     content = (tmp_path / "file").read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(found.parameters)]
-    assert len(content) - header == sum(leaf.nbytes for leaf in leaves)
+    cut_by = {} if found.nested is None else packed(found.nested)[1]  # by what `at` is made
+    kept = [np.asarray(leaf) for leaf in jax.tree.leaves((found.parameters, cut_by))]
+    assert len(content) - header == sum(leaf.nbytes for leaf in kept)
     pairs = zip(*map(jax.tree.leaves, (loaded.parameters, found.parameters)), strict=True)
     for one, other in pairs:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
