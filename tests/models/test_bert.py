@@ -336,6 +336,7 @@ def test_check_figure_of_sentence_pairs(data_folder):
     assert texts.spearman(first, second, data.test.scores) == pytest.approx(0.8203, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_topics_of_news_are_a_linear_function_of_embeddings(data_folder):
     pytest.importorskip("tokenizers")
     for needed in (bert.MINILM, "ag_news"):

@@ -45,6 +45,7 @@ def found(order=(0, 1, 2)) -> Frontier:
     return frontier(*given, method=methods, held_out=HELD_OUT, budgets=BUDGETS, metric=METRIC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0.2, 0.6])
 def test_it_is_what_compress_returns(budget):
     network = mlp()

@@ -184,7 +184,11 @@ FALSE = {
 }
 
 
-@pytest.mark.parametrize("case", FALSE)
+def _slow_if(slow: bool, case: str) -> Any:
+    return pytest.param(case, marks=pytest.mark.slow) if slow else case
+
+
+@pytest.mark.parametrize("case", [_slow_if(case == "limit too small", case) for case in FALSE])
 def test_false_statement_is_refuted(case):
     statement, setting, trials = FALSE[case]
     result = one(statement, setting, trials)
