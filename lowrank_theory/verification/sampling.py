@@ -29,6 +29,7 @@ from lowrank_theory.theorems import (
 BATCH = 32
 MANY, LARGE_BATCH = 256, 128  # more than so many come in larger batches
 REPAYING = 1_000  # from here on, optimise what is compiled
+COMPILED = 2_000  # from here on, compile what draws
 BLOCK, BLOCKS = 512, 16  # at least so many trials, or at most so many blocks
 
 
@@ -178,6 +179,11 @@ class Point:
         """The optimisation level of its programs."""
         return 1 if self.is_costly or self.number >= REPAYING else 0
 
+    @property
+    def is_drawn_on_host(self) -> bool:
+        """Whether it is drawn with NumPy, with nothing to compile."""
+        return self.number < COMPILED and _is_ours(self.setting)
+
     def draws_as(self, other: "Point") -> bool:
         """Whether the instances of one are the first of the other, in the same batches: their
         statements may differ.
@@ -185,7 +191,7 @@ class Point:
 
         def drawn(point: Point) -> tuple[Any, ...]:
             key = jax.random.key_data(point.key).tolist()
-            return key, point.broken, point.batch, point.level
+            return key, point.broken, point.batch, point.level, point.is_drawn_on_host
 
         alike = self.name == other.name and drawn(self) == drawn(other)
         return alike and bool(eqx.tree_equal(self.setting, other.setting))
@@ -271,7 +277,7 @@ def _asking(point: Point) -> Any:
 
 def _structure(point: Point) -> Any:
     """What a program to measure its instances is compiled for."""
-    if _is_ours(point.setting):
+    if point.is_drawn_on_host:
         (instances,) = jax.tree.map(np.asarray, _on_host(point, [point.start]))
     else:
         with float64():
@@ -283,15 +289,15 @@ def _structure(point: Point) -> Any:
 def _batch(point: Point, start: int) -> Any:
     """The instances of a batch of its trials, or all that is random of them."""
     trials = range(start, start + point.batch)
-    if _is_ours(point.setting):
+    if point.is_drawn_on_host:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *_on_host(point, trials))
     draw, *_ = _programs(point.level)
     return draw(point.setting, point.key, jnp.asarray(trials, jnp.uint32))
 
 
 def _is_ours(part: Any) -> bool:
-    """Whether a setting, or a part of one, and all its parts are of this package, whose laws are
-    drawn with NumPy, with nothing to compile.
+    """Whether a setting, or a part of one, and all its parts are of this package, whose laws can be
+    drawn with NumPy.
     """
     if isinstance(part, eqx.Module):
         parts = [getattr(part, field.name) for field in dataclasses.fields(part)]

@@ -356,6 +356,19 @@ def test_statements_of_a_family_are_drawn_once_and_measured_as_alone(monkeypatch
             assert_close(getattr(found[id(point)], name), getattr(expected, name), condition=8)
 
 
+def test_many_trials_are_drawn_by_a_compiled_program(monkeypatch):
+    many = request(STATEMENT, SMALL, 4 * sampling.BATCH, KEY)
+    assert many.is_drawn_on_host
+    by_numpy = measure(many)
+    monkeypatch.setattr(sampling, "COMPILED", 4 * sampling.BATCH)
+    monkeypatch.setattr(sampling, "_on_host", None)
+    assert not many.is_drawn_on_host
+    by_jax = measure(many)
+    assert by_jax.applicable == by_numpy.applicable and not by_jax.violated.any()
+    means = [sample.realised.mean() for sample in (by_jax, by_numpy)]
+    assert abs(means[0] - means[1]) < 5 * by_numpy.realised.std() * (2 / many.number) ** 0.5
+
+
 class JaxAlone(noise.AbstractNoise):
     """A law that cannot be drawn with NumPy."""
 
