@@ -1,22 +1,13 @@
 """Compare methods on a trained network."""
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
-from lowrank_theory._files import to_json, write_atomically
-from lowrank_theory.cli import _progress as showing
-from lowrank_theory.cli._options import (
-    OTHER_CODES,
-    POINTS,
-    Refuse,
-    check_there,
-    prepare,
-    seed,
-    share,
-)
+from lowrank_theory.cli._options import OTHER_CODES, Refuse, seed, share
 from lowrank_theory.cli._options import case as case_of
-from lowrank_theory.models import catalogue
+from lowrank_theory.cli._studies import carry_out
 from lowrank_theory.reports import compare as report
 from lowrank_theory.reports import tables
 from lowrank_theory.studies.compare import BUDGETS, FAMILIES, compare
@@ -74,28 +65,19 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, refuse: Refuse) -> int:
     """Compare, and write what was found."""
-    console = tables.make_console()
-    case: catalogue.Case = options.network
-    check_there(case, refuse)
-    options.out = options.out or Path("out/compare") / case.name
-    prepare(options, report.FILES, refuse)
-    try:
-        with showing.steps(console) as step:
-            found = compare(
-                case,
-                budgets=options.budget,
-                families=options.families,
-                seed=options.seed,
-                folder=options.out / POINTS,
-                progress=step,
-            )
-    except ValueError as error:
-        refuse(str(error))
-    report.write(found, options.out)
-    if options.json:
-        write_atomically(options.json, to_json(report.record(found)))
-    console.print(tables.compared_methods(found.networks, found.metric))
-    for sentence in report.sentences(found):
-        console.print(sentence)
-    console.print(f"Report: {options.out / 'report.json'}", soft_wrap=True)
-    return 0
+    study = functools.partial(
+        compare,
+        options.network,
+        budgets=options.budget,
+        families=options.families,
+        seed=options.seed,
+    )
+    return carry_out(
+        study,
+        options,
+        refuse,
+        folder="compare",
+        report=report,
+        page="report.json",
+        table=tables.compared_methods,
+    )

@@ -1,21 +1,13 @@
 """Study a trained network."""
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
-from lowrank_theory._files import to_json, write_atomically
-from lowrank_theory.cli import _progress as showing
-from lowrank_theory.cli._options import (
-    OTHER_CODES,
-    POINTS,
-    Refuse,
-    check_there,
-    prepare,
-    seed,
-    share,
-)
+from lowrank_theory.cli._options import OTHER_CODES, Refuse, seed, share
 from lowrank_theory.cli._options import case as case_of
+from lowrank_theory.cli._studies import carry_out
 from lowrank_theory.models import catalogue
 from lowrank_theory.reports import tables
 from lowrank_theory.reports import transfer as report_page
@@ -82,35 +74,27 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, refuse: Refuse) -> int:
     """Study the network, and write the report."""
-    console = tables.make_console()
     if options.list:
+        console = tables.make_console()
         missing = {case.name: case.missing() for case in catalogue.CASES.values()}
         console.print(tables.cases(missing))
         for name, reason in missing.items():
             if reason is not None:
                 console.print(f"{name}: {reason}\n", soft_wrap=True)
         return 0
-    case: catalogue.Case = options.network
-    check_there(case, refuse)
-    options.out = options.out or Path("out/transfer") / case.name
-    prepare(options, report_page.FILES, refuse)
-    try:
-        with showing.steps(console) as step:
-            found = transfer(
-                case,
-                budgets=options.budget,
-                ways=options.ways,
-                seed=options.seed,
-                folder=options.out / POINTS,
-                progress=step,
-            )
-    except ValueError as error:  # such as a budget that cannot be met
-        refuse(str(error))
-    report_page.write(found, options.out)
-    if options.json:
-        write_atomically(options.json, to_json(report_page.record(found)))
-    console.print(tables.compressed_networks(found.networks, found.metric))
-    for sentence in report_page.sentences(found):
-        console.print(sentence)
-    console.print(f"Report: {options.out / 'report.html'}", soft_wrap=True)
-    return 0
+    study = functools.partial(
+        transfer,
+        options.network,
+        budgets=options.budget,
+        ways=options.ways,
+        seed=options.seed,
+    )
+    return carry_out(
+        study,
+        options,
+        refuse,
+        folder="transfer",
+        report=report_page,
+        page="report.html",
+        table=tables.compressed_networks,
+    )
