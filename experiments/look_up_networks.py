@@ -36,7 +36,7 @@ from _transfer import SKIPPED
 from lowrank_theory.lookup import AsTheyCome, Correlated, LookUp, look_up
 from lowrank_theory.networks import Dataset, Perceptron, digits_data, mnist_data
 from lowrank_theory.plotting import BLACK, LIMIT, SERIES, legend_above, panels
-from lowrank_theory.studies.transfer import Pieces
+from lowrank_theory.studies.pieces import Pieces
 
 KEPT = Path(__file__).resolve().parents[1] / "out" / "look_up_networks"
 SEED = 32

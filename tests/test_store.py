@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from lowrank_theory import _store, theorems
 from lowrank_theory.calibration import Calibration, TriangularCalibration, load_calibration
 from lowrank_theory.problems import Setting
-from lowrank_theory.studies.transfer import Pieces
+from lowrank_theory.studies.pieces import Pieces
 from lowrank_theory.verification.point_store import PointStore
 from lowrank_theory.verification.sampling import Point, Sample, request
 

@@ -181,6 +181,25 @@ def allocate(layers: Sequence[Options], budget: float) -> Allocation:
     return Allocation(tuple(chosen), cost, loss, min(loss, given_up))
 
 
+def allocate_up_to(
+    layers: Sequence[Options], last: Sequence[int | None], budget: float
+) -> Allocation:
+    """The best of the options up to the `last` of each layer, which then cannot stay dense; of
+    `None` it can, and have any. A budget that is enough for all the last ones is met by these.
+
+    Raises `ValueError` where the budget cannot be met.
+    """
+    pairs = list(zip(layers, last, strict=True))
+    limited = [layer if k is None else layer.up_to(k) for layer, k in pairs]
+    lost = sum(float(layer.losses[k]) for layer, k in pairs if k is not None)
+    most = sum(layer.dense for layer in limited)
+    if budget >= most:
+        return Allocation(tuple(last), most, lost, lost)
+    found = allocate(limited, budget)
+    chosen = tuple(k if own is None else own for own, k in zip(found.chosen, last, strict=True))
+    return Allocation(chosen, found.cost, lost + found.loss, lost + found.lower_bound)
+
+
 def _undominated(points: Float[np.ndarray, "points 2"]) -> np.ndarray:
     """Which points lose less than all that cost no more."""
     order = np.lexsort(points.T[::-1])

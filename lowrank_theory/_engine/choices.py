@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from lowrank_theory._engine.allocation import Allocation, Options, allocate
+from lowrank_theory._engine.allocation import Options, allocate, allocate_up_to
 from lowrank_theory._engine.fits import AbstractFit, ListedFit, NestedFit
 from lowrank_theory._engine.targets import AbstractBudget, AbstractTarget, LayerError, RankRule
 from lowrank_theory.approximations import Storage
@@ -167,19 +167,15 @@ def planned(choices: Mapping[str, Choices], share: float, *, every_size: bool = 
     """
     budget = share * sum(each.dense for each in choices.values())
     options = [each.options for each in choices.values()]
-    last = [each.cheaper - 1 if every_size and each.cheaper else None for each in options]
-    lost = sum(float(o.losses[k]) for o, k in zip(options, last, strict=True) if k is not None)
-    pairs = zip(options, last, strict=True)
-    limited = [each if k is None else each.up_to(k) for each, k in pairs]
-    if every_size and budget >= sum(each.dense for each in limited):
-        found = Allocation((None,) * len(limited), sum(e.dense for e in limited), 0.0, 0.0)
+    least = sum(each.cost(0 if each.cheaper else None) for each in options)
+    if every_size and budget >= least:
+        last = [each.cheaper - 1 if each.cheaper else None for each in options]
+        found = allocate_up_to(options, last, budget)
     else:
-        least = sum(int(each.points()[1][0, 0]) for each in limited)
-        found = allocate(limited if budget >= least else options, budget)
-    chosen = [k if option is None else option for option, k in zip(found.chosen, last, strict=True)]
-    named = zip(choices, chosen, strict=True)
+        found = allocate(options, budget)
+    named = zip(choices, found.chosen, strict=True)
     taken = {path: choices[path].origins[k] for path, k in named if k is not None}
-    return Plan(taken, found.cost, lost + found.loss, lost + found.lower_bound)
+    return Plan(taken, found.cost, found.loss, found.lower_bound)
 
 
 def stays(error: ValueError, remarks: Mapping[str, str]) -> ValueError:

@@ -102,11 +102,12 @@ def compress(
     one pass over the data for each block (`calibration` says of which kind: a
     `TriangularCalibration` resolves smaller errors, and takes about twice as long); and all layers
     at all sizes that save anything, until those are chosen. With `sequential`, a second phase takes
-    one pass for each input that weights see, or at most `passes`: then several layers at once are
-    fitted to what they see in the network as it was before them. That can cost most of what the
-    sequence gains: a ResNet-32 with one pass for each input kept 88.4 % accuracy, and 81.7 % with
-    8. A warning says where it is so. `progress(path, done, total)` is called after each layer of a
-    phase.
+    one pass for each input that weights see, or at most `passes`: then several layers at once, with
+    those that stay dense, are fitted to what they see in the network as it was before them; all of
+    them as if without a sequence, where one pass is for all that are replaced. That can cost most
+    of what the sequence gains: a ResNet-32 with one pass for each input kept 88.4 % accuracy, and
+    81.7 % with 8. A warning says where it is so. `progress(path, done, total)` is called after each
+    layer of a phase.
 
     Factors of nested ranks hold those of all smaller ones, so a network compressed to a budget by
     `ActivationWeighted` or `TruncatedSVD` is every smaller one, too: `Compressed.at`. What stays

@@ -9,7 +9,7 @@ $$s_r = \bar xW - \sum_{j\le r}(\bar xL)_j\,R_j.$$
 
 The ranks of a smaller share are allocated exactly (`allocation`) among those that are kept. Layer i
 is kept at rank $k_i$ and cost $c_i(k_i)$. It can be had at ranks up to this one, and not dense; so
-here it is one that costs $c_i(k_i)$ as it is, and at rank r loses $\ell_i(r) - \ell_i(k_i)$ more. A
+it is one that costs $c_i(k_i)$ as it is, and at rank r loses $\ell_i(r) - \ell_i(k_i)$ more. A
 layer that is kept dense stays so.
 """
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from lowrank_theory._engine.allocation import Options, allocate
+from lowrank_theory._engine.allocation import Options, allocate_up_to
 from lowrank_theory._numerics import check_fraction, float64
 from lowrank_theory.approximations import Affine, LowRank
 
@@ -88,26 +88,15 @@ class NestedLayer:
         return len(self.costs) or None
 
     @property
-    def cost(self) -> int:
-        """As it is kept."""
-        return int(self.costs[-1]) if self.rank else self.dense
-
-    @property
     def least(self) -> int:
-        """At rank 1, or dense."""
+        """What it costs at rank 1, or dense."""
         return int(self.costs[0]) if self.rank else self.dense
 
     @property
-    def loss(self) -> float:
-        """As it is kept."""
-        return 0.0 if self.ranks is None else float(self.ranks.losses[-1])
-
-    @property
     def options(self) -> Options:
-        """The ranks below the one that is kept, by what they lose more."""
+        """The ranks up to the one that is kept."""
         losses = np.zeros(0) if self.ranks is None else self.ranks.losses
-        options = Options(self.costs, losses, self.dense)
-        return options if self.rank is None else options.up_to(self.rank - 1)
+        return Options(self.costs, losses, self.dense)
 
     def cut(self, rank: int) -> "NestedLayer":
         """Kept at a smaller rank."""
@@ -148,25 +137,20 @@ class Nested:
             )
         layers = self.layers.values()
         dense = sum(each.dense for each in layers)
-        lost = sum(each.loss for each in layers)
-        budget = share * dense
-        ranks = {path: each.rank for path, each in self.layers.items() if each.rank}
-        if budget >= sum(each.cost for each in layers):
-            return Ranked(ranks, lost, lost)
         least = sum(each.least for each in layers)
-        if budget < least:
-            stay = [path for path in self.layers if path not in ranks]
+        if share * dense < least:
+            stay = [path for path, each in self.layers.items() if not each.rank]
             also = f", and {', '.join(stay)} dense" if stay else ""
             raise ValueError(
                 f"`share` is {share:g}, which cannot be met: kept are factors, at least of rank "
                 f"1{also}, a share of {np.ceil(1e4 * least / dense) / 1e4:g}. Compressed with "
                 "`every_size`, no layer stays dense of which a rank saves anything."
             )
-        found = allocate([each.options for each in layers], budget)
-        for path, option in zip(self.layers, found.chosen, strict=True):
-            if option is not None:
-                ranks[path] = option + 1
-        return Ranked(ranks, lost + found.loss, lost + found.lower_bound)
+        last = [each.rank and each.rank - 1 for each in layers]
+        found = allocate_up_to([each.options for each in layers], last, share * dense)
+        chosen = zip(self.layers, found.chosen, strict=True)
+        ranks = {path: option + 1 for path, option in chosen if option is not None}
+        return Ranked(ranks, found.loss, found.lower_bound)
 
     def cut(self, share: float, ranks: Mapping[str, int]) -> "Nested":
         """Kept at these ranks."""

@@ -2,12 +2,10 @@
 
 import argparse
 import functools
-from pathlib import Path
 from typing import Any
 
-from lowrank_theory.cli._options import OTHER_CODES, Refuse, seed, share
-from lowrank_theory.cli._options import case as case_of
-from lowrank_theory.cli._studies import carry_out
+from lowrank_theory.cli._options import OTHER_CODES, Refuse
+from lowrank_theory.cli._studies import NETWORK, add_options, carry_out
 from lowrank_theory.reports import compare as report
 from lowrank_theory.reports import tables
 from lowrank_theory.studies.compare import BUDGETS, FAMILIES, compare
@@ -25,23 +23,7 @@ def add(commands: Any) -> None:
         "network are not there, that is bad usage.",
     )
     command.set_defaults(run=run, refuse=command.error)
-    command.add_argument(
-        "network",
-        type=case_of,
-        metavar="NETWORK",
-        help="of those that `lowrank-theory transfer --list` names, or one of yours: a file and "
-        "the `Case` in it, such as mine.py:case",
-    )
-    command.add_argument(
-        "--budget",
-        nargs="+",
-        type=share,
-        default=BUDGETS,
-        metavar="SHARE",
-        help="shares of the weights' bits to compress to "
-        f"(default: {' '.join(f'{each:g}' for each in BUDGETS)}); "
-        "times are of the one nearest to 0.25",
-    )
+    command.add_argument("network", **NETWORK)
     command.add_argument(
         "--families",
         nargs="+",
@@ -50,30 +32,20 @@ def add(commands: Any) -> None:
         metavar="FAMILY",
         help="of: " + ", ".join(map(repr, FAMILIES)) + " (default: all)",
     )
-    command.add_argument("--seed", type=seed, default=0, metavar="N", help="default: 0")
-    command.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder of report.json and compare.svg (default: out/compare/NETWORK), otherwise as "
-        "for verify",
-    )
-    command.add_argument(
-        "--json", type=Path, metavar="FILE", help="write what report.json holds here as well"
+    add_options(
+        command,
+        budgets=BUDGETS,
+        of="bits",
+        nearest="times are of the one nearest to 0.25",
+        folder="compare",
+        files="report.json and compare.svg",
     )
 
 
 def run(options: argparse.Namespace, refuse: Refuse) -> int:
     """Compare, and write what was found."""
-    study = functools.partial(
-        compare,
-        options.network,
-        budgets=options.budget,
-        families=options.families,
-        seed=options.seed,
-    )
     return carry_out(
-        study,
+        functools.partial(compare, families=options.families),
         options,
         refuse,
         folder="compare",

@@ -2,12 +2,10 @@
 
 import argparse
 import functools
-from pathlib import Path
 from typing import Any
 
-from lowrank_theory.cli._options import OTHER_CODES, Refuse, seed, share
-from lowrank_theory.cli._options import case as case_of
-from lowrank_theory.cli._studies import carry_out
+from lowrank_theory.cli._options import OTHER_CODES, Refuse
+from lowrank_theory.cli._studies import NETWORK, add_options, carry_out
 from lowrank_theory.models import catalogue
 from lowrank_theory.reports import tables
 from lowrank_theory.reports import transfer as report_page
@@ -27,28 +25,11 @@ def add(commands: Any) -> None:
     )
     command.set_defaults(run=run, refuse=command.error)
     which = command.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "network",
-        nargs="?",
-        type=case_of,
-        metavar="NETWORK",
-        help="of those that --list names, or one of yours: a file and the `Case` in it, such as "
-        "mine.py:case",
-    )
+    which.add_argument("network", nargs="?", **NETWORK)
     which.add_argument(
         "--list",
         action="store_true",
         help="say which networks there are, whether their data are there, and else what to get",
-    )
-    command.add_argument(
-        "--budget",
-        nargs="+",
-        type=share,
-        default=BUDGETS,
-        metavar="SHARE",
-        help="shares of the weights' bytes to compress to "
-        f"(default: {' '.join(map(str, BUDGETS))}); "
-        "certificates and times are of the one nearest to 0.5",
     )
     others = [way.name for way in OTHERS]
     command.add_argument(
@@ -59,16 +40,13 @@ def add(commands: Any) -> None:
         metavar="WAY",
         help="more ways to compress the network, of: " + ", ".join(map(repr, others)),
     )
-    command.add_argument("--seed", type=seed, default=0, metavar="N", help="default: 0")
-    command.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder of report.html, report.json and figures (default: out/transfer/NETWORK), "
-        "otherwise as for verify",
-    )
-    command.add_argument(
-        "--json", type=Path, metavar="FILE", help="write what report.json holds here as well"
+    add_options(
+        command,
+        budgets=BUDGETS,
+        of="bytes",
+        nearest="certificates and times are of the one nearest to 0.5",
+        folder="transfer",
+        files="report.html, report.json and figures",
     )
 
 
@@ -82,15 +60,8 @@ def run(options: argparse.Namespace, refuse: Refuse) -> int:
             if reason is not None:
                 console.print(f"{name}: {reason}\n", soft_wrap=True)
         return 0
-    study = functools.partial(
-        transfer,
-        options.network,
-        budgets=options.budget,
-        ways=options.ways,
-        seed=options.seed,
-    )
     return carry_out(
-        study,
+        functools.partial(transfer, ways=options.ways),
         options,
         refuse,
         folder="transfer",

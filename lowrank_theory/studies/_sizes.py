@@ -14,19 +14,40 @@ from lowrank_theory._engine.compress import Bytes, compress
 from lowrank_theory._engine.compressed import Compressed
 from lowrank_theory._engine.held_out import output_errors
 from lowrank_theory._engine.replace import leaves_by_path, replace
+from lowrank_theory._numerics import check_fraction
 from lowrank_theory.approximations import Affine
 from lowrank_theory.certification import certify_losses
-from lowrank_theory.models.catalogue import Function, Loaded
+from lowrank_theory.models.catalogue import Function, Loaded, Metric
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import LowRank, TruncatedSVD, every_rank
 from lowrank_theory.studies import FAILURE_PROBABILITY
-from lowrank_theory.studies.transfer_rows import NetworkAtSize
+from lowrank_theory.studies.transfer_rows import DenseMetric, NetworkAtSize
 from lowrank_theory.studies.ways import DRIVEN, SAME_RANKS, SEQUENTIAL, STANDARD, Way
 
 CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 999
 
 Factors = LowRank | Affine
+
+
+def check_budgets(budgets: Sequence[float]) -> tuple[float, ...]:
+    """The shares, in order and each once. Raises `ValueError` where there is none, and for one that
+    is not between 0 and 1.
+    """
+    shares = {check_fraction("budgets", share) for share in budgets}
+    if not shares:
+        raise ValueError("`budgets` is empty: give at least one share, such as 0.25.")
+    return tuple(sorted(shares))
+
+
+def dense_metric(metric: Metric, scores: np.ndarray) -> DenseMetric:
+    """What the scores of the dense network come to."""
+    return DenseMetric(
+        name=metric.name,
+        larger_is_better=metric.larger_is_better,
+        value=float(metric.value(scores)),
+        scored=len(scores),
+    )
 
 
 def by_each_way(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lowrank_theory._files import make_folder, plain
-from lowrank_theory._numerics import check_count, check_fraction
+from lowrank_theory._numerics import check_count
 from lowrank_theory._progress import Progress
 from lowrank_theory._rows import typed
 from lowrank_theory.calibration import AbstractCalibration
@@ -34,7 +34,12 @@ from lowrank_theory.studies import statistics
 from lowrank_theory.studies._at_all_sizes import Layers, Shares, Sized, chosen
 from lowrank_theory.studies._observed_layer import label
 from lowrank_theory.studies._scrutiny import times
-from lowrank_theory.studies._sizes import paired_interval, relative_error
+from lowrank_theory.studies._sizes import (
+    check_budgets,
+    dense_metric,
+    paired_interval,
+    relative_error,
+)
 from lowrank_theory.studies.compare_rows import (
     InvertedPair,
     LayerAtSize,
@@ -43,8 +48,8 @@ from lowrank_theory.studies.compare_rows import (
     Proxy,
     TimeOfMethod,
 )
+from lowrank_theory.studies.pieces import Pieces, digest, machine
 from lowrank_theory.studies.proxies import ERRORS, inverted, proxies
-from lowrank_theory.studies.transfer import Pieces, digest, machine
 from lowrank_theory.studies.transfer_rows import DenseMetric, Machine, UnmetBudget
 from lowrank_theory.studies.ways import (
     AGNOSTIC,
@@ -143,9 +148,7 @@ def compare(
     Raises `ValueError` for budgets that are not shares between 0 and 1, and unknown families,
     `OSError` where the folder cannot be written, and what `case.load` and `observe` raise.
     """
-    shares = tuple(sorted({check_fraction("budgets", share) for share in budgets}))
-    if not shares:
-        raise ValueError("`budgets` is empty: give at least one share, such as 0.25.")
+    shares = check_budgets(budgets)
     methods = [method for family in dict.fromkeys(families) for method in _methods(family)]
     if not methods:
         raise ValueError(f"`families` is empty: give some of {', '.join(FAMILIES)}.")
@@ -224,12 +227,6 @@ class _Compared:
 def _described(layers: Layers) -> _Described:
     loaded = layers.loaded
     dense = loaded.metric.scores(loaded.function, loaded.parameters)
-    metric = DenseMetric(
-        name=loaded.metric.name,
-        larger_is_better=loaded.metric.larger_is_better,
-        value=float(loaded.metric.value(dense)),
-        scored=len(dense),
-    )
     rows = []
     for path, weight in layers.weights.items():
         inputs, outputs = weight.view.matrix_shape[-2:]
@@ -238,7 +235,7 @@ def _described(layers: Layers) -> _Described:
         for number, matrix in enumerate(matrices.reshape(-1, inputs, outputs)):
             name = label(path, number if weight.view.stack else None)
             rows.append(_statistics(name, matrix, seen[number]))
-    return _Described(metric, tuple(rows))
+    return _Described(dense_metric(loaded.metric, dense), tuple(rows))
 
 
 def _statistics(name: str, weights: np.ndarray, seen: AbstractCalibration) -> LayerStatistics:

@@ -35,7 +35,6 @@ from lowrank_theory._engine.compress import checked_methods, prepared
 from lowrank_theory._engine.fits import FittedLayer, kinds_of
 from lowrank_theory._engine.targets import AbstractBudget, Bytes
 from lowrank_theory._engine.weights import Weight
-from lowrank_theory._numerics import check_fraction
 from lowrank_theory._progress import Progress
 from lowrank_theory._rows import AbstractRow, column
 from lowrank_theory.approximations import Storage
@@ -45,6 +44,7 @@ from lowrank_theory.models.catalogue import Metric
 from lowrank_theory.problems import Observed
 from lowrank_theory.rate_distortion import distortion_floor
 from lowrank_theory.recovery import AbstractLadder
+from lowrank_theory.studies._sizes import check_budgets, dense_metric
 from lowrank_theory.studies.transfer_rows import DenseMetric, UnmetBudget
 
 SHARES = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
@@ -177,9 +177,7 @@ def frontier(
     that nothing meets, a single method, and fewer than two held-out batches.
     """
     methods = checked_methods(method)
-    shares = sorted({check_fraction("budgets", share) for share in budgets})
-    if not shares:
-        raise ValueError("`budgets` is empty: give at least one share, such as 0.25.")
+    shares = check_budgets(budgets)
     if len(methods) < 2:
         raise ValueError("`method` must hold two methods or more; `compress` takes one.")
     if len(held_out) < 2:
@@ -225,7 +223,7 @@ def frontier(
     return Frontier(
         kinds=kinds,
         paths=tuple(ready.weights),
-        metric=None if metric is None else _dense(metric, function, parameters),
+        metric=metric and dense_metric(metric, metric.scores(function, parameters)),
         points=tuple(points),
         floor=floor.points(ready.weights, choices),
         unmet=tuple(unmet),
@@ -256,16 +254,6 @@ def _storage(weights: Mapping[str, Weight], made: Mapping[str, FittedLayer]) -> 
         "dense_bytes": dense.bytes,
         "ideal_bits": takes.ideal_bits,
     }
-
-
-def _dense(metric: Metric, function: Callable[..., Any], parameters: PyTree) -> DenseMetric:
-    scores = metric.scores(function, parameters)
-    return DenseMetric(
-        name=metric.name,
-        larger_is_better=metric.larger_is_better,
-        value=float(metric.value(scores)),
-        scored=len(scores),
-    )
 
 
 def _comparison(name: str, first: FrontierPoint, other: FrontierPoint) -> Comparison:

@@ -16,30 +16,24 @@ with that of the network, and the time of the compressed network is measured.
 
 import dataclasses
 import functools
-import hashlib
-import json
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from lowrank_theory._files import make_folder, plain
-from lowrank_theory._fingerprint import fingerprint
-from lowrank_theory._numerics import check_count, check_fraction
+from lowrank_theory._numerics import check_count
 from lowrank_theory._progress import Progress
 from lowrank_theory._rows import typed
-from lowrank_theory._store import ENTRIES, Results
 from lowrank_theory.models.catalogue import Case, Loaded, Sizes
 from lowrank_theory.studies import layer_study
 from lowrank_theory.studies._scrutiny import scrutinised
 from lowrank_theory.studies._sizes import CONFIDENCE as CONFIDENCE
-from lowrank_theory.studies._sizes import by_each_way, by_way, compared
+from lowrank_theory.studies._sizes import by_each_way, by_way, check_budgets, compared, dense_metric
 from lowrank_theory.studies.layer_study import LayerStudy
+from lowrank_theory.studies.pieces import Pieces, digest, machine
 from lowrank_theory.studies.transfer_rows import (
     DenseMetric,
     HalfSize,
@@ -109,9 +103,7 @@ def transfer(
     Raises `ValueError` for budgets that are not shares between 0 and 1, and unknown ways, `OSError`
     where the folder cannot be written, and what `case.load` and `compress` raise.
     """
-    shares = tuple(sorted({check_fraction("budgets", share) for share in budgets}))
-    if not shares:
-        raise ValueError("`budgets` is empty: give at least one share, such as 0.5.")
+    shares = check_budgets(budgets)
     more = [_way(name) for name in dict.fromkeys(ways)]
     sizes = sizes or case.sizes
     seed = check_count("seed", seed, 0)
@@ -174,58 +166,6 @@ class _AtBudget:
     half: HalfSize | None = None
 
 
-def machine() -> Machine:
-    """Where times were measured."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Machine(
-        system=f"{platform.system()} {platform.machine()}",
-        cores=cores,
-        device=jax.devices()[0].device_kind,
-        jax=jax.__version__,
-    )
-
-
-def digest(loaded: Loaded) -> str:
-    """The hash of a network and of the units that it is given: files of the same name may hold
-    others.
-    """
-    digest = hashlib.sha256()
-    given = (loaded.parameters, loaded.calibration, loaded.held_out, loaded.units)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-class Pieces:
-    """What is finished, each piece in a file named by the hash of what it is, of the sources of
-    this package, and of the versions of what it computes with; nowhere without a folder.
-    """
-
-    def __init__(self, folder: Path | None, setting: Any) -> None:
-        self.setting = setting
-        self._results = None if folder is None else Results(folder, "piece", ENTRIES)
-
-    def get(self, name: str, make: Callable[[], Any]) -> dict[str, Any]:
-        """`{"found": ..., "seconds": ...}`, what `make` returns and what it took."""
-        words = {"piece": name, "of": plain(self.setting), "sources": fingerprint()}
-        identity = hashlib.sha256(json.dumps(words).encode()).hexdigest()
-        kept = self._results and self._results.load(identity, {"found", "seconds"}.issubset)
-        if kept is not None:
-            return {entry: kept[entry] for entry in ("found", "seconds")}
-        start = time.monotonic()
-        piece = plain({"found": make(), "seconds": time.monotonic() - start})
-        if self._results is not None:
-            self._results.save(identity, piece, **words)
-        return piece
-
-    def prune(self) -> None:
-        """Remove what this run neither found nor wrote: pieces of other sources or settings."""
-        if self._results is not None:
-            self._results.prune()
-
-
 # --- the pieces of the work -----------------------------------------------------------------------
 
 
@@ -250,12 +190,7 @@ def _at_budget(
         compared(loaded, each, dense, seed, budget=budget, method=name, seconds=seconds.get(name))
         for name, each in networks.items()
     ]
-    metric = DenseMetric(
-        name=loaded.metric.name,
-        larger_is_better=loaded.metric.larger_is_better,
-        value=float(loaded.metric.value(dense)),
-        scored=len(dense),
-    )
+    metric = dense_metric(loaded.metric, dense)
     half = scrutinised(loaded, networks[DRIVEN.name], budget) if also_half else None
     return _AtBudget(rows=tuple(rows), metric=metric, half=half)
 

@@ -226,7 +226,7 @@ def measure(point: Point) -> Sample:
 
     Which program runs depends on the `number` of the whole sample, never on the block.
     """
-    ((_, sample),) = Together().measure([point])
+    (sample,) = _measure_alike([point], _asked([point]))
     return sample
 
 
@@ -261,7 +261,7 @@ class Together:
         """The statements that are measured on the instances of a group, its own among them; others
         may join.
         """
-        asked = {_asking(p): by_name(p.statement).at(p.failure_probability) for p in group}
+        asked = _asked(group)
         if group[0].is_costly:
             return asked
         together = self._statements.setdefault(_structure(group[0]), {})
@@ -275,13 +275,18 @@ def _asking(point: Point) -> Any:
     return point.statement if known else id(point.statement), point.failure_probability
 
 
+def _asked(group: Sequence[Point]) -> dict[Any, AbstractStatement]:
+    """The statements of points."""
+    return {_asking(p): by_name(p.statement).at(p.failure_probability) for p in group}
+
+
 def _structure(point: Point) -> Any:
     """What a program to measure its instances is compiled for."""
     if point.is_drawn_on_host:
         (instances,) = jax.tree.map(np.asarray, _on_host(point, [point.start]))
     else:
         with float64():
-            instances = _batch(point, point.start)
+            instances = eqx.filter_eval_shape(_batch, point, point.start)
     shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(instances)]
     return jax.tree.structure(instances), tuple(shapes), point.batch, point.level
 

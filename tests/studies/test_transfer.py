@@ -14,7 +14,7 @@ import pytest
 from lowrank_theory.networks import Perceptron, Transfer, transfer
 from lowrank_theory.reports import transfer as transfer_report
 from lowrank_theory.studies import _scrutiny, _sizes
-from lowrank_theory.studies.transfer import Pieces
+from lowrank_theory.studies.pieces import Pieces, digest
 from lowrank_theory.studies.transfer_rows import NetworkAtSize
 from lowrank_theory.studies.ways import ROUNDED, SAME_RANKS, STANDARD
 from pages import Resources
@@ -232,16 +232,16 @@ def test_a_torn_piece_is_made_anew(tmp_path):
 
 def test_another_network_of_the_same_name_is_another():
     loaded = load(SIZES)
-    known = module.digest(loaded)
-    assert module.digest(load(SIZES)) == known
+    known = digest(loaded)
+    assert digest(load(SIZES)) == known
     for part in ("calibration", "held_out", "units"):
         first, *others = getattr(loaded, part)
         changed = first.copy()
         changed[-1, -1] += 1e-3
         other = dataclasses.replace(loaded, **{part: [changed, *others]})
-        assert module.digest(other) != known
+        assert digest(other) != known
     trained = jax.tree.map(lambda leaf: leaf / 3, loaded.parameters)
-    assert module.digest(dataclasses.replace(loaded, parameters=trained)) != known
+    assert digest(dataclasses.replace(loaded, parameters=trained)) != known
 
 
 def test_the_command_names_each_budget_to_the_last_digit(found):
