@@ -42,7 +42,6 @@ def figures(names: list[str]) -> Iterator[Figure]:
     assert len(legend.get_texts()) == 1 + len(set(names))
     yield figure
     yield plotting.layer_errors(rows)
-    yield plotting.bound_scatter(rows)
     yield plotting.tightness(Report(statements))
 
 

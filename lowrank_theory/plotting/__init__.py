@@ -8,7 +8,6 @@ matplotlib's global state.
 from lowrank_theory.plotting._compare import compare as compare
 from lowrank_theory.plotting._frontier import frontier as frontier
 from lowrank_theory.plotting._gains import gains as gains
-from lowrank_theory.plotting._layers import bound_scatter as bound_scatter
 from lowrank_theory.plotting._layers import calibration_sizes as calibration_sizes
 from lowrank_theory.plotting._layers import layer_errors as layer_errors
 from lowrank_theory.plotting._network import transfer as transfer

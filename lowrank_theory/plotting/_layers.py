@@ -14,7 +14,6 @@ from lowrank_theory.plotting._style import (
     NEGLIGIBLE,
     PANELS,
     SERIES,
-    diagonal,
     evenly_spread,
     legend_above,
     line,
@@ -90,27 +89,6 @@ def layer_errors(rows: Sequence[LayerAtRank]) -> Figure:
         panel.set_yscale("log")
         panel.set_ylabel("error / norm of the outputs")
     legend_above(figure, axes[0], len(curves))
-    return figure
-
-
-def bound_scatter(rows: Sequence[LayerAtRank]) -> Figure:
-    """Bounds against what they bound, at every layer and rank; on the line a bound is attained.
-
-    Rows are those of `LayerStudy`, of one network or several, which have a colour each. Raises
-    `ValueError` without rows.
-    """
-    networks: dict[str, list[LayerAtRank]] = {}
-    for row in some(rows):
-        networks.setdefault(row.network, []).append(row)
-    figure, axes = panels(len(BOUNDS), width=4.6, height=4.2)
-    for panel, bounded in zip(axes, BOUNDS, strict=True):
-        for number, (network, group) in enumerate(networks.items()):
-            scatter(panel, group, bounded, drawable(network), SERIES[number % len(SERIES)])
-        diagonal(panel)
-        panel.set_title(bounded.label, fontsize=10)
-        panel.set_xlabel("error / norm of the outputs")
-        panel.set_ylabel("bound / norm of the outputs")
-    legend_above(figure, axes[0])
     return figure
 
 

@@ -45,7 +45,6 @@ def test_pictures_of_few_and_of_many_layers(digits):
     assert len(plotting.residual_spectra(layers).axes) == 12
     for count, figure in (
         (2, plotting.layer_spectra(layers)),
-        (2, plotting.bound_scatter(rows)),
         (1, plotting.calibration_sizes(rows, layers)),
     ):
         assert shown(figure) == count
@@ -72,9 +71,8 @@ def test_the_picture_of_a_transfer(digits):
 
 
 def test_nothing_to_draw_is_refused():
-    for draw in (plotting.layer_errors, plotting.bound_scatter):
-        with pytest.raises(ValueError, match="`rows` is empty"):
-            draw([])
+    with pytest.raises(ValueError, match="`rows` is empty"):
+        plotting.layer_errors([])
     with pytest.raises(ValueError, match="`layers` is empty"):
         plotting.layer_spectra([])
     with pytest.raises(ValueError, match="`layers` has no residual"):
