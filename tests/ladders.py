@@ -9,7 +9,13 @@ from lowrank_theory.mixtures import (
     PrunedAndRounded,
     QuantisedFactors,
 )
-from lowrank_theory.quantisation import GPTQ, ActivationAware, HalfQuadratic, RoundToNearest
+from lowrank_theory.quantisation import (
+    GPTQ,
+    ActivationAware,
+    CoordinateDescent,
+    HalfQuadratic,
+    RoundToNearest,
+)
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
 from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
 
@@ -24,6 +30,10 @@ LADDERS: dict[str, AbstractLadder] = {
     "rounded, weighted": RoundToNearest((3,), group=5, weighted=True),
     "gptq": GPTQ(RoundToNearest((1, 3), group=5)),
     "gptq, with zeros, in order": GPTQ(RoundToNearest((2, 8), symmetric=False), ordered=False),
+    "coordinate descent": CoordinateDescent(RoundToNearest((1, 3), group=5), 2),
+    "coordinate descent, with zeros": CoordinateDescent(
+        RoundToNearest((2,), 4, axis=1, symmetric=False), 2
+    ),
     "activation aware": ActivationAware(RoundToNearest((2, 4), group=5), (0.3, 0.8)),
     "half-quadratic": HalfQuadratic((2, 4), group=5),
     "magnitude": Magnitude((0.1, 0.5)),

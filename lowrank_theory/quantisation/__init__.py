@@ -6,6 +6,8 @@ from lowrank_theory.quantisation._quantiser import check_quantiser as check_quan
 from lowrank_theory.quantisation._quantiser import size_of as size_of
 from lowrank_theory.quantisation.activation_aware import ActivationAware as ActivationAware
 from lowrank_theory.quantisation.activation_aware import activation_aware as activation_aware
+from lowrank_theory.quantisation.coordinate_descent import CoordinateDescent as CoordinateDescent
+from lowrank_theory.quantisation.coordinate_descent import coordinate_descent as coordinate_descent
 from lowrank_theory.quantisation.gptq import GPTQ as GPTQ
 from lowrank_theory.quantisation.gptq import gptq as gptq
 from lowrank_theory.quantisation.half_quadratic import HalfQuadratic as HalfQuadratic
