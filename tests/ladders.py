@@ -17,7 +17,14 @@ from lowrank_theory.quantisation import (
     RoundToNearest,
 )
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
-from lowrank_theory.sparsification import GroupedMagnitude, Magnitude, SparseGPT, Structured, Wanda
+from lowrank_theory.sparsification import (
+    GroupedMagnitude,
+    Magnitude,
+    Refitted,
+    SparseGPT,
+    Structured,
+    Wanda,
+)
 
 LADDERS: dict[str, AbstractLadder] = {
     "truncated svd": TruncatedSVD(),
@@ -40,6 +47,7 @@ LADDERS: dict[str, AbstractLadder] = {
     "magnitude, per output": Magnitude((0.25,), per_output=True),
     "n of m": GroupedMagnitude(((1, 4), (2, 4))),
     "wanda": Wanda((0.5,), ((1, 4),)),
+    "refitted": Refitted(Magnitude((0.3, 0.5))),
     "sparse gpt": SparseGPT((0.5,), ((1, 4),), block=5),
     "fewer inputs": Structured((0.25, 0.5)),
     "fewer outputs": Structured((0.3, 0.6), axis=1),
