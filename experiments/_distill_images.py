@@ -3,6 +3,7 @@ and whose labels nobody reads.
 """
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,9 +15,12 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
+from _distill_note import write_tables
+from _save import run
+from _transfer import SKIPPED
 from lowrank_theory.data_constrained import Shuffled, agreement, distill
 from lowrank_theory.models.resnet import Cifar10, correct
-from lowrank_theory.networks import Parameters, compress
+from lowrank_theory.networks import Parameters, cifar10_data, compress
 from lowrank_theory.plotting import LIMIT, SERIES, legend_above, panels
 from train_alexnet import augmented
 
@@ -54,70 +58,94 @@ class Student:
         return self.finished(parameters)
 
 
-def on_factors(
-    teacher: Network, data: Cifar10, plan: Plan, share: float, epochs: int, rate: float = 1e-3
-) -> tuple[Student, int]:
-    """The teacher at low rank, each layer fitted to what it sees; and the teacher's parameters."""
-    batches = np.split(data.training_images[: plan.calibration], 4)
-    compressed = compress(*teacher, batches, Parameters(share))
-    network = compressed.function, compressed.parameters
-    count = compressed.parameter_count
-    return Student(network, count, epochs, rate), compressed.dense_parameter_count
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """A teacher, and what its students learn from. Runs are kept in `out/name`."""
 
+    name: str
+    teacher: Network
+    data: Cifar10
+    plan: Plan
 
-def judged(teacher: Network, student: Network, data: Cifar10) -> dict[str, float]:
-    """On test images."""
-    images = data.held_out_images
-    starts = range(0, len(images), JUDGED)
-    found = agreement(teacher, student, [images[start : start + JUDGED] for start in starts])
-    right = correct(*student, images, data.held_out_labels, batch=JUDGED)
-    return {
-        "accuracy": float(right.mean()), "agreement": found.share, "divergence": found.divergence,
-    }  # fmt: skip
+    @staticmethod
+    def of(name: str, network: tuple[Any, Any], seed: int, *, quick: bool) -> "Lessons":
+        """`network` is one of the library's and its parameters."""
+        teacher = network[0].apply, network[1]
+        if quick:
+            return Lessons(f"{name}_quick", teacher, noise(seed), QUICK)
+        return Lessons(name, teacher, cifar10_data(), Plan())
 
+    def factored(self, share: float, epochs: int, rate: float = 1e-3) -> tuple[Student, int]:
+        """The teacher at low rank, each layer fitted to what it sees; and its own parameters."""
+        batches = np.split(self.data.training_images[: self.plan.calibration], 4)
+        compressed = compress(*self.teacher, batches, Parameters(share))
+        network = compressed.function, compressed.parameters
+        count = compressed.parameter_count
+        return Student(network, count, epochs, rate), compressed.dense_parameter_count
 
-def taught(
-    teacher: Network,
-    student: Student,
-    data: Cifar10,
-    plan: Plan,
-    optimiser: Callable[[float, int], optax.GradientTransformation],
-    *,
-    name: str,
-    key: Any,
-) -> dict[str, Any]:
-    """The student before and after, and how long a step took of those made in this process."""
-    clock: list[float] = []
+    def judged(self, student: Network) -> dict[str, float]:
+        """On test images."""
+        images = self.data.held_out_images
+        starts = range(0, len(images), JUDGED)
+        batches = [images[start : start + JUDGED] for start in starts]
+        found = agreement(self.teacher, student, batches)
+        right = correct(*student, images, self.data.held_out_labels, batch=JUDGED)
+        return {
+            "accuracy": float(right.mean()), "agreement": found.share,
+            "divergence": found.divergence,
+        }  # fmt: skip
 
-    def progress(_: str, done: int, total: int) -> None:
-        clock.append(time.process_time())
-        if done % 10 == 0:
-            print(f"{name}: {done} of {total} steps", flush=True)
+    def taught(
+        self,
+        student: Student,
+        optimiser: Callable[[float, int], optax.GradientTransformation],
+        *,
+        key: Any,
+    ) -> dict[str, Any]:
+        """The student before and after, and how long a step took of those made in this process."""
+        clock, plan = [], self.plan
 
-    found = distill(
-        teacher,
-        student.network,
-        Shuffled(data.training_images, plan.batch, plan.steps),
-        optimiser=optimiser(student.rate, student.epochs * plan.steps),
-        epochs=student.epochs,
-        key=key,
-        augment=partial(_moved, shift=plan.shift),
-        folder=KEPT / name,
-        progress=progress,
-    )
-    network = student.ready(found.parameters)
-    row: dict[str, Any] = {
-        "parameters": student.parameters,
-        "steps": len(found.losses),
-        "images_seen": len(found.losses) * plan.batch,
-        "seconds_per_step": round(float(np.median(np.diff(clock))), 3) if clock[1:] else None,
-        "before": judged(teacher, student.ready(student.network[1]), data),
-        "after": judged(teacher, network, data),
-    }
-    for each in ("losses", "agreements"):
-        by_epoch = getattr(found, each).reshape(-1, plan.steps).mean(axis=1)
-        row[each] = [round(float(value), 4) for value in by_epoch]
-    return row
+        def progress(_: str, done: int, total: int) -> None:
+            clock.append(time.process_time())
+            if done % 10 == 0:
+                print(f"{self.name}: {done} of {total} steps", flush=True)
+
+        found = distill(
+            self.teacher,
+            student.network,
+            Shuffled(self.data.training_images, plan.batch, plan.steps),
+            optimiser=optimiser(student.rate, student.epochs * plan.steps),
+            epochs=student.epochs,
+            key=key,
+            augment=partial(_moved, shift=plan.shift),
+            folder=KEPT / self.name,
+            progress=progress,
+        )
+        row: dict[str, Any] = {
+            "parameters": student.parameters,
+            "rate": student.rate,
+            "steps": len(found.losses),
+            "images_seen": len(found.losses) * plan.batch,
+            "seconds_per_step": round(float(np.median(np.diff(clock))), 3) if clock[1:] else None,
+            "before": self.judged(student.ready(student.network[1])),
+            "after": self.judged(student.ready(found.parameters)),
+            "first_losses": [round(float(value), 4) for value in found.losses[:3]],
+        }
+        for each in ("losses", "agreements"):
+            by_epoch = getattr(found, each).reshape(-1, plan.steps).mean(axis=1)
+            row[each] = [round(float(value), 4) for value in by_epoch]
+        return row
+
+    def numbers(self, dense: int, students: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """Those of the figure."""
+        return {
+            "plan": dataclasses.asdict(self.plan),
+            "training_images": len(self.data.training_images),
+            "test_images": len(self.data.held_out_images),
+            "parameters": dense,
+            "teacher": self.judged(self.teacher),
+            "students": dict(students),
+        }
 
 
 def _moved(images: Any, key: Any, shift: int) -> Any:
@@ -136,13 +164,15 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
         epochs = (0.5 + np.arange(len(row["losses"]))) * numbers["plan"]["steps"]
         left.plot(epochs, row["losses"], **style, markersize=4, label=name)
         values = [100 * row[when]["accuracy"] for when in ("before", "after")]
-        right.plot([0, row["steps"]], values, **style, markersize=6, label=name)
+        right.plot([0, 1], values, **style, markersize=6, label=name)
+    left.set_xscale("log")
     left.set_yscale("log")
+    left.set_xlabel(f"steps of {numbers['plan']['batch']} unlabelled images")
     left.set_ylabel("divergence from the teacher (nats)")
     right.axhline(100 * numbers["teacher"]["accuracy"], **LIMIT, label="teacher")
     right.set_ylabel("test accuracy (%)")
-    for panel in (left, right):
-        panel.set_xlabel(f"steps of {numbers['plan']['batch']} unlabelled images")
+    right.set_xticks([0, 1], ["before", "after"])
+    right.set_xlabel("distillation")
     legend_above(figure, right, 4)
     return figure
 
@@ -153,18 +183,26 @@ def noise(seed: int) -> Cifar10:
     return Cifar10(images[:60], np.zeros(60, np.int32), images[60:], np.zeros(20, np.int32))
 
 
-def numbers_of(
-    teacher: Network, dense: int, data: Cifar10, plan: Plan, students: Mapping[str, dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "plan": dataclasses.asdict(plan),
-        "training_images": len(data.training_images),
-        "test_images": len(data.held_out_images),
-        "parameters": dense,
-        "teacher": judged(teacher, teacher, data),
-        "students": dict(students),
-    }
-
-
 def keys(seed: int, count: int) -> Any:
     return jax.random.split(jax.random.key(seed), count)
+
+
+def main(
+    file: str,
+    title: str,
+    network: Callable[[], Any],
+    measure: Callable[..., Any],
+    draw: Callable[..., Figure],
+    *,
+    seed: int,
+) -> None:
+    """Measure, draw, and set the tables of the note; or say what is missing."""
+    try:
+        network()
+        cifar10_data(1)
+    except FileNotFoundError as missing:
+        print(f"{title} cannot be distilled: {missing}", file=sys.stderr)
+        sys.exit(SKIPPED)
+    run(file, measure, draw, seed=seed)
+    if "--quick" not in sys.argv:
+        write_tables()

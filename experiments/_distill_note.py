@@ -1,5 +1,6 @@
 """The tables of `paper_notes/without_labels.md`, from the numbers of the figures."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,26 +77,30 @@ def _generations(numbers: Row) -> str:
     return table(["generation", "accuracy", "agreement with the first teacher"], rows)
 
 
-def _networks(numbers: Row) -> str:
+def _networks(title: str, numbers: Row) -> str:
     teacher = numbers["teacher"]["accuracy"]
     rows = []
     for name, row in numbers["students"].items():
         before, after = (row[when]["accuracy"] for when in ("before", "after"))
+        recovered = _percent((after - before) / (teacher - before))
         rows.append(
             [
                 name,
-                *map(_percent, (before, after, (after - before) / (teacher - before))),
+                f"{row['share']:.3f}",
+                *map(_percent, (before, after)),
+                "" if "random" in name else recovered,
                 _percent(row["after"]["agreement"]),
                 f"{row['steps']} x {numbers['plan']['batch']}",
                 f"{row['seconds_per_step']:.2f}",
             ]
         )
-    header = [f"student of ResNet-20, {_percent(teacher)}", "before", "distilled", "recovered"]
-    return table([*header, "agrees", "steps x images", "seconds a step"], rows)
+    header = [f"student of {title}, {_percent(teacher)}", "share", "before", "distilled"]
+    return table([*header, "recovered", "agrees", "steps x images", "seconds a step"], rows)
 
 
 TABLES: Tables = {
-    "ResNet-20": ("distill_resnet20", _networks),
+    "ResNet-20": ("distill_resnet20", functools.partial(_networks, "ResNet-20")),
+    "AlexNet": ("distill_alexnet", functools.partial(_networks, "AlexNet")),
     "students": ("distill_digits", _students),
     "transfer images": ("distill_digits", _images),
     "what is said": ("distill_digits", _said),

@@ -10,14 +10,11 @@ and eight passes over all images, EPOCHS = 125, fifty.
 python experiments/distill_resnet20.py [--quick]
 """
 
-import sys
+from functools import partial
 from typing import Any
 
-from _distill_images import QUICK, Plan, decaying, draw, keys, noise, numbers_of, on_factors, taught
-from _distill_note import write_tables
-from _save import run
-from _transfer import SKIPPED
-from lowrank_theory.networks import cifar10_data, resnet_network
+from _distill_images import Lessons, decaying, draw, keys, main
+from lowrank_theory.networks import resnet_network
 
 SEED = 54
 SHARES = (0.5, 0.25)
@@ -25,25 +22,14 @@ EPOCHS = 4
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    plan, epochs = (QUICK, 2) if quick else (Plan(), EPOCHS)
-    data = noise(SEED) if quick else cifar10_data()
-    network, parameters = resnet_network(20)
-    teacher, students, dense = (network.apply, parameters), {}, 0
+    lessons = Lessons.of("distill_resnet20", resnet_network(20), SEED, quick=quick)
+    epochs, students, dense = 2 if quick else EPOCHS, {}, 0
     for share, key in zip(SHARES, keys(SEED, len(SHARES)), strict=True):
-        student, dense = on_factors(teacher, data, plan, share, epochs)
-        name = "distill_resnet20_quick" if quick else "distill_resnet20"
-        found = taught(teacher, student, data, plan, decaying, name=name, key=key)
+        student, dense = lessons.factored(share, epochs)
+        found = lessons.taught(student, decaying, key=key)
         students[f"{share:.0%} of the parameters"] = {"share": share, **found}
-    return numbers_of(teacher, dense, data, plan, students)
+    return lessons.numbers(dense, students)
 
 
 if __name__ == "__main__":
-    try:
-        resnet_network(20)
-        cifar10_data(1)
-    except FileNotFoundError as missing:
-        print(f"ResNet-20 cannot be distilled: {missing}", file=sys.stderr)
-        sys.exit(SKIPPED)
-    run(__file__, measure, draw, seed=SEED)
-    if "--quick" not in sys.argv:
-        write_tables()
+    main(__file__, "ResNet-20", partial(resnet_network, 20), measure, draw, seed=SEED)

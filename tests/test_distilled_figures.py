@@ -62,6 +62,24 @@ def test_half_of_what_resnet20_loses_comes_back():
     assert after - before >= (made["teacher"]["accuracy"] - before) / 2
 
 
+def test_alexnet_recovers_where_it_has_lost_and_gains_nothing_else():
+    made = numbers("distill_alexnet")
+    teacher, students = made["teacher"]["accuracy"], made["students"]
+    for rate in ("0.001", "0.0001"):
+        tenth = students[f"10% of the parameters, rate {rate}"]
+        before, after = (tenth[when]["accuracy"] for when in ("before", "after"))
+        assert after - before >= (teacher - before) / 2
+        quarter = students[f"25% of the parameters, rate {rate}"]
+        before, after = (quarter[when] for when in ("before", "after"))
+        assert abs(after["accuracy"] - before["accuracy"]) < 0.012  # a standard error
+        first, second = quarter["first_losses"][:2]
+        assert (second > 10 * first) == (rate == "0.001")
+        assert (after["divergence"] < before["divergence"]) == (rate == "0.0001")
+    small = students["half as wide, random weights"]
+    assert small["share"] == pytest.approx(0.25, abs=0.01)
+    assert small["after"]["accuracy"] < before["accuracy"] - 0.05
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_runs(name: str, tmp_path: Path):

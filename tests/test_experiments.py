@@ -32,14 +32,14 @@ NOTES_OF_OTHERS = {
 FIGURES_OF_OTHERS = {
     *TRANSFERS, *FRONTIERS, *COMPARED, "compare_shapes", "compare_statistics", "compare_sweeps",
     "phase_diagram", "certificate_coverage", "code_certificate", "fine_tune",
-    "distill_digits", "distill_resnet20",
+    "distill_digits", "distill_resnet20", "distill_alexnet",
     "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
     "every_size", "compressible_subspaces",
     "data_free",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {
-    *FIGURES_OF_OTHERS, "frontiers", "distill_alexnet",
+    *FIGURES_OF_OTHERS, "frontiers",
     "train_digits", "train_digits_cnn", "train_alexnet", "train_ag_news",
 }  # fmt: skip
 
