@@ -13,7 +13,7 @@ one.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +21,42 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 from matplotlib.figure import Figure
 
 from _save import run
 from _transfer_note import Row, Tables, filled, table
 from lowrank_theory._files import write_atomically
-from lowrank_theory.approximations import LowRank
 from lowrank_theory.data_constrained import (
     AbstractCompressor,
-    AbstractSchedule,
     Fixed,
     KeepAll,
-    Narrowed,
     Pruned,
     Rounded,
     Sampled,
-    Sandwich,
-    Subspace,
     Trained,
-    Truncated,
-    train,
 )
-from lowrank_theory.models import digits_cnn
-from lowrank_theory.networks import Bytes, compress, digits_data, observe, replace
+from lowrank_theory.models.normalised import EPSILON
+from lowrank_theory.networks import Bytes, compress, digits_data
 from lowrank_theory.plotting import LIMIT, SERIES, panels
-from train_digits_cnn import initial_parameters
+from lowrank_theory.studies.subspaces import (
+    KERNELS,
+    LEVELS,
+    RATE,
+    Way,
+    fit,
+    logits,
+    numbers_kept,
+    warm_up,
+    way,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "out" / "subspaces"
 NOTE = ROOT / "paper_notes" / "after_deployment.md"
-SEED, SEEDS, BATCH = 0, 2, 100
+SEED, SEEDS = 0, 2
 LONG, SHORT = 60, 30  # epochs
-RATE, DECAY, GROUPS = 0.05, 5e-4, 8
-STEPS = 12  # of an epoch
-WARM_UP, SHORT_WARM_UP = (int(0.8 * epochs * STEPS) for epochs in (LONG, SHORT))
-LEVELS = (0.025, 0.05, 0.1, 0.2, 0.5, 1.0)
-BITS = (1 / 6, 2 / 6, 3 / 6, 1.0)
-WIDTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-RANKS = tuple(rank / 32 for rank in (1, 2, 3, 4, 6, 10, 16, 26))
-EPSILON = 1e-5
-KERNELS = tuple(f"['{name}']['kernel']" for name in ("conv2", "conv3", "conv4"))
-CHANNELS = tuple(
-    f"['{name}']['{part}']" for name in digits_cnn.CHANNELS for part in ("kernel", "scale", "shift")
-)
+WARM_UP, SHORT_WARM_UP = (warm_up(epochs) for epochs in (LONG, SHORT))
 EXPECTED = {
     "line": (0.884, 0.889, 0.951, 0.974, 0.989, 0.991),
     "point": (0.157, 0.297, 0.607, 0.946, 0.988, 0.991),
@@ -76,22 +67,7 @@ EXPECTED = {
     "point, batch normalisation": (0.098, 0.131, 0.147, 0.250, 0.944, 0.915),
 }
 
-Normalise = Callable[[str, Array, PyTree], Array]
 DIGITS = digits_data()
-
-
-def grouped(groups: int | None) -> Normalise:
-    """Normalisation over the places and the channels of a group, or of one channel."""
-
-    def normalise(name: str, products: Array, layer: PyTree) -> Array:
-        shape = products.shape
-        split = products.reshape(*shape[:3], groups or shape[3], -1)
-        mean = split.mean((1, 2, 4), keepdims=True)
-        variance = jnp.square(split - mean).mean((1, 2, 4), keepdims=True)
-        normal = ((split - mean) / jnp.sqrt(variance + EPSILON)).reshape(shape)
-        return normal * layer["scale"] + layer["shift"]
-
-    return normalise
 
 
 def of_batch(name: str, products: Array, layer: PyTree) -> Array:
@@ -101,122 +77,55 @@ def of_batch(name: str, products: Array, layer: PyTree) -> Array:
     return (products - mean) / jnp.sqrt(variance + EPSILON) * layer["scale"] + layer["shift"]
 
 
-def logits(parameters: PyTree, images: Array, normalise: Normalise) -> Array:
-    return digits_cnn.logits(
-        parameters, images, lambda name, products: normalise(name, products, parameters[name])
-    )
-
-
-def batches(key: PRNGKeyArray) -> Iterator[tuple[Array, Array]]:
-    order = np.asarray(jax.random.permutation(key, len(DIGITS.training_images)))
-    for rows in order.reshape(-1, BATCH):
-        yield DIGITS.training_images[rows], DIGITS.training_labels[rows]
-
-
-def cross_entropy(outputs: Array, labels: Array) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
-
-
 def accuracy(function: Callable[..., Array], parameters: PyTree) -> float:
     found = function(parameters, DIGITS.held_out_images).argmax(axis=1)
     return float((found == DIGITS.held_out_labels).mean())
 
 
-BY_GROUPS = grouped(GROUPS)
-
-
 @dataclasses.dataclass(frozen=True)
-class Kind:
-    """A way to train: a line in which leaves (nowhere: a point), how it is compressed, at which
-    levels it is trained and measured, and what normalises.
-    """
+class Kind(Way):
+    """A way to train, and at which levels the network is measured, if another is cut as `shown`."""
 
-    compressor: AbstractCompressor
-    schedule: AbstractSchedule
-    line: Callable[[str], bool] | None = None
-    normalise: Normalise = BY_GROUPS
-    measured: tuple[float, ...] = LEVELS
+    measured: tuple[float, ...] = LEVELS["sparsity"]
     shown: AbstractCompressor | None = None
-    factors: bool = False
     epochs: int = LONG
     seeds: int = SEEDS
 
 
+def of_level(level: str, kind: str, epochs: int = SHORT, seeds: int = 1) -> Kind:
+    """The line or the point of a level."""
+    chosen = way(level, kind, epochs)
+    return Kind(**vars(chosen), measured=LEVELS[level], epochs=epochs, seeds=seeds)
+
+
 PRUNED = Pruned(KERNELS)
-EVERYWHERE = lambda path: True  # noqa: E731
 KINDS: dict[str, Kind] = {
-    "line": Kind(PRUNED, Sampled(warm_up=WARM_UP), EVERYWHERE),
+    "line": of_level("sparsity", "line", LONG, SEEDS),
     "point": Kind(PRUNED, Sampled(ends=0.0, warm_up=WARM_UP, gradual=False)),
-    "point, schedule of the line": Kind(PRUNED, Sampled(warm_up=WARM_UP)),
+    "point, schedule of the line": of_level("sparsity", "point", LONG, SEEDS),
     "trained for 0.025": Kind(PRUNED, Fixed(0.025, WARM_UP)),
     "trained for 0.1": Kind(PRUNED, Fixed(0.1, WARM_UP)),
     "dense": Kind(KeepAll(), Fixed(1.0), shown=PRUNED),
     "point, batch normalisation": Kind(
         PRUNED, Sampled(warm_up=SHORT_WARM_UP), normalise=of_batch, epochs=SHORT
     ),
-    "width, line": Kind(
-        Narrowed(CHANNELS), Sandwich(), lambda p: "scale" in p or "shift" in p, grouped(None),
-        WIDTHS, epochs=SHORT, seeds=1,
-    ),
-    "width, point": Kind(
-        Narrowed(CHANNELS), Sandwich(), None, grouped(None), WIDTHS, epochs=SHORT, seeds=1
-    ),
-    "bits, line": Kind(
-        Rounded(KERNELS), Sampled(values=6), EVERYWHERE, measured=BITS, epochs=SHORT, seeds=1
-    ),
-    "bits, point": Kind(
-        Rounded(KERNELS), Sampled(values=6), measured=BITS, epochs=SHORT, seeds=1
-    ),
+    "width, line": of_level("width", "line"),
+    "width, point": of_level("width", "point"),
+    "bits, line": of_level("bits", "line"),
+    "bits, point": of_level("bits", "point"),
     "bits, each its own": Kind(
-        Rounded(KERNELS), Sampled(values=6, apart=True), measured=BITS, epochs=SHORT, seeds=1
+        Rounded(KERNELS), Sampled(values=6, apart=True), measured=LEVELS["bits"], epochs=SHORT,
+        seeds=1,
     ),
-    "rank, point": Kind(
-        Truncated(KERNELS), Sampled(lowest=1 / 32, warm_up=SHORT_WARM_UP), factors=True,
-        measured=RANKS, epochs=SHORT, seeds=1,
-    ),
-    "rank, line": Kind(
-        Truncated(KERNELS), Sampled(lowest=1 / 32, warm_up=SHORT_WARM_UP), EVERYWHERE, factors=True,
-        measured=RANKS, epochs=SHORT, seeds=1,
-    ),
+    "rank, point": of_level("rank", "point"),
+    "rank, line": of_level("rank", "line"),
 }  # fmt: skip
-
-
-def with_factors(function: Any, parameters: PyTree) -> tuple[Any, PyTree]:
-    """Factors of full rank in the place of the kernels."""
-    views = observe(function, parameters, [DIGITS.training_images[:2]]).views
-    leaves = {path: parameters[path.split("'")[1]]["kernel"] for path in KERNELS}
-    factors = {}
-    for path, kernel in leaves.items():
-        left, values, right = np.linalg.svd(views[path].matrix(np.asarray(kernel)), False)
-        root = np.sqrt(values)[..., None, :]
-        factors[path] = LowRank(left * root, np.swapaxes(root, -1, -2) * right)
-    return replace(function, parameters, factors)
 
 
 def trained(kind: Kind, seed: int, *, quick: bool) -> tuple[Any, Trained]:
     """A run, and the function of its parameters."""
-    epochs = 1 if quick else kind.epochs
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), seed), 3)
-    ends = [initial_parameters(key=key) for key in keys[:2]]
-    function: Any = lambda p, images: logits(p, images, kind.normalise)  # noqa: E731
-    if kind.factors:
-        made = [with_factors(function, each) for each in ends]
-        function, ends = made[0][0], [parameters for _, parameters in made]
-    end, start = ends
-    subspace = Subspace.point(end)
-    if kind.line is not None:
-        subspace = Subspace.line(start, end, kind.line)
-
-    def loss(parameters: PyTree, batch: PyTree) -> Array:
-        return cross_entropy(function(parameters, batch[0]), batch[1])
-
-    rate = optax.cosine_decay_schedule(RATE, epochs * STEPS)
-    optimiser = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, momentum=0.9))
-    found = train(
-        subspace, loss, kind.compressor, batches, schedule=kind.schedule, optimiser=optimiser,
-        epochs=epochs, key=keys[2], folder=FOLDER,
-    )  # fmt: skip
-    return function, found
+    key = jax.random.fold_in(jax.random.key(SEED), seed)
+    return fit(kind, 1 if quick else kind.epochs, key=key, folder=FOLDER)
 
 
 def with_shared_statistics(kind: Kind, found: Trained) -> Callable[..., Array]:
@@ -244,21 +153,6 @@ def with_shared_statistics(kind: Kind, found: Trained) -> Callable[..., Array]:
         return (products - mean) / jnp.sqrt(variance + EPSILON) * layer["scale"] + layer["shift"]
 
     return lambda parameters, images: logits(parameters, images, normalise)
-
-
-def numbers_kept(kind: Kind, level: float) -> float | None:
-    """The share of the numbers of the three convolutions; `None` where bits are the level."""
-    if isinstance(kind.compressor, Rounded):
-        return None
-    inputs_and_outputs = ((16, 32), (32, 32), (32, 32))
-    dense = sum(9 * i * o for i, o in inputs_and_outputs)
-    if isinstance(kind.compressor, Narrowed):
-        width = kind.compressor.size(level)
-        return sum(9 * round(width * i) * round(width * o) for i, o in inputs_and_outputs) / dense
-    if isinstance(kind.compressor, Truncated):
-        rank = max(1, round(32 * level))
-        return sum(rank * (9 * i + o) for i, o in inputs_and_outputs) / dense
-    return level
 
 
 def of_kind(name: str, *, quick: bool) -> dict[str, Any]:
@@ -289,7 +183,7 @@ def of_kind(name: str, *, quick: bool) -> dict[str, Any]:
     accuracies = np.array([each["accuracies"] for each in found])
     return {
         "levels": list(kind.measured),
-        "numbers_kept": [numbers_kept(kind, level) for level in kind.measured],
+        "numbers_kept": [numbers_kept(kind.compressor, level) for level in kind.measured],
         "mean": accuracies.mean(0).tolist(),
         "low": accuracies.min(0).tolist(),
         "high": accuracies.max(0).tolist(),
@@ -373,7 +267,7 @@ def _sparsity(numbers: Row) -> str:
         for name, wanted in EXPECTED.items()
         if name in kinds
     ]  # fmt: skip
-    return table(["entries kept", *(f"{100 * level:g} %" for level in LEVELS)], rows)
+    return table(["entries kept", *(f"{100 * level:g} %" for level in LEVELS["sparsity"])], rows)
 
 
 def _others(numbers: Row) -> str:

@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import io
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from lowrank_theory.models.normalised import EPSILON
 from lowrank_theory.networks import correct, digits_data
 
 SEED = 0
-CLASSES = 10
 EPOCHS = 30
 BATCH = 60
 LEARNING_RATE = 3e-3  # at first; it falls to nought along a cosine
@@ -42,26 +40,6 @@ OPTIMISER = optax.adamw(
 )
 
 Moments = dict[str, tuple[Array, Array]]
-
-
-def initial_parameters(*, key: Array) -> dict[str, Any]:
-    """He's initialisation: weights of variance 2 / inputs, shifts zero, scales one."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    inputs = 1
-    for name, outputs in digits_cnn.CHANNELS.items():
-        shapes[name] = (3, 3, inputs, outputs)
-        inputs = outputs
-    shapes["head"] = (inputs, CLASSES)
-    parameters: dict[str, Any] = {}
-    for (name, shape), k in zip(shapes.items(), jax.random.split(key, len(shapes)), strict=True):
-        deviation = (2 / math.prod(shape[:-1])) ** 0.5
-        outputs = shape[-1]
-        parameters[name] = {"kernel": deviation * jax.random.normal(k, shape)}
-        if name == "head":
-            parameters[name]["bias"] = jnp.zeros(outputs)
-        else:
-            parameters[name] |= {"scale": jnp.ones(outputs), "shift": jnp.zeros(outputs)}
-    return parameters
 
 
 def normalised_logits(
@@ -98,7 +76,7 @@ def step(
 def train(images: Float[Array, "samples 64"], labels: Int[Array, " samples"]) -> PyTree:
     """The parameters of `normalised_logits`, the rows shuffled anew in every epoch."""
     key_start, key_epochs = jax.random.split(jax.random.key(SEED))
-    parameters = initial_parameters(key=key_start)
+    parameters = digits_cnn.initial_parameters(key=key_start)
     state, value = OPTIMISER.init(parameters), jnp.zeros(())
     for epoch, key in enumerate(jax.random.split(key_epochs, EPOCHS), start=1):
         for rows in jax.random.permutation(key, len(images)).reshape(-1, BATCH):

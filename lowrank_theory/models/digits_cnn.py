@@ -4,6 +4,7 @@ Its batch normalisation is kept apart, so that it shows what compression without
 network. `experiments/train_digits_cnn.py` made the file from the 1,200 training images.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ FILE = Path(__file__).with_name("data") / "digits_cnn.npz"
 SHA256 = "b8dd577f9ebbe19736eded34c4cafe92bc8130d92b345bb2b7ff38600f7662fc"
 CHANNELS = {"conv1": 16, "conv2": 32, "conv3": 32, "conv4": 32}
 STRIDED = "conv3"  # takes every second place
+CLASSES = 10
 MEAN, DEVIATION = 0.305, 0.376  # of the pixels of all training images
 
 
@@ -66,6 +68,29 @@ def logits(
         )
         x = jax.nn.relu(normalise(name, products))
     return x.mean(axis=(1, 2)) @ parameters["head"]["kernel"] + parameters["head"]["bias"]
+
+
+def initial_parameters(*, key: PRNGKeyArray) -> dict[str, Any]:
+    """He's initialisation: weights of variance 2 / inputs, shifts zero, scales one.
+
+    For `logits`: each layer has its `scale` and `shift` beside its `kernel`, and no statistics.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    inputs = 1
+    for name, outputs in CHANNELS.items():
+        shapes[name] = (3, 3, inputs, outputs)
+        inputs = outputs
+    shapes["head"] = (inputs, CLASSES)
+    parameters: dict[str, Any] = {}
+    for (name, shape), k in zip(shapes.items(), jax.random.split(key, len(shapes)), strict=True):
+        deviation = (2 / math.prod(shape[:-1])) ** 0.5
+        outputs = shape[-1]
+        parameters[name] = {"kernel": deviation * jax.random.normal(k, shape)}
+        if name == "head":
+            parameters[name]["bias"] = jnp.zeros(outputs)
+        else:
+            parameters[name] |= {"scale": jnp.ones(outputs), "shift": jnp.zeros(outputs)}
+    return parameters
 
 
 def digits_cnn_network() -> tuple[DigitsCNN, dict[str, Any]]:

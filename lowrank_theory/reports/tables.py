@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lowrank_theory._rows import AbstractRow
 from lowrank_theory.models.catalogue import CASES
 from lowrank_theory.reports._page import number, percent, shown
 from lowrank_theory.reports.verification import Record
 from lowrank_theory.studies.compare_rows import NetworkAtBudget
-from lowrank_theory.studies.data_free import DataFreeRow
 from lowrank_theory.studies.layer_rows import LayerAtRank
 from lowrank_theory.studies.transfer_rows import DenseMetric, NetworkAtSize
 from lowrank_theory.verification.attack import SMALLER, Witness
@@ -108,13 +108,15 @@ def compressed_networks(rows: Sequence[NetworkAtSize], metric: DenseMetric) -> T
     return table
 
 
-def calibrations(exact: float, rows: Sequence[DataFreeRow]) -> Table:
-    """A network compressed from several calibrations."""
-    table = _table("calibration", ">accuracy", ">points lost, 95 %", ">processor seconds")
-    table.add_row("dense", number(exact, 4), "–", "–")
+def beside_dense(exact: float, rows: Sequence[AbstractRow]) -> Table:
+    """Rows that each have an accuracy, below that of the dense network."""
+    columns = rows[0].columns()
+    table = _table(*(f"{'>' * column.number}{column.heading}" for column in columns))
+    dense = {columns[0].name: "dense", "accuracy": number(exact, 4)}
+    table.add_row(*(dense.get(column.name, "–") for column in columns))
     for row in rows:
-        lost = f"{number(100 * row.low, 2)} to {number(100 * row.high, 2)}"
-        table.add_row(row.calibration, number(row.accuracy, 4), _whole(lost), f"{row.seconds:.1f}")
+        cells = (getattr(row, column.name) for column in columns)
+        table.add_row(*(cell if isinstance(cell, str) else number(cell, 4) for cell in cells))
     return table
 
 

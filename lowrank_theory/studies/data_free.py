@@ -1,12 +1,11 @@
 """A network compressed without data, beside the same from data."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
 from lowrank_theory._engine.compress import compress
 from lowrank_theory._engine.targets import Parameters
@@ -19,15 +18,16 @@ from lowrank_theory.models.digits_cnn import digits_cnn_network
 from lowrank_theory.models.normalised import batch_normalisations
 from lowrank_theory.models.resnet import resnet_network
 from lowrank_theory.recovery import AbstractLadder, ActivationWeighted, TruncatedSVD
+from lowrank_theory.studies._paired import paired
 
 NETWORKS: Mapping[str, Callable[[], tuple[Any, Any]]] = {
     "digits_cnn": digits_cnn_network,
     "resnet20": lambda: resnet_network(20, folded=False),
     "resnet56": lambda: resnet_network(56, folded=False),
 }
-"""Those of the catalogue whose normalisation is kept apart."""
+"""Those of the catalogue of this kind."""
+KIND = "whose normalisation is kept apart"
 
-CONFIDENCE = 0.95
 KINDS = ("none", "independent", "correlated", "real")
 
 
@@ -39,7 +39,7 @@ class DataFreeRow(AbstractRow):
         "none, drawn with independent or with correlated channels, or real training data",
     )
     accuracy: float = column("accuracy", "the share of the held-out items that are recognised")
-    low: float = column("from", "the lower end of a paired interval for what is lost (95 %)")
+    low: float = column("lost from", "of the dense network's accuracy, paired (95 %)")
     high: float = column("to", "its upper end")
     seconds: float = column("seconds", "of the processor, for calibration and fit")
 
@@ -61,8 +61,7 @@ def data_free(
     share = check_fraction("share", share)
     if name not in NETWORKS:
         raise ValueError(
-            f"`name` must be a network whose normalisation is kept apart, of "
-            f"{', '.join(NETWORKS)}; got {name!r}."
+            f"`name` must be a network {KIND}, of {', '.join(NETWORKS)}; got {name!r}."
         )
     network, trained = NETWORKS[name]()
     sizes = sizes or find(name).sizes
@@ -89,7 +88,7 @@ def data_free(
         made = compress(network.apply, parameters, batches(kind), Parameters(share), method=method)
         seconds = time.process_time() - start
         right = loaded.metric.scores(made.function, made.parameters)
-        low, high = _paired(np.asarray(exact, float) - np.asarray(right, float))
+        low, high = paired(np.asarray(exact, float) - np.asarray(right, float))
         rows.append(
             DataFreeRow(
                 calibration=kind,
@@ -102,11 +101,3 @@ def data_free(
         if progress is not None:
             progress(kind, number, len(KINDS))
     return float(np.mean(exact)), tuple(rows)
-
-
-def _paired(differences: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Student's interval for the mean."""
-    values = np.asarray(differences, float)
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = spread * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
