@@ -99,7 +99,7 @@ def distilled(
         teacher,
         fitted,
         batches,
-        optimiser=_optimiser(epochs * len(batches)),
+        optimiser=distillation_optimiser(epochs * len(batches)),
         epochs=epochs,
         key=jax.random.key(seed),
         folder=folder,
@@ -130,7 +130,7 @@ def distilled(
     )  # fmt: skip
 
 
-def _optimiser(steps: int) -> optax.GradientTransformation:
+def distillation_optimiser(steps: int) -> optax.GradientTransformation:
     """Adam, whose rate rises and falls; what a normalisation has kept of the data stays."""
 
     def statistics(parameters: PyTree) -> PyTree:
