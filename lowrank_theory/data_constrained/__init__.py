@@ -6,8 +6,8 @@ take data. `folded`, `equalise` and `absorb_high_means` give the same function w
 less, `keeping_mean` corrects a bias, and `rectified` and its kin are moments in closed form.
 
 `train` makes one network of every size: a `Subspace` that is compressed while it is trained, to
-levels that a schedule (`Sampled`, `Sandwich`, `Fixed`) draws, by `Pruned`, `Rounded`, `Narrowed` or
-`Truncated`.
+levels that a schedule (`Sampled`, `Sandwich`, `Together`, `Fixed`) draws, by `Pruned`, `Rounded`,
+`Narrowed` or `Truncated`.
 
 `distill` trains a student, such as a compressed network, on a teacher's answers to unlabelled data
 (`kl_divergence`); `agreement` says how alike two networks decide, and `decision_margin` up to which
@@ -24,6 +24,7 @@ from lowrank_theory.data_constrained.compressors import Narrowed as Narrowed
 from lowrank_theory.data_constrained.compressors import Pruned as Pruned
 from lowrank_theory.data_constrained.compressors import Rounded as Rounded
 from lowrank_theory.data_constrained.compressors import Truncated as Truncated
+from lowrank_theory.data_constrained.compressors import rounded as rounded
 from lowrank_theory.data_constrained.distillation import Distilled as Distilled
 from lowrank_theory.data_constrained.distillation import Shuffled as Shuffled
 from lowrank_theory.data_constrained.distillation import distill as distill
@@ -44,9 +45,11 @@ from lowrank_theory.data_constrained.soft_labels import decision_margin as decis
 from lowrank_theory.data_constrained.soft_labels import kl_divergence as kl_divergence
 from lowrank_theory.data_constrained.subspaces import AbstractSchedule as AbstractSchedule
 from lowrank_theory.data_constrained.subspaces import Fixed as Fixed
+from lowrank_theory.data_constrained.subspaces import Moment as Moment
 from lowrank_theory.data_constrained.subspaces import Sampled as Sampled
 from lowrank_theory.data_constrained.subspaces import Sandwich as Sandwich
 from lowrank_theory.data_constrained.subspaces import Subspace as Subspace
+from lowrank_theory.data_constrained.subspaces import Together as Together
 from lowrank_theory.data_constrained.subspaces import Trained as Trained
 from lowrank_theory.data_constrained.subspaces import train as train
 from lowrank_theory.data_constrained.synthetic import Synthetic as Synthetic

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lowrank_theory._engine.replace import leaves_by_path, with_leaves
-from lowrank_theory._numerics import check_fraction, settle
+from lowrank_theory._numerics import AnyArray, check_fraction, settle
 from lowrank_theory.approximations import Affine, LowRank
 
 Level = float | Float[Array, ""] | Float[Array, " paths"]
@@ -92,14 +92,7 @@ class Rounded(AbstractCompressor):
         return jnp.round(2 + self.more * jnp.asarray(level))
 
     def compressed(self, leaf: Any, level: Level) -> Any:
-        fixed = jax.lax.stop_gradient(leaf)
-        least, largest = jnp.minimum(fixed.min(), 0), jnp.maximum(fixed.max(), 0)
-        half = 2 ** (self.size(level) - 1)
-        step = (largest - least) / (2 * half - 1)
-        step = jnp.where(step > 0, step, 1)
-        zero = jnp.clip(jnp.round(-half - least / step), -half, half - 1)
-        codes = jnp.clip(jnp.round(fixed / step) + zero, -half, half - 1)
-        return leaf + ((codes - zero) * step - fixed)
+        return rounded(leaf, self.size(level), leaf.min(), leaf.max())
 
 
 class Narrowed(AbstractCompressor):
@@ -143,6 +136,26 @@ class Truncated(AbstractCompressor):
             )
         smaller = LowRank(factors.left * _first(factors.rank, level), factors.right)
         return Affine(smaller, leaf.shift) if isinstance(leaf, Affine) else smaller
+
+
+def rounded(
+    values: Float[AnyArray, "..."],
+    bits: float | Float[AnyArray, ""],
+    least: float | Float[AnyArray, ""],
+    largest: float | Float[AnyArray, ""],
+) -> Float[Array, "..."]:
+    """Each value at the nearest of $2^b$ on a grid from the least to the largest, widened to hold
+    zero, which is one of them; what lies beyond is at its end. Gradients pass as if nothing were
+    rounded.
+    """
+    fixed, least, largest = jax.lax.stop_gradient((values, least, largest))
+    least, largest = jnp.minimum(least, 0), jnp.maximum(largest, 0)
+    half = 2 ** (bits - 1)
+    step = (largest - least) / (2 * half - 1)
+    step = jnp.where(step > 0, step, 1)
+    zero = jnp.clip(jnp.round(-half - least / step), -half, half - 1)
+    codes = jnp.clip(jnp.round(fixed / step) + zero, -half, half - 1)
+    return values + ((codes - zero) * step - fixed)
 
 
 def _first(count: int, share: Level) -> Float[Array, " count"]:

@@ -36,7 +36,7 @@ from lowrank_theory._progress import Progress
 from lowrank_theory.data_constrained._runs import Run
 from lowrank_theory.data_constrained.compressors import AbstractCompressor, Level
 
-Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
+Loss = Callable[..., Any]
 Draws = tuple[Float[Array, " draws"], Float[Array, "draws *paths"]]
 
 
@@ -162,6 +162,25 @@ class Sandwich(AbstractSchedule):
         return alphas, alphas
 
 
+class Together(AbstractSchedule):
+    """The same levels in each step, all of them; their losses are summed.
+
+    Of widths, it makes a slimmable network (Yu, Yang, Xu, Yang and Huang 2019, arXiv 1812.08928).
+    """
+
+    levels: tuple[float, ...]
+
+    def __check_init__(self) -> None:
+        if not self.levels or not all(0 <= level <= 1 for level in self.levels):
+            raise ValueError(
+                f"`levels` must be one or more numbers from 0 to 1; got {self.levels}."
+            )
+
+    def draw(self, step: Any, paths: int, *, key: PRNGKeyArray) -> Draws:
+        alphas = jnp.array(self.levels)
+        return alphas, alphas
+
+
 class Fixed(AbstractSchedule):
     """One level, to which it comes down from 1 evenly within `warm_up` steps: the baseline that is
     trained for it.
@@ -179,13 +198,26 @@ class Fixed(AbstractSchedule):
 # --- training -------------------------------------------------------------------------------------
 
 
+class Moment(eqx.Module):
+    """Where training is: how many steps are done, the level of each path, and the moving averages
+    so far.
+    """
+
+    step: Any
+    levels: Float[Array, " paths"]
+    averages: PyTree
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A subspace after its last step, and the loss of each step, before it."""
+    """A subspace after its last step, the loss of each step, before it, and the moving averages
+    after the last, where the loss keeps some.
+    """
 
     subspace: Subspace
     compressor: AbstractCompressor
     losses: Float[np.ndarray, " steps"]
+    averages: PyTree = None
 
     def at(self, alpha: float | Float[Array, ""], level: Level | None = None) -> PyTree:
         r"""The parameters $f(\omega(\alpha), \alpha)$, or at another level. Raises `ValueError` as
@@ -206,6 +238,8 @@ def train(
     epochs: int,
     key: PRNGKeyArray,
     apart: float = 1.0,
+    averages: PyTree = None,
+    momentum: float = 0.1,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
@@ -228,19 +262,28 @@ def train(
     `batches(key)` gives those of one epoch. `apart` is $\beta$. All real floating-point arrays are
     trained.
 
+    Some networks keep what they saw in training: the statistics of a batch normalisation, the
+    ranges of the inputs that a layer rounds. `averages` is a tree of arrays that they start from;
+    the loss is then `loss(parameters, batch, moment) -> (value, seen)`, is told by a `Moment` where
+    training is, and gives a tree of the same shapes, by which averages $a$ become $(1 - m)a + m
+    \cdot$ `seen` after each draw; $m$ is the `momentum`.
+
     With a `folder`, the run is kept there after every epoch, and the same call goes on from it, to
     the same bits. It is named by a hash of the compiled step, all arrays, the key, the number of
     epochs and the first batch; of later batches it knows nothing. `progress("training", done,
     total)` is called after every epoch.
 
-    Raises `ValueError` for batches that are empty, and where the loss is not finite, naming the
-    step; `OSError` where the folder cannot be read or written.
+    Raises `ValueError` for batches that are empty, for a loss that gives other shapes than the
+    `averages` have, and where the loss is not finite, naming the step; `OSError` where the folder
+    cannot be read or written.
     """
     epochs, key = check_count("epochs", epochs, 0), check_key("key", key)
     apart = check_positive("apart", apart, zero=True)
+    momentum = check_fraction("momentum", momentum)
+    averages = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), averages)
     trained, fixed = eqx.partition(jax.tree.map(jnp.asarray, subspace), eqx.is_inexact_array)
-    task = _Task(loss, fixed, compressor, schedule, optimiser, apart)
-    begun = trained, optimiser.init(trained)
+    task = _Task(loss, fixed, compressor, schedule, optimiser, apart, momentum)
+    begun = trained, optimiser.init(trained), averages
     run, state, losses, start = None, begun, [], 0
     if folder is not None:
         first = next(iter(batches(_keys(key, 0)[0])), None)
@@ -253,7 +296,7 @@ def train(
         before = len(losses)
         for batch in batches(order):
             found = _compiled(task, *state, batch, draws, np.uint32(len(losses)))
-            state, value = found[:2], float(found[2])
+            state, value = (*found[:2], found[3]), float(found[2])
             losses.append(value)
             if not math.isfinite(value):
                 raise ValueError(
@@ -265,7 +308,7 @@ def train(
             run.save(state, epoch + 1, losses=losses)
         if progress is not None:
             progress("training", epoch + 1, epochs)
-    return Trained(eqx.combine(state[0], fixed), compressor, np.array(losses))
+    return Trained(eqx.combine(state[0], fixed), compressor, np.array(losses), state[2])
 
 
 class _Task(eqx.Module):
@@ -277,28 +320,49 @@ class _Task(eqx.Module):
     schedule: AbstractSchedule
     optimiser: optax.GradientTransformation
     apart: float
+    momentum: float = eqx.field(static=True)
 
 
 def _step(
-    task: _Task, trained: PyTree, state: PyTree, batch: PyTree, key: PRNGKeyArray, number: Any
-) -> tuple[PyTree, PyTree, Array]:
-    """The subspace and the optimiser's state after a step, and the loss before it."""
+    task: _Task,
+    trained: PyTree,
+    state: PyTree,
+    averages: PyTree,
+    batch: PyTree,
+    key: PRNGKeyArray,
+    number: Any,
+) -> tuple[PyTree, PyTree, Array, PyTree]:
+    """The subspace and the optimiser's state after a step, the loss before it, and the averages."""
     paths = len(task.compressor.paths)
     key = jax.random.fold_in(key, number)
     alphas, levels = task.schedule.draw(number, paths, key=key)
 
-    def objective(trained: PyTree) -> Array:
-        subspace = eqx.combine(trained, task.fixed)
+    def objective(trained: PyTree) -> tuple[Array, PyTree]:
+        subspace, kept, losses = eqx.combine(trained, task.fixed), averages, []
+        for alpha, level in zip(alphas, levels, strict=True):
+            parameters = task.compressor(subspace.at(alpha), level)
+            if averages is None:
+                losses.append(task.loss(parameters, batch))
+                continue
+            moment = Moment(number, jnp.broadcast_to(level, (paths,)), kept)
+            value, seen = task.loss(parameters, batch, moment)
+            losses.append(value)
+            kept = _moved(kept, seen, task.momentum)
+        return sum(losses, start=task.apart * subspace.squared_cosine), kept
 
-        def of_draw(alpha: Array, level: Array) -> Array:
-            return task.loss(task.compressor(subspace.at(alpha), level), batch)
-
-        losses = [of_draw(*each) for each in zip(alphas, levels, strict=True)]
-        return sum(losses, start=task.apart * subspace.squared_cosine)
-
-    value, gradient = jax.value_and_grad(objective)(trained)
+    (value, averages), gradient = jax.value_and_grad(objective, has_aux=True)(trained)
     updates, state = task.optimiser.update(gradient, state, trained)
-    return eqx.apply_updates(trained, updates), state, value
+    return eqx.apply_updates(trained, updates), state, value, averages
+
+
+def _moved(averages: PyTree, seen: PyTree, momentum: float) -> PyTree:
+    shapes = [jax.tree.map(jnp.shape, each) for each in (averages, seen)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "`loss` must give what it saw as a tree like `averages`, of shapes "
+            f"{shapes[0]}; got {shapes[1]}."
+        )
+    return jax.tree.map(lambda a, b: (1 - momentum) * a + momentum * b, averages, seen)
 
 
 _compiled: Any = eqx.filter_jit(_step)

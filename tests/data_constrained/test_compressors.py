@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from lowrank_theory.approximations import Affine, LowRank
-from lowrank_theory.data_constrained import KeepAll, Narrowed, Pruned, Rounded, Truncated
+from lowrank_theory.data_constrained import (
+    KeepAll,
+    Narrowed,
+    Pruned,
+    Rounded,
+    Truncated,
+    rounded,
+)
 from routes import normal
 
 pytestmark = pytest.mark.thinned(3)
@@ -40,9 +47,9 @@ def test_no_gradient_passes_where_an_entry_is_removed():
 @pytest.mark.parametrize("bits", range(3, 9))
 def test_rounding_is_to_the_nearest_value_of_a_grid_with_zero(bits):
     """An oracle in NumPy: the grid from the least to the largest entry, moved to hold zero."""
-    level, rounded = (bits - 2) / 6, Rounded(("['w']",))
-    assert rounded.size(level) == bits
-    found = np.asarray(rounded(PARAMETERS, level)["w"], np.float64)
+    level, compressor = (bits - 2) / 6, Rounded(("['w']",))
+    assert compressor.size(level) == bits
+    found = np.asarray(compressor(PARAMETERS, level)["w"], np.float64)
     least, largest = PARAMETERS["w"].min(), PARAMETERS["w"].max()
     step = (largest - least) / (2**bits - 1)
     codes = found / step
@@ -59,6 +66,16 @@ def test_rounding_passes_gradients_and_zeros():
     np.testing.assert_allclose(gradient(PARAMETERS)["w"], PARAMETERS["w"], rtol=1e-6)
     nothing = {"w": np.zeros((3, 4), np.float32)}
     np.testing.assert_array_equal(Rounded(("['w']",))(nothing, 0.3)["w"], nothing["w"])
+
+
+def test_what_lies_beyond_the_range_is_at_its_end():
+    """Two bits from 0 to 3: the grid is 0, 1, 2, 3; a range above zero is widened to hold it."""
+    values = np.array([-5.0, -0.2, 0.4, 1.6, 2.9, 40.0], np.float32)
+    expected = [0, 0, 0, 2, 3, 3]
+    for least in (0.0, 0.7):
+        np.testing.assert_array_equal(rounded(values, 2, least, 3.0), expected)
+    gradient = jax.grad(lambda v: jnp.sum(rounded(v, 2, 0.0, 3.0)))(values)
+    np.testing.assert_array_equal(gradient, np.ones(6))
 
 
 @pytest.mark.parametrize("level", [0.0, *LEVELS])

@@ -16,6 +16,7 @@ from lowrank_theory.data_constrained import (
     Sampled,
     Sandwich,
     Subspace,
+    Together,
     Truncated,
     train,
 )
@@ -39,10 +40,19 @@ def batches(key):
         yield ROWS[rows], TRUTH[rows]
 
 
+def loss_and_mean(parameters, batch, moment):
+    """Beside the loss, the mean row of a batch, how many steps are done, and the level."""
+    seen = {"mean": batch[0].mean(0), "moment": jnp.array([moment.step, moment.levels[0]])}
+    return loss(parameters, batch), seen
+
+
+NOTHING = {"mean": np.zeros(5), "moment": np.zeros(2)}
+
+
 def trained(subspace=None, compressor: Any = PRUNED, *, schedule=None, epochs=3, **options):
     return train(
         Subspace.line(ONE, OTHER) if subspace is None else subspace,
-        loss,
+        options.pop("loss", loss),
         compressor,
         options.pop("batches", batches),
         schedule=Sampled(warm_up=4) if schedule is None else schedule,
@@ -112,6 +122,9 @@ def test_schedules_draw_what_they_say():
     alphas, levels = drawn(Sandwich(), 0)
     assert alphas.shape == levels.shape == (2_000, 4)
     assert np.all(alphas[:, :2] == [0, 1])
+    alphas, levels = drawn(Together((0.0, 0.3, 1.0)), 0)
+    np.testing.assert_allclose(alphas, np.broadcast_to([0, 0.3, 1], (2_000, 3)), rtol=1e-6)
+    np.testing.assert_array_equal(alphas, levels)
     for step, level in ((0, 1.0), (50, 0.6), (100, 0.2), (500, 0.2)):
         np.testing.assert_allclose(drawn(Fixed(0.2, warm_up=100), step, 3)[1], level, rtol=1e-6)
 
@@ -156,33 +169,54 @@ def test_every_prefix_of_factors_is_trained():
     assert sampled[0] < whole[0] / 1.2
 
 
+def test_averages_move_after_each_draw_and_change_no_step():
+    """An oracle in NumPy: two draws in each step, each of which sees the mean of the batch."""
+    schedule = Together((0.5, 1.0))
+    found = trained(schedule=schedule, epochs=2, loss=loss_and_mean, averages=NOTHING, momentum=0.3)
+    same(found.subspace, trained(schedule=schedule, epochs=2).subspace)
+    expected, step = NOTHING, 0
+    for epoch in range(2):
+        order = jax.random.split(jax.random.fold_in(jax.random.key(0), epoch))[0]
+        for rows, _ in batches(order):
+            for level in (0.5, 1.0):
+                seen = {"mean": rows.mean(0), "moment": np.array([step, level])}
+                expected = {k: 0.7 * expected[k] + 0.3 * seen[k] for k in seen}
+            step += 1
+    for name, average in expected.items():
+        np.testing.assert_allclose(found.averages[name], average, rtol=1e-5, atol=1e-6)
+    assert trained(epochs=0).averages is None
+
+
 class StopError(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path):
-    whole = trained()
+@pytest.mark.parametrize("options", [{}, {"loss": loss_and_mean, "averages": NOTHING}])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, options):
+    whole = trained(**options)
 
     def stop(_, done, total):
         if done == 2:
             raise StopError
 
     with pytest.raises(StopError):
-        trained(folder=tmp_path, progress=stop)
+        trained(folder=tmp_path, progress=stop, **options)
     (file,) = tmp_path.iterdir()
     seen = []
     resumed = [
-        trained(folder=tmp_path, progress=lambda _, done, __: seen.append(done)) for _ in range(2)
+        trained(folder=tmp_path, progress=lambda _, done, __: seen.append(done), **options)
+        for _ in range(2)
     ]
     assert seen == [3]
     for run in resumed:
         same(run.subspace, whole.subspace)
+        same(run.averages, whole.averages)
         np.testing.assert_array_equal(run.losses, whole.losses)
-    trained(folder=tmp_path, epochs=1)
+    trained(folder=tmp_path, epochs=1, **options)
     assert len(list(tmp_path.iterdir())) == 2
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.warns(UserWarning, match="is corrupt .*: computed anew"):
-        same(trained(folder=tmp_path).subspace, whole.subspace)
+        same(trained(folder=tmp_path, **options).subspace, whole.subspace)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
@@ -204,3 +238,13 @@ def test_what_cannot_be_trained_is_refused():
         trained(apart=-1.0)
     with pytest.raises(ValueError, match="`lowest` must"):
         Sampled(lowest=0.0)
+    with pytest.raises(ValueError, match="`loss` must give what it saw as a tree like `averages`"):
+        trained(loss=loss_and_mean, averages={"mean": np.zeros(5)})
+    with pytest.raises(ValueError, match="`momentum` must"):
+        trained(loss=loss_and_mean, averages=NOTHING, momentum=1.5)
+
+
+@pytest.mark.parametrize("levels", [(), (0.5, 1.1), (-0.1,), (float("nan"),)])
+def test_levels_out_of_range_are_refused(levels):
+    with pytest.raises(ValueError, match="`levels` must be one or more numbers from 0 to 1; got"):
+        Together(levels)
