@@ -10,10 +10,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from lowrank_theory._engine.replace import leaves_by_path, with_leaves
-from lowrank_theory._numerics import AnyArray, check_fraction, settle
+from lowrank_theory._numerics import AnyArray, Number, check_fraction, settle
 from lowrank_theory.approximations import Affine, LowRank
 
 Level = float | Float[Array, ""] | Float[Array, " paths"]
@@ -92,6 +93,7 @@ class Rounded(AbstractCompressor):
         return jnp.round(2 + self.more * jnp.asarray(level))
 
     def compressed(self, leaf: Any, level: Level) -> Any:
+        leaf = jnp.asarray(leaf)
         return rounded(leaf, self.size(level), leaf.min(), leaf.max())
 
 
@@ -139,15 +141,21 @@ class Truncated(AbstractCompressor):
 
 
 def rounded(
-    values: Float[AnyArray, "..."],
-    bits: float | Float[AnyArray, ""],
-    least: float | Float[AnyArray, ""],
-    largest: float | Float[AnyArray, ""],
+    values: Float[AnyArray, "..."], bits: Number, least: Number, largest: Number
 ) -> Float[Array, "..."]:
     """Each value at the nearest of $2^b$ on a grid from the least to the largest, widened to hold
     zero, which is one of them; what lies beyond is at its end. Gradients pass as if nothing were
     rounded.
+
+    Raises `ValueError` for less than one bit, and where the least is larger than the largest;
+    traced ones are taken as they are.
     """
+    known = not any(isinstance(each, Tracer) for each in (bits, least, largest))
+    if known and (float(bits) < 1 or float(least) > float(largest)):
+        raise ValueError(
+            "`bits` must be one or more, and `least` no larger than `largest`; got "
+            f"{bits}, {least} and {largest}."
+        )
     fixed, least, largest = jax.lax.stop_gradient((values, least, largest))
     least, largest = jnp.minimum(least, 0), jnp.maximum(largest, 0)
     half = 2 ** (bits - 1)

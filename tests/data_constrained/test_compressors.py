@@ -129,3 +129,6 @@ def test_other_paths_leaves_and_widths_are_refused():
         Truncated(("['w']",))(PARAMETERS, 0.5)
     with pytest.raises(ValueError, match="`least` must lie strictly between 0 and 1; got 2"):
         Narrowed(("['w']",), least=2.0)
+    for grid in ((0.5, 0.0, 1.0), (3, 1.0, 0.0)):
+        with pytest.raises(ValueError, match="`bits` must be one or more, and `least` no larger"):
+            rounded(normal(0, 3), *grid)
