@@ -163,7 +163,7 @@ def rounded(
     step = jnp.where(step > 0, step, 1)
     zero = jnp.clip(jnp.round(-half - least / step), -half, half - 1)
     codes = jnp.clip(jnp.round(fixed / step) + zero, -half, half - 1)
-    return values + ((codes - zero) * step - fixed)
+    return jnp.asarray(values) + ((codes - zero) * step - fixed)
 
 
 def _first(count: int, share: Level) -> Float[Array, " count"]:
