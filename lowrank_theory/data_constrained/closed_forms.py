@@ -6,8 +6,8 @@ distribution function $\Phi$,
 $$\mathbb E\max(z, 0) = \beta\Phi(\zeta) + \gamma\varphi(\zeta),\qquad
 \mathbb E\max(z, 0)^2 = (\beta^2 + \gamma^2)\Phi(\zeta) + \beta\gamma\varphi(\zeta).$$
 
-All are computed in float64 without cancellation, and are equivariant: channels times a positive
-number give results times this number.
+`theorems.equalisation` states both. All are computed in float64 without cancellation, and are
+equivariant: channels times a positive number give results times this number.
 """
 
 import functools

@@ -7,7 +7,8 @@ changes no output. With $p_i = \max|A_{:i}|$ and $q_i = \max|B_{i:}|$, equalisat
 Baalen, Blankevoort and Welling 2019, arXiv 1906.04721) takes $t_i = \sqrt{q_i/p_i}$, and both
 become $\sqrt{p_iq_i}$. No other factors give the two matrices smaller ranges: whatever the $t_i$,
 $$\max_ip_it_i\cdot\max_i\frac{q_i}{t_i} \ge \max_ip_iq_i,$$
-with equality for these. What is known of the channels is scaled with them.
+with equality for these (`theorems.equalisation`). What is known of the channels is scaled with
+them.
 """
 
 import dataclasses

@@ -36,6 +36,7 @@ from lowrank_theory.theorems.approximate_rank import approximate_rank as approxi
 from lowrank_theory.theorems.best_possible import best_possible as best_possible
 from lowrank_theory.theorems.calibration_excess import calibration_excess as calibration_excess
 from lowrank_theory.theorems.calibration_size import calibration_size as calibration_size
+from lowrank_theory.theorems.equalisation import equalisation as equalisation
 from lowrank_theory.theorems.gain_of_data import gain_of_data as gain_of_data
 from lowrank_theory.theorems.gaussian_noise import gaussian_noise as gaussian_noise
 from lowrank_theory.theorems.held_out_certificate import (

@@ -44,6 +44,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "Other compressions": (
         "rounding",
+        "equalisation",
         "second_order_rounding",
         "pruning",
         "quantised_factors",

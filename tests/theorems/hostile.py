@@ -218,6 +218,22 @@ def instances(given: Numbers) -> Iterator[tuple[str, Any]]:
                 uniform=True,
             )
         ],
+        "JoinedLayers": [
+            lambda bits=bits: _of("_joined").JoinedLayers(
+                given.target, noise.T, rows, np.arange(1.0, outputs + 1), bits=bits
+            )
+            for bits in (1, 4)
+        ],
+        "NormalChannels": [
+            lambda: _of("_normal_channels").NormalChannels(
+                rows,
+                rows[0],
+                np.maximum(np.abs(rows[0]), 1.0),
+                given.target,
+                given.target[0],
+                independent=True,
+            )
+        ],
         "RotatedWeights": [
             lambda: _of("_rotated").RotatedWeights(
                 given.target, np.ones(len(given.target)), independent=True

@@ -10,6 +10,8 @@ from lowrank_theory import theorems
 from lowrank_theory._numerics import float64, rounding_allowance
 from lowrank_theory.networks import digits_data, digits_network
 from lowrank_theory.theorems import AbstractStatement, Certainty, Direction
+from lowrank_theory.theorems._joined import JoinedLayers
+from lowrank_theory.theorems._normal_channels import NormalChannels
 from lowrank_theory.theorems._pruned import PrunedSet, Thinned
 from lowrank_theory.theorems._stepped import SteppedLayer
 from lowrank_theory.theorems.low_rank_plus_sparse import TangentMatrix
@@ -47,6 +49,27 @@ def stepped(number: int) -> SteppedLayer:
 def of_few_inputs(number: int) -> SteppedLayer:
     rows, weights = layer(number)
     return SteppedLayer(weights[:8], rows[:, :8], np.abs(weights).max() / 7)
+
+
+def joined(number: int) -> JoinedLayers:
+    """With the weights behind it, or before it; as they were trained."""
+    number = min(number, len(digits_network().weights) - 2)
+    rows, first = layer(number)
+    second = np.asarray(digits_network().weights[number + 1], float)[: first.shape[1]]
+    return JoinedLayers(first, second, rows)
+
+
+def equalised(number: int) -> JoinedLayers:
+    layers = joined(number)
+    with float64():
+        factors = np.asarray(layers.equalising())
+    return JoinedLayers(layers.first, layers.second, layers.activations, factors)
+
+
+def shifted(number: int) -> NormalChannels:
+    rows, weights = layer(number)
+    ones = np.ones(rows.shape[1])
+    return NormalChannels(rows, ones, ones, weights, weights[0])
 
 
 def thinned(number: int) -> Thinned:
@@ -99,6 +122,12 @@ INSTANCES = {
     "rounding.one_bit_worst": [functools.partial(rounded, bits=1)],
     "rounding.one_step": [of_few_inputs],
     "rounding.one_step_norm": [stepped],
+    "equalisation.same_function": [equalised],
+    "equalisation.ranges": [joined, equalised],
+    "equalisation.outputs": [joined, equalised],
+    "equalisation.best_factors": [joined, equalised],
+    "equalisation.equalised": [joined],
+    "equalisation.any_shift": [shifted],
     "second_order_rounding.cost": [stepped],
     "second_order_rounding.worst": [stepped],
     "second_order_rounding.moments": [stepped],
