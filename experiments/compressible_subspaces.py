@@ -4,11 +4,11 @@
 
 The network of `digits_cnn` with group normalisation in the place of batch normalisation (instance
 normalisation for width). The line and the point (Nunez et al. 2021), their baselines, and rank as
-the level. Left, accuracy against the share of entries that is kept; right, the three levels on one
-axis, numbers kept in the compressed convolutions. Two seeds of sixty epochs; thirty with batch
-normalisation; one seed of thirty for width, bits and rank. Every run is kept in `out/subspaces` and
-goes on from there. A seed is another start and another order; bands go from the lower to the higher
-one.
+the level. Batch normalisation, slimmable networks and rounded inputs are those of
+`_subspaces_averaged`. Left, accuracy against the share of entries that is kept; right, the levels
+on one axis, numbers kept in the compressed convolutions. Two seeds, of sixty epochs for sparsity
+and thirty for the others. Every run is kept in `out/subspaces` and goes on from there. A seed is
+another start and another order; bands go from the lower to the higher one.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from matplotlib.figure import Figure
 
+import _subspaces_averaged as averaged
 from _save import run
 from _transfer_note import Row, Tables, filled, table
 from lowrank_theory._files import write_atomically
@@ -36,7 +37,6 @@ from lowrank_theory.data_constrained import (
     Sampled,
     Trained,
 )
-from lowrank_theory.models.normalised import EPSILON
 from lowrank_theory.networks import Bytes, compress, digits_data
 from lowrank_theory.plotting import LIMIT, SERIES, panels
 from lowrank_theory.studies.subspaces import (
@@ -45,7 +45,6 @@ from lowrank_theory.studies.subspaces import (
     RATE,
     Way,
     fit,
-    logits,
     numbers_kept,
     warm_up,
     way,
@@ -56,7 +55,7 @@ FOLDER = ROOT / "out" / "subspaces"
 NOTE = ROOT / "paper_notes" / "after_deployment.md"
 SEED, SEEDS = 0, 2
 LONG, SHORT = 60, 30  # epochs
-WARM_UP, SHORT_WARM_UP = (warm_up(epochs) for epochs in (LONG, SHORT))
+WARM_UP = warm_up(LONG)
 EXPECTED = {
     "line": (0.884, 0.889, 0.951, 0.974, 0.989, 0.991),
     "point": (0.157, 0.297, 0.607, 0.946, 0.988, 0.991),
@@ -65,16 +64,12 @@ EXPECTED = {
     "trained for 0.1": (0.159, 0.520, 0.985, 0.978, 0.984, 0.983),
     "dense": (0.122, 0.155, 0.432, 0.743, 0.978, 0.992),
     "point, batch normalisation": (0.098, 0.131, 0.147, 0.250, 0.944, 0.915),
+    "line, batch normalisation": (0.214, 0.179, 0.178, 0.309, 0.755, 0.636),
+    "dense, batch normalisation": (0.098, 0.096, 0.103, 0.095, 0.809, 0.991),
 }
 
+UNSEEN = ("dense, batch normalisation",)  # for which the figure has no room
 DIGITS = digits_data()
-
-
-def of_batch(name: str, products: Array, layer: PyTree) -> Array:
-    """Over the batch, as batch normalisation is trained."""
-    mean = products.mean((0, 1, 2))
-    variance = jnp.square(products - mean).mean((0, 1, 2))
-    return (products - mean) / jnp.sqrt(variance + EPSILON) * layer["scale"] + layer["shift"]
 
 
 def accuracy(function: Callable[..., Array], parameters: PyTree) -> float:
@@ -89,33 +84,28 @@ class Kind(Way):
     measured: tuple[float, ...] = LEVELS["sparsity"]
     shown: AbstractCompressor | None = None
     epochs: int = LONG
-    seeds: int = SEEDS
 
 
-def of_level(level: str, kind: str, epochs: int = SHORT, seeds: int = 1) -> Kind:
+def of_level(level: str, kind: str, epochs: int = SHORT) -> Kind:
     """The line or the point of a level."""
     chosen = way(level, kind, epochs)
-    return Kind(**vars(chosen), measured=LEVELS[level], epochs=epochs, seeds=seeds)
+    return Kind(**vars(chosen), measured=LEVELS[level], epochs=epochs)
 
 
 PRUNED = Pruned(KERNELS)
 KINDS: dict[str, Kind] = {
-    "line": of_level("sparsity", "line", LONG, SEEDS),
+    "line": of_level("sparsity", "line", LONG),
     "point": Kind(PRUNED, Sampled(ends=0.0, warm_up=WARM_UP, gradual=False)),
-    "point, schedule of the line": of_level("sparsity", "point", LONG, SEEDS),
+    "point, schedule of the line": of_level("sparsity", "point", LONG),
     "trained for 0.025": Kind(PRUNED, Fixed(0.025, WARM_UP)),
     "trained for 0.1": Kind(PRUNED, Fixed(0.1, WARM_UP)),
     "dense": Kind(KeepAll(), Fixed(1.0), shown=PRUNED),
-    "point, batch normalisation": Kind(
-        PRUNED, Sampled(warm_up=SHORT_WARM_UP), normalise=of_batch, epochs=SHORT
-    ),
     "width, line": of_level("width", "line"),
     "width, point": of_level("width", "point"),
     "bits, line": of_level("bits", "line"),
     "bits, point": of_level("bits", "point"),
     "bits, each its own": Kind(
-        Rounded(KERNELS), Sampled(values=6, apart=True), measured=LEVELS["bits"], epochs=SHORT,
-        seeds=1,
+        Rounded(KERNELS), Sampled(values=6, apart=True), measured=LEVELS["bits"], epochs=SHORT
     ),
     "rank, point": of_level("rank", "point"),
     "rank, line": of_level("rank", "line"),
@@ -128,39 +118,10 @@ def trained(kind: Kind, seed: int, *, quick: bool) -> tuple[Any, Trained]:
     return fit(kind, 1 if quick else kind.epochs, key=key, folder=FOLDER)
 
 
-def with_shared_statistics(kind: Kind, found: Trained) -> Callable[..., Array]:
-    """The network whose batch normalisation has one mean and one variance of each channel: the
-    averages over levels as in training.
-    """
-    keys = jax.random.split(jax.random.key(SEED), 16)
-    kept: dict[str, list[tuple[Array, Array]]] = {}
-
-    def watched(name: str, products: Array, layer: PyTree) -> Array:
-        mean = products.mean((0, 1, 2))
-        kept.setdefault(name, []).append((mean, jnp.square(products - mean).mean((0, 1, 2))))
-        return of_batch(name, products, layer)
-
-    for key in keys:
-        (alpha,), (level,) = kind.schedule.draw(WARM_UP, len(KERNELS), key=key)
-        logits(found.at(float(alpha), level), DIGITS.training_images[:600], watched)
-    shared = {
-        name: [jnp.stack(each).mean(0) for each in zip(*pairs, strict=True)]
-        for name, pairs in kept.items()
-    }
-
-    def normalise(name: str, products: Array, layer: PyTree) -> Array:
-        mean, variance = shared[name]
-        return (products - mean) / jnp.sqrt(variance + EPSILON) * layer["scale"] + layer["shift"]
-
-    return lambda parameters, images: logits(parameters, images, normalise)
-
-
 def of_kind(name: str, *, quick: bool) -> dict[str, Any]:
     kind, found = KINDS[name], []
-    for seed in range(1 if quick else kind.seeds):
+    for seed in range(1 if quick else SEEDS):
         function, run_of = trained(kind, seed, quick=quick)
-        if kind.normalise is of_batch:
-            function = with_shared_statistics(kind, run_of)
 
         @eqx.filter_jit
         def at(pair: Any, images: Array, run_of: Trained = run_of, function: Any = function) -> Any:
@@ -195,7 +156,7 @@ def of_kind(name: str, *, quick: bool) -> dict[str, Any]:
 def without_training(*, quick: bool) -> dict[str, Any]:
     """The dense networks, compressed by ranks once and cut: `Compressed.at`."""
     shares, found, kind = (0.06, 0.1, 0.15, 0.2, 0.35, 0.5), [], KINDS["dense"]
-    for seed in range(1 if quick else kind.seeds):
+    for seed in range(1 if quick else SEEDS):
         function, run_of = trained(kind, seed, quick=quick)
         largest = compress(
             function, run_of.at(1.0), np.array_split(DIGITS.training_images, 4),
@@ -217,9 +178,15 @@ def measure(*, quick: bool) -> dict[str, Any]:
     names = ("line", "dense", "bits, line", "rank, point") if quick else KINDS
     found = {name: of_kind(name, quick=quick) for name in names}
     found["rank, without training"] = without_training(quick=quick)
+    key = jax.random.key(SEED)
+    for name in ("width, slimmable",) if quick else averaged.KINDS:
+        found[name] = averaged.of_kind(
+            name, seeds=1 if quick else SEEDS, quick=quick, key=key, folder=FOLDER
+        )
+    epochs = {name: kind.epochs for name, kind in (KINDS | averaged.KINDS).items()}
     return {
-        "seeds": {name: KINDS[name].seeds for name in names},
-        "epochs": {name: KINDS[name].epochs for name in names},
+        "seeds": 1 if quick else SEEDS,
+        "epochs": {name: epochs[name] for name in found if name in epochs},
         "rate": RATE,
         "held_out_images": len(DIGITS.held_out_labels),
         "kinds": found,
@@ -229,13 +196,13 @@ def measure(*, quick: bool) -> dict[str, Any]:
 def draw(numbers: dict[str, Any]) -> Figure:
     kinds = numbers["kinds"]
     figure, (left, right) = panels(2, columns=2, width=5.2, height=4.0)
-    sparse = [name for name in EXPECTED if name in kinds]
+    sparse = [name for name in EXPECTED if name in kinds and name not in UNSEEN]
     for name, style in zip(sparse, SERIES, strict=False):
         _curve(left, kinds[name], name, style)
     left.set_xlabel("entries kept (%)")
     left.set_title("sparsity")
     both = ("line", "width, line", "width, point", "rank, line", "rank, point",
-            "rank, without training", "dense")  # fmt: skip
+            "rank, without training", "dense", "width, universally slimmable")  # fmt: skip
     labels = {"line": "sparsity, line", "dense": "sparsity, without training"}
     for name, style in zip((n for n in both if n in kinds), SERIES, strict=False):
         _curve(right, kinds[name], labels.get(name, name), style)
