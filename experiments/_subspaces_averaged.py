@@ -291,7 +291,7 @@ def accuracies(kind: Kind, network: Network, found: Trained) -> tuple[list[float
 
 def of_kind(name: str, *, seeds: int, quick: bool, key: Array, folder: Path) -> dict[str, Any]:
     """The accuracies of a kind: their mean over the seeds, the lowest and the highest."""
-    kind, rows, kept, cosines = KINDS[name], [], [], []
+    kind, rows, kept, cosines, numbers = KINDS[name], [], [], [], 0
     for seed in range(seeds):
         epochs = 1 if quick else kind.epochs
         network, found = trained(kind, epochs, key=jax.random.fold_in(key, seed), folder=folder)
