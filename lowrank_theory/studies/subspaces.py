@@ -314,16 +314,31 @@ def _at_levels(
     return [_right(at, (found, jnp.asarray(level))) for level in levels]
 
 
-def _nested(function: Function, parameters: PyTree, levels: Sequence[float]) -> list[float]:
-    """The accuracies at as many numbers as ranks have, by factors that are fitted once and cut."""
+def _nested(function: Function, parameters: PyTree, levels: Sequence[float]) -> list[float | None]:
+    """The accuracies at as many numbers as ranks have, by factors that are fitted once and cut;
+    `None` for fewer than rank 1 takes, with the shifts that keep a mean.
+    """
     shares = [ranks_kept(level) for level in levels]
     batches = np.array_split(np.asarray(digits_data().training_images), 4)
     largest = compress(
-        function, parameters, batches, Bytes(max(shares)), select=KERNELS.__contains__,
+        function,
+        parameters,
+        batches,
+        Bytes(max(shares)),
+        select=KERNELS.__contains__,
         every_size=True,
-    )  # fmt: skip
-    cuts = [largest.at(share) for share in shares]
-    return [float(_right(jax.jit(each.function), each.parameters).mean()) for each in cuts]
+    )
+    assert largest.nested is not None
+    layers = largest.nested.layers.values()
+    least = sum(each.least for each in layers) / sum(each.dense for each in layers)
+
+    def accuracy(share: float) -> float | None:
+        if share < least:
+            return None
+        cut = largest.at(share)
+        return float(_right(jax.jit(cut.function), cut.parameters).mean())
+
+    return [accuracy(share) for share in shares]
 
 
 def in_words(compressor: AbstractCompressor, level: float) -> str:
