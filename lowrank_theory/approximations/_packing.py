@@ -22,15 +22,17 @@ def pack(codes: Integer[AnyArray, "*stack count"], bits: int) -> UInt8[AnyArray,
     return library.packbits(flat, axis=-1, bitorder="little")
 
 
-def unpack(packed: Any, count: int, bits: int) -> UInt8[Array, "*stack count"]:
+def unpack(
+    packed: UInt8[AnyArray, "*stack bytes"], count: int, bits: int
+) -> UInt8[AnyArray, "*stack count"]:
     """The codes again."""
-    packed = jnp.asarray(packed)
     if bits == 8:
         return packed
-    places = jnp.unpackbits(packed, axis=-1, count=count * bits, bitorder="little")
+    library: Any = jnp if isinstance(packed, Array) else np
+    places = library.unpackbits(packed, axis=-1, count=count * bits, bitorder="little")
     places = places.reshape(*packed.shape[:-1], count, bits)
-    weights = jnp.asarray(2 ** np.arange(bits), jnp.uint8)
-    return jnp.sum(places * weights, axis=-1, dtype=jnp.uint8)
+    weights = 2 ** np.arange(bits, dtype=np.uint8)
+    return library.sum(places * weights, axis=-1, dtype=np.uint8)
 
 
 def bits_for(count: int) -> int:

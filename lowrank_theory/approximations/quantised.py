@@ -147,7 +147,7 @@ class Quantised(AbstractMatrix):
         """The array that JAX sees."""
         return seen_by_jax((*self.codes.shape[:-1], self.inputs, self.outputs), self.scales)
 
-    def unpacked(self) -> UInt8[Array, "*stack inputs outputs"]:
+    def unpacked(self) -> UInt8[AnyArray, "*stack inputs outputs"]:
         """The codes, one for each entry, in the order of the groups."""
         codes = unpack(self.codes, self.inputs * self.outputs, self.bits)
         return codes.reshape(self.shape)
@@ -160,7 +160,7 @@ class Quantised(AbstractMatrix):
             if self.zeros is not None:
                 zeros = spread(self.zeros, shape, self.group, self.axis)
             scales = spread(self.scales, shape, self.group, self.axis)
-            matrix = (self.unpacked().astype(scales.dtype) - zeros) * scales
+            matrix = (jnp.asarray(self.unpacked()).astype(scales.dtype) - zeros) * scales
             if self.order is not None:
                 matrix = jnp.take_along_axis(matrix, jnp.asarray(self.order)[..., None], axis=-2)
             if self.input_scales is not None:

@@ -195,7 +195,7 @@ class NOfM(AbstractPattern):
     def _count(self) -> int:
         return self.inputs // self.group * self.outputs * self.kept
 
-    def _unpacked(self) -> UInt8[Array, "*stack kept"]:
+    def _unpacked(self) -> UInt8[AnyArray, "*stack kept"]:
         return unpack(self.places, self._count, bits_for(self.group))
 
     def scattered(self, values: Float[Array, " kept"]) -> Float[Array, "inputs outputs"]:

@@ -2,7 +2,8 @@ r"""What another method leaves of a layer, at low rank besides.
 
 Of a layer $A$ that a method has found the rest $B - A$ is known, and the best matrix of rank r in
 its place: $\min_{\operatorname{rank}L\le r}\lVert\tilde X(B - A - L)\rVert_F$ is its data-driven
-recovery. Of rounded weights it is the compensation of QERA (Zhang et al. 2025); of entries n of m
+recovery. Of rounded weights it is the compensation of QERA (Zhang et al. 2025), one step of
+`LowRankAndQuantised` with factors that are not rounded; of entries n of m
 that were rounded, SLiM (Mozaffari et al. 2025), whose $L$ is the best for uncorrelated inputs
 alone, and whose entries are rounded before they are chosen.
 """

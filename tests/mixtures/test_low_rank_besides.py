@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lowrank_theory.mixtures import LowRankBesides, PrunedAndRounded
+from lowrank_theory.mixtures import LowRankAndQuantised, LowRankBesides, PrunedAndRounded
 from lowrank_theory.problems import Observed
+from lowrank_theory.quantisation import RoundToNearest
 from lowrank_theory.sparsification import Magnitude, Wanda
 
 RANDOM = np.random.default_rng(0)
@@ -41,6 +42,15 @@ def test_it_loses_the_tail_of_what_is_left(method, layer):
         assert np.sqrt(sweep.squared_errors[size]) == pytest.approx(wanted, rel=1e-6)
         assert sweep.squared_errors[size] < alone.squared_errors[size]
         assert sweep.name(size) == f"{alone.name(size)}, and rank 2"
+
+
+def test_besides_few_bits_it_is_one_step_of_the_mixture():
+    quantiser, observed = RoundToNearest((3,)), Observed(weights=WEIGHTS, activations=ROWS)
+    mixture = LowRankAndQuantised(quantiser, (0.3,), factor_bits=None, steps=1).sweep(observed)
+    besides = LowRankBesides(quantiser, 0.2).sweep(observed)
+    assert "rank 2" in mixture.name(0) and "rank 2" in besides.name(0)
+    one, other = (np.asarray(each.at(0).approximation.materialise()) for each in (mixture, besides))
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_bytes_are_those_of_both():
