@@ -29,7 +29,7 @@ from tolerance import assert_close
 STATEMENT = theorems.best_possible.truncated_svd
 SMALL = Setting(samples=12, inputs=6, outputs=5, rank=2)
 NOISY = dataclasses.replace(SMALL, noise=noise.Gaussian(1.0))
-TRIALS = 1_200  # two regimes, of two blocks each
+TRIALS = 200  # two regimes, of two blocks each
 KEY = jax.random.key(0)
 
 
@@ -51,6 +51,13 @@ def run(folder: Path, executor: Executor | None = None, **options: Any) -> Repor
 
 def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "BLOCK", 64)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +83,13 @@ class LastFirst(Executor):
 
 
 def test_points_are_the_blocks_of_a_sample():
-    point = request(STATEMENT, SMALL, 1_100, jax.random.key(0))
+    point = request(STATEMENT, SMALL, 150, jax.random.key(0))
     blocks = point.blocks()
-    assert [(block.start, block.stop) for block in blocks] == [(0, 512), (512, 1024), (1024, 1100)]
+    assert [(block.start, block.stop) for block in blocks] == [(0, 64), (64, 128), (128, 150)]
     whole, joined = measure(point), join([measure(block) for block in blocks])
     for name in ("realised", "bound", "allowance"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(joined, name))
-    assert joined.trials == whole.trials == 1_100
+    assert joined.trials == whole.trials == 150
     many = dataclasses.replace(point, number=1_000_000, stop=1_000_000).blocks()
     assert len(many) <= sampling.BLOCKS
     assert many[0].stop % sampling.LARGE_BATCH == 0 and many[-1].stop == 1_000_000
