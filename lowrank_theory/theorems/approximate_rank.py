@@ -130,13 +130,31 @@ def _capped_energy(problem: Problem, cap: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.sum(jnp.minimum(values, cap) ** 2) + missed**2
 
 
-class AbstractThresholded(AbstractStatement):
-    r"""A bound on $\lVert\hat F - F^*\rVert_F^2$ for the estimator thresholded at `threshold`.
+class AbstractShrunk(AbstractStatement):
+    r"""A bound on $\lVert\hat F - F^*\rVert_F^2$, where singular values of $PY$ are made smaller.
     Squared.
     """
 
     needs = Truth
     control = NOT_TRUNCATED
+
+    def broken_estimate(self, instance: Problem) -> Array:
+        """Least squares that forgets to shrink."""
+        return least_squares(instance)
+
+    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
+        r"""$\lVert\hat F - F^*\rVert_F^2$."""
+        return output_error(estimate, instance.truth) ** 2
+
+    def magnitude(self, instance: Problem) -> Float[Array, ""]:
+        """Of the square of outputs formed from factors, in their precision."""
+        return squared_error_magnitude(instance)
+
+
+class AbstractThresholded(AbstractShrunk):
+    r"""A bound on $\lVert\hat F - F^*\rVert_F^2$ for the estimator thresholded at `threshold`.
+    Squared.
+    """
 
     @abc.abstractmethod
     def threshold(self, problem: Problem) -> Float[Array, ""]:
@@ -152,18 +170,6 @@ class AbstractThresholded(AbstractStatement):
             resolution=stored_resolution(instance.observed),
         )
         return factors
-
-    def broken_estimate(self, instance: Problem) -> Array:
-        """Least squares that forgets the threshold."""
-        return least_squares(instance)
-
-    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
-        r"""$\lVert\hat F - F^*\rVert_F^2$."""
-        return output_error(estimate, instance.truth) ** 2
-
-    def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        """Of the square of outputs formed from factors, in their precision."""
-        return squared_error_magnitude(instance)
 
 
 class Oracle(AbstractThresholded):
@@ -249,13 +255,10 @@ class SchattenBall(AbstractThresholded):
         return radius * twice**2 + missed**2
 
 
-class AbstractConstrained(AbstractStatement):
+class AbstractConstrained(AbstractShrunk):
     r"""A bound on $\lVert\hat F - F^*\rVert_F^2$ for $PY$ projected on the nuclear-norm ball of
     radius $R$ = `radius`. Squared.
     """
-
-    needs = Truth
-    control = NOT_TRUNCATED
 
     @abc.abstractmethod
     def radius(self, problem: Problem) -> Float[Array, ""]:
@@ -271,18 +274,6 @@ class AbstractConstrained(AbstractStatement):
             resolution=stored_resolution(instance.observed),
         )
         return factors
-
-    def broken_estimate(self, instance: Problem) -> Array:
-        """Least squares that forgets the ball."""
-        return least_squares(instance)
-
-    def loss(self, instance: Problem, estimate: LowRank | Array) -> Float[Array, ""]:
-        r"""$\lVert\hat F - F^*\rVert_F^2$."""
-        return output_error(estimate, instance.truth) ** 2
-
-    def magnitude(self, instance: Problem) -> Float[Array, ""]:
-        """Of the square of outputs formed from factors, in their precision."""
-        return squared_error_magnitude(instance)
 
 
 def _nuclear_norm(problem: Problem) -> Float[Array, ""]:
