@@ -36,7 +36,8 @@ def test_workers_in_an_empty_folder_find_it(tmp_path):
     assert (tmp_path / "out" / "verify" / "report.html").is_file()
 
 
-def test_a_sure_one_is_verified_and_reported(tmp_path):
+def test_a_sure_one_is_verified_and_reported(tmp_path, monkeypatch):
+    monkeypatch.setitem(cli.verify.PRESETS, "quick", cli.verify.Preset(100, 10))
     file = file_of(SURE, tmp_path, "mine")
     assert cli.main(["verify", "--theorem", str(file), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "report.html").read_text()

@@ -29,7 +29,7 @@ from tolerance import assert_close
 STATEMENT = theorems.best_possible.truncated_svd
 SMALL = Setting(samples=12, inputs=6, outputs=5, rank=2)
 NOISY = dataclasses.replace(SMALL, noise=noise.Gaussian(1.0))
-TRIALS = 200  # two regimes, of two blocks each
+TRIALS = 400  # two regimes, of two blocks each
 KEY = jax.random.key(0)
 
 
@@ -56,7 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "BLOCK", 64)
+        patch.setattr(sampling, "BLOCK", 128)
         yield
 
 
@@ -83,13 +83,13 @@ class LastFirst(Executor):
 
 
 def test_points_are_the_blocks_of_a_sample():
-    point = request(STATEMENT, SMALL, 150, jax.random.key(0))
+    point = request(STATEMENT, SMALL, 300, jax.random.key(0))
     blocks = point.blocks()
-    assert [(block.start, block.stop) for block in blocks] == [(0, 64), (64, 128), (128, 150)]
+    assert [(block.start, block.stop) for block in blocks] == [(0, 128), (128, 256), (256, 300)]
     whole, joined = measure(point), join([measure(block) for block in blocks])
     for name in ("realised", "bound", "allowance"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(joined, name))
-    assert joined.trials == whole.trials == 150
+    assert joined.trials == whole.trials == 300
     many = dataclasses.replace(point, number=1_000_000, stop=1_000_000).blocks()
     assert len(many) <= sampling.BLOCKS
     assert many[0].stop % sampling.LARGE_BATCH == 0 and many[-1].stop == 1_000_000
