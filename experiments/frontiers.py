@@ -57,7 +57,7 @@ SIZES = {
     "alexnet": Sizes(calibration=300, held_out=200, units=2, items=200, batch=50),
     "resnet20": Sizes(calibration=200, held_out=200, units=2, items=200, batch=25),
     "resnet56": Sizes(calibration=200, held_out=200, units=2, items=200, batch=25),
-    "minilm": Sizes(calibration=200, held_out=200, units=2, items=200, batch=20),
+    "ag_news": Sizes(calibration=200, held_out=200, units=2, items=300, batch=20),
 }
 QUICK = Sizes(calibration=40, held_out=20, units=2, items=20, batch=20)
 

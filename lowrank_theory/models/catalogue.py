@@ -6,7 +6,7 @@ the compression has not seen. `CASES["digits"].load()` is what `transfer` studie
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +290,9 @@ def _minilm(sizes: Sizes) -> Loaded:
     return Loaded(
         network.apply,
         parameters,
-        calibration=list(_sentences(fitted, sizes.calibration, sizes.batch)),
-        held_out=list(_sentences(held_out, sizes.held_out, sizes.batch)),
-        units=list(_sentences(held_out, sizes.units, 1)),
+        calibration=_sentences(fitted, sizes.calibration, sizes.batch),
+        held_out=_sentences(held_out, sizes.held_out, sizes.batch),
+        units=_sentences(held_out, sizes.units, 1),
         metric=Metric("Spearman correlation", True, scores, _rank_correlation),
         select=_in_a_block,
     )
@@ -312,9 +312,9 @@ def _ag_news(sizes: Sizes) -> Loaded:
     return Loaded(
         network.apply,
         parameters,
-        calibration=list(_sentences(fitted, sizes.calibration, sizes.batch, NEWS_LENGTHS)),
-        held_out=list(_sentences(held_out, sizes.held_out, sizes.batch, NEWS_LENGTHS)),
-        units=list(_sentences(held_out, sizes.units, 1, NEWS_LENGTHS)),
+        calibration=_sentences(fitted, sizes.calibration, sizes.batch, NEWS_LENGTHS),
+        held_out=_sentences(held_out, sizes.held_out, sizes.batch, NEWS_LENGTHS),
+        units=_sentences(held_out, sizes.units, 1, NEWS_LENGTHS),
         metric=Metric("accuracy", larger_is_better=True, scores=scores, value=_mean),
         select=_in_a_block,
     )
@@ -335,12 +335,14 @@ def _distinct(texts: tuple[str, ...]) -> list[str]:
 
 def _sentences(
     texts: list[str], count: int, batch: int, lengths: tuple[int, ...] = LENGTHS
-) -> Iterator[Tokens]:
+) -> list[Tokens]:
     """Batches without padding: each sentence is cut to the longest of the `lengths` that it fills.
-    Of each length as many are taken as its share of all sentences.
+    Of each length as many are taken as its share of all sentences, and they are spread evenly over
+    the batches, so that both halves have the same shares.
     """
     filled = bert_tokens(texts, length=lengths[-1]).mask.sum(axis=1)
     longest = np.searchsorted(lengths, filled, side="right") - 1
+    batches = []
     for index, length in enumerate(lengths):
         those = np.flatnonzero(longest == index)
         share = math.ceil(count * len(those) / np.count_nonzero(longest >= 0))
@@ -349,9 +351,12 @@ def _sentences(
             continue
         tokens = bert_tokens([texts[row] for row in taken], length=length)
         size = min(batch, len(taken))
-        for start in range(0, len(taken) - size + 1, size):
-            rows = slice(start, start + size)
-            yield Tokens(tokens.ids[rows], tokens.mask[rows])
+        full = len(taken) // size
+        for number in range(full):
+            rows = slice(number * size, (number + 1) * size)
+            place = (number + 0.5) / full
+            batches.append((place, Tokens(tokens.ids[rows], tokens.mask[rows])))
+    return [tokens for _, tokens in sorted(batches, key=lambda each: each[0])]
 
 
 # --- all of them ----------------------------------------------------------------------------------

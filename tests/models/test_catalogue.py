@@ -87,7 +87,7 @@ def test_sentences_fill_their_batches(monkeypatch):
     monkeypatch.setattr(catalogue, "bert_tokens", tokens)
     random = np.random.default_rng(0)
     texts = [f"{k} " * n for k, n in enumerate(random.integers(2, 60, 400))]
-    batches = list(catalogue._sentences(texts, 200, 4))
+    batches = catalogue._sentences(texts, 200, 4)
     assert all(batch.mask.all() for batch in batches)
     assert {batch.ids.shape for batch in batches} == {(4, n) for n in catalogue.LENGTHS}
     for batch in batches:
@@ -96,6 +96,9 @@ def test_sentences_fill_their_batches(monkeypatch):
             assert max(n for n in catalogue.LENGTHS if n <= filled) == len(row)
     taken = sum(len(batch.ids) for batch in batches)
     assert 200 - 3 * 4 < taken <= 203
+    short = [batch.ids.shape[1] == catalogue.LENGTHS[0] for batch in batches]
+    half = len(batches) // 2
+    assert abs(sum(short[:half]) - sum(short[half:])) <= 1 and sum(short) > 5
 
 
 def test_similarity_is_that_of_the_pairs(monkeypatch):
