@@ -17,11 +17,19 @@ from lowrank_theory.data_constrained import (
     find_pairs,
     folded,
 )
-from lowrank_theory.networks import Observation, batch_normalisations, survey
+from lowrank_theory.networks import (
+    Observation,
+    Parameters,
+    batch_normalisations,
+    compress,
+    survey,
+)
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, dense_float64
 
 Arrays = dict[str, Any]
+Logits = list[np.ndarray]  # at each size
+Piece = Callable[[str, Callable[[], Any]], Any]  # what was made before, or is made now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +88,9 @@ def compressed(
     seen: Observation | None,
     *,
     corrected: bool = False,
-) -> list[Any]:
-    """The parameters at each size of a method, one size for all layers. What the method has to know
-    is in `seen`; `corrected`, the mean output is kept where the method does not do so itself.
+) -> Logits:
+    """The logits at each size of a method, one size for all layers. What the method has to know is
+    in `seen`; `corrected`, the mean output is kept where the method does not do so itself.
     """
     leaves = leaves_of(network.parameters)
     sizes: list[Arrays] = []
@@ -108,7 +116,57 @@ def compressed(
             sizes[size][path] = np.asarray(view.leaf(dense.astype(np.float32)))
             sizes[size][shift] = np.asarray(leaves[shift] + step, np.float32)
     tree = jax.tree.structure(network.parameters)
-    return [jax.tree.unflatten(tree, list(each.values())) for each in sizes]
+    return [network.logits(jax.tree.unflatten(tree, list(each.values()))) for each in sizes]
+
+
+def allocated(
+    network: Network, method: AbstractLadder, batches: Any, shares: Sequence[float]
+) -> Logits:
+    """The logits at shares of the numbers, which `compress` spends where they are needed most."""
+    found = []
+    for share in shares:
+        made = compress(
+            network.function, network.parameters, batches, Parameters(share), method=method,
+            select=lambda path: path in network.shifts,
+        )  # fmt: skip
+        small = dataclasses.replace(network, function=jax.jit(made.function))
+        found.append(small.logits(made.parameters))
+    return found
+
+
+def table(
+    columns: Mapping[str, list[Logits]],
+    network: Network,
+    exact: np.ndarray,
+    sizes: Sequence[Any],
+    against: Mapping[str, str],
+) -> dict[str, Any]:
+    """Each column at each size, judged; and the images that some get right and those they are
+    `against` do not, less the others. A column has several networks that stand for one function.
+    """
+    right = {
+        name: [np.mean([each[size].argmax(axis=1) == network.labels for each in made], axis=0)
+               for size in range(len(sizes))]
+        for name, made in columns.items()
+    }  # fmt: skip
+    return {
+        "sizes": list(sizes),
+        "columns": {
+            name: [
+                {"size": size, **judged([each[k] for each in made], exact, network.labels)}
+                for k, size in enumerate(sizes)
+            ]
+            for name, made in columns.items()
+        },
+        "gains": [
+            {
+                "learned": one,
+                "over": other,
+                "points": [interval(a - b) for a, b in zip(right[one], right[other], strict=True)],
+            }
+            for one, other in against.items()
+        ],
+    }
 
 
 def judged(made: Sequence[np.ndarray], exact: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

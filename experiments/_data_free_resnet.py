@@ -3,14 +3,16 @@ the parameters, and what theory says of each layer of it and of ResNet-56.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from _data_free import Network, compressed, judged, leaves_of
+from _data_free import Network, Piece, compressed, judged, leaves_of, table
+from _data_free_scales import ways
 from _save import interval
 from lowrank_theory.data_constrained import Synthetic
 from lowrank_theory.networks import (
@@ -23,7 +25,7 @@ from lowrank_theory.networks import (
     survey,
 )
 from lowrank_theory.problems import Layer, Observed
-from lowrank_theory.quantisation import GPTQ, RoundToNearest
+from lowrank_theory.quantisation import GPTQ, CoordinateDescent, RoundToNearest
 from lowrank_theory.recovery import ActivationWeighted, TruncatedSVD
 from lowrank_theory.theorems import price_of_ignoring_data
 
@@ -31,28 +33,62 @@ DEPTH, DEEPER = 20, 56
 BITS = (8, 6, 4, 3, 2)
 SHARE = 0.75  # of the parameters
 CALIBRATION, DEEPER_CALIBRATION, SCORED, BATCH = 256, 64, 1_000, 64
+CALIBRATIONS = (64, 256)  # images of each, where sizes are compared
 DEAD = 1e-12  # of the largest second moment of an input: none of the images excites it
 KINDS = ("independent", "correlated", "real")
 
 
-def measure(*, quick: bool) -> dict[str, Any]:
-    scored = 100 if quick else SCORED
-    network, batches = loaded(DEPTH, BATCH if quick else CALIBRATION, scored)
-    exact = network.logits(network.parameters)
-    seen, seconds = observed(network, batches)
+class Known(NamedTuple):
+    """The network, its calibrations as batches, and what its layers see of each."""
+
+    network: Network
+    batches: dict[str, Any]
+    exact: np.ndarray
+    seen: dict[str, Observation]
+    seconds: dict[str, float]
+
+
+def measure(piece: Piece, *, quick: bool) -> dict[str, Any]:
+    scored, images = 100 if quick else SCORED, BATCH if quick else CALIBRATION
+    known = functools.cache(functools.partial(_known, DEPTH, images, scored))
+    bits, limit = BITS[-1:] if quick else BITS, 2 if quick else None
+    ranks = piece("low rank", lambda: low_rank(known()))
+
+    def at(calibration: int) -> dict[str, Any]:
+        if calibration == CALIBRATION:
+            return at_size(known(), ranks)
+        other = _known(DEPTH, calibration, scored)
+        return at_size(other, low_rank(other))
+
+    sizes = () if quick else CALIBRATIONS
     return {
-        "exact": judged([exact], exact, network.labels),
-        "seconds": seconds,
-        "rounded": rounded(network, seen, exact, BITS[:1] if quick else BITS),
-        "low_rank": low_rank(network, batches, exact),
-        "layers": layers(network, seen, limit=2 if quick else None),
+        "exact": piece("exact", lambda: judged([known().exact], known().exact, _labels(known()))),
+        "seconds": piece("seconds", lambda: known().seconds),
+        "rounded": piece("rounded", lambda: rounded(known(), bits)),
+        "ways": piece("ways", lambda: ways(known().network, known().seen["real"], limit=limit)),
+        "low_rank": ranks,
+        "sizes": {
+            str(each): piece(f"{each} images", functools.partial(at, each)) for each in sizes
+        },
+        "layers": piece("layers", lambda: layers(known(), limit)),
     }
 
 
-def measure_deeper(*, quick: bool) -> list[dict[str, Any]]:
+def measure_deeper(piece: Piece, *, quick: bool) -> dict[str, Any]:
     """The layers of the deeper network."""
-    network, batches = loaded(DEEPER, DEEPER_CALIBRATION, 4)
-    return layers(network, observed(network, batches)[0], limit=2 if quick else None)
+    limit = 2 if quick else None
+    found = lambda: layers(_known(DEEPER, DEEPER_CALIBRATION, 4), limit)  # noqa: E731
+    return {"layers": piece("layers", found)}
+
+
+def _labels(known: Known) -> np.ndarray:
+    return known.network.labels
+
+
+def _known(depth: int, calibration: int, scored: int) -> Known:
+    network, batches = loaded(depth, calibration, scored)
+    exact = network.logits(network.parameters)
+    return Known(network, batches, exact, *observed(network, batches))
 
 
 def loaded(depth: int, calibration: int, scored: int) -> tuple[Network, dict[str, Any]]:
@@ -89,32 +125,46 @@ def observed(
     return seen, seconds
 
 
-def rounded(
-    network: Network, seen: Mapping[str, Observation], exact: np.ndarray, bits: tuple[int, ...]
-) -> dict[str, Any]:
+def rounded(known: Known, bits: tuple[int, ...]) -> dict[str, Any]:
     """A grid for each output, at each number of bits."""
-    grids = RoundToNearest(bits)
+    network, seen = known.network, known.seen
+    grids, learned = RoundToNearest(bits), RoundToNearest(bits, weighted=True)
     columns = {
         "none": compressed(network, grids, None),
         "independent": compressed(network, grids, seen["independent"], corrected=True),
-        "correlated": compressed(network, GPTQ(grids), seen["correlated"]),
-        "real": compressed(network, GPTQ(grids), seen["real"]),
+        "independent, scales learned": compressed(network, learned, seen["independent"]),
     }
-    print("rounded", flush=True)
-    found = {
-        name: [
-            {"size": size, **judged([network.logits(each)], exact, network.labels)}
-            for size, each in zip(bits, made, strict=True)
-        ]
-        for name, made in columns.items()
-    }
-    return {"sizes": list(bits), "columns": found}
+    against = {"independent, scales learned": "independent"}
+    for kind in KINDS:
+        second, both = f"{kind}, second order", f"{kind}, all learned"
+        columns[second] = compressed(network, GPTQ(grids), seen[kind])
+        columns[both] = compressed(network, CoordinateDescent(learned), seen[kind])
+        against[both] = second
+        print(f"rounded, {kind}", flush=True)
+    of_one = {name: [logits] for name, logits in columns.items()}
+    return table(of_one, network, known.exact, bits, against)
 
 
-def low_rank(network: Network, batches: Mapping[str, Any], exact: np.ndarray) -> dict[str, Any]:
+def at_size(known: Known, ranks: Mapping[str, Any]) -> dict[str, Any]:
+    """At two bits, all learned, and at low rank."""
+    method = CoordinateDescent(RoundToNearest(BITS[-1:], weighted=True))
+    columns = {kind: [compressed(known.network, method, known.seen[kind])] for kind in KINDS}
+    rounded = table(columns, known.network, known.exact, BITS[-1:], {})
+    return {
+        kind: {
+            "rounded": rounded["columns"][kind][0],
+            "low_rank": ranks[kind],
+            "seconds": known.seconds[kind],
+        }
+        for kind in KINDS
+    }
+
+
+def low_rank(known: Known) -> dict[str, Any]:
     """By `compress`, from nothing and from each calibration; the images that one calibration gets
     right and real data do not, less the others.
     """
+    network, batches = known.network, known.batches
     found: dict[str, Any] = {}
     answers: dict[str, np.ndarray] = {}
     ways = {"none": (TruncatedSVD(), batches["real"][:1])}
@@ -129,20 +179,19 @@ def low_rank(network: Network, batches: Mapping[str, Any], exact: np.ndarray) ->
         small = dataclasses.replace(network, function=jax.jit(made.function))
         logits = small.logits(made.parameters)
         answers[name] = logits.argmax(axis=1) == network.labels
-        found[name] = {**judged([logits], exact, network.labels), "seconds": seconds}
+        found[name] = {**judged([logits], known.exact, network.labels), "seconds": seconds}
         print(f"low rank, {name}", flush=True)
     for name, right in answers.items():
         found[name]["behind_real"] = interval(answers["real"].astype(float) - right)
     return found
 
 
-def layers(
-    network: Network, seen: Mapping[str, Observation], limit: int | None
-) -> list[dict[str, Any]]:
+def layers(known: Known, limit: int | None) -> list[dict[str, Any]]:
     """Of each layer at three quarters of its parameters: what the best layer for drawn inputs loses
     on real ones, over the least, and what `stale_calibration` says that this is at most. Inputs
     that no real image excites are left out: for them there is no bound.
     """
+    network, seen = known.network, known.seen
     leaves, found = leaves_of(network.parameters), []
     sites = survey(network.function, network.parameters, network.images[:2])
     for path in [path for path in sites if path in network.shifts][:limit]:

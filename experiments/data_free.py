@@ -7,10 +7,12 @@ loses on real ones over the least, and what `price_of_ignoring_data.stale_calibr
 this is at most.
 
     python experiments/data_free.py [--quick]
+
+A run that was stopped goes on from the pieces that it finished.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import _data_free
 import _data_free_digits
 import _data_free_resnet
+import _data_free_scales
 from _save import run
 from _transfer import SKIPPED, rounded
 from _transfer_note import Row, Tables, filled, table
 from lowrank_theory._files import write_atomically
 from lowrank_theory.models import catalogue
 from lowrank_theory.plotting import LIMIT, SERIES, panels
+from lowrank_theory.studies.transfer import Pieces
 
 SEED = 0
-NOTE = Path(__file__).resolve().parents[1] / "paper_notes" / "constrained.md"
+FOLDER = Path(__file__).resolve().parent
+KEPT = FOLDER.parent / "out" / "data_free"
+NOTE = FOLDER.parent / "paper_notes" / "constrained.md"
 
 # What a like network gave elsewhere, four trainings: accuracies at 8, 6, 4, 3 and 2 bits.
 EXPECTED = {
@@ -46,24 +53,67 @@ EXPECTED_PRUNED = {  # at 50 % and 30 % of the entries
     "equalised, independent": (0.969, 0.802),
     "equalised, independent, scored": (0.975, 0.835),
 }
+# What is drawn.
+ROUNDED = (
+    "raw, one grid",
+    "raw, a grid for each output",
+    "equalised",
+    "equalised, independent",
+    "equalised, independent, scales learned",
+    "equalised, independent, all learned",
+    "equalised, correlated, all learned",
+    "equalised, real, all learned",
+)
+PRUNED = (
+    "raw",
+    "as trained",
+    "equalised",
+    "equalised, independent",
+    "equalised, independent, refitted",
+    "as trained, correlated, refitted",
+    "equalised, correlated, refitted",
+    "equalised, real, refitted",
+)
+RESNET_ROUNDED = (
+    "none",
+    "independent",
+    "independent, scales learned",
+    "independent, all learned",
+    "correlated, second order",
+    "correlated, all learned",
+    "real, second order",
+    "real, all learned",
+)
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    return rounded(
-        {
-            "digits": _data_free_digits.measure(quick=quick),
-            "resnet20": _data_free_resnet.measure(quick=quick),
-            "resnet56": {"layers": _data_free_resnet.measure_deeper(quick=quick)},
-        }
-    )
+    found: dict[str, Any] = {}
+    for name, module, measured in (
+        ("digits", _data_free_digits, _data_free_digits.measure),
+        ("resnet20", _data_free_resnet, _data_free_resnet.measure),
+        ("resnet56", _data_free_resnet, _data_free_resnet.measure_deeper),
+    ):
+        files = (_data_free, _data_free_scales, module)
+        source = "".join(Path(str(each.__file__)).read_text() for each in files)
+        pieces = Pieces(None if quick else KEPT / name, {"seed": SEED, "source": source})
+
+        def piece(part: str, make: Callable[[], Any], pieces: Pieces = pieces) -> Any:
+            print(part, flush=True)
+            return pieces.get(part, make)["found"]
+
+        found[name] = measured(piece, quick=quick)
+        pieces.prune()
+    return rounded(found)
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
     digits, resnet = numbers["digits"], numbers["resnet20"]
     figure, (bits, entries, residual, layers) = panels(4, columns=2, width=5.2, height=3.6)
-    _accuracies(bits, digits["rounded"], "bits", "digits, rounded")
-    _accuracies(entries, digits["pruned"], "share of the entries kept", "digits, pruned")
-    _accuracies(residual, resnet["rounded"], "bits", "ResNet-20, a grid for each output")
+    _accuracies(bits, digits["rounded"], ROUNDED, "bits", "digits, rounded")
+    shares = "share of the entries kept"
+    _accuracies(entries, digits["pruned"], PRUNED, shares, "digits, pruned")
+    title = "ResNet-20, a grid for each output"
+    _accuracies(residual, resnet["rounded"], RESNET_ROUNDED, "bits", title)
     rows = resnet["layers"]
     for style, kind in zip(SERIES, ("none", "independent", "correlated"), strict=False):
         places = range(1, len(rows) + 1)
@@ -81,8 +131,11 @@ def draw(numbers: dict[str, Any]) -> Figure:
     return figure
 
 
-def _accuracies(panel: Axes, found: Mapping[str, Any], label: str, title: str) -> None:
-    for style, (name, rows) in zip(SERIES, found["columns"].items(), strict=False):
+def _accuracies(
+    panel: Axes, found: Mapping[str, Any], names: Sequence[str], label: str, title: str
+) -> None:
+    for style, name in zip(SERIES, names, strict=False):
+        rows = found["columns"][name]
         means = [row["accuracy"]["mean"] for row in rows]
         low, high = ([row["accuracy"][end] for row in rows] for end in ("low", "high"))
         panel.plot(found["sizes"], means, **{**style, "markersize": 4}, label=name)
@@ -129,8 +182,13 @@ def _digits_pruned(numbers: Row) -> str:
     return _of_columns(numbers["digits"]["pruned"], EXPECTED_PRUNED, (0.5, 0.3, 0.2, 0.1))
 
 
+def _digits_allocated(numbers: Row) -> str:
+    found = numbers["digits"]["allocated"]
+    return _of_columns(found, {}, found["sizes"])
+
+
 def _removed(numbers: Row) -> str:
-    found = numbers["digits"]["pruned"]["removed"]
+    found = numbers["digits"]["removed"]
     return table(
         ["calibration", "entries removed"],
         [[name, f"{100 * share:.0f} %"] for name, share in found.items()],
@@ -144,6 +202,47 @@ def _losses(numbers: Row) -> str:
             losses = [f"{row['loss']['mean']:.2g}" for row in each]
             rows.append([name, column, *losses])
     return table(["network", "calibration", *map(str, _data_free_resnet.BITS)], rows)
+
+
+def _gains(numbers: Row) -> str:
+    rows = []
+    for name, network in (("digits", numbers["digits"]), ("ResNet-20", numbers["resnet20"])):
+        rows += [
+            [name, gain["learned"], gain["over"], *map(_points, gain["points"])]
+            for gain in network["rounded"]["gains"]
+        ]
+    sizes = map(str, _data_free_resnet.BITS)
+    return table(["network", "calibration", "over", *sizes], rows)
+
+
+def _ways(numbers: Row) -> str:
+    rows = []
+    for name, each in numbers["resnet20"]["ways"].items():
+        lost = [f"{row['mean']:.3f} ({row['largest']:.2f})" for row in each["bits"].values()]
+        rows.append([name, *lost, f"{each['seconds']:.1f}"])
+    bits = [f"{bits} bits" for bits in _data_free_scales.BITS]
+    return table(["scales and codes", *bits, "seconds"], rows)
+
+
+def _sizes(numbers: Row) -> str:
+    rows = []
+    for images, found in numbers["resnet20"]["sizes"].items():
+        for name, each in found.items():
+            bits, ranks = each["rounded"], each["low_rank"]
+            rows.append(
+                [
+                    images,
+                    name,
+                    _accuracy(bits),
+                    f"{bits['loss']['mean']:.2g}",
+                    _accuracy(ranks),
+                    f"{ranks['loss']['mean']:.2g}",
+                    f"{each['seconds']:.0f}",
+                    f"{ranks['seconds']:.0f}",
+                ]
+            )
+    header = ["images", "calibration", "2 bits", "output loss", "low rank", "output loss"]
+    return table([*header, "seconds to observe", "seconds of low rank"], rows)
 
 
 def _resnet_rounded(numbers: Row) -> str:
@@ -215,7 +314,11 @@ KINDS = ("real", "independent", "correlated")
 TABLES: Tables = {
     "digits_rounded": ("data_free", _digits_rounded),
     "digits_pruned": ("data_free", _digits_pruned),
+    "digits_allocated": ("data_free", _digits_allocated),
     "removed": ("data_free", _removed),
+    "gains": ("data_free", _gains),
+    "ways": ("data_free", _ways),
+    "sizes": ("data_free", _sizes),
     "resnet_rounded": ("data_free", _resnet_rounded),
     "losses": ("data_free", _losses),
     "resnet_low_rank": ("data_free", _resnet_low_rank),
