@@ -162,15 +162,11 @@ def _of_columns(found: Row, expected: Mapping[str, Sequence[float]], sizes: Sequ
     rows = []
     for name, each in found["columns"].items():
         by_size = {row["size"]: row for row in each}
-        known = expected.get(name)
-        rows.append(
-            [
-                name,
-                *(_accuracy(by_size[size]) for size in sizes),
-                "" if known is None else " ".join(_share(value) for value in known),
-            ]
-        )
-    return table(["calibration", *map(str, sizes), "expected"], rows)
+        known = " ".join(_share(value) for value in expected.get(name, ()))
+        beside = [known] if expected else []
+        rows.append([name, *(_accuracy(by_size[size]) for size in sizes), *beside])
+    beside = ["expected"] if expected else []
+    return table(["calibration", *map(str, sizes), *beside], rows)
 
 
 def _digits_rounded(numbers: Row) -> str:
