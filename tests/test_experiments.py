@@ -35,7 +35,7 @@ FIGURES_OF_OTHERS = {
     "distill_digits", "distill_resnet20", "distill_alexnet",
     "transfer_calibration",
     "transfer_summary", "why_data_helps", "look_up_networks", "methods_on_networks",
-    "every_size", "compressible_subspaces",
+    "every_size", "compressible_subspaces", "subspaces_cifar10",
     "data_free",
 }  # fmt: skip
 SCRIPTS_OF_OTHERS = {
@@ -238,7 +238,7 @@ def test_the_trends_of_tables_are_as_expected(monkeypatch):
 
 NOTES = [
     "_look_up_note", "_distill_note", "methods_on_networks", "every_size", "data_free",
-    "compressible_subspaces",
+    "compressible_subspaces", "subspaces_cifar10",
 ]  # fmt: skip
 
 
