@@ -155,7 +155,7 @@ def trained(name: str, plan: Plan) -> tuple[Any, Trained]:
     ends = [initial_parameters(key=key) for key in keys[:2]]
     function: Any = functools.partial(logits, groups=kind.groups)
     if isinstance(kind.compressor, Truncated):
-        zeros = np.zeros((2, 32, 32, 3), np.uint8)
+        zeros = jnp.zeros((2, 32, 32, 3), jnp.uint8)
         made = [with_factors(function, each, zeros, KERNELS) for each in ends]
         function, ends = made[0][0], [parameters for _, parameters in made]
     end, start = ends
