@@ -84,7 +84,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         subspaces.subspaces,
         subspaces.NETWORKS,
         subspaces.KIND,
-        {"level": "sparsity", "kind": "line", "epochs": 30},
+        {"level": "sparsity", "kind": "point", "epochs": 30},
         trains=True,
         help="one network that is trained for every size, beside the dense one that is cut",
         description="Train one network to be accurate at every size, and compare it with the same "

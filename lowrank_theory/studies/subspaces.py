@@ -239,7 +239,7 @@ def ranks_kept(level: float) -> float:
 def subspaces(
     name: str = "digits_cnn",
     level: str = "sparsity",
-    kind: str = "line",
+    kind: str = "point",
     *,
     epochs: int = 30,
     seed: int = 0,
