@@ -129,8 +129,8 @@ def horton_2022() -> Iterator[str]:
     two = [rounded(name, 2) for name in ("equalised", "equalised, independent")]
     yield f"from {two[0]} to {two[1]} %"
     yield f"reaches {rounded('equalised, real, second order', 2)} %"
-    removed = free["digits"]["pruned"]["removed"]
-    shares = [removed[name] for name in ("equalised, independent, refitted", "raw", "as trained")]
+    removed = free["digits"]["removed"]
+    shares = [removed[name] for name in ("equalised, independent, eliminated", "raw", "as trained")]
     first, second, third = (f"{100 * each:.0f} %" for each in shares)
     yield f"{first} of the entries can go where one point of accuracy may, against {second} of"
     yield f"and {third} of the network as it was trained"
