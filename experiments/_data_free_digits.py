@@ -22,7 +22,7 @@ from lowrank_theory.sparsification import Magnitude, Refitted, SparseGPT, Wanda
 
 BITS = (8, 6, 4, 3, 2)
 SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.2, 0.1)
-ALLOCATED = (0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
+ALLOCATED = (0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2)
 FACTOR = 6.0
 SEEDS = 4
 SYNTHETIC = {"independent": False, "correlated": True}
@@ -182,9 +182,10 @@ def spent(known: Known, shares: tuple[float, ...]) -> dict[str, Any]:
         ]
     }
     for kind in ("correlated", "real"):
-        columns[f"as trained, {kind}, refitted, allocated"] = [
-            allocated(original, Refitted(Magnitude(sizes)), known.batches[kind], shares)
-        ]
+        for word, pruning in {"": Magnitude(sizes), "eliminated, ": SparseGPT(sizes, ())}.items():
+            columns[f"as trained, {kind}, {word}refitted, allocated"] = [
+                allocated(original, Refitted(pruning), known.batches[kind], shares)
+            ]
     return table(columns, original, known.exact, shares, {})
 
 

@@ -129,11 +129,26 @@ def horton_2022() -> Iterator[str]:
     two = [rounded(name, 2) for name in ("equalised", "equalised, independent")]
     yield f"from {two[0]} to {two[1]} %"
     yield f"reaches {rounded('equalised, real, second order', 2)} %"
+    two = [
+        percent(
+            free["resnet20"]["rounded"]["columns"][f"correlated, {name}"][-1]["accuracy"]["mean"]
+        )
+        for name in ("second order", "all learned")
+    ]
+    yield f"at 2 bits, from {two[0]} to {two[1]} %"
     removed = free["digits"]["removed"]
-    shares = [removed[name] for name in ("equalised, independent, eliminated", "raw", "as trained")]
-    first, second, third = (f"{100 * each:.0f} %" for each in shares)
+    shares = [
+        removed[name]
+        for name in (
+            "equalised, correlated, refitted",
+            "raw",
+            "as trained",
+            "as trained, correlated, refitted, allocated",
+        )
+    ]
+    first, second, third, fourth = (f"{100 * each:.0f} %" for each in shares)
     yield f"{first} of the entries can go where one point of accuracy may, against {second} of"
-    yield f"and {third} of the network as it was trained"
+    yield f"Of the network as it was trained {third} can, and {fourth} where"
     low_rank = free["resnet20"]["low_rank"]
     weights, independent, correlated, real = (
         percent(low_rank[name]["accuracy"]["mean"])

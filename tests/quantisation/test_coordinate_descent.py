@@ -109,7 +109,7 @@ def test_inputs_that_were_scaled_stay_so():
     assert_close(np.asarray(found.materialise()), by_losses(levels, 2), condition=1e6)
 
 
-@grids
+@pytest.mark.parametrize("grid", GRIDS[2:], ids=str)
 def test_nothing_is_lost_beside_levels_or_gptq(grid):
     """Of each output, where it has grids of its own; in more inputs than one block has."""
     random = np.random.default_rng(1)
