@@ -34,9 +34,9 @@ class DistilledRow(AbstractRow):
     network: str = column("network", "low rank as it was fitted, or distilled after that")
     accuracy: float = column("accuracy", "the share of the held-out images that are recognised")
     low: float = column("lost from", "of the dense network's accuracy, paired (95 %)")
-    high: float = column("to", "its upper end")
+    high: float = column("lost to", "its upper end")
     gained_low: float | None = column("gained from", "over low rank, paired (95 %)", default=None)
-    gained_high: float | None = column("to", "its upper end", default=None)
+    gained_high: float | None = column("gained to", "its upper end", default=None)
     recovered: float | None = column(
         "recovered", "the share of the accuracy lost by low rank that came back; none where none "
         "was lost", default=None,
