@@ -1,7 +1,6 @@
 """The six blocks of the classifier of AG News, with methods compared under four perspectives.
 
-Fewer texts than elsewhere, and neither mixtures nor tables, so that it takes some ten minutes of a
-processor.
+Fewer texts than elsewhere and no tables, so that it takes some half an hour of a processor.
 
 python experiments/compare_ag_news.py [--quick]
 """
@@ -11,7 +10,7 @@ from _compare import study
 from lowrank_theory.networks import Sizes
 
 SEED = 0
-FAMILIES = ("low rank", "few bits", "few entries")
+FAMILIES = ("low rank", "few bits", "few entries", "mixtures")
 SIZES = Sizes(calibration=200, held_out=100, units=64, items=300, batch=50)
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class LayerAtSize(AbstractRow):
     weight_error: float | None = column(
         "weight error",
         r"$\lVert W - \hat W\rVert_F$, which is also the error of the outputs of white inputs; "
-        "`None` where there is no matrix",
+        "none where there is no matrix",
         unit=OF_WEIGHTS,
     )
     output_error: float = column(
@@ -73,7 +73,7 @@ class NetworkAtBudget(AbstractRow):
     weight_error: float | None = column(
         "weight error",
         "the root mean square over the layers of their relative errors, that of a layer left dense "
-        "being zero; `None` where one has no matrix",
+        "being zero; none where one has no matrix",
     )
     layer_error: float = column(
         "layer error", "the same of the relative errors of their outputs, each alone"
@@ -105,7 +105,7 @@ class Proxy(AbstractRow):
     """How well an error orders what the networks lose: those of one family, or all of them."""
 
     error: str = column("error", "`weight_error`, `layer_error` or `output_error` of the networks")
-    family: str | None = column("family", "of `compare.FAMILIES`; `None` for all together")
+    family: str | None = column("family", "of `compare.FAMILIES`; none for all together")
     networks: int = column("networks", "how many are compared")
     correlation: float | None = column(
         "rank correlation", "Spearman's, of the error with the loss of the metric"

@@ -135,7 +135,7 @@ class LayerGain(AbstractRow):
     shape: tuple[int, int] = column("shape", SHAPE)
     rank: int = column("rank", "of the compressed layer")
     centred: bool = column("centred", "whether the mean input is subtracted: what a bias can do")
-    gain: float | None = column("gain", "measured; `None` where the optimum is rounding")
+    gain: float | None = column("gain", "measured; none where the optimum is rounding")
     certified_by_split: float | None = column(
         "certified, split",
         "what the gain is at least, by the best split of the rank between inputs and weights "
@@ -217,7 +217,7 @@ class LayerData(AbstractRow):
     shape: tuple[int, int] = column("shape", SHAPE)
     samples: int = column("rows", "those of the calibration")
     path: str = column("path", "of the leaf")
-    slice: int | None = column("slice", "its number in the stack; `None` where the leaf is none")
+    slice: int | None = column("slice", "its number in the stack; none where the leaf is none")
     held_out_samples: int = column("held-out rows", "those on which errors are measured")
     activations: Spectrum = column("inputs", r"$G = X^\top X$, held out")
     preactivations: Spectrum = column("products", r"$G = W^\top X^\top XW$, held out")
@@ -235,7 +235,7 @@ class LayerData(AbstractRow):
         "`samples`",
     )
     residual: ResidualSpectrum | None = column(
-        "residual", "what half $A$ leaves of half $B$ at half rank; `None` where nothing is left"
+        "residual", "what half $A$ leaves of half $B$ at half rank; none where nothing is left"
     )
 
 

@@ -86,7 +86,7 @@ class LayerCertificate(AbstractRow):
     layer: str = column("layer", LAYER)
     shape: tuple[int, ...] = column("shape", "(inputs, outputs), after the axes of a stack")
     rank: int | None = column("rank", "where the size is one")
-    size: str | None = column("size", "in words; `None` where it stays dense")
+    size: str | None = column("size", "in words; none where it stays dense")
     remark: str = column("remark", "what else is to be said, such as why it stays dense")
     parameters: int = column("parameters", "how many numbers it holds")
     dense_parameters: int = column("dense parameters", DENSE)

@@ -119,6 +119,7 @@ def test_every_column_is_told_once(kind):
     assert len({column.heading for column in columns}) == len(columns)
     for column in columns:
         assert column.heading and column.description
+        assert "None" not in column.description  # pages show it
         assert f"- `{column.name}`: {column.sentence}" in kind.__doc__
 
 
