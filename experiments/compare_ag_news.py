@@ -1,6 +1,6 @@
 """The six blocks of the classifier of AG News, with methods compared under four perspectives.
 
-Fewer texts than elsewhere and no tables, so that it takes some half an hour of a processor.
+Fewer texts than elsewhere and no tables, so that it takes some twenty minutes of a processor.
 
 python experiments/compare_ag_news.py [--quick]
 """
