@@ -4,16 +4,18 @@ import dataclasses
 import functools
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lowrank_theory._store import COLUMNS, Results
+
+Batches = Iterable[PyTree] | Callable[[PRNGKeyArray], Iterable[PyTree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,34 @@ class Run:
             **{name: np.array(numbers, np.float64) for name, numbers in series.items()},
         }
         self.results.save(self.identity, columns)
+
+
+def keys_of_epoch(key: PRNGKeyArray, epoch: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Of the order of an epoch, and of its steps."""
+    order, steps = jax.random.split(jax.random.fold_in(key, epoch))
+    return order, steps
+
+
+def of_epoch(batches: Batches, key: PRNGKeyArray) -> Iterator[PyTree]:
+    """The batches of an epoch, at least one, each of some rows."""
+    if callable(batches):
+        given = batches(key)
+    elif isinstance(batches, Iterable) and not isinstance(batches, Iterator):
+        given = batches
+    else:
+        raise ValueError(
+            "`batches` must be a list, or anything else that can be gone through more than once, "
+            "or a function of a key that gives the batches of an epoch; got "
+            f"{type(batches).__name__}."
+        )
+    empty = True
+    for batch in given:
+        if any(0 in np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)):
+            raise ValueError("`batches` has a batch without rows: leave it out.")
+        empty = False
+        yield batch
+    if empty:
+        raise ValueError("`batches` is empty: give at least one batch for each epoch.")
 
 
 def _fits(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> bool:

@@ -19,7 +19,7 @@ the batch are two functions, and two teachers.
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lowrank_theory._numerics import check_count, check_key, check_positive
 from lowrank_theory._progress import Progress
-from lowrank_theory.data_constrained._runs import Run
+from lowrank_theory.data_constrained._runs import Batches, Run, keys_of_epoch, of_epoch
 from lowrank_theory.data_constrained.soft_labels import (
     Function,
     Network,
@@ -41,7 +41,6 @@ from lowrank_theory.data_constrained.soft_labels import (
     kl_divergence,
 )
 
-Batches = Iterable[PyTree] | Callable[[PRNGKeyArray], Iterable[PyTree]]
 Augment = Callable[[PyTree, PRNGKeyArray], PyTree]
 
 
@@ -148,7 +147,7 @@ def distill(
             "`optimiser` must be one of optax's, such as `optax.adam(1e-3)`; got "
             f"{type(optimiser).__name__}."
         )
-    first = next(_of_epoch(batches, _keys(key, 0)[0]))
+    first = next(of_epoch(batches, keys_of_epoch(key, 0)[0]))
     check_fit(teacher, student, first)
     trained, fixed = eqx.partition(_arrays(student[1]), eqx.is_inexact_array)
     if not jax.tree.leaves(trained):
@@ -164,8 +163,8 @@ def distill(
         state, (losses, agreements), start = run.load(begun, "losses", "agreements")
     steps = operator.length_hint(batches)
     for epoch in range(start, epochs):
-        key_order, key_steps = _keys(key, epoch)
-        for number, batch in enumerate(_of_epoch(batches, key_order)):
+        key_order, key_steps = keys_of_epoch(key, epoch)
+        for number, batch in enumerate(of_epoch(batches, key_order)):
             given = state[0], state[1], batch, key_steps, np.uint32(number)
             state, loss, share = _step(task, *given)
             losses.append(float(loss))
@@ -223,31 +222,3 @@ def _arrays(parameters: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, parameters
     )
-
-
-def _keys(key: PRNGKeyArray, epoch: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """Of the order of an epoch, and of its steps."""
-    order, steps = jax.random.split(jax.random.fold_in(key, epoch))
-    return order, steps
-
-
-def _of_epoch(batches: Batches, key: PRNGKeyArray) -> Iterator[PyTree]:
-    """The batches of an epoch, at least one, each of some rows."""
-    if callable(batches):
-        given = batches(key)
-    elif isinstance(batches, Iterable) and not isinstance(batches, Iterator):
-        given = batches
-    else:
-        raise ValueError(
-            "`batches` must be a list, or anything else that can be gone through more than once, "
-            "or a function of a key that gives the batches of an epoch; got "
-            f"{type(batches).__name__}."
-        )
-    empty = True
-    for batch in given:
-        if any(0 in np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)):
-            raise ValueError("`batches` has a batch without rows: leave it out.")
-        empty = False
-        yield batch
-    if empty:
-        raise ValueError("`batches` is empty: give at least one batch for each epoch.")

@@ -19,7 +19,7 @@ the factors becomes a network of its own.
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lowrank_theory._numerics import check_count, check_fraction, check_key, check_positive, settle
 from lowrank_theory._progress import Progress
-from lowrank_theory.data_constrained._runs import Run
+from lowrank_theory.data_constrained._runs import Batches, Run, keys_of_epoch, of_epoch
 from lowrank_theory.data_constrained.compressors import AbstractCompressor, Level
 
 Loss = Callable[..., Any]
@@ -231,7 +231,7 @@ def train(
     subspace: Subspace,
     loss: Loss,
     compressor: AbstractCompressor,
-    batches: Callable[[PRNGKeyArray], Iterable[PyTree]],
+    batches: Batches,
     *,
     schedule: AbstractSchedule,
     optimiser: optax.GradientTransformation,
@@ -259,8 +259,8 @@ def train(
     smallest = trained.at(0.025)
     ```
 
-    `batches(key)` gives those of one epoch. `apart` is $\beta$. All real floating-point arrays are
-    trained.
+    `batches` are those that `distill` takes: a list, or a function of a key, such as `Shuffled`,
+    that gives those of one epoch. `apart` is $\beta$. All real floating-point arrays are trained.
 
     Some networks keep what they saw in training: the statistics of a batch normalisation, the
     ranges of the inputs that a layer rounds. `averages` is a tree of arrays that they start from;
@@ -273,9 +273,9 @@ def train(
     epochs and the first batch; of later batches it knows nothing. `progress("training", done,
     total)` is called after every epoch.
 
-    Raises `ValueError` for batches that are empty, for a loss that gives other shapes than the
-    `averages` have, and where the loss is not finite, naming the step; `OSError` where the folder
-    cannot be read or written.
+    Raises `ValueError` for batches that are empty or can be gone through only once, for a loss that
+    gives other shapes than the `averages` have, and where the loss is not finite, naming the step;
+    `OSError` where the folder cannot be read or written.
     """
     epochs, key = check_count("epochs", epochs, 0), check_key("key", key)
     apart = check_positive("apart", apart, zero=True)
@@ -286,15 +286,14 @@ def train(
     begun = trained, optimiser.init(trained), averages
     run, state, losses, start = None, begun, [], 0
     if folder is not None:
-        first = next(iter(batches(_keys(key, 0)[0])), None)
+        first = next(of_epoch(batches, keys_of_epoch(key, 0)[0]))
         arguments = task, *begun, first, key, np.uint32(0)
         program = _compiled.lower(*arguments).as_text()
         run = Run.of(Path(folder), "subspace", program, arguments, epochs)
         state, (losses,), start = run.load(begun, "losses")
     for epoch in range(start, epochs):
-        order, draws = _keys(key, epoch)
-        before = len(losses)
-        for batch in batches(order):
+        order, draws = keys_of_epoch(key, epoch)
+        for batch in of_epoch(batches, order):
             found = _compiled(task, *state, batch, draws, np.uint32(len(losses)))
             state, value = (*found[:2], found[3]), float(found[2])
             losses.append(value)
@@ -302,8 +301,6 @@ def train(
                 raise ValueError(
                     f"The loss of step {len(losses)} is {value}: take smaller steps by `optimiser`."
                 )
-        if len(losses) == before:
-            raise ValueError("`batches` is empty: give at least one batch for each epoch.")
         if run is not None:
             run.save(state, epoch + 1, losses=losses)
         if progress is not None:
@@ -366,9 +363,3 @@ def _moved(averages: PyTree, seen: PyTree, momentum: float) -> PyTree:
 
 
 _compiled: Any = eqx.filter_jit(_step)
-
-
-def _keys(key: PRNGKeyArray, epoch: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """Of the order of an epoch, and of its draws."""
-    order, draws = jax.random.split(jax.random.fold_in(key, epoch))
-    return order, draws
