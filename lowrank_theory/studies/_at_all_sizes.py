@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from lowrank_theory._engine.allocation import Options, allocate
+from lowrank_theory._engine.competition import Candidates
 from lowrank_theory._engine.fits import AbstractFit, FittedLayer, fitted, storage_of_rank
 from lowrank_theory._engine.observation import Observation
 from lowrank_theory._engine.observer import Observer
@@ -24,7 +24,6 @@ from lowrank_theory.approximations import (
     AbstractApproximation,
     AbstractMatrix,
     Affine,
-    Dense,
     Sparse,
     Storage,
 )
@@ -48,6 +47,7 @@ class Layers:
         survey = self._observer.survey(loaded.calibration[0])
         every = weights_of(loaded.parameters, survey, tied)
         self.weights = {path: each for path, each in every.items() if path not in survey.remarks}
+        self._candidates = Candidates(loaded.function, loaded.parameters, self.weights)
 
     @functools.cached_property
     def training(self) -> Observation:
@@ -58,17 +58,6 @@ class Layers:
     def held_out(self) -> Observation:
         """What they see in the held-out batches."""
         return self._observer.observe(self.loaded.held_out, only=self.weights, rows=True)
-
-    @functools.cached_property
-    def as_dense(self) -> tuple[Function, PyTree]:
-        """The network with matrices and shifts in the place of the weights, all of one form: what
-        runs any matrix that is made dense again.
-        """
-        return replace(
-            self.loaded.function,
-            self.loaded.parameters,
-            self._of_leaves({path: _dense(each) for path, each in self.weights.items()}),
-        )
 
     def at_all_sizes(self, method: AbstractLadder) -> dict[str, "Sized"]:
         """Each layer at all sizes of the method."""
@@ -81,26 +70,15 @@ class Layers:
         return found
 
     def network(self, made: Mapping[str, FittedLayer]) -> tuple[Function, PyTree]:
-        """The network with these layers: made dense again, but for tables, which have no matrix."""
-        given = {path: each.approximation for path, each in made.items()}
-        if not all(isinstance(_matrix(each), AbstractMatrix) for each in given.values()):
-            return self.packed(made)
-        every = {path: _dense(each, given.get(path)) for path, each in self.weights.items()}
-        _, parameters = replace(
-            self.loaded.function, self.loaded.parameters, self._of_leaves(every)
-        )
-        return self.as_dense[0], parameters
+        """The network with these layers, made dense again but for tables, which have no matrix."""
+        return self._candidates.network(made)
 
     def packed(self, made: Mapping[str, FittedLayer]) -> tuple[Function, PyTree]:
         """The network with these layers as they are stored."""
-        given = {path: each.approximation for path, each in made.items()}
-        return replace(self.loaded.function, self.loaded.parameters, self._of_leaves(given))
-
-    def _of_leaves(self, given: Mapping[str, AbstractApproximation]) -> dict[str, Any]:
         leaves = {}
-        for path, each in given.items():
-            leaves |= dict.fromkeys((path, *self.weights[path].tied), each)
-        return leaves
+        for path, each in made.items():
+            leaves |= dict.fromkeys((path, *self.weights[path].tied), each.approximation)
+        return replace(self.loaded.function, self.loaded.parameters, leaves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,18 +189,6 @@ def _largest_rank(weight: Weight, shifted: bool) -> int:
     ranks = range(1, min(view.matrix_shape[-2:]) + 1)
     storages = (storage_of_rank(view, rank, weight.dtype, shifted) for rank in ranks)
     return sum(each.ideal_bits < weight.dense.ideal_bits for each in storages)
-
-
-def _dense(weight: Weight, made: AbstractApproximation | None = None) -> Affine:
-    """The matrix and the shift of what stands for a weight, or its own and none."""
-    *stack, _, outputs = weight.view.matrix_shape
-    shift = jnp.zeros((*stack, outputs), weight.dtype)
-    if made is None:
-        return Affine(Dense(jnp.asarray(weight.view.matrix(weight.leaf))), shift)
-    found, matrix = _shift(made), _matrix(made)
-    assert isinstance(matrix, AbstractMatrix)
-    dense = jnp.asarray(dense_float64(matrix), weight.dtype)
-    return Affine(Dense(dense), shift if found is None else jnp.asarray(found))
 
 
 def _matrix(made: AbstractApproximation) -> AbstractApproximation:
