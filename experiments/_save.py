@@ -15,9 +15,9 @@ import matplotlib
 import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
-from scipy import stats
 
 from lowrank_theory._files import write_atomically
+from lowrank_theory.studies._paired import paired
 
 CONFIDENCE = 0.99
 _DOTS = 72  # per inch, of parts of a figure that are pictures
@@ -47,10 +47,8 @@ def sample(trial: Callable[[Any], Any], setting: Any, *, trials: int, key: Array
 
 def interval(values: np.ndarray) -> dict[str, float]:
     """The mean and its 99 % confidence interval (Student)."""
-    mean = float(np.mean(values))
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = spread * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    low, high = paired(values, CONFIDENCE)
+    return {"mean": float(np.mean(values)), "low": low, "high": high}
 
 
 def column(rows: list[dict[str, Any]], *path: str) -> np.ndarray:

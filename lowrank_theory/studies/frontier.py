@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
-from scipy import stats
 
 from lowrank_theory._engine.choices import Choices, Plan
 from lowrank_theory._engine.competition import MIXTURE, Squares, half_of, plans_of
@@ -44,6 +43,7 @@ from lowrank_theory.models.catalogue import Metric
 from lowrank_theory.problems import Observed
 from lowrank_theory.rate_distortion import distortion_floor
 from lowrank_theory.recovery import AbstractLadder
+from lowrank_theory.studies._paired import paired
 from lowrank_theory.studies._sizes import check_budgets, dense_metric
 from lowrank_theory.studies.transfer_rows import DenseMetric, UnmetBudget
 
@@ -258,16 +258,14 @@ def _storage(weights: Mapping[str, Weight], made: Mapping[str, FittedLayer]) -> 
 
 def _comparison(name: str, first: FrontierPoint, other: FrontierPoint) -> Comparison:
     differences = np.subtract(first.losses, other.losses)
-    mean = float(np.mean(differences))
-    spread = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-    half = spread * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
+    low, high = paired(differences, CONFIDENCE)
     return Comparison(
         budget=first.budget,
         first=name,
         other=other.kind,
-        difference=mean,
-        low=mean - half,
-        high=mean + half,
+        difference=float(np.mean(differences)),
+        low=low,
+        high=high,
         equal=first.layers == other.layers,
     )
 
