@@ -32,18 +32,24 @@ class Elimination(NamedTuple):
     feedback: Float[Array, "inputs inputs"]
 
 
-def elimination(gram: Float[Array, "inputs inputs"], damping: float | Array) -> Elimination:
-    r"""Of $H$ divided by the mean of its diagonal, with $\lambda$ = `damping`, or what float64
-    needs to tell a singular $H + \lambda I$ from one that is not, where that is more. Of zero $H$,
-    that of the identity. NaN only where $H$ has some. Works under `jit` and `vmap`.
+def damped(
+    gram: Float[Array, "inputs inputs"], damping: float | Array
+) -> Float[Array, "inputs inputs"]:
+    r"""$\tilde H$: $H$ divided by the mean of its diagonal, with $\lambda$ = `damping`, or what
+    float64 needs to tell a singular $H + \lambda I$ from one that is not, where that is more. Of
+    zero $H$, that of the identity. NaN only where $H$ has some. Works under `jit` and `vmap`.
     """
     size = gram.shape[0]
     scaled, _ = unit(gram)
     mean = jnp.trace(scaled) / size
     scaled = jnp.where(mean > 0, scaled / jnp.where(mean > 0, mean, 1), 0)
     least = 4 * size**2 * np.finfo(np.float64).eps  # of Cholesky's backward error, size * trace
-    damped = scaled + jnp.maximum(damping, least) * jnp.eye(size)
-    lower = jnp.linalg.cholesky(damped[::-1, ::-1])
+    return scaled + jnp.maximum(damping, least) * jnp.eye(size)
+
+
+def elimination(gram: Float[Array, "inputs inputs"], damping: float | Array) -> Elimination:
+    """Of the `damped` gram."""
+    lower = jnp.linalg.cholesky(damped(gram, damping)[::-1, ::-1])
     triangle = lower[::-1, ::-1]
     diagonal = jnp.diagonal(triangle)
     return Elimination(diagonal**2, jnp.triu(triangle / diagonal, 1))

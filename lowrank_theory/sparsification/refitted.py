@@ -12,11 +12,13 @@ by those after it alone. Where inputs are uncorrelated nothing changes.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike
 
 from lowrank_theory._numerics import check_array, check_positive, settle
+from lowrank_theory._second_order import damped
 from lowrank_theory.approximations import Sparse
 from lowrank_theory.problems import Observed
 from lowrank_theory.recovery import AbstractLadder, Need, Sweep, WeightedTarget
@@ -80,24 +82,16 @@ def refitted(
         raise ValueError(f"`gram` must be {(len(weights),) * 2}; got {gram.shape}.")
     if sparse.shape != weights.shape:
         raise ValueError(f"`sparse` must be {weights.shape}, as `weights`; got {sparse.shape}.")
-    damped, target = _damped(gram, damping), weights.astype(np.float64)
-    places = _places(sparse)
+    with jax.enable_x64(True):
+        second = np.asarray(damped(jnp.asarray(gram), damping))
+    target, places = weights.astype(np.float64), _places(sparse)
     values = np.zeros(sparse.values.shape[-1], np.float64)
     for column, place in zip(target.T, places.T, strict=True):
         stay = place > 0
-        answer = damped[np.ix_(stay, ~stay)] @ column[~stay]
-        change = scipy.linalg.solve(damped[np.ix_(stay, stay)], answer, assume_a="pos")
+        answer = second[np.ix_(stay, ~stay)] @ column[~stay]
+        change = scipy.linalg.solve(second[np.ix_(stay, stay)], answer, assume_a="pos")
         values[place[stay] - 1] = column[stay] + change
     return Sparse(values.astype(weights.dtype), sparse.pattern)
-
-
-def _damped(gram: np.ndarray, damping: float) -> np.ndarray:
-    r"""$H + \lambda I$ over the mean of the diagonal, or as much more as float64 needs."""
-    size = len(gram)
-    scaled = np.ldexp(gram, -int(np.frexp(np.abs(gram).max())[1]))
-    mean = np.trace(scaled) / size
-    least = 4 * size**2 * np.finfo(np.float64).eps
-    return (scaled / mean if mean > 0 else 0 * scaled) + max(damping, least) * np.eye(size)
 
 
 def _places(sparse: Sparse) -> np.ndarray:
