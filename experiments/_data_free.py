@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from _save import interval
+from lowrank_theory._engine.replace import leaves_by_path, with_leaves
 from lowrank_theory.data_constrained import (
     ChannelStatistics,
     Pair,
@@ -77,11 +78,6 @@ class Network:
         return np.concatenate(parts).astype(np.float64)
 
 
-def leaves_of(parameters: Any) -> Arrays:
-    paths = jax.tree_util.tree_leaves_with_path(parameters)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-
-
 def compressed(
     network: Network,
     method: AbstractLadder,
@@ -92,7 +88,7 @@ def compressed(
     """The logits at each size of a method, one size for all layers. What the method has to know is
     in `seen`; `corrected`, the mean output is kept where the method does not do so itself.
     """
-    leaves = leaves_of(network.parameters)
+    leaves = leaves_by_path(network.parameters)
     sizes: list[Arrays] = []
     sites = survey(network.function, network.parameters, network.images[:2])
     for path, shift in network.shifts.items():
@@ -115,8 +111,7 @@ def compressed(
                 step = np.asarray(calibration.mean) @ (np.asarray(weights, np.float64) - dense)
             sizes[size][path] = np.asarray(view.leaf(dense.astype(np.float32)))
             sizes[size][shift] = np.asarray(leaves[shift] + step, np.float32)
-    tree = jax.tree.structure(network.parameters)
-    return [network.logits(jax.tree.unflatten(tree, list(each.values()))) for each in sizes]
+    return [network.logits(with_leaves(network.parameters, each)) for each in sizes]
 
 
 def allocated(

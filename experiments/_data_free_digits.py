@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from _data_free import Network, Piece, allocated, compressed, judged, leaves_of, table
+from _data_free import Network, Piece, allocated, compressed, judged, table
+from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory.data_constrained import Synthetic, rescaled
 from lowrank_theory.networks import Observation, digits_cnn_network, digits_data, observe
 from lowrank_theory.quantisation import GPTQ, CoordinateDescent, RoundToNearest
@@ -200,7 +201,7 @@ def removed(*tables: Mapping[str, Any]) -> dict[str, float]:
 
 def _apart(one: Any, other: Any) -> float:
     """The largest difference of two sets of kernels, over the largest entry of each."""
-    first, second = leaves_of(one), leaves_of(other)
+    first, second = leaves_by_path(one), leaves_by_path(other)
     return max(
         float(np.abs(first[path] - second[path]).max() / np.abs(first[path]).max())
         for path in first

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from _data_free import Network, Piece, compressed, judged, leaves_of, table
+from _data_free import Network, Piece, compressed, judged, table
 from _data_free_scales import ways
 from _save import interval
+from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory.data_constrained import Synthetic
 from lowrank_theory.networks import (
     Observation,
@@ -192,7 +193,7 @@ def layers(known: Known, limit: int | None) -> list[dict[str, Any]]:
     that no real image excites are left out: for them there is no bound.
     """
     network, seen = known.network, known.seen
-    leaves, found = leaves_of(network.parameters), []
+    leaves, found = leaves_by_path(network.parameters), []
     sites = survey(network.function, network.parameters, network.images[:2])
     for path in [path for path in sites if path in network.shifts][:limit]:
         weights = np.asarray(sites[path].view.matrix(np.asarray(leaves[path])), np.float64)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from _data_free import Network, leaves_of
+from _data_free import Network
+from lowrank_theory._engine.replace import leaves_by_path
 from lowrank_theory.networks import Observation, survey
 from lowrank_theory.quantisation import coordinate_descent, gptq, round_to_nearest
 from lowrank_theory.recovery import dense_float64
@@ -28,7 +29,7 @@ def ways(network: Network, seen: Observation, *, limit: int | None) -> dict[str,
     """Of all layers, a grid for each output: the geometric mean, and the largest, of the losses
     over those of rounding to nearest, and the processor seconds of all, without compilation.
     """
-    leaves = leaves_of(network.parameters)
+    leaves = leaves_by_path(network.parameters)
     sites = survey(network.function, network.parameters, network.images[:2])
     lost: dict[str, dict[int, list[float]]] = {}
     seconds: dict[str, float] = {}

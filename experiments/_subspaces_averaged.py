@@ -9,7 +9,7 @@ each step.
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,9 @@ from lowrank_theory.studies.subspaces import (
     BATCH,
     BY_GROUPS,
     CHANNELS,
-    DECAY,
     KERNELS,
     LEVELS,
-    MOMENTUM,
-    RATE,
-    STEPS,
+    descent,
     everywhere,
     numbers_kept,
     warm_up,
@@ -228,11 +225,9 @@ def trained(kind: Kind, epochs: int, *, key: Array, folder: Path) -> tuple[Netwo
         scales = [jnp.abs(parameters[name]["scale"]).sum() for name in digits_cnn.CHANNELS]
         return found + kind.slimming * sum(scales), seen
 
-    rate = optax.cosine_decay_schedule(RATE, epochs * STEPS)
-    optimiser = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, momentum=MOMENTUM))
     found = train(
         subspace, loss, kind.compressor, Shuffled((DIGITS.training_images, DIGITS.training_labels),
-        BATCH), schedule=kind.schedule(warm_up(epochs)), optimiser=optimiser, epochs=epochs,
+        BATCH), schedule=kind.schedule(warm_up(epochs)), optimiser=descent(epochs), epochs=epochs,
         averages=kind.averages, key=keys[2], folder=folder,
     )  # fmt: skip
     return network, found
@@ -304,9 +299,16 @@ def of_kind(name: str, *, seeds: int, quick: bool, key: Array, folder: Path) -> 
     return {
         "levels": list(kind.measured),
         "numbers_kept": kept[0] if kept[0][0] is None else np.mean(kept, 0).tolist(),
-        "mean": np.mean(rows, 0).tolist(),
-        "low": np.min(rows, 0).tolist(),
-        "high": np.max(rows, 0).tolist(),
+        **over_seeds(rows),
         "squared_cosine": float(np.mean(cosines)),
         "numbers": numbers,
+    }
+
+
+def over_seeds(accuracies: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """Their mean at each level, the lowest and the highest."""
+    return {
+        "mean": np.mean(accuracies, 0).tolist(),
+        "low": np.min(accuracies, 0).tolist(),
+        "high": np.max(accuracies, 0).tolist(),
     }

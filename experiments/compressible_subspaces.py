@@ -141,13 +141,10 @@ def of_kind(name: str, *, quick: bool) -> dict[str, Any]:
             }
         )
         print(name, seed, found[-1], flush=True)
-    accuracies = np.array([each["accuracies"] for each in found])
     return {
         "levels": list(kind.measured),
         "numbers_kept": [numbers_kept(kind.compressor, level) for level in kind.measured],
-        "mean": accuracies.mean(0).tolist(),
-        "low": accuracies.min(0).tolist(),
-        "high": accuracies.max(0).tolist(),
+        **averaged.over_seeds([each["accuracies"] for each in found]),
         "squared_cosine": float(np.mean([each["squared_cosine"] for each in found])),
         "numbers": found[0]["numbers"],
     }
@@ -164,13 +161,10 @@ def without_training(*, quick: bool) -> dict[str, Any]:
         )  # fmt: skip
         cuts = [largest.at(share) for share in shares]
         found.append([accuracy(jax.jit(cut.function), cut.parameters) for cut in cuts])
-    accuracies = np.array(found)
     return {
         "levels": list(shares),
         "numbers_kept": list(shares),
-        "mean": accuracies.mean(0).tolist(),
-        "low": accuracies.min(0).tolist(),
-        "high": accuracies.max(0).tolist(),
+        **averaged.over_seeds(found),
     }
 
 

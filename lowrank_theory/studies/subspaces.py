@@ -167,8 +167,7 @@ def fit(
 ) -> tuple[Function, Trained]:
     """A subspace of the network for the digits, and the function of its parameters.
 
-    Stochastic gradient descent with momentum and weight decay, at a rate that falls to zero.
-    `folder` and `progress` are those of `train`.
+    It is trained by `descent`. `folder` and `progress` are those of `train`.
     """
     data, keys = digits_data(), jax.random.split(key, 3)
     end, start = (digits_cnn.initial_parameters(key=each) for each in keys[:2])
@@ -185,21 +184,25 @@ def fit(
         outputs = function(parameters, images)
         return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
 
-    rate = optax.cosine_decay_schedule(RATE, epochs * STEPS)
-    optimiser = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, momentum=MOMENTUM))
     found = train(
         subspace,
         loss,
         chosen.compressor,
         Shuffled((data.training_images, data.training_labels), BATCH),
         schedule=chosen.schedule,
-        optimiser=optimiser,
+        optimiser=descent(epochs),
         epochs=epochs,
         key=keys[2],
         folder=folder,
         progress=progress,
     )
     return function, found
+
+
+def descent(epochs: int) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum and weight decay, at a rate that falls to zero."""
+    rate = optax.cosine_decay_schedule(RATE, epochs * STEPS)
+    return optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, momentum=MOMENTUM))
 
 
 def with_factors(
